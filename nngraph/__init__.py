@@ -1,0 +1,1 @@
+"""nngraph: neural networks as graphs, and models that read their weights."""

@@ -1,0 +1,18 @@
+"""Networks as graphs: the data model, its symmetry, and running a graph as a network."""
+
+from nngraph.graph.activations import ACTIVATIONS, Activation
+from nngraph.graph.architecture import ROLES, Architecture, Block, Column, NeuronGroup, Parameter
+from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
+
+__all__ = [
+    "ACTIVATIONS",
+    "ROLES",
+    "Activation",
+    "Architecture",
+    "Block",
+    "Column",
+    "NeuralGraph",
+    "NeuralGraphStack",
+    "NeuronGroup",
+    "Parameter",
+]

@@ -1,0 +1,272 @@
+"""A network's weights on its architecture, as a PyG ``Data``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+import torch_geometric.data.data as pyg_data
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+from torch_geometric.data.storage import GlobalStorage
+
+from nngraph.errors import InvalidGraphError
+from nngraph.graph import structure
+from nngraph.graph.activations import Activation
+from nngraph.graph.architecture import Architecture, NeuronGroup, Parameter
+from nngraph.graph.parameters import check_parameters, pack, unpack
+
+__all__ = ["NeuralGraph", "NeuralGraphStack"]
+
+#: Index tensors of a graph, each a function of its architecture.
+_STRUCTURE = {
+    "edge_index": structure.edge_index,
+    "x_mask": structure.node_mask,
+    "node_group": structure.node_group,
+    "node_role": structure.node_role,
+    "node_position": structure.node_position,
+    "edge_block": structure.edge_block,
+}
+_LAZY = frozenset({"x", "edge_attr", *_STRUCTURE})
+
+
+class NeuralGraph(Data):
+    r"""A network as a graph: neurons are nodes, weights edge features, biases node features.
+
+    Made by the converters or by :meth:`from_parameters`. Attributes, with N neurons, E edges and F
+    columns of node features (one, the bias, for an MLP):
+
+    ================= =========== ==============================================================
+    ``architecture``              the :class:`Architecture`
+    ``x``             ``[N, F]``  node features; 0 where no parameter is
+    ``x_mask``        ``[N, F]``  whether a parameter is there
+    ``edge_index``    ``[2, E]``  from the earlier neuron to the later one
+    ``edge_attr``     ``[E, C]``  edge features; channel 0 is the weight
+    ``edge_block``    ``[E]``     index into ``architecture.blocks``
+    ``node_group``    ``[N]``     index into ``architecture.groups``
+    ``node_role``     ``[N]``     input 0, hidden 1, output 2
+    ``node_position`` ``[N]``     place within the group
+    ================= =========== ==============================================================
+
+    The tensors are made when one of them is first asked for; until then the graph holds the
+    network's own parameters, uncopied, and :meth:`parameters` returns them. From then on
+    :meth:`parameters` returns views of ``x`` and ``edge_attr``: there is one copy of the numbers at
+    any time. Everything a ``Data`` does works: ``Batch``, loaders, transforms, ``to``, pickling.
+    """
+
+    architecture: Architecture
+
+    @classmethod
+    def from_parameters(
+        cls, architecture: Architecture, parameters: Mapping[str, Tensor], **attributes: Any
+    ) -> NeuralGraph:
+        """Put parameters on an architecture, without a copy.
+
+        Args:
+            parameters: every parameter of the architecture by its name.
+            attributes: further attributes of the graph, such as ``y``.
+
+        Raises:
+            InvalidGraphError: if the parameters do not fit the architecture.
+        """
+        graph = cls()
+        graph.architecture = architecture
+        for name, value in attributes.items():
+            setattr(graph, name, value)
+        graph.__dict__["_parameters"] = check_parameters(architecture, parameters)
+        return graph
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return every parameter by its name, as views of what the graph holds."""
+        if (held := self.__dict__.get("_parameters")) is not None:
+            return dict(held)
+        return unpack(self.architecture, cast(Tensor, self.x), cast(Tensor, self.edge_attr))
+
+    def block(self, index: int) -> Tensor:
+        """Return the weight of block ``index`` as ``[targets, sources]``, a view."""
+        return self.parameters()[self.architecture.blocks[index].parameter.name]
+
+    def validate(self, raise_on_error: bool = True) -> bool:
+        """Check every tensor against the architecture.
+
+        Raises:
+            InvalidGraphError: if a tensor is missing or does not follow from the architecture, and
+                ``raise_on_error``; otherwise the answer is ``False``.
+        """
+        try:
+            self._validate()
+        except InvalidGraphError:
+            if raise_on_error:
+                raise
+            return False
+        return True
+
+    def _validate(self) -> None:
+        architecture = self._held["architecture"] if "architecture" in self._held else None
+        if not isinstance(architecture, Architecture):
+            raise InvalidGraphError(
+                f"the graph's architecture is {architecture!r}; expected an Architecture. Make the "
+                "graph with a converter or NeuralGraph.from_parameters; for a Batch, validate its "
+                "graphs one by one."
+            )
+        if self.__dict__.get("_parameters") is not None:
+            check_parameters(architecture, self.parameters())
+            return
+        sizes = {
+            "x": (architecture.num_nodes, len(architecture.column_names)),
+            "edge_attr": (architecture.num_edges, None),
+        }
+        for name in _LAZY:
+            if not isinstance(self._held.get(name), Tensor):
+                raise InvalidGraphError(f"the graph has no tensor {name!r}; expected one.")
+        for name, (rows, columns) in sizes.items():
+            value = self[name]
+            if value.dim() != 2 or value.shape[0] != rows or columns not in (None, value.shape[1]):
+                raise InvalidGraphError(
+                    f"{name} has shape {tuple(value.shape)}; the architecture {architecture} "
+                    f"expects ({rows}, {'C' if columns is None else columns})."
+                )
+            if not value.dtype.is_floating_point:
+                raise InvalidGraphError(f"{name} has dtype {value.dtype}; expected floating point.")
+        for name, derive in _STRUCTURE.items():
+            expected = derive(architecture)
+            if self[name].shape != expected.shape or not torch.equal(self[name].cpu(), expected):
+                raise InvalidGraphError(
+                    f"{name} is not the one of the architecture {architecture}; edges, nodes and "
+                    "masks come from the architecture. Change the architecture, not the indices."
+                )
+
+    # -- tensors made when first asked for ----------------------------------------------------
+
+    @property
+    def _store(self) -> GlobalStorage:
+        # Every access of PyG to the attributes of a Data passes through here.
+        if (parameters := self.__dict__.pop("_parameters", None)) is not None:
+            held = self._held
+            held["x"], held["edge_attr"] = pack(held["architecture"], parameters)
+            for name, derive in _STRUCTURE.items():
+                held[name] = derive(held["architecture"]).to(held["x"].device)
+        return self._held
+
+    @property
+    def _held(self) -> GlobalStorage:
+        """The attributes that are there already."""
+        return cast(GlobalStorage, self.__dict__["_store"])
+
+    def __getattr__(self, key: str) -> Any:
+        if key in self.__dict__.get("_store", ()):
+            return self._held[key]
+        return super().__getattr__(key)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key in _LAZY:
+            super().__setattr__(key, value)
+        else:
+            setattr(self._held, key, value)
+
+
+class NeuralGraphStack:
+    """B networks of one architecture: features stacked, one structure for all.
+
+    The form that training uses: no ``Data`` per network is made, and the dense kernels apply.
+
+    Args:
+        architecture: the architecture of all networks.
+        x: node features ``[B, N, F]``.
+        edge_attr: edge features ``[B, E, C]``; channel 0 is the weight.
+        y: anything with one entry per network, such as labels ``[B]``; optional.
+
+    Raises:
+        InvalidGraphError: if the shapes do not fit the architecture or one another.
+    """
+
+    def __init__(
+        self, architecture: Architecture, x: Tensor, edge_attr: Tensor, y: Tensor | None = None
+    ) -> None:
+        nodes, columns = architecture.num_nodes, len(architecture.column_names)
+        if x.dim() != 3 or tuple(x.shape[1:]) != (nodes, columns):
+            raise InvalidGraphError(
+                f"x has shape {tuple(x.shape)}; the architecture {architecture} "
+                f"expects (B, {nodes}, {columns})."
+            )
+        if edge_attr.dim() != 3 or edge_attr.shape[:2] != (x.shape[0], architecture.num_edges):
+            raise InvalidGraphError(
+                f"edge_attr has shape {tuple(edge_attr.shape)}; the architecture {architecture} "
+                f"expects ({x.shape[0]}, {architecture.num_edges}, C)."
+            )
+        if y is not None and y.shape[:1] != x.shape[:1]:
+            raise InvalidGraphError(
+                f"y has shape {tuple(y.shape)}; expected {x.shape[0]} entries, one per network."
+            )
+        self.architecture = architecture
+        self.x = x
+        self.edge_attr = edge_attr
+        self.y = y
+
+    @classmethod
+    def from_parameters(
+        cls,
+        architecture: Architecture,
+        parameters: Mapping[str, Tensor],
+        y: Tensor | None = None,
+    ) -> NeuralGraphStack:
+        """Put stacked parameters ``[B, *shape]`` on an architecture, all networks at once."""
+        first = next(iter(parameters.values()), None)
+        if first is None or not isinstance(first, Tensor) or first.dim() == 0:
+            raise InvalidGraphError(
+                "there are no stacked parameters; expected a tensor (B, *shape) per parameter."
+            )
+        lead = (first.shape[0],)
+        checked = check_parameters(architecture, parameters, lead)
+        x, edge_attr = pack(architecture, checked, lead)
+        return cls(architecture, x, edge_attr, y)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return every parameter ``[B, *shape]`` by its name, as views."""
+        return unpack(self.architecture, self.x, self.edge_attr)
+
+    def to(self, *args: Any, **kwargs: Any) -> NeuralGraphStack:
+        """Return the stack with its features on another device or in another dtype."""
+        y = self.y
+        if y is not None:
+            y = y.to(self.x.to(*args, **kwargs).device)
+        return NeuralGraphStack(
+            self.architecture, self.x.to(*args, **kwargs), self.edge_attr.to(*args, **kwargs), y
+        )
+
+    def to_batch(self) -> Batch:
+        """Return the networks as a PyG ``Batch`` of :class:`NeuralGraph`."""
+        return Batch.from_data_list(list(self))
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return network ``index`` as a :class:`NeuralGraph`, or several as a smaller stack."""
+        y = None if self.y is None else self.y[index]
+        if isinstance(index, int):
+            attributes = {} if y is None else {"y": y.reshape(1, *y.shape)}
+            values = unpack(self.architecture, self.x[index], self.edge_attr[index])
+            return NeuralGraph.from_parameters(self.architecture, values, **attributes)
+        return NeuralGraphStack(self.architecture, self.x[index], self.edge_attr[index], y)
+
+    def __iter__(self) -> Iterator[NeuralGraph]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"NeuralGraphStack({len(self)} x {self.architecture}, {self.x.dtype})"
+
+
+torch.serialization.add_safe_globals(
+    [
+        NeuralGraph,
+        Architecture,
+        NeuronGroup,
+        Parameter,
+        Activation,
+        GlobalStorage,
+        pyg_data.DataEdgeAttr,
+        pyg_data.DataTensorAttr,
+    ]
+)

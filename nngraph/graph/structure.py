@@ -1,0 +1,75 @@
+"""Index tensors that follow from an architecture alone: who is connected, and what each node is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nngraph.graph.architecture import ROLES, Architecture
+
+__all__ = [
+    "edge_block",
+    "edge_index",
+    "node_group",
+    "node_mask",
+    "node_position",
+    "node_role",
+]
+
+
+def edge_index(architecture: Architecture) -> Tensor:
+    """Return ``[2, E]``: source and target neuron of each edge, block by block.
+
+    Edges of a block are sorted by target and then by source, the order of a flattened
+    ``[out, in]`` weight.
+    """
+    index = torch.empty(2, architecture.num_edges, dtype=torch.long)
+    for block in architecture.blocks:
+        rows, cols = block.shape
+        out = index[:, block.start : block.stop].view(2, rows, cols)
+        source, target = architecture.node_starts[block.source], architecture.node_starts[block.target]
+        out[0] = torch.arange(source, source + cols)
+        out[1] = torch.arange(target, target + rows)[:, None]
+    return index
+
+
+def _repeat(values: Sequence[int], counts: Sequence[int]) -> Tensor:
+    return torch.repeat_interleave(
+        torch.tensor(values, dtype=torch.long), torch.tensor(counts, dtype=torch.long)
+    )
+
+
+def edge_block(architecture: Architecture) -> Tensor:
+    """Return ``[E]``: index of the block of each edge."""
+    blocks = architecture.blocks
+    return _repeat([b.index for b in blocks], [b.stop - b.start for b in blocks])
+
+
+def node_group(architecture: Architecture) -> Tensor:
+    """Return ``[N]``: index of the neuron group of each node."""
+    return _repeat(range(len(architecture.groups)), architecture.widths)
+
+
+def node_role(architecture: Architecture) -> Tensor:
+    """Return ``[N]``: role of each node, an index into ``ROLES`` (input 0, hidden 1, output 2)."""
+    return _repeat([ROLES.index(group.role) for group in architecture.groups], architecture.widths)
+
+
+def node_position(architecture: Architecture) -> Tensor:
+    """Return ``[N]``: place of each node within its group, from 0."""
+    starts = _repeat(architecture.node_starts[:-1], architecture.widths)
+    return torch.arange(architecture.num_nodes) - starts
+
+
+def node_mask(architecture: Architecture) -> Tensor:
+    """Return ``[N, F]``: whether a parameter fills this column of this node.
+
+    An input neuron has no bias, nor has a neuron of a layer without biases: there the feature is
+    0 and the mask ``False``, so that a missing bias never looks like a bias of 0.
+    """
+    mask = torch.zeros(architecture.num_nodes, len(architecture.column_names), dtype=torch.bool)
+    for column in architecture.columns:
+        mask[column.start : column.stop, column.column] = True
+    return mask
