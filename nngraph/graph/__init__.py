@@ -3,6 +3,8 @@
 from nngraph.graph.activations import ACTIVATIONS, Activation
 from nngraph.graph.architecture import ROLES, Architecture, Block, Column, NeuronGroup, Parameter
 from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.run import forward
+from nngraph.graph.symmetry import Relabelling, Symmetry
 
 __all__ = [
     "ACTIVATIONS",
@@ -15,4 +17,7 @@ __all__ = [
     "NeuralGraphStack",
     "NeuronGroup",
     "Parameter",
+    "Relabelling",
+    "Symmetry",
+    "forward",
 ]

@@ -83,6 +83,22 @@ class NeuralGraph(Data):
             return dict(held)
         return unpack(self.architecture, cast(Tensor, self.x), cast(Tensor, self.edge_attr))
 
+    @property
+    def is_materialised(self) -> bool:
+        """Whether ``x``, ``edge_attr`` and the indices have been made."""
+        return self.__dict__.get("_parameters") is None
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> NeuralGraph:
+        """Return a graph of the same architecture and further attributes with other parameters.
+
+        Raises:
+            InvalidGraphError: if the parameters do not fit the architecture.
+        """
+        attributes = {
+            k: v for k, v in self._held.items() if k != "architecture" and k not in _LAZY
+        }
+        return type(self).from_parameters(self.architecture, parameters, **attributes)
+
     def block(self, index: int) -> Tensor:
         """Return the weight of block ``index`` as ``[targets, sources]``, a view."""
         return self.parameters()[self.architecture.blocks[index].parameter.name]
@@ -153,6 +169,11 @@ class NeuralGraph(Data):
     def _held(self) -> GlobalStorage:
         """The attributes that are there already."""
         return cast(GlobalStorage, self.__dict__["_store"])
+
+    def __copy__(self) -> NeuralGraph:
+        # Made first, so that a shallow copy shares the tensors as that of any Data does.
+        _ = self._store
+        return cast(NeuralGraph, super().__copy__())
 
     def __getattr__(self, key: str) -> Any:
         if key in self.__dict__.get("_store", ()):

@@ -1,0 +1,148 @@
+r"""Running a neural graph as the network it describes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from nngraph.errors import ArchitectureError, InvalidGraphError
+from nngraph.graph.architecture import Architecture
+from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
+
+__all__ = ["forward"]
+
+#: Messages of one pass that are held at once; more inputs are run in several parts.
+_MAX_MESSAGES = 2**24
+
+
+def forward(
+    graph: NeuralGraph | NeuralGraphStack, inputs: Tensor, *, return_activations: bool = False
+) -> Tensor:
+    r"""Run a neural graph as a network: one message pass per layer.
+
+    .. math:: h_i = a_{g(i)}\Big(b_i + \sum_{e = (j \to i)} w_e \, h_j\Big)
+
+    over the neurons i of one group after another; the inputs are the h of the first group. A
+    single graph is run by the definition, over its own ``edge_index`` and features, so that it
+    proves what a converter made; a stack (or a ``Batch`` whose graphs have one architecture) by
+    batched matrix products over its blocks. Differentiable in the inputs and in the weights. In
+    float16 and bfloat16 the sums of a single graph are made in float32 and rounded once, as
+    torch's own linear maps do.
+
+    Args:
+        graph: a chain of affine maps (``architecture.is_chain``).
+        inputs: what the network is fed.
+        return_activations: return h of all N neurons, in the order of the nodes, and not only the
+            outputs, which are its last d_L.
+
+    Shape:
+        one graph: ``[*, d_0]`` -> ``[*, d_L]`` or ``[*, N]``.
+        B networks: ``[P, d_0]`` for all, or ``[B, P, d_0]`` -> ``[B, P, d_L]`` or ``[B, P, N]``.
+
+    Raises:
+        ArchitectureError: if the architecture is not a chain of affine maps.
+        InvalidGraphError: if the inputs do not fit the network in width, dtype or device.
+    """
+    if isinstance(graph, Batch):
+        graph = _stacked(graph)
+    architecture = graph.architecture
+    _check_chain(architecture)
+    weights = graph.edge_attr
+    assert isinstance(weights, Tensor)
+    if inputs.dim() == 0 or inputs.shape[-1] != architecture.widths[0]:
+        raise InvalidGraphError(
+            f"the inputs have shape {tuple(inputs.shape)}; the network {architecture} expects "
+            f"(..., {architecture.widths[0]})."
+        )
+    if inputs.dtype != weights.dtype or inputs.device != weights.device:
+        raise InvalidGraphError(
+            f"the inputs are {inputs.dtype} on {inputs.device} and the weights {weights.dtype} on "
+            f"{weights.device}; expected one dtype and one device."
+        )
+    if isinstance(graph, NeuralGraphStack):
+        activations = _run_stack(graph, inputs)
+        return torch.cat(activations, dim=-1) if return_activations else activations[-1]
+    flat = inputs.reshape(-1, architecture.widths[0])
+    step = max(1, _MAX_MESSAGES // max(b.stop - b.start for b in architecture.blocks))
+    parts = [_run_graph(graph, part.T) for part in torch.split(flat, step)]
+    values = torch.cat(parts, dim=1).T
+    if not return_activations:
+        values = values[:, architecture.node_starts[-2] :]
+    return values.reshape(*inputs.shape[:-1], values.shape[-1])
+
+
+def _run_graph(graph: NeuralGraph, inputs: Tensor) -> Tensor:
+    """Return the activations ``[N, P]`` of one graph for inputs ``[d_0, P]``, edge by edge."""
+    architecture = graph.architecture
+    x, edge_attr, edge_index = graph.x, graph.edge_attr, graph.edge_index
+    assert isinstance(x, Tensor)
+    assert isinstance(edge_attr, Tensor)
+    assert isinstance(edge_index, Tensor)
+    wide = torch.float32 if x.dtype.itemsize < 4 else x.dtype
+    starts = architecture.node_starts
+    # Which group an edge leads into is read off the graph and not off the architecture, so that
+    # the order of the edges does not matter here.
+    into = graph.node_group[edge_index[1]]
+    values = architecture.groups[0].activation(inputs)
+    for index, group in enumerate(architecture.groups[1:], start=1):
+        edges = (into == index).nonzero().squeeze(1)
+        source, target = edge_index[:, edges]
+        messages = edge_attr[edges, 0].to(wide).unsqueeze(1) * values[source].to(wide)
+        bias = x[starts[index] : starts[index + 1], 0].to(wide)
+        total = bias.unsqueeze(1).expand(-1, inputs.shape[1])
+        total = total.index_add(0, target - starts[index], messages)
+        values = torch.cat([values, group.activation(total.to(x.dtype))])
+    return values
+
+
+def _run_stack(stack: NeuralGraphStack, inputs: Tensor) -> list[Tensor]:
+    """Return the activations ``[B, P, d_l]`` of each layer, by batched products over the blocks."""
+    architecture, count = stack.architecture, len(stack)
+    if inputs.dim() not in (2, 3) or (inputs.dim() == 3 and inputs.shape[0] != count):
+        raise InvalidGraphError(
+            f"the inputs have shape {tuple(inputs.shape)}; {count} networks expect "
+            f"(P, {architecture.widths[0]}) for all of them, or ({count}, P, "
+            f"{architecture.widths[0]})."
+        )
+    parameters = stack.parameters()
+    biases = {column.group: parameters[column.parameter.name] for column in architecture.columns}
+    values = architecture.groups[0].activation(inputs.expand(count, *inputs.shape[-2:]))
+    activations = [values]
+    for block in architecture.blocks:
+        weight = parameters[block.parameter.name].transpose(1, 2)
+        if (bias := biases.get(block.target)) is not None:
+            values = torch.baddbmm(bias.unsqueeze(1), values, weight)
+        else:
+            values = torch.bmm(values, weight)
+        values = architecture.groups[block.target].activation(values)
+        activations.append(values)
+    return activations
+
+
+def _check_chain(architecture: Architecture) -> None:
+    if (
+        not architecture.is_chain
+        or architecture.column_names != ("bias",)
+        or any(column.group == 0 for column in architecture.columns)
+    ):
+        raise ArchitectureError(
+            f"the architecture {architecture} cannot be run: it is not a chain of affine maps. "
+            "Expected one block from each group to the next and no node parameters but biases."
+        )
+
+
+def _stacked(batch: Batch) -> NeuralGraphStack:
+    """Return a batch of graphs of one architecture as a stack that shares its memory."""
+    architectures = batch.architecture
+    if any(architecture != architectures[0] for architecture in architectures):
+        raise InvalidGraphError(
+            "the batch holds graphs of different architectures, whose outputs do not stack; "
+            "run the graphs of batch.to_data_list() one by one."
+        )
+    count = len(architectures)
+    return NeuralGraphStack(
+        architectures[0],
+        batch.x.view(count, -1, batch.x.shape[-1]),
+        batch.edge_attr.view(count, -1, batch.edge_attr.shape[-1]),
+    )
