@@ -15,7 +15,7 @@ from nngraph.errors import ArchitectureError
 
 __all__ = ["ACTIVATIONS", "Activation"]
 
-#: name -> (function of the pre-activation and the options, the options it takes with their defaults)
+#: name -> (function of the pre-activation and the options, its options with their defaults)
 ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {
     "identity": (lambda u: u, {}),
     "relu": (torch.relu, {}),
@@ -92,6 +92,7 @@ class Activation:
         return dict(self.options)[option]
 
     def __call__(self, pre_activation: Tensor) -> Tensor:
+        """Apply the activation."""
         return ACTIVATIONS[self.name][0](pre_activation, **dict(self.options))
 
     def __str__(self) -> str:

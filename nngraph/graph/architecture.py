@@ -23,6 +23,9 @@ SCHEMA_VERSION = 1
 MAX_SIZE = 2**40
 
 
+_IDENTITY = Activation("identity")
+
+
 def _refuse(message: str) -> ArchitectureError:
     return ArchitectureError(message)
 
@@ -47,7 +50,7 @@ class NeuronGroup:
     name: str
     size: int
     role: str
-    activation: Activation = Activation("identity")
+    activation: Activation = _IDENTITY
     space: str | None = None
 
     def __post_init__(self) -> None:
@@ -80,7 +83,7 @@ class Parameter:
     Args:
         name: key in the state dict, such as ``"0.weight"``.
         shape: shape of the tensor, in torch's own order (``[out, in]`` for a weight).
-        axes: for each axis the index of the neuron group that it counts, or ``None`` for a free axis.
+        axes: for each axis the index of the neuron group that it counts; ``None`` for a free axis.
         column: ``None`` if the tensor is a block of edges; otherwise the column of node features
             that it fills at the neurons of its group, such as ``"bias"``.
     """
@@ -101,8 +104,8 @@ class Block:
     """All edges of one parameter between two groups: edges ``start:stop``, a dense array.
 
     The edges are sorted by target and then by source, so that edge ``start + i * sources + j``
-    carries entry ``[i, j]`` of the parameter and runs from neuron ``j`` of group ``source`` to neuron
-    ``i`` of group ``target``.
+    carries entry ``[i, j]`` of the parameter and runs from neuron ``j`` of group ``source`` to
+    neuron ``i`` of group ``target``.
     """
 
     index: int
@@ -120,7 +123,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Column:
-    """Where a node parameter lands: rows ``start:stop`` of column ``column`` of the node features."""
+    """Where a node parameter lands: rows ``start:stop`` of a column of the node features."""
 
     parameter: Parameter
     group: int
@@ -269,7 +272,7 @@ class Architecture:
 
     @cached_property
     def node_starts(self) -> tuple[int, ...]:
-        """First node of each group, and the number of nodes at the end: group g is ``[g]:[g + 1]``."""
+        """First node of each group, then N: the nodes of group g are ``[g]:[g + 1]``."""
         return tuple(accumulate((group.size for group in self.groups), initial=0))
 
     @property
@@ -328,7 +331,7 @@ class Architecture:
 
     @property
     def is_chain(self) -> bool:
-        """Whether block ``l`` is the only one into group ``l + 1``, and runs from group ``l``: an MLP."""
+        """Whether it is an MLP: one block from each group to the next, and no other."""
         return [(b.source, b.target) for b in self.blocks] == [
             (i, i + 1) for i in range(len(self.groups) - 1)
         ]
@@ -399,8 +402,8 @@ class Architecture:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
-            ArchitectureError: if the version is unknown, or anything is missing, of a wrong type, or
-                inconsistent.
+            ArchitectureError: if the version is unknown, or anything is missing, of a wrong type,
+                or inconsistent.
         """
         fields = _fields(data, "an architecture", ("format", "version", "groups", "parameters"))
         if fields["format"] != "nngraph.architecture":
@@ -432,7 +435,9 @@ class Architecture:
             where = f"parameters[{i}]"
             parameter = _fields(item, where, ("name", "shape", "axes", "column"))
             if not (parameter["column"] is None or isinstance(parameter["column"], str)):
-                raise _refuse(f"{where}.column is {parameter['column']!r}; expected a name or null.")
+                raise _refuse(
+                    f"{where}.column is {parameter['column']!r}; expected a name or null."
+                )
             if not isinstance(parameter["name"], str):
                 raise _refuse(f"{where}.name is {parameter['name']!r}; expected a string.")
             parameters.append(
@@ -459,7 +464,9 @@ def _unique(what: str, names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise _refuse(f"two of the architecture's {what}s are called {name!r}; names are unique.")
+            raise _refuse(
+                f"two of the architecture's {what}s are called {name!r}; names are unique."
+            )
         seen.add(name)
 
 

@@ -31,7 +31,7 @@ _STRUCTURE = {
 _LAZY = frozenset({"x", "edge_attr", *_STRUCTURE})
 
 
-class NeuralGraph(Data):
+class NeuralGraph(Data):  # type: ignore[misc]
     r"""A network as a graph: neurons are nodes, weights edge features, biases node features.
 
     Made by the converters or by :meth:`from_parameters`. Attributes, with N neurons, E edges and F
@@ -119,7 +119,7 @@ class NeuralGraph(Data):
         return True
 
     def _validate(self) -> None:
-        architecture = self._held["architecture"] if "architecture" in self._held else None
+        architecture = self._held.get("architecture", None)
         if not isinstance(architecture, Architecture):
             raise InvalidGraphError(
                 f"the graph's architecture is {architecture!r}; expected an Architecture. Make the "

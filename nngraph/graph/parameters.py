@@ -26,8 +26,8 @@ def check_parameters(
         allow_nonfinite: whether NaN and infinity pass.
 
     Raises:
-        InvalidGraphError: if a name is missing or unknown, a shape differs, or the tensors differ in
-            dtype or device, or are not floating-point.
+        InvalidGraphError: if a name is missing or unknown, a shape differs, or the tensors differ
+            in dtype or device, or are not floating-point.
         NonFiniteError: if a tensor has a NaN or an infinity and they are not allowed.
     """
     names = [parameter.name for parameter in architecture.parameters]
@@ -88,14 +88,14 @@ def pack(
     """
     weights = [parameters[b.parameter.name].reshape(*lead, -1) for b in architecture.blocks]
     like = next(iter(parameters.values()), None)
-    options = {} if like is None else {"dtype": like.dtype, "device": like.device}
-    if weights:
-        edge_attr = _joined(weights).unsqueeze(-1)
-    else:
-        edge_attr = torch.zeros(*lead, 0, 1, **options)
+    dtype, device = (None, None) if like is None else (like.dtype, like.device)
+    weight = _joined(weights) if weights else torch.zeros(*lead, 0, dtype=dtype, device=device)
+    edge_attr = weight.unsqueeze(-1)
     if like is None or not like.requires_grad:
         x = torch.zeros(
-            *lead, architecture.num_nodes, len(architecture.column_names), **options
+            (*lead, architecture.num_nodes, len(architecture.column_names)),
+            dtype=dtype,
+            device=device,
         )
         for column in architecture.columns:
             x[..., column.start : column.stop, column.column] = parameters[column.parameter.name]
@@ -103,20 +103,18 @@ def pack(
     # Out of place, so that gradients reach the parameters and higher derivatives exist.
     columns = []
     for index in range(len(architecture.column_names)):
-        filled = {c.group: parameters[c.parameter.name] for c in architecture.columns
-                  if c.column == index}
-        columns.append(
-            torch.cat(
-                [filled.get(g, torch.zeros(*lead, size, **options))
-                 for g, size in enumerate(architecture.widths)],
-                dim=-1,
-            )
-        )
+        parts = [
+            torch.zeros(*lead, size, dtype=dtype, device=device) for size in architecture.widths
+        ]
+        for column in architecture.columns:
+            if column.column == index:
+                parts[column.group] = parameters[column.parameter.name]
+        columns.append(torch.cat(parts, dim=-1))
     return torch.stack(columns, dim=-1), edge_attr
 
 
 def unpack(architecture: Architecture, x: Tensor, edge_attr: Tensor) -> dict[str, Tensor]:
-    """Return every parameter as a view of ``x`` ``[*lead, N, F]`` and ``edge_attr`` ``[*lead, E, C]``.
+    """Return every parameter as a view of ``x [*lead, N, F]`` and ``edge_attr [*lead, E, C]``.
 
     The weight is the first edge channel. The names stand in the order of the architecture.
     """

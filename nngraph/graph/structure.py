@@ -29,7 +29,8 @@ def edge_index(architecture: Architecture) -> Tensor:
     for block in architecture.blocks:
         rows, cols = block.shape
         out = index[:, block.start : block.stop].view(2, rows, cols)
-        source, target = architecture.node_starts[block.source], architecture.node_starts[block.target]
+        source = architecture.node_starts[block.source]
+        target = architecture.node_starts[block.target]
         out[0] = torch.arange(source, source + cols)
         out[1] = torch.arange(target, target + rows)[:, None]
     return index
