@@ -1,0 +1,23 @@
+"""Public helpers for stating laws: networks to try them on, and one assertion for every layer."""
+
+from nngraph.testing.equivariance import (
+    assert_equivariant,
+    assert_invariant,
+    assert_not_equivariant,
+)
+from nngraph.testing.networks import (
+    random_architectures,
+    random_features,
+    random_parameters,
+    random_stack,
+)
+
+__all__ = [
+    "assert_equivariant",
+    "assert_invariant",
+    "assert_not_equivariant",
+    "random_architectures",
+    "random_features",
+    "random_parameters",
+    "random_stack",
+]
