@@ -18,7 +18,8 @@ def random_architectures() -> list[tuple[str, Architecture]]:
     The same list every time; the ids suit ``pytest.mark.parametrize``.
     """
     sine = Activation("sine", w0=30)
-    mixed: list[Activation | str] = ["tanh", sine, Activation("leaky_relu", negative_slope=0.2), "identity"]
+    leaky = Activation("leaky_relu", negative_slope=0.2)
+    mixed: list[Activation | str] = ["tanh", sine, leaky, "silu"]
     mlp = Architecture.mlp
     return [
         ("one-affine-map", mlp([3, 2])),
