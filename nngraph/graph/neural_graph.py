@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch_geometric.data.data as pyg_data
@@ -56,6 +56,8 @@ class NeuralGraph(Data):  # type: ignore[misc]
     """
 
     architecture: Architecture
+    #: Names of the attributes in the table above.
+    OWN_ATTRIBUTES: ClassVar[frozenset[str]] = _LAZY | {"architecture"}
 
     @classmethod
     def from_parameters(
@@ -94,10 +96,13 @@ class NeuralGraph(Data):  # type: ignore[misc]
         Raises:
             InvalidGraphError: if the parameters do not fit the architecture.
         """
-        attributes = {
-            k: v for k, v in self._held.items() if k != "architecture" and k not in _LAZY
-        }
-        return type(self).from_parameters(self.architecture, parameters, **attributes)
+        return type(self).from_parameters(
+            self.architecture, parameters, **self.further_attributes()
+        )
+
+    def further_attributes(self) -> dict[str, Any]:
+        """Return what the graph carries beside its network, such as ``y``."""
+        return {k: v for k, v in self._held.items() if k not in self.OWN_ATTRIBUTES}
 
     def block(self, index: int) -> Tensor:
         """Return the weight of block ``index`` as ``[targets, sources]``, a view."""

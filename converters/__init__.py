@@ -1,0 +1,24 @@
+"""Networks to neural graphs, and back."""
+
+from converters.build import AffineChain, to_module
+from converters.direct import mlp_to_graph, stacked_to_graphs, to_graph
+from converters.files import load_graph, load_state_dict, save_graph
+from converters.modules import Sine
+from converters.networkx_graphs import from_networkx, to_networkx
+from converters.state_dicts import state_dict_to_graph, to_state_dict
+
+__all__ = [
+    "AffineChain",
+    "Sine",
+    "from_networkx",
+    "load_graph",
+    "load_state_dict",
+    "mlp_to_graph",
+    "save_graph",
+    "stacked_to_graphs",
+    "state_dict_to_graph",
+    "to_graph",
+    "to_module",
+    "to_networkx",
+    "to_state_dict",
+]

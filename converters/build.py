@@ -1,0 +1,133 @@
+"""Neural graphs to torch modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from converters.chain import AffineMap, chain_of
+from converters.modules import activation_module
+from converters.state_dicts import refuse_batch
+from nngraph.errors import InvalidGraphError
+from nngraph.graph import NeuralGraph
+
+__all__ = ["AffineChain", "to_module"]
+
+
+def to_module(graph: NeuralGraph) -> nn.Module:
+    """Turn a chain of affine maps back into a network that computes the same.
+
+    The state dict of the module has the names and the bits of the graph's parameters; they are
+    copies, so that training the module leaves the graph alone. The module is an ``nn.Sequential``,
+    nested where the names have dots, with a module for each activation. Names that no
+    ``nn.Sequential`` can have (``"w1"``, or layers of two blocks in alternation) make an
+    :class:`AffineChain`.
+
+    Raises:
+        InvalidGraphError: if the graph is a batch or no chain of affine maps, or a name cannot be
+            that of a parameter.
+    """
+    refuse_batch(graph)
+    maps = chain_of(graph.architecture)
+    values = {name: value.detach().clone() for name, value in graph.parameters().items()}
+    try:
+        return _sequential(maps, values) if _is_sequential(maps) else AffineChain(maps, values)
+    except KeyError as error:
+        raise InvalidGraphError(
+            f"the parameters {', '.join(map(repr, values))} cannot all be those of a module: "
+            f"{error.args[0]}."
+        ) from None
+
+
+class AffineChain(nn.Module):
+    """Affine maps one after another, their parameters under any names.
+
+    Args:
+        maps: the maps in their order.
+        parameters: every parameter that they name.
+    """
+
+    def __init__(self, maps: Sequence[AffineMap], parameters: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._maps = tuple(maps)
+        for name, value in parameters.items():
+            *path, last = name.split(".")
+            owner: nn.Module = self
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            owner.register_parameter(last, nn.Parameter(value))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply the maps: ``[*, d_0]`` -> ``[*, d_L]``."""
+        values = inputs
+        for affine in self._maps:
+            bias = None if affine.bias is None else attrgetter(affine.bias)(self)
+            values = affine.activation(F.linear(values, attrgetter(affine.weight)(self), bias))
+        return values
+
+    def extra_repr(self) -> str:
+        """Return the maps, for printing."""
+        return ", ".join(f"{affine.weight} {affine.activation}" for affine in self._maps)
+
+
+def _is_sequential(maps: Sequence[AffineMap]) -> bool:
+    """Whether nested ``nn.Sequential`` visit the layers in order under exactly their names."""
+    prefixes = []
+    for affine in maps:
+        prefix, _, kind = affine.weight.rpartition(".")
+        if not prefix or kind != "weight" or affine.bias not in (None, f"{prefix}.bias"):
+            return False
+        prefixes.append(prefix)
+    # A container is left once: what it holds stands together. A layer is no container.
+    left: set[str] = set()
+    previous: list[str] = []
+    for prefix in prefixes:
+        path = prefix.split(".")
+        containers = [".".join(path[: i + 1]) for i in range(len(path))]
+        left.update(name for name in previous if name not in containers)
+        if not left.isdisjoint(containers):
+            return False
+        previous = containers
+    inner = {name for affine in maps for name in _paths(affine.weight)[:-1]}
+    return inner.isdisjoint(prefixes)
+
+
+def _sequential(maps: Sequence[AffineMap], values: dict[str, Tensor]) -> nn.Sequential:
+    root = nn.Sequential()
+    taken = {name for affine in maps for name in _paths(affine.weight)}
+    for affine in maps:
+        *path, name, _ = affine.weight.split(".")
+        owner = root
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Sequential())
+            inner = owner.get_submodule(part)
+            assert isinstance(inner, nn.Sequential)
+            owner = inner
+        weight = values[affine.weight]
+        # Made without numbers: drawing initial weights would cost time, and random state.
+        linear = nn.Linear(
+            weight.shape[1], weight.shape[0], affine.bias is not None, device="meta"
+        )
+        linear.weight = nn.Parameter(weight)
+        if affine.bias is not None:
+            linear.bias = nn.Parameter(values[affine.bias])
+        owner.add_module(name, linear)
+        if affine.activation.name != "identity":
+            beside = str(int(name) + 1) if name.isdecimal() else f"{name}_activation"
+            while ".".join([*path, beside]) in taken:
+                beside = f"{name}_activation" if beside.isdecimal() else f"{beside}_"
+            taken.add(".".join([*path, beside]))
+            owner.add_module(beside, activation_module(affine.activation))
+    return root
+
+
+def _paths(weight: str) -> list[str]:
+    """Return the paths of a layer and of all containers around it."""
+    parts = weight.split(".")[:-1]
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]

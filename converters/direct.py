@@ -1,0 +1,166 @@
+"""Modules and plain lists of weights to neural graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from converters.chain import (
+    Activations,
+    AffineMap,
+    activation_list,
+    chain_architecture,
+    chain_to_graph,
+    check_tensor,
+)
+from converters.traced import trace_chain
+from nngraph.errors import InvalidGraphError, UnsupportedModuleError
+from nngraph.graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.parameters import check_parameters
+
+__all__ = ["mlp_to_graph", "stacked_to_graphs", "to_graph"]
+
+
+def to_graph(
+    module: nn.Module, *, allow_nonfinite: bool = False, differentiable: bool = False
+) -> NeuralGraph:
+    """Turn a network into a neural graph: neurons are nodes, weights are edge features.
+
+    Takes an ``nn.Linear``, an ``nn.Sequential`` (nested too), and any module whose forward is a
+    chain of linear layers with element-wise activations between. That it is one is read off its
+    forward by tracing it, and never guessed from the order of its layers. The network is taken as
+    it is in evaluation mode: a dropout is the identity. A flattening of the input is dropped: the
+    graph's inputs are the flattened ones.
+
+    The parameters keep their state-dict names and are not copied.
+
+    Args:
+        allow_nonfinite: whether NaN and infinity among the weights pass.
+        differentiable: leave the parameters in their autograd graph, so that gradients with respect
+            to the graph reach the module; otherwise the graph holds them detached.
+
+    Raises:
+        UnsupportedModuleError: if the module is no such chain; it names the path of what is not.
+        NonFiniteError: if a weight is NaN or infinite, and they are not allowed.
+        InvalidGraphError: if the parameters differ in dtype or device, or hold no dense real
+            floating-point numbers.
+
+    Example:
+        >>> graph = to_graph(nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1)))
+        >>> graph.architecture.widths
+        (2, 16, 1)
+    """
+    if not isinstance(module, nn.Module):
+        raise UnsupportedModuleError(
+            f"to_graph was given a {type(module).__name__}; expected an nn.Module. For a state "
+            "dict use state_dict_to_graph, for lists of weights mlp_to_graph."
+        )
+    for name, parameter in module.named_parameters():
+        check_tensor(name, parameter)
+    maps = trace_chain(module)
+    parameters = dict(module.named_parameters())
+    return chain_to_graph(maps, parameters, allow_nonfinite, differentiable)
+
+
+def mlp_to_graph(
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None,
+    activations: Activations,
+    *,
+    names: Sequence[str] | None = None,
+    allow_nonfinite: bool = False,
+    differentiable: bool = False,
+) -> NeuralGraph:
+    """Turn the weights of an MLP into a neural graph, ``x -> a_l(W_l x + b_l)``.
+
+    Args:
+        weights: W_l, ``[out, in]`` each, the first layer first.
+        biases: b_l, ``[out]`` or ``None`` each; ``None`` for no biases at all.
+        activations: one for all hidden layers (the last map then has none), or a sequence of one
+            per hidden layer or one per map.
+        names: prefix of each map's parameters; default ``"0"``, ``"1"``, ...
+
+    Raises:
+        InvalidGraphError: if the tensors are no chain, or the lists differ in length.
+        ArchitectureError: if the activations do not fit.
+        NonFiniteError: as :func:`to_graph`.
+    """
+    maps, parameters = _listed_maps(weights, biases, activations, names)
+    return chain_to_graph(maps, parameters, allow_nonfinite, differentiable)
+
+
+def stacked_to_graphs(
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None,
+    activations: Activations,
+    *,
+    names: Sequence[str] | None = None,
+    y: Tensor | None = None,
+    allow_nonfinite: bool = False,
+    differentiable: bool = False,
+) -> NeuralGraphStack:
+    """Turn B networks of one architecture into graphs at once, without a loop over networks.
+
+    The arguments are those of :func:`mlp_to_graph` with the networks stacked.
+
+    Args:
+        y: labels or anything else with one entry per network; optional.
+
+    Shape:
+        weights ``[B, out, in]`` each, biases ``[B, out]`` each.
+
+    Raises:
+        InvalidGraphError: if the tensors are no chain, or do not stack as many networks.
+        ArchitectureError: if the activations do not fit.
+        NonFiniteError: as :func:`to_graph`.
+    """
+    maps, parameters = _listed_maps(weights, biases, activations, names)
+    counts = set()
+    for name, value in parameters.items():
+        if value.dim() != (3 if any(name == affine.weight for affine in maps) else 2):
+            raise InvalidGraphError(
+                f"parameter {name!r} has shape {tuple(value.shape)}; expected the networks "
+                "stacked: (B, out, in) for weights and (B, out) for biases."
+            )
+        counts.add(value.shape[0])
+    if len(counts) > 1:
+        raise InvalidGraphError(
+            f"the parameters stack {sorted(counts)} networks; expected the same B for all."
+        )
+    shapes = {name: tuple(value.shape[1:]) for name, value in parameters.items()}
+    architecture = chain_architecture(maps, shapes)
+    lead = (counts.pop(),)
+    values = check_parameters(architecture, parameters, lead, allow_nonfinite)
+    if not differentiable:
+        values = {name: value.detach() for name, value in values.items()}
+    return NeuralGraphStack.from_parameters(architecture, values, y)
+
+
+def _listed_maps(
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None,
+    activations: Activations,
+    names: Sequence[str] | None,
+) -> tuple[list[AffineMap], dict[str, Tensor]]:
+    depth = len(weights)
+    if depth == 0:
+        raise InvalidGraphError("there are no weights; expected at least one matrix (out, in).")
+    biases = [None] * depth if biases is None else list(biases)
+    prefixes = [str(i) for i in range(depth)] if names is None else list(names)
+    functions = activation_list(activations, depth)
+    for what, values in (("biases", biases), ("names", prefixes)):
+        if len(values) != depth:
+            raise InvalidGraphError(
+                f"there are {depth} weights and {len(values)} {what}; expected {depth}."
+            )
+    maps, parameters = [], {}
+    for prefix, weight, bias, function in zip(prefixes, weights, biases, functions, strict=True):
+        dotted = f"{prefix}." if prefix else ""
+        parameters[f"{dotted}weight"] = check_tensor(f"{dotted}weight", weight)
+        if bias is not None:
+            parameters[f"{dotted}bias"] = check_tensor(f"{dotted}bias", bias)
+        maps.append(
+            AffineMap(f"{dotted}weight", None if bias is None else f"{dotted}bias", function)
+        )
+    return maps, parameters

@@ -1,0 +1,192 @@
+"""State dicts to neural graphs and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from converters.chain import (
+    Activations,
+    AffineMap,
+    activation_list,
+    chain_to_graph,
+    check_tensor,
+    to_neural_graph,
+)
+from nngraph.errors import InvalidGraphError
+from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
+
+__all__ = ["state_dict_to_graph", "to_state_dict"]
+
+
+#: Dead ends after which the search for the order of the layers is given up.
+MAX_STATES = 10_000
+
+
+def state_dict_to_graph(
+    state_dict: Mapping[str, Tensor],
+    architecture: Architecture | None = None,
+    *,
+    activations: Activations | None = None,
+    allow_nonfinite: bool = False,
+    differentiable: bool = False,
+) -> NeuralGraph:
+    """Turn a state dict into a neural graph, without a copy.
+
+    Without an architecture an MLP is inferred: every key is ``prefix.weight`` (a matrix) or
+    ``prefix.bias``. Layers whose prefixes differ in their numbers alone stand in the order of these
+    numbers (``fc2`` before ``fc10``), and each must take what the one before it gives. If that
+    leaves exactly one order of all layers, it is taken.
+
+    Args:
+        architecture: what the parameters belong to, by name.
+        activations: of an inferred MLP, as in ``mlp_to_graph``. A state dict does not say;
+            the default is ReLU on the hidden layers, the commonest.
+
+    Raises:
+        InvalidGraphError: if the entries do not fit the architecture; or, without one, if they are
+            no MLP, or leave more than one order or none.
+        NonFiniteError: if a weight is NaN or infinite, and they are not allowed.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise InvalidGraphError(
+            f"the state dict is a {type(state_dict).__name__}; expected a mapping from names to "
+            "tensors, such as module.state_dict()."
+        )
+    values = {str(name): check_tensor(str(name), value) for name, value in state_dict.items()}
+    if architecture is not None:
+        if activations is not None:
+            raise InvalidGraphError(
+                "both an architecture and activations were given; the architecture has its own. "
+                "Leave one of them out."
+            )
+        return to_neural_graph(architecture, values, allow_nonfinite, differentiable)
+    layers = _layers(values)
+    order = _only_order(layers)
+    functions = activation_list("relu" if activations is None else activations, len(order))
+    maps = [
+        AffineMap(*_names(prefix, values), function)
+        for prefix, function in zip(order, functions, strict=True)
+    ]
+    return chain_to_graph(maps, values, allow_nonfinite, differentiable)
+
+
+def to_state_dict(graph: NeuralGraph | NeuralGraphStack) -> dict[str, Tensor]:
+    """Return the parameters of a graph by their names, bit for bit as they were converted.
+
+    They are detached and share memory with the graph, as those of ``module.state_dict()`` do with
+    the module. The parameters of a stack are stacked, ``[B, *shape]``.
+
+    Raises:
+        InvalidGraphError: for a ``Batch``, whose graphs have a state dict each.
+    """
+    refuse_batch(graph)
+    return {name: value.detach() for name, value in graph.parameters().items()}
+
+
+def refuse_batch(graph: object) -> None:
+    """Refuse a PyG ``Batch`` where one graph is meant."""
+    if isinstance(graph, Batch):
+        raise InvalidGraphError(
+            "a Batch of graphs was given where one graph is expected; convert each graph of "
+            "batch.to_data_list()."
+        )
+
+
+def _names(prefix: str, values: Mapping[str, Tensor]) -> tuple[str, str | None]:
+    dotted = f"{prefix}." if prefix else ""
+    bias = f"{dotted}bias"
+    return f"{dotted}weight", bias if bias in values else None
+
+
+def _layers(values: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Return ``(out, in)`` of each layer by its prefix."""
+    layers: dict[str, tuple[int, int]] = {}
+    for name, value in values.items():
+        prefix, _, kind = name.rpartition(".")
+        if kind == "weight" and value.dim() == 2:
+            layers[prefix] = (value.shape[0], value.shape[1])
+        elif kind != "bias" or value.dim() != 1:
+            raise InvalidGraphError(
+                f"entry {name!r} of shape {tuple(value.shape)} is no weight (out, in) or bias "
+                "(out) of a linear layer, so no MLP can be inferred. Give the architecture, or use "
+                "mlp_to_graph."
+            )
+    for name in values:
+        prefix, _, kind = name.rpartition(".")
+        if kind == "bias" and prefix not in layers:
+            raise InvalidGraphError(f"entry {name!r} is a bias without a weight beside it.")
+    if not layers:
+        raise InvalidGraphError("the state dict is empty; expected the parameters of an MLP.")
+    return layers
+
+
+def _only_order(layers: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Return the one order of the layers that chains and keeps the order of their numbers."""
+    runs: dict[str, list[str]] = {}
+    for prefix in layers:
+        runs.setdefault(re.sub(r"\d+", "#", prefix), []).append(prefix)
+    for run in runs.values():
+        run.sort(key=lambda prefix: [int(number) for number in re.findall(r"\d+", prefix)])
+    orders = _orders(list(runs.values()), layers)
+    if len(orders) == 1:
+        return orders[0]
+    found = ", ".join(f"{name!r} ({i} -> {o})" for name, (o, i) in layers.items())
+    problem = (
+        "no order of them is a chain" if not orders
+        else "more than one order of them is a chain, such as " + " and ".join(
+            ", ".join(order) for order in orders
+        )
+    )
+    raise InvalidGraphError(
+        f"the layers are {found}; {problem}. Give the architecture, or use mlp_to_graph."
+    )
+
+
+def _orders(runs: list[list[str]], layers: Mapping[str, tuple[int, int]]) -> list[list[str]]:
+    """Return up to two orders that chain and keep each run in its order.
+
+    How many ways lead on from here depends only on how far each run is and on the current width, so
+    that dead ends are remembered, and no state is visited twice in vain.
+    """
+    total = sum(map(len, runs))
+    dead: set[tuple[tuple[int, ...], int | None]] = set()
+    found: list[list[str]] = []
+    order: list[str] = []
+
+    # A stack of its own in place of recursion: files may hold a thousand layers.
+    def choices(done: tuple[int, ...], width: int | None) -> list[int]:
+        return [
+            r for r, run in enumerate(runs)
+            if done[r] < len(run) and width in (None, layers[run[done[r]]][1])
+        ]
+
+    start = (0,) * len(runs)
+    stack: list[tuple[tuple[int, ...], int | None, list[int], int]]
+    stack = [(start, None, choices(start, None), 0)]
+    while stack and len(found) < 2:
+        done, width, options, before = stack[-1]
+        if len(order) == total:
+            found.append(list(order))
+        if not options:
+            if len(found) == before:
+                dead.add((done, width))
+            if len(dead) > MAX_STATES:
+                raise InvalidGraphError(
+                    "the layers can be put together in too many ways to tell their order. Give the "
+                    "architecture, or use mlp_to_graph."
+                )
+            stack.pop()
+            if order:
+                order.pop()
+            continue
+        r = options.pop()
+        prefix = runs[r][done[r]]
+        ahead = (*done[:r], done[r] + 1, *done[r + 1 :])
+        if (ahead, layers[prefix][0]) not in dead:
+            order.append(prefix)
+            stack.append((ahead, layers[prefix][0], choices(ahead, layers[prefix][0]), len(found)))
+    return found
