@@ -175,6 +175,13 @@ class NeuralGraph(Data):  # type: ignore[misc]
         """The attributes that are there already."""
         return cast(GlobalStorage, self.__dict__["_store"])
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if isinstance(self, Batch):
+            # PyG's own way makes the class of a batch from a callable object, which weights_only
+            # loading cannot allow.
+            return _new_batch, (), self.__dict__
+        return super().__reduce_ex__(protocol)
+
     def __copy__(self) -> NeuralGraph:
         # Made first, so that a shallow copy shares the tensors as that of any Data does.
         _ = self._store
@@ -284,9 +291,16 @@ class NeuralGraphStack:
         return f"NeuralGraphStack({len(self)} x {self.architecture}, {self.x.dtype})"
 
 
+def _new_batch() -> Batch:
+    """Return an empty batch of neural graphs, for unpickling."""
+    return Batch(_base_cls=NeuralGraph)
+
+
 torch.serialization.add_safe_globals(
     [
         NeuralGraph,
+        type(_new_batch()),
+        _new_batch,
         Architecture,
         NeuronGroup,
         Parameter,
