@@ -54,11 +54,12 @@ def split_of_images(count: int, splits: Sequence[float], seed: int) -> Tensor:
             f"splits are {list(splits)!r}; expected fractions of train, validation and test images "
             "that sum to 1, such as (0.8, 0.1, 0.1)."
         )
-    val, test = round(count * fractions[1]), round(count * fractions[2])
-    split = torch.zeros(count, dtype=torch.int64)
+    first = round(count * fractions[0])
+    second = round(count * (fractions[0] + fractions[1]))
     order = torch.from_numpy(np.random.default_rng([seed, count]).permutation(count))
-    split[order[:val]] = 1
-    split[order[val : val + test]] = 2
+    split = torch.zeros(count, dtype=torch.int64)
+    split[order[first:second]] = 1
+    split[order[second:]] = 2
     return split
 
 

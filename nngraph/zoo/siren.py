@@ -26,13 +26,13 @@ def siren_architecture(widths: Sequence[int], w0: float = 30.0) -> Architecture:
 
 
 def pixel_coordinates(height: int, width: int) -> Tensor:
-    r"""Return ``[height * width, 2]``: the coordinates of each pixel's centre, row by row.
+    r"""Return float32 ``[height * width, 2]``: each pixel's centre, row by row.
 
     Column 0 is x, from left to right, column 1 is y, from top to bottom; the image fills
     :math:`[-1, 1]^2`, so that pixel j of a row of W has :math:`x = (2j + 1)/W - 1`.
     """
-    x = (2 * torch.arange(width) + 1) / width - 1
-    y = (2 * torch.arange(height) + 1) / height - 1
+    x = (2 * torch.arange(width, dtype=torch.float32) + 1) / width - 1
+    y = (2 * torch.arange(height, dtype=torch.float32) + 1) / height - 1
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     return torch.stack([columns, rows], dim=-1).reshape(-1, 2)
 
@@ -64,7 +64,8 @@ def initial_parameters(
         bounds = (1 / inputs if i == 0 else math.sqrt(6 / inputs) / w0, 1 / math.sqrt(inputs))
         bias = architecture.columns[i].parameter
         for parameter, bound in zip((block.parameter, bias), bounds, strict=True):
-            value = torch.rand(count, *parameter.shape, generator=generator)
+            shape = (count, *parameter.shape)
+            value = torch.rand(shape, generator=generator, dtype=torch.float32)
             parameters[parameter.name] = value.mul_(2 * bound).sub_(bound)
     return parameters
 

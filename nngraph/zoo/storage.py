@@ -131,8 +131,9 @@ class Zoo:
         """
         chosen = self._chosen(networks)
         architecture = self.architecture
-        x = torch.zeros(len(chosen), architecture.num_nodes, len(architecture.column_names))
-        edge_attr = torch.empty(len(chosen), architecture.num_edges, 1)
+        shape = (len(chosen), architecture.num_nodes, len(architecture.column_names))
+        x = torch.zeros(shape, dtype=torch.float32)
+        edge_attr = torch.empty(len(chosen), architecture.num_edges, 1, dtype=torch.float32)
         # Views into the stack: each number is copied once, from its shard to its place.
         places = unpack(architecture, x, edge_attr)
         start = 0

@@ -53,24 +53,22 @@ def test_first_weights_fill_the_bounds_of_the_paper():
 
 @pytest.mark.parametrize(("widths", "w0"), SPECS)
 def test_the_written_gradient_is_autograds(widths: list[int], w0: float):
-    torch.set_default_dtype(torch.float64)
-    try:
-        architecture = siren_architecture(widths, w0)
-        parameters = initial_parameters(architecture, 3, torch.Generator().manual_seed(0))
-        targets = images(3, 4, 5, widths[-1]).double().reshape(3, 20, -1).transpose(1, 2)
-        chunk = _Chunk(architecture, parameters, pixel_coordinates(4, 5), targets.contiguous())
-        leaves = [layer.clone().requires_grad_() for layer in chunk.layers]
-        value = chunk.coordinates.expand(3, -1, -1)
-        for i, layer in enumerate(leaves):
-            if i:
-                value = torch.cat([value.sin(), torch.ones(3, 1, 20)], dim=1)
-            value = layer @ value
-        loss = ((value - targets) ** 2).mean(dim=(1, 2)).sum()
-        expected = torch.autograd.grad(loss, leaves)
-        delta = chunk.forward(chunk.coordinates).sub_(targets).mul_(2 / targets[0].numel())
-        chunk.backward(chunk.coordinates, delta)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    architecture = siren_architecture(widths, w0)
+    drawn = initial_parameters(architecture, 3, torch.Generator().manual_seed(0))
+    parameters = {name: value.double() for name, value in drawn.items()}
+    targets = images(3, 4, 5, widths[-1]).double().reshape(3, 20, -1).transpose(1, 2)
+    points = pixel_coordinates(4, 5).double()
+    chunk = _Chunk(architecture, parameters, points, targets.contiguous())
+    leaves = [layer.clone().requires_grad_() for layer in chunk.layers]
+    value = chunk.coordinates.expand(3, -1, -1)
+    for i, layer in enumerate(leaves):
+        if i:
+            value = torch.cat([value.sin(), torch.ones_like(value[:, :1])], dim=1)
+        value = layer @ value
+    loss = ((value - targets) ** 2).mean(dim=(1, 2)).sum()
+    expected = torch.autograd.grad(loss, leaves)
+    delta = chunk.forward(chunk.coordinates).sub_(targets).mul_(2 / targets[0].numel())
+    chunk.backward(chunk.coordinates, delta)
     for found, wanted in zip(chunk.grads, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 

@@ -97,6 +97,8 @@ def test_splits_are_seeded_and_checked():
     assert torch.bincount(split).tolist() == [800, 100, 100]
     assert torch.equal(split, split_of_images(1000, (0.8, 0.1, 0.1), 0))
     assert not torch.equal(split, split_of_images(1000, (0.8, 0.1, 0.1), 1))
+    assert split_of_images(3, (0, 0, 1), 0).tolist() == [2, 2, 2]
+    assert split_of_images(3, (0.5, 0.5, 0), 0).bincount(minlength=3).tolist() == [2, 1, 0]
     for wrong in ((0.8, 0.2), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (float("nan"), 0, 0)):
         with pytest.raises(InvalidGraphError, match="that sum to 1"):
             split_of_images(10, wrong, 0)
@@ -478,6 +480,18 @@ def test_verify_finds_what_a_consistent_forgery_hides(make_zoo: MakeZoo):
     forge(lambda tensors: tensors["network.split"].add_(1).remainder_(3))
     with pytest.raises(DataFileError, match="fits of one image are in different splits"):
         Zoo.open(path).verify()
+
+
+def test_the_default_dtype_of_torch_does_not_matter(make_zoo: MakeZoo):
+    images = torch.rand(10, 4, 5, 1, generator=torch.Generator().manual_seed(0))
+    source = ImageSource("noise", images, torch.arange(10) % 3, ("a", "b", "c"))
+    torch.set_default_dtype(torch.float64)
+    try:
+        path = make_zoo("double", source=source).path
+        assert Zoo.open(path).stack().x.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert contents(path) == contents(make_zoo("single", source=source).path)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
