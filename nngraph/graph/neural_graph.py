@@ -175,6 +175,11 @@ class NeuralGraph(Data):  # type: ignore[misc]
         """The attributes that are there already."""
         return cast(GlobalStorage, self.__dict__["_store"])
 
+    @property
+    def y(self) -> Any:
+        """What the graph is labelled with; ``None`` if it is not. Makes no tensors."""
+        return self._held.get("y", None)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         if isinstance(self, Batch):
             # PyG's own way makes the class of a batch from a callable object, which weights_only
