@@ -12,28 +12,21 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from converters.chain import AffineMap
+from converters.inspection import CONVERTIBLE, check_modules, describe, evaluating, located
 from converters.modules import FROM_FUNCTION, finite_number, module_activation
 from nngraph.errors import ArchitectureError, UnsupportedModuleError
 from nngraph.graph import Activation
 
 __all__ = ["trace_chain"]
 
-CONVERTIBLE = (
-    "What can be converted: nn.Linear layers (or F.linear on parameters of the module) in a chain, "
-    "each used once, with ReLU, LeakyReLU, ELU, GELU, SiLU, Sigmoid, Softplus, Tanh or "
-    "sin(w0 * x) between them, as modules or functions; Identity, Dropout, and one flattening of "
-    "the input. For anything else use mlp_to_graph(weights, biases, activations)."
-)
 _DROPOUTS = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
 )
@@ -48,15 +41,15 @@ def trace_chain(module: nn.Module) -> list[AffineMap]:
         UnsupportedModuleError: if the forward is anything but such a chain, or uses parameters
             that have no place in the graph, or does not use some of them.
     """
-    _check_modules(module)
-    with _evaluating(module):
+    check_modules(module)
+    with evaluating(module):
         try:
             graph = _Tracer().trace(module)
         except UnsupportedModuleError:
             raise
         except Exception as error:  # whatever the user's forward does with a symbolic input
             raise UnsupportedModuleError(
-                f"{_describe(module, '')} could not be traced: {type(error).__name__}: {error} "
+                f"{describe(module, '')} could not be traced: {type(error).__name__}: {error} "
                 f"Its forward must be the same operations for every input. {CONVERTIBLE}"
             ) from error
     maps = _Reader(module, graph).read()
@@ -90,7 +83,7 @@ class _Tracer(fx.Tracer):
             or any(p.default is p.empty and p.kind not in optional for p in expected[1:])
         ):
             raise UnsupportedModuleError(
-                f"{_describe(self.root, '')} has forward{inspect.signature(root_fn)}; expected one "
+                f"{describe(self.root, '')} has forward{inspect.signature(root_fn)}; expected one "
                 f"tensor, and defaults for everything else. {CONVERTIBLE}"
             )
         return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
@@ -276,7 +269,7 @@ class _Reader:
         if node.op == "call_module":
             path = str(node.target)
             return UnsupportedModuleError(
-                f"{_describe(self.module.get_submodule(path), path)} {why}. {CONVERTIBLE}"
+                f"{describe(self.module.get_submodule(path), path)} {why}. {CONVERTIBLE}"
             )
         stack = node.meta.get("nn_module_stack") or {}
         path = list(stack.values())[-1][0] if stack else ""
@@ -284,7 +277,7 @@ class _Reader:
             node.target, "__name__", str(node.target)
         )
         what = "the output" if node.op == "output" else f"operation {target!r}"
-        where = ", a ".join(_located(self.module.get_submodule(path), path))
+        where = ", a ".join(located(self.module.get_submodule(path), path))
         return UnsupportedModuleError(f"in {where}, {what} {why}. {CONVERTIBLE}")
 
 
@@ -304,53 +297,3 @@ def _flat(node: fx.Node) -> list[Any]:
         else:
             found.append(value)
     return found
-
-
-def _describe(module: nn.Module, path: str) -> str:
-    return " is a ".join(_located(module, path)) + ", which"
-
-
-def _located(module: nn.Module, path: str) -> tuple[str, str]:
-    where = repr(path) if path else "the module itself"
-    return where, f"{type(module).__name__} (module {type(module).__module__})"
-
-
-def _check_modules(module: nn.Module) -> None:
-    """Refuse what changes a forward without being seen in it, and parameters with two names."""
-    for path, child in module.named_modules():
-        if parametrize.is_parametrized(child):
-            raise UnsupportedModuleError(
-                f"{_describe(child, path)} computes its parameters from others (a "
-                "parametrisation). Remove it with torch.nn.utils.parametrize."
-                f"remove_parametrizations. {CONVERTIBLE}"
-            )
-        if "forward" in vars(child) or type(child).__call__ is not nn.Module.__call__:
-            raise UnsupportedModuleError(
-                f"{_describe(child, path)} replaces its forward or its call, which tracing does "
-                f"not see. Convert the module as its class defines it. {CONVERTIBLE}"
-            )
-        if child._forward_hooks or child._forward_pre_hooks:
-            raise UnsupportedModuleError(
-                f"{_describe(child, path)} has forward hooks, which may change what it computes. "
-                f"Remove them. {CONVERTIBLE}"
-            )
-    names: dict[int, str] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if (first := names.setdefault(id(parameter), name)) != name:
-            raise UnsupportedModuleError(
-                f"parameters {first!r} and {name!r} are one tensor, and a graph has one name for "
-                "each. If layers are registered twice, convert the submodule that has them once; "
-                f"layers that share weights are no chain. {CONVERTIBLE}"
-            )
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put the module in evaluation mode for the while; every flag is put back."""
-    flags = [(child, child.training) for child in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for child, training in flags:
-            child.training = training

@@ -1,0 +1,76 @@
+"""What a module is before its forward is read: how it is named, and what cannot be traced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from nngraph.errors import UnsupportedModuleError
+
+__all__ = ["CONVERTIBLE", "check_modules", "describe", "evaluating", "located"]
+
+CONVERTIBLE = (
+    "What can be converted: nn.Linear layers (or F.linear on parameters of the module) in a chain, "
+    "each used once, with ReLU, LeakyReLU, ELU, GELU, SiLU, Sigmoid, Softplus, Tanh or "
+    "sin(w0 * x) between them, as modules or functions; Identity, Dropout, and one flattening of "
+    "the input. For anything else use mlp_to_graph(weights, biases, activations)."
+)
+
+
+def describe(module: nn.Module, path: str) -> str:
+    return " is a ".join(located(module, path)) + ", which"
+
+
+def located(module: nn.Module, path: str) -> tuple[str, str]:
+    where = repr(path) if path else "the module itself"
+    return where, f"{type(module).__name__} (module {type(module).__module__})"
+
+
+def check_modules(module: nn.Module) -> None:
+    """Refuse what changes a forward without being seen in it, and parameters with two names."""
+    for path, child in module.named_modules():
+        if parametrize.is_parametrized(child):
+            raise UnsupportedModuleError(
+                f"{describe(child, path)} computes its parameters from others (a "
+                "parametrisation). Remove it with torch.nn.utils.parametrize."
+                f"remove_parametrizations. {CONVERTIBLE}"
+            )
+        own_call = type(child).__call__ is not nn.Module.__call__
+        # Torch's own lists of parameters have a call, which raises.
+        if "forward" in vars(child) or (own_call and not _is_torch(child)):
+            raise UnsupportedModuleError(
+                f"{describe(child, path)} replaces its forward or its call, which tracing does "
+                f"not see. Convert the module as its class defines it. {CONVERTIBLE}"
+            )
+        if child._forward_hooks or child._forward_pre_hooks:
+            raise UnsupportedModuleError(
+                f"{describe(child, path)} has forward hooks, which may change what it computes. "
+                f"Remove them. {CONVERTIBLE}"
+            )
+    names: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if (first := names.setdefault(id(parameter), name)) != name:
+            raise UnsupportedModuleError(
+                f"parameters {first!r} and {name!r} are one tensor, and a graph has one name for "
+                "each. If layers are registered twice, convert the submodule that has them once; "
+                f"layers that share weights are no chain. {CONVERTIBLE}"
+            )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put the module in evaluation mode for the while; every flag is put back."""
+    flags = [(child, child.training) for child in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for child, training in flags:
+            child.training = training
+
+
+def _is_torch(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] == "torch"
