@@ -21,10 +21,12 @@ CONVERTIBLE = (
 
 
 def describe(module: nn.Module, path: str) -> str:
+    """Return the begin of a sentence: where the module is, what it is, "which"."""
     return " is a ".join(located(module, path)) + ", which"
 
 
 def located(module: nn.Module, path: str) -> tuple[str, str]:
+    """Return where the module is, and what it is."""
     where = repr(path) if path else "the module itself"
     return where, f"{type(module).__name__} (module {type(module).__module__})"
 

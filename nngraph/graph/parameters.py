@@ -86,7 +86,9 @@ def pack(
     where these already lie one after the other in memory, as a single weight does; otherwise they
     are copied once.
     """
-    weights = [parameters[b.parameter.name].reshape(*lead, -1) for b in architecture.blocks]
+    weights = [
+        parameters[b.parameter.name].reshape(*lead, b.stop - b.start) for b in architecture.blocks
+    ]
     like = next(iter(parameters.values()), None)
     dtype, device = (None, None) if like is None else (like.dtype, like.device)
     weight = _joined(weights) if weights else torch.zeros(*lead, 0, dtype=dtype, device=device)

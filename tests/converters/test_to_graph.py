@@ -88,13 +88,12 @@ class Branching(nn.Module):
 
 
 def activations():
-    return nn.Sequential(
-        nn.Linear(2, 3), nn.LeakyReLU(0.3), nn.Linear(3, 3), nn.ELU(1.5), nn.Linear(3, 3),
-        nn.GELU(), nn.Linear(3, 3), nn.GELU("tanh"), nn.Linear(3, 3), nn.SiLU(), nn.Linear(3, 3), nn.Sigmoid(),
-        nn.Linear(3, 3), nn.Softplus(2.0, 5.0), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3),
-        Sine(3.0), nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Linear(3, 3), nn.Identity(),
-        nn.Linear(3, 2), nn.Sigmoid(),
-    )
+    between = [
+        nn.LeakyReLU(0.3), nn.ELU(1.5), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Sigmoid(),
+        nn.Softplus(2.0, 5.0), nn.Tanh(), Sine(3.0), nn.ReLU(inplace=True), nn.Identity(),
+    ]
+    layers = [layer for activation in between for layer in (nn.Linear(3, 3), activation)]
+    return nn.Sequential(*layers, nn.Linear(3, 2), nn.Sigmoid())
 
 
 def functions():

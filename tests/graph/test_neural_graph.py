@@ -373,3 +373,22 @@ def test_more_channels_beside_the_weight():
     relabelling = Symmetry(graph.architecture).sample(1)
     moved = relabelling.act_on_graph(graph)
     assert same_bits(moved.parameters(), relabelling.act_on_parameters(kept))
+
+
+def test_labels_are_read_set_and_removed():
+    graph = graph_of(Architecture.mlp([2, 1]))
+    assert graph.y is None
+    graph.y = torch.tensor([1])
+    assert graph.y.tolist() == [1]
+    assert "y" in graph
+    del graph.y
+    assert graph.y is None
+    assert "y" not in graph
+
+
+def test_the_library_does_not_import_the_converters():
+    code = (
+        "import sys, nngraph, nngraph.graph, nngraph.testing;"
+        "assert not {'converters', 'networkx.drawing.nx_pylab'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
