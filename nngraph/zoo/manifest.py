@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nngraph.errors import ArchitectureError, DataFileError
+from nngraph.files import write_atomically
 from nngraph.graph import Architecture
-from nngraph.zoo.shards import read_bounded, write_atomically
+from nngraph.zoo.shards import read_bounded
 
 __all__ = ["MANIFEST", "Manifest", "Shard"]
 

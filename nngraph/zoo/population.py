@@ -16,10 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nngraph.errors import DataFileError, InvalidGraphError
+from nngraph.files import TEMPORARY
 from nngraph.graph import Architecture
 from nngraph.zoo.fit import FitSettings, fit_images
 from nngraph.zoo.manifest import MANIFEST, Manifest, Shard
-from nngraph.zoo.shards import TEMPORARY, expected_tensors, read_shard, write_shard
+from nngraph.zoo.shards import expected_tensors, read_shard, write_shard
 from nngraph.zoo.siren import sine_scales, siren_architecture
 from nngraph.zoo.sources import ImageSource
 from nngraph.zoo.storage import Zoo

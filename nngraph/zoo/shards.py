@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import ArchitectureError, DataFileError
+from nngraph.files import write_atomically
 from nngraph.graph import Architecture
 
 __all__ = [
@@ -44,8 +43,6 @@ COLUMNS: dict[str, torch.dtype] = {
 }
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 _MAX_HEADER = 2**20
-#: Start of the name of a file that is being written; a killed process may leave one behind.
-TEMPORARY = ".nngraph-writing-"
 
 
 def expected_tensors(
@@ -65,27 +62,6 @@ def expected_tensors(
         tensors[parameter.name] = (torch.float32, (count, *parameter.shape))
     tensors.update({name: (dtype, (count,)) for name, dtype in COLUMNS.items()})
     return tensors
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that at any time the old or the new one is there, whole."""
-    # Not tempfile, whose files are readable by their owner alone.
-    temporary = path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:

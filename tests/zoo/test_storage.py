@@ -495,7 +495,7 @@ def test_the_default_dtype_of_torch_does_not_matter(make_zoo: MakeZoo):
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from nngraph.zoo.shards import write_atomically
+    from nngraph.files import write_atomically
 
     write_atomically(tmp_path / "file", b"old")
 

@@ -1,0 +1,104 @@
+"""Transforms of networks: PyG transforms that act on one graph or on a whole stack alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch_geometric.transforms import BaseTransform
+
+from nngraph.errors import ArchitectureError
+from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, Symmetry
+from nngraph.graph.sine_symmetry import canonicalise_sines
+
+__all__ = ["CanonicaliseSines", "InputMotion", "Relabel"]
+
+_Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
+
+
+def _with_parameters(networks: Any, parameters: Mapping[str, Tensor]) -> Any:
+    """Return a graph or stack of the same architecture and attributes with other parameters."""
+    if isinstance(networks, NeuralGraphStack):
+        return NeuralGraphStack.from_parameters(networks.architecture, parameters, networks.y)
+    return NeuralGraph.from_parameters(
+        networks.architecture, parameters, **networks.further_attributes()
+    )
+
+
+class Relabel(BaseTransform):  # type: ignore[misc]
+    """Relabel the hidden neurons of each network at random: the function does not change.
+
+    Draws from torch's global generator, as PyG's random transforms do.
+    """
+
+    def forward(self, networks: _Networks) -> _Networks:
+        """Return a graph or a stack with its neurons relabelled, each network by its own draw."""
+        symmetry = Symmetry(networks.architecture)
+        if isinstance(networks, NeuralGraphStack):
+            return symmetry.sample_stack(len(networks)).act_on_stack(networks)
+        return symmetry.sample().act_on_graph(networks)
+
+
+class CanonicaliseSines(BaseTransform):  # type: ignore[misc]
+    """Bring sine neurons to canonical sign and phase: the function does not change.
+
+    See :func:`nngraph.graph.sine_symmetry.canonicalise_sines`. Neurons of other activations stay.
+    """
+
+    def forward(self, networks: _Networks) -> _Networks:
+        """Return a graph or a stack in canonical form."""
+        values = canonicalise_sines(networks.architecture, networks.parameters())
+        return _with_parameters(networks, values)  # type: ignore[no-any-return]
+
+
+class InputMotion(BaseTransform):  # type: ignore[misc]
+    r"""Move the image that a network of 2 coordinates represents, exactly, by its first layer.
+
+    A network :math:`f` becomes :math:`f(R x + t)`: :math:`W_1 \to W_1 R`, :math:`b_1 \to b_1 + W_1 t`,
+    for a random rotation, scaling and shear R and shift t of each network. Draws from torch's global
+    generator.
+
+    Args:
+        rotation: largest angle, in degrees.
+        shift: largest shift along each axis, in coordinates (the image is 2 wide).
+        scale: largest relative change of size along each axis, and largest shear.
+
+    Raises:
+        ArchitectureError: if a network has not two inputs, or its first layer has no bias.
+    """
+
+    def __init__(self, rotation: float = 10.0, shift: float = 0.1, scale: float = 0.1) -> None:
+        self.rotation = rotation
+        self.shift = shift
+        self.scale = scale
+
+    def forward(self, networks: _Networks) -> _Networks:
+        """Return a graph or a stack whose images are moved, each by its own draw."""
+        weight_name, bias_name = _first_layer(networks.architecture)
+        values = dict(networks.parameters())
+        weight, bias = values[weight_name], values[bias_name]
+
+        def draw(size: float) -> Tensor:
+            return (torch.rand(weight.shape[:-2], device=weight.device) * 2 - 1).to(weight) * size
+
+        angle = draw(math.radians(self.rotation))
+        wide, high, shear = 1 + draw(self.scale), 1 + draw(self.scale), draw(self.scale)
+        rows = [angle.cos() * wide, shear - angle.sin(), angle.sin(), angle.cos() * high]
+        motion = torch.stack(rows, dim=-1).unflatten(-1, (2, 2))
+        shift = torch.stack([draw(self.shift), draw(self.shift)], dim=-1)
+        values[bias_name] = bias + (weight @ shift.unsqueeze(-1)).squeeze(-1)
+        values[weight_name] = weight @ motion
+        return _with_parameters(networks, values)  # type: ignore[no-any-return]
+
+
+def _first_layer(architecture: Architecture) -> tuple[str, str]:
+    biases = [column.parameter.name for column in architecture.columns if column.group == 1]
+    if not architecture.is_chain or architecture.widths[0] != 2 or not biases:
+        raise ArchitectureError(
+            f"the architecture {architecture} cannot be moved: expected a chain of two inputs, the "
+            "coordinates, whose first layer has a bias."
+        )
+    return architecture.blocks[0].parameter.name, biases[0]

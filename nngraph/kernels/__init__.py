@@ -1,0 +1,160 @@
+"""The primitives that every layer stands on, behind one door: gather, reduce, pool, broadcast.
+
+Every function takes the :class:`~nngraph.graph.topology.Topology` first, then features
+``[*, N, C]`` on nodes or ``[*, E, C]`` on edges, with any leading shape, and ``backend=``:
+
+- ``"reference"``: plain torch over the index tensors; the definition;
+- ``"dense"``: blocks as dense arrays: views, broadcasts, sums along an axis, matrix products;
+- ``"auto"``: ``"dense"``, which serves every topology and was never slower in our benchmarks.
+
+A backend that is named is used, or refused with an error; none replaces another silently.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, Literal, cast
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from nngraph.graph.topology import Bucket, Nodes, Topology
+from nngraph.kernels import dense, reference
+
+__all__ = [
+    "BACKENDS",
+    "Side",
+    "edge_affine",
+    "gather",
+    "place",
+    "pool_blocks",
+    "pool_groups",
+    "propagate",
+    "reduce",
+    "spread_blocks",
+    "spread_groups",
+    "sum_by_graph",
+    "take",
+]
+
+#: Which end of an edge: the neuron it leaves, or the one it enters.
+Side = Literal["source", "target"]
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "dense": dense}
+_AUTO = "dense"
+
+
+def _kernel(backend: str, name: str) -> Any:
+    chosen = _AUTO if backend == "auto" else backend
+    if chosen not in BACKENDS:
+        raise ValueError(
+            f"backend is {backend!r}; expected one of 'auto', {', '.join(map(repr, BACKENDS))}."
+        )
+    return getattr(BACKENDS[chosen], name)
+
+
+def gather(topology: Topology, x: Tensor, side: Side, backend: str = "auto") -> Tensor:
+    """Return for each edge the features of the neuron at that end: ``[*, N, C] -> [*, E, C]``."""
+    return cast(Tensor, _kernel(backend, "gather")(topology, x, side))
+
+
+def reduce(
+    topology: Topology, e: Tensor, side: Side, op: str = "sum", backend: str = "auto"
+) -> Tensor:
+    r"""Reduce edge features to the neuron at that end: ``[*, E, C] -> [*, N, C]``.
+
+    ``op`` is ``"sum"`` or ``"mean"``; a neuron with no such edge gets 0.
+    """
+    if op not in ("sum", "mean"):
+        raise ValueError(f"op is {op!r}; expected 'sum' or 'mean'.")
+    total = cast(Tensor, _kernel(backend, "reduce_sum")(topology, e, side))
+    if op == "sum":
+        return total
+    degree = topology.in_degree if side == "target" else topology.out_degree
+    return total / degree.clamp(min=1).to(e.dtype).unsqueeze(-1)
+
+
+def edge_affine(
+    topology: Topology, e: Tensor | None, source: Tensor, target: Tensor, backend: str = "auto"
+) -> Tensor:
+    r"""Return :math:`e_{ij} + s_j + t_i` for each edge j -> i, without making the gathered features.
+
+    ``e`` ``[*, E, C]`` or ``None`` for 0; ``source``, ``target`` ``[*, N, C]``. With ``e``, ``source``
+    and ``target`` linear images of edge and node features this is a linear map of
+    ``[x_src, x_dst, e]`` at the cost of one product per neuron instead of one per edge.
+    """
+    return cast(Tensor, _kernel(backend, "edge_affine")(topology, e, source, target))
+
+
+def propagate(
+    topology: Topology,
+    weight: Tensor,
+    x: Tensor,
+    to: Side = "target",
+    buckets: tuple[Bucket, ...] | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Pass node features along the edges with one scalar weight each: :math:`\sum_j w_{ij} x_j`.
+
+    Args:
+        weight: ``[*, E]``.
+        x: ``[*, N, C]``.
+        to: ``"target"`` runs forwards; ``"source"`` runs backwards, :math:`\sum_i w_{ij} x_i`.
+        buckets: only these of the topology's blocks, such as one level; default all.
+
+    Returns:
+        ``[*, N, C]``; 0 at neurons that nothing reaches.
+    """
+    return cast(
+        Tensor,
+        _kernel(backend, "propagate")(
+            topology, weight, x, to, topology.buckets if buckets is None else buckets
+        ),
+    )
+
+
+def pool_blocks(topology: Topology, e: Tensor, backend: str = "auto") -> Tensor:
+    """Return the mean over each block's edges: ``[*, E, C] -> [*, K, C]`` for K blocks."""
+    return cast(Tensor, _kernel(backend, "pool_blocks")(topology, e))
+
+
+def spread_blocks(topology: Topology, blocks: Tensor) -> Tensor:
+    """Return each block's features at each of its edges: ``[*, K, C] -> [*, E, C]``."""
+    return blocks.index_select(-2, topology.edge_block)
+
+
+def pool_groups(topology: Topology, x: Tensor) -> Tensor:
+    """Return the mean over each group's neurons: ``[*, N, C] -> [*, G, C]`` for G groups."""
+    return reference.mean_by(x, topology.node_group, topology.group_size)
+
+
+def spread_groups(topology: Topology, groups: Tensor) -> Tensor:
+    """Return each group's features at each of its neurons: ``[*, G, C] -> [*, N, C]``."""
+    return groups.index_select(-2, topology.node_group)
+
+
+def take(x: Tensor, nodes: Nodes) -> Tensor:
+    """Return the features of some neurons: ``[*, N, C] -> [*, n, C]``; a view where contiguous."""
+    if nodes.index is None:
+        return x[..., nodes.start : nodes.stop, :]
+    return x.index_select(-2, nodes.index)
+
+
+def place(topology: Topology, values: Tensor, nodes: Nodes) -> Tensor:
+    """Return features ``[*, N, C]`` that are ``values`` ``[*, n, C]`` at some neurons, 0 elsewhere."""
+    if nodes.index is None:
+        return pad(values, (0, 0, nodes.start, topology.num_nodes - nodes.stop))
+    out = values.new_zeros(*values.shape[:-2], topology.num_nodes, values.shape[-1])
+    return out.index_copy(-2, nodes.index, values)
+
+
+def sum_by_graph(topology: Topology, values: Tensor, graph: Tensor) -> Tensor:
+    """Add rows up within each network: ``[*, K, C] -> [networks, C]``.
+
+    ``graph`` ``[K]`` says which of the topology's networks each row belongs to. The leading
+    shape of a stacked batch and the networks of a ragged one both become the first axis.
+    """
+    if topology.num_graphs == 1:
+        total = values.sum(-2, keepdim=True)
+    else:
+        total = reference.sum_by(values, graph, topology.num_graphs)
+    return total.flatten(0, -2)

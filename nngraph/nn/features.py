@@ -1,0 +1,67 @@
+"""What every metanetwork reads: a stack, a PyG batch or one graph, brought to one form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from nngraph.errors import InvalidGraphError
+from nngraph.graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.topology import Topology
+
+__all__ = ["Features", "Networks", "input_features"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Node features ``x [*, N, F]`` and edge features ``edge_attr [*, E, C]`` on a topology.
+
+    The leading shape is ``(B,)`` for a stack and empty for a ragged batch or a single graph. Edges
+    stand in the order of the topology.
+    """
+
+    topology: Topology
+    x: Tensor
+    edge_attr: Tensor
+
+    @property
+    def bias(self) -> Tensor:
+        """``[*, N, 1]``: bias of each neuron, 0 where there is none."""
+        return self.x[..., :1]
+
+    @property
+    def weight(self) -> Tensor:
+        """``[*, E]``: weight of each edge."""
+        return self.edge_attr[..., 0]
+
+
+#: What a metanetwork can be called on.
+Networks = NeuralGraphStack | NeuralGraph | Batch | Features
+
+
+def input_features(networks: Networks) -> Features:
+    """Bring a stack, a batch of any architectures, or one graph to :class:`Features`.
+
+    Raises:
+        InvalidGraphError: if it is none of these.
+    """
+    if isinstance(networks, Features):
+        return networks
+    if isinstance(networks, NeuralGraphStack):
+        topology = Topology.of(networks.architecture).to(networks.x.device)
+        return Features(topology, networks.x, networks.edge_attr)
+    if not isinstance(networks, NeuralGraph):
+        raise InvalidGraphError(
+            f"a metanetwork was given a {type(networks).__name__}; expected a NeuralGraphStack, "
+            "a NeuralGraph, or a PyG Batch of NeuralGraphs."
+        )
+    x, edge_attr = cast(Tensor, networks.x), cast(Tensor, networks.edge_attr)
+    if not isinstance(networks, Batch):
+        return Features(Topology.of(networks.architecture).to(x.device), x, edge_attr)
+    topology = Topology.of_batch(networks.architecture).to(x.device)
+    if topology.edge_order is not None:
+        edge_attr = edge_attr.index_select(0, topology.edge_order)
+    return Features(topology, x, edge_attr)

@@ -1,0 +1,270 @@
+"""The library's general metanetwork: message passing on neurons and weights, generic in activation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nngraph import kernels
+from nngraph.graph import Architecture
+from nngraph.graph.topology import Nodes, Topology
+from nngraph.nn.features import Networks, input_features
+from nngraph.nn.metanetwork import (
+    Column,
+    Metanetwork,
+    TensorScales,
+    at_inputs,
+    at_outputs,
+    level_means,
+    mlp,
+    sum_of,
+)
+from nngraph.nn.probes import Probes
+
+__all__ = ["MessagePassingLayer", "MessagePassingNetwork"]
+
+
+class OrderedPass(nn.Module):
+    r"""One message pass in the order of computation, with the raw weights as its matrices.
+
+    .. math::
+        h_i = \tanh(B_l \tanh(A_l [\textstyle\sum_j \hat w_{ij} M_{l-1} h_j, \hat b_i, \text{has bias}]))
+
+    Layer by layer from the inputs, so that a neuron hears of everything before it in one pass at the
+    cost of one forward pass of the networks, times channels. A layer beyond the depth it was made for
+    takes the last maps.
+
+    Args:
+        channels: C, of the states.
+        messages: channels of the messages.
+
+    Shape:
+        weight ``[*, E]``, bias ``[*, N, 1]`` -> states ``[*, N, C]``, and for the layers that have
+        outputs their neurons with the sums that reach them.
+    """
+
+    def __init__(self, architecture: Architecture, channels: int, messages: int) -> None:
+        super().__init__()
+        inputs = architecture.widths[0]
+        # As many channels as inputs keep all of a row of the first weight.
+        self.inputs = nn.Parameter(torch.eye(inputs, min(inputs, messages)))
+        if inputs > messages:
+            nn.init.orthogonal_(self.inputs)
+        #: channels of the sums that reach the outputs
+        self.width = max(messages, self.inputs.shape[1]) + 2
+        levels = max(len(architecture.widths) - 1, 2)
+        self.cells = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear((messages if i else self.inputs.shape[1]) + 2, channels),
+                nn.Tanh(),
+                nn.Linear(channels, channels),
+                nn.Tanh(),
+            )
+            for i in range(levels)
+        )
+        self.messages = nn.ModuleList(nn.Linear(channels, messages, bias=False) for _ in range(levels))
+        # Slopes and offsets of the first functions are spread over the range of their inputs: with
+        # offsets near 0 they are all steps at the same place, and learning is several times slower.
+        for i, cell in enumerate(self.cells):
+            first = cell[0]
+            slope, offset = (6.0, 4.0) if i == 0 else (1.0, 2.0)
+            nn.init.normal_(first.weight, 0, slope / (first.in_features - 2) ** 0.5)
+            nn.init.normal_(first.weight[:, -2:], 0, 2.0)
+            nn.init.normal_(first.bias, 0, offset)
+
+    def forward(
+        self, topology: Topology, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, list[tuple[Nodes, Tensor]]]:
+        has_bias = topology.node_has_bias.to(bias.dtype).unsqueeze(-1).expand_as(bias)
+        entries = torch.cat([bias, has_bias], dim=-1)
+        message = at_inputs(topology, self.inputs, bias.shape[:-2])
+        states, outputs = [], []
+        for depth, (level, nodes) in enumerate(
+            zip(topology.levels, topology.level_nodes[1:], strict=True)
+        ):
+            sums = kernels.take(kernels.propagate(topology, weight, message, buckets=level), nodes)
+            sums = torch.cat([sums, kernels.take(entries, nodes)], dim=-1)
+            if depth + 1 in topology.output_levels:
+                outputs.append((nodes, sums))
+            last = min(depth, len(self.cells) - 1)
+            state = self.cells[last](sums)
+            states.append(kernels.place(topology, state, nodes))
+            if depth + 1 < len(topology.levels):
+                message = kernels.place(topology, self.messages[last](state), nodes)
+        return sum_of(states), outputs
+
+
+class MessagePassingLayer(nn.Module):
+    r"""One round of message passing in which neurons and weights hear of one another.
+
+    .. math::
+        e_{ij} &\leftarrow e_{ij} + \sigma(A \hat e_{ij} + B \hat x_j + C \hat x_i) \\
+        x_i &\leftarrow x_i + \mathrm{MLP}\big[\hat x_i, \textstyle\sum_j \hat w_{ij} F \hat x_j,
+            \sum_k \hat w_{ki} R \hat x_k, \mathrm{mean}_j e_{ij}, \mathrm{mean}_k e_{ki}\big]
+
+    with :math:`\hat x`, :math:`\hat e` normalised over channels (never over neurons), :math:`\hat w` the
+    scaled weights, and means over the edges into and out of a neuron. Commutes with relabelling.
+
+    Shape:
+        x ``[*, N, C]``, e ``[*, E, C_e]``, weight ``[*, E]`` -> x, e of the same shapes.
+    """
+
+    def __init__(self, channels: int, edge_channels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.forwards = nn.Linear(channels, channels, bias=False)
+        self.backwards = nn.Linear(channels, channels, bias=False)
+        self.edge_channels = edge_channels
+        if edge_channels:
+            self.edge_norm = nn.LayerNorm(edge_channels)
+            self.edge = nn.Linear(edge_channels, edge_channels)
+            self.source = nn.Linear(channels, edge_channels, bias=False)
+            self.target = nn.Linear(channels, edge_channels, bias=False)
+        self.update = mlp([3 * channels + 2 * edge_channels, 2 * channels, channels], dropout)
+
+    def forward(
+        self, topology: Topology, weight: Tensor, x: Tensor, e: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        normal = self.norm(x)
+        heard = [
+            normal,
+            kernels.propagate(topology, weight, self.forwards(normal)),
+            kernels.propagate(topology, weight, self.backwards(normal), to="source"),
+        ]
+        if e is not None:
+            pre_activation = kernels.edge_affine(
+                topology, self.edge(self.edge_norm(e)), self.source(normal), self.target(normal)
+            )
+            e = e + nn.functional.silu(pre_activation)
+            heard += [
+                kernels.reduce(topology, e, "target", "mean"),
+                kernels.reduce(topology, e, "source", "mean"),
+            ]
+        return x + self.update(torch.cat(heard, dim=-1)), e
+
+
+class MessagePassingNetwork(Metanetwork):
+    r"""Message passing over the neural graph: invariant to relabelling, for networks of any activation.
+
+    1. *Encoder*: an :class:`OrderedPass` over scaled weights and biases, plus learned features of the
+       place of input and output neurons and of the layer, plus, with ``probes``, each neuron's
+       responses to learned inputs; edges start from their scaled weight and their layer.
+    2. ``rounds`` of :class:`MessagePassingLayer`.
+    3. *Read-out*: an MLP on the mean over neurons and over weights of each layer and on the features of
+       each output neuron.
+
+    It knows nothing of an activation's own symmetry. For networks of sine neurons, bring them to a
+    canonical form first (:class:`nngraph.datasets.CanonicaliseSines`): the accuracy is far higher.
+
+    Args:
+        channels: C, of neurons.
+        messages: channels of the messages of the ordered pass.
+        edge_channels: of weights; 0 keeps no state on edges, which is several times faster.
+        rounds: number of rounds after the ordered pass.
+        probes: number of learned inputs at which the networks are run; 0 reads weights only.
+        hidden, dropout: width of the MLP of the read-out, and dropout.
+
+    Shape:
+        networks -> ``[networks, num_outputs]``.
+
+    Source:
+        edge and node updates as in neural graphs (Kofinas et al., 2024) and graph metanetworks (Lim
+        et al., 2024); raw weights as matrices of the pass are ours.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        num_outputs: int,
+        channels: int = 128,
+        messages: int = 64,
+        edge_channels: int = 8,
+        rounds: int = 1,
+        probes: int = 0,
+        hidden: int = 256,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(architecture, num_outputs)
+        self.levels = len(architecture.widths)
+        self.outputs = architecture.widths[-1]
+        self.scales = TensorScales(architecture)
+        self.encoder = OrderedPass(architecture, channels, messages)
+        self.input_place = nn.Parameter(torch.randn(architecture.widths[0], channels))
+        self.output_place = nn.Parameter(torch.randn(self.outputs, channels))
+        self.layer_place = nn.Parameter(torch.randn(self.levels, channels) * 0.1)
+        self.probes = Probes(architecture, probes) if probes else None
+        if probes:
+            self.responses = mlp([probes, channels, channels])
+        self.edge_channels = edge_channels if rounds else 0
+        if self.edge_channels:
+            self.edge_encoder = nn.Linear(1, edge_channels)
+            self.edge_place = nn.Parameter(torch.randn(self.levels, edge_channels) * 0.1)
+        self.rounds = nn.ModuleList(
+            MessagePassingLayer(channels, self.edge_channels, dropout) for _ in range(rounds)
+        )
+        read = (
+            self.levels * (channels + self.edge_channels)
+            + self.outputs * (channels + self.encoder.width + probes)
+        )
+        self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
+
+    @property
+    def column(self) -> Column:
+        """The column of a comparison that the model stands in."""
+        return "with probes" if self.probes is not None else "generic weights-only"
+
+    def forward(self, networks: Networks) -> Tensor:
+        features = input_features(networks)
+        topology = features.topology
+        weight, bias = self.scales(features)
+        x, outputs = self.encoder(topology, weight, bias)
+        last_level = self.levels - 1
+        x = x + self.layer_place[topology.node_level.clamp(max=last_level)]
+        x = x + at_inputs(topology, self.input_place, features.x.shape[:-2])
+        x = x + self._output_places(topology, x)
+        responses = None if self.probes is None else self.probes(features)
+        if responses is not None:
+            x = x + self.responses(responses)
+        e = None
+        if self.edge_channels:
+            places = self.edge_place[topology.block_level.clamp(max=last_level)]
+            e = self.edge_encoder(weight.unsqueeze(-1)) + places[topology.edge_block]
+        for layer in self.rounds:
+            x, e = layer(topology, weight, x, e)
+        return self.readout(  # type: ignore[no-any-return]
+            torch.cat(self._pooled(topology, x, e, outputs, responses), dim=-1)
+        )
+
+    def _output_places(self, topology: Topology, x: Tensor) -> Tensor:
+        nodes = topology.output_nodes
+        place = kernels.take(topology.node_position.unsqueeze(-1), nodes).squeeze(-1)
+        rows = self.output_place[place].expand(*x.shape[:-2], -1, -1)
+        return kernels.place(topology, rows, nodes)
+
+    def _pooled(
+        self,
+        topology: Topology,
+        x: Tensor,
+        e: Tensor | None,
+        outputs: list[tuple[Nodes, Tensor]],
+        responses: Tensor | None,
+    ) -> list[Tensor]:
+        last = topology.output_nodes
+        pooled = [
+            level_means(
+                topology, kernels.pool_groups(topology, x), topology.group_level, self.levels,
+                topology.group_size, topology.group_graph,
+            ),
+            at_outputs(topology, outputs, self.outputs, self.encoder.width),
+            at_outputs(topology, [(last, kernels.take(x, last))], self.outputs),
+        ]  # fmt: skip
+        if e is not None:
+            pooled.append(
+                level_means(
+                    topology, kernels.pool_blocks(topology, e), topology.block_level, self.levels,
+                    topology.block_size, topology.block_graph,
+                )
+            )  # fmt: skip
+        if responses is not None:
+            pooled.append(at_outputs(topology, [(last, kernels.take(responses, last))], self.outputs))
+        return pooled
