@@ -3,8 +3,9 @@
 from nngraph.graph.activations import ACTIVATIONS, Activation
 from nngraph.graph.architecture import ROLES, Architecture, Block, Column, NeuronGroup, Parameter
 from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
-from nngraph.graph.symmetry import Relabelling, Symmetry
+from nngraph.graph.symmetry import Symmetry
 
 __all__ = [
     "ACTIVATIONS",

@@ -1,0 +1,300 @@
+r"""Relabellings of hidden neurons, and what they do to weights.
+
+A relabelling carries one permutation :math:`p_s` per neuron space, as the index tensor of the
+**old** neuron that stands at each **new** place::
+
+    new neuron i of the space is old neuron p[i]:    (g W)[i, j] = W[p_target[i], p_source[j]]
+                                                     (g b)[i]    = b[p[i]]
+
+With the matrix :math:`P` that has a 1 at ``[i, p[i]]`` this is :math:`W \to P_t W P_s^T` and
+:math:`b \to P_t b`. It is a **left** action: ``g.compose(h)``, also ``g @ h``, is "first h, then
+g",
+
+.. math:: (g \circ h) \cdot W = g \cdot (h \cdot W), \qquad p_{g \circ h}[i] = p_h[p_g[i]].
+
+Groups of neurons without a space (inputs and outputs) stay where they are.
+
+Permutation is the first kind of generator and holds for every element-wise activation. Others
+depend on the activation (scale, sign, phase); each such kind is a value of its own with these same
+``act_on_...`` methods, so that code written against the methods takes any of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from nngraph.errors import ArchitectureError, InvalidGraphError
+from nngraph.graph.architecture import Architecture
+from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.parameters import check_parameters
+
+__all__ = ["Relabelling"]
+
+
+class Relabelling:
+    """One relabelling of the hidden neurons of an architecture, or one for each of B networks.
+
+    The convention is stated at the top of :mod:`nngraph.graph.relabelling`. A value: do not change the
+    index tensors in place.
+
+    Args:
+        architecture: whose neurons are relabelled.
+        indices: for every neuron space of the architecture its permutation, an integer tensor
+            ``[d]``, or ``[B, d]`` with the same B for all spaces.
+
+    Raises:
+        ArchitectureError: if a space is missing or unknown, or an index is not a permutation of it.
+    """
+
+    architecture: Architecture
+    indices: dict[str, Tensor]
+    #: B for a stack of relabellings, ``None`` for a single one.
+    count: int | None
+
+    def __init__(self, architecture: Architecture, indices: Mapping[str, Tensor]) -> None:
+        sizes = architecture.spaces
+        if set(indices) != set(sizes):
+            raise ArchitectureError(
+                f"a relabelling names the neuron spaces {sorted(indices)}; the architecture "
+                f"{architecture} has {sorted(sizes)}."
+            )
+        leads = set()
+        for space, size in sizes.items():
+            index = indices[space]
+            if (
+                not isinstance(index, Tensor)
+                or index.dtype != torch.long
+                or index.dim() not in (1, 2)
+                or index.shape[-1] != size
+                or not bool((index.sort(-1)[0] == torch.arange(size, device=index.device)).all())
+            ):
+                found = (
+                    f"{index.dtype} of shape {tuple(index.shape)}"
+                    if isinstance(index, Tensor) else type(index).__name__
+                )
+                raise ArchitectureError(
+                    f"the index of neuron space {space!r} is {found} and no permutation; expected "
+                    f"int64 of shape ({size},) or (B, {size}) with every neuron once in each row."
+                )
+            leads.add(tuple(index.shape[:-1]))
+        if len(leads) > 1:
+            raise ArchitectureError(
+                f"the indices of a relabelling have leading shapes {sorted(leads)}; expected one "
+                "(B,) for all neuron spaces, or none."
+            )
+        self.architecture = architecture
+        self.indices = {space: indices[space] for space in sizes}
+        lead = leads.pop() if leads else ()
+        self.count = lead[0] if lead else None
+
+    @classmethod
+    def _of(
+        cls, architecture: Architecture, indices: dict[str, Tensor], count: int | None = None
+    ) -> Relabelling:
+        """Make one of indices that are right by construction."""
+        relabelling = cls.__new__(cls)
+        relabelling.architecture = architecture
+        relabelling.indices = indices
+        relabelling.count = count
+        return relabelling
+
+    # -- the group ----------------------------------------------------------------------------
+
+    def compose(self, first: Relabelling) -> Relabelling:
+        """Return "``first``, then this one", which acts as this one on what ``first`` gives.
+
+        A single relabelling composes with a stack of them.
+        """
+        if first.architecture != self.architecture:
+            raise ArchitectureError(
+                f"relabellings of {self.architecture} and {first.architecture} do not compose; "
+                "expected one architecture."
+            )
+        count = first.count if self.count is None else self.count
+        if first.count not in (None, count):
+            raise ArchitectureError(
+                f"stacks of {self.count} and {first.count} relabellings do not compose; "
+                "expected as many, or a single one."
+            )
+        indices = {
+            s: _take(first.indices[s], p.to(first.indices[s].device), -1)
+            for s, p in self.indices.items()
+        }
+        return Relabelling._of(self.architecture, indices, count)
+
+    def __matmul__(self, first: Relabelling) -> Relabelling:
+        return self.compose(first)
+
+    def invert(self) -> Relabelling:
+        """Return the relabelling that undoes this one."""
+        indices = {s: p.argsort(dim=-1) for s, p in self.indices.items()}
+        return Relabelling._of(self.architecture, indices, self.count)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Relabelling):
+            return NotImplemented
+        return (
+            self.architecture == other.architecture
+            and self.count == other.count
+            and all(torch.equal(p.cpu(), other.indices[s].cpu()) for s, p in self.indices.items())
+        )
+
+    def __getitem__(self, index: int) -> Relabelling:
+        """Return relabelling ``index`` of a stack."""
+        if self.count is None:
+            raise ArchitectureError("a single relabelling has no entries; expected a stack.")
+        if not -self.count <= index < self.count:
+            raise IndexError(f"entry {index} of {self.count} relabellings.")
+        return Relabelling._of(self.architecture, {s: p[index] for s, p in self.indices.items()})
+
+    def to(self, device: torch.device | str) -> Relabelling:
+        """Return the relabelling with its indices on a device (the actions move them as needed)."""
+        indices = {s: p.to(device) for s, p in self.indices.items()}
+        return Relabelling._of(self.architecture, indices, self.count)
+
+    def __repr__(self) -> str:
+        count = "" if self.count is None else f"{self.count} x "
+        return f"Relabelling({count}{self.architecture})"
+
+    # -- its actions --------------------------------------------------------------------------
+
+    def act_on_parameters(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters of the relabelled network.
+
+        Shape:
+            every parameter ``[*lead, *shape]``, one lead for all; for a stack of relabellings the
+            first of the lead is B.
+
+        Raises:
+            InvalidGraphError: if the parameters do not fit the architecture.
+        """
+        architecture = self.architecture
+        lead: tuple[int, ...] = ()
+        for parameter in architecture.parameters:
+            value = parameters.get(parameter.name)
+            if isinstance(value, Tensor):
+                lead = tuple(value.shape[: max(value.dim() - len(parameter.shape), 0)])
+                break
+        self._check_lead(lead, "parameters")
+        values = check_parameters(architecture, parameters, lead)
+        for parameter in architecture.parameters:
+            value = values[parameter.name]
+            for axis, group in enumerate(parameter.axes):
+                if group is not None:
+                    value = self._move(value, group, axis - len(parameter.axes))
+            values[parameter.name] = value
+        return values
+
+    def act_on_nodes(self, x: Tensor) -> Tensor:
+        """Return node features of the relabelled network, ``[*lead, N, C]`` with any C.
+
+        For a stack of relabellings the first of the lead is B.
+        """
+        nodes = self.architecture.num_nodes
+        self._check_features("x", x, nodes)
+        starts = self.architecture.node_starts
+        parts = [
+            self._move(x[..., starts[g] : starts[g + 1], :], g, -2)
+            for g in range(len(self.architecture.groups))
+        ]
+        return torch.cat(parts, dim=-2)
+
+    def act_on_edges(self, edge_attr: Tensor) -> Tensor:
+        """Return edge features of the relabelled network, ``[*lead, E, C]`` with any C.
+
+        For a stack of relabellings the first of the lead is B.
+        """
+        self._check_features("edge_attr", edge_attr, self.architecture.num_edges)
+        parts = []
+        for block in self.architecture.blocks:
+            part = edge_attr[..., block.start : block.stop, :]
+            part = part.reshape(*part.shape[:-2], *block.shape, part.shape[-1])
+            part = self._move(self._move(part, block.target, -3), block.source, -2)
+            parts.append(part.flatten(-3, -2))
+        return torch.cat(parts, dim=-2) if parts else edge_attr
+
+    def act_on_graph(self, graph: NeuralGraph) -> NeuralGraph:
+        """Return the graph of the relabelled network.
+
+        The features ``x`` and ``edge_attr`` move; the indices of the structure follow from the
+        architecture and are the same afterwards; further attributes, such as ``y``, are kept as
+        they are. The given graph is not changed.
+
+        Raises:
+            InvalidGraphError: if the graph is of another architecture, or is a batch.
+        """
+        if isinstance(graph, Batch):
+            raise InvalidGraphError(
+                "a Batch has several architectures; relabel its graphs before batching, or use a "
+                "NeuralGraphStack with act_on_stack."
+            )
+        self._check_carrier(graph)
+        if self.count is not None:
+            raise InvalidGraphError(
+                f"a stack of {self.count} relabellings does not act on one graph; expected a "
+                "single relabelling. Pick one by its index, or act on a NeuralGraphStack."
+            )
+        if not graph.is_materialised:
+            return graph.with_parameters(self.act_on_parameters(graph.parameters()))
+        assert isinstance(graph.x, Tensor)
+        assert isinstance(graph.edge_attr, Tensor)
+        out = copy.copy(graph)
+        out.x, out.edge_attr = self.act_on_nodes(graph.x), self.act_on_edges(graph.edge_attr)
+        return out
+
+    def act_on_stack(self, stack: NeuralGraphStack) -> NeuralGraphStack:
+        """Return the relabelled networks: each by its own relabelling, or all by one."""
+        self._check_carrier(stack)
+        return NeuralGraphStack(
+            stack.architecture,
+            self.act_on_nodes(stack.x),
+            self.act_on_edges(stack.edge_attr),
+            stack.y,
+        )
+
+    def _move(self, value: Tensor, group: int, axis: int) -> Tensor:
+        space = self.architecture.groups[group].space
+        if space is None:
+            return value
+        return _take(value, self.indices[space].to(value.device), axis)
+
+    def _check_lead(self, lead: tuple[int, ...], what: str) -> None:
+        if self.count is not None and lead[:1] != (self.count,):
+            raise InvalidGraphError(
+                f"{what} have leading shape {lead}; expected ({self.count}, ...), one network for "
+                f"each of the {self.count} relabellings."
+            )
+
+    def _check_features(self, what: str, value: Tensor, rows: int) -> None:
+        if value.dim() < 2 or value.shape[-2] != rows:
+            raise InvalidGraphError(
+                f"{what} has shape {tuple(value.shape)}; the architecture {self.architecture} "
+                f"expects (..., {rows}, C)."
+            )
+        self._check_lead(tuple(value.shape[:-2]), f"features {what}")
+
+    def _check_carrier(self, carrier: NeuralGraph | NeuralGraphStack) -> None:
+        if carrier.architecture != self.architecture:
+            raise InvalidGraphError(
+                f"a relabelling of {self.architecture} does not act on a network of "
+                f"{carrier.architecture}; expected the same groups and parameters."
+            )
+
+
+def _take(value: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Return ``value`` with entry ``index[i]`` of ``axis`` at ``i``, row by row for ``[B, d]``.
+
+    ``axis`` is counted from the end. A value without the batch axis of the index gets one.
+    """
+    if index.dim() == 1:
+        return value.index_select(axis, index)
+    if value.dim() == 1 and axis == -1:
+        return value[index]
+    # Not gather: on the CPU it changes the bits of some NaN in bfloat16.
+    rows = torch.arange(index.shape[0], device=index.device)[:, None]
+    return value.movedim(axis, 1)[rows, index].movedim(1, axis)
