@@ -39,8 +39,8 @@ __all__ = ["Relabelling"]
 class Relabelling:
     """One relabelling of the hidden neurons of an architecture, or one for each of B networks.
 
-    The convention is stated at the top of :mod:`nngraph.graph.relabelling`. A value: do not change the
-    index tensors in place.
+    The convention is stated at the top of this module. A value: do not change the index tensors in
+    place.
 
     Args:
         architecture: whose neurons are relabelled.
