@@ -1,0 +1,34 @@
+"""The judge: all linear maps on weights that respect relabelling, counted, named and compared.
+
+The basis is that of Navon et al. (ICML 2023), generalised to any assignment of parameter axes to
+neuron spaces or free axes. It works from the architecture alone and shares no code with the layers
+that it judges.
+"""
+
+from nngraph.basis.basis import Basis, Coefficients, EquivariantMap
+from nngraph.basis.block import BasisBlock, Element
+from nngraph.basis.dimension import Dimension, dimension
+from nngraph.basis.functions import coefficients, elements, project, sample
+from nngraph.basis.orbits import coordinate_orbits, pair_orbits
+from nngraph.basis.terms import Term
+from nngraph.basis.weight_space import Axis, WeightSpace, WeightTensor
+
+__all__ = [
+    "Axis",
+    "Basis",
+    "BasisBlock",
+    "Coefficients",
+    "Dimension",
+    "Element",
+    "EquivariantMap",
+    "Term",
+    "WeightSpace",
+    "WeightTensor",
+    "coefficients",
+    "coordinate_orbits",
+    "dimension",
+    "elements",
+    "pair_orbits",
+    "project",
+    "sample",
+]
