@@ -8,8 +8,12 @@ that it judges.
 from nngraph.basis.basis import Basis, Coefficients, EquivariantMap
 from nngraph.basis.block import BasisBlock, Element
 from nngraph.basis.dimension import Dimension, dimension
+from nngraph.basis.figure import draw_basis
 from nngraph.basis.functions import coefficients, elements, project, sample
+from nngraph.basis.layer import LayerMap, layer_matrix, stacked
 from nngraph.basis.orbits import coordinate_orbits, pair_orbits
+from nngraph.basis.rank import rank_of
+from nngraph.basis.report import BlockReport, RankReport
 from nngraph.basis.terms import Term
 from nngraph.basis.weight_space import Axis, WeightSpace, WeightTensor
 
@@ -17,18 +21,25 @@ __all__ = [
     "Axis",
     "Basis",
     "BasisBlock",
+    "BlockReport",
     "Coefficients",
     "Dimension",
     "Element",
     "EquivariantMap",
+    "LayerMap",
+    "RankReport",
     "Term",
     "WeightSpace",
     "WeightTensor",
     "coefficients",
     "coordinate_orbits",
     "dimension",
+    "draw_basis",
     "elements",
+    "layer_matrix",
     "pair_orbits",
     "project",
+    "rank_of",
     "sample",
+    "stacked",
 ]
