@@ -23,9 +23,7 @@ def _with_parameters(networks: Any, parameters: Mapping[str, Tensor]) -> Any:
     """Return a graph or stack of the same architecture and attributes with other parameters."""
     if isinstance(networks, NeuralGraphStack):
         return NeuralGraphStack.from_parameters(networks.architecture, parameters, networks.y)
-    return NeuralGraph.from_parameters(
-        networks.architecture, parameters, **networks.further_attributes()
-    )
+    return networks.with_parameters(parameters)
 
 
 class Relabel(BaseTransform):  # type: ignore[misc]
@@ -38,8 +36,10 @@ class Relabel(BaseTransform):  # type: ignore[misc]
         """Return a graph or a stack with its neurons relabelled, each network by its own draw."""
         symmetry = Symmetry(networks.architecture)
         if isinstance(networks, NeuralGraphStack):
-            return symmetry.sample_stack(len(networks)).act_on_stack(networks)
-        return symmetry.sample().act_on_graph(networks)
+            relabelled: Any = symmetry.sample_stack(len(networks)).act_on_stack(networks)
+        else:
+            relabelled = symmetry.sample().act_on_graph(networks)
+        return relabelled  # type: ignore[no-any-return]
 
 
 class CanonicaliseSines(BaseTransform):  # type: ignore[misc]
@@ -51,15 +51,16 @@ class CanonicaliseSines(BaseTransform):  # type: ignore[misc]
     def forward(self, networks: _Networks) -> _Networks:
         """Return a graph or a stack in canonical form."""
         values = canonicalise_sines(networks.architecture, networks.parameters())
-        return _with_parameters(networks, values)  # type: ignore[no-any-return]
+        canonical: _Networks = _with_parameters(networks, values)
+        return canonical
 
 
 class InputMotion(BaseTransform):  # type: ignore[misc]
     r"""Move the image that a network of 2 coordinates represents, exactly, by its first layer.
 
-    A network :math:`f` becomes :math:`f(R x + t)`: :math:`W_1 \to W_1 R`, :math:`b_1 \to b_1 + W_1 t`,
-    for a random rotation, scaling and shear R and shift t of each network. Draws from torch's global
-    generator.
+    A network :math:`f` becomes :math:`f(R x + t)`: :math:`W_1 \to W_1 R`,
+    :math:`b_1 \to b_1 + W_1 t`, for a random rotation, scaling and shear R and shift t of each
+    network. Draws from torch's global generator.
 
     Args:
         rotation: largest angle, in degrees.
@@ -87,11 +88,12 @@ class InputMotion(BaseTransform):  # type: ignore[misc]
         angle = draw(math.radians(self.rotation))
         wide, high, shear = 1 + draw(self.scale), 1 + draw(self.scale), draw(self.scale)
         rows = [angle.cos() * wide, shear - angle.sin(), angle.sin(), angle.cos() * high]
-        motion = torch.stack(rows, dim=-1).unflatten(-1, (2, 2))
+        motion = torch.stack(rows, dim=-1).reshape(*angle.shape, 2, 2)
         shift = torch.stack([draw(self.shift), draw(self.shift)], dim=-1)
         values[bias_name] = bias + (weight @ shift.unsqueeze(-1)).squeeze(-1)
         values[weight_name] = weight @ motion
-        return _with_parameters(networks, values)  # type: ignore[no-any-return]
+        moved: _Networks = _with_parameters(networks, values)
+        return moved
 
 
 def _first_layer(architecture: Architecture) -> tuple[str, str]:

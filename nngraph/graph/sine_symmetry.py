@@ -42,7 +42,11 @@ def _sine_layers(architecture: Architecture) -> list[_SineLayer]:
             f"the architecture {architecture} is not a chain of affine maps; sign flips and phase "
             "steps are known for chains."
         )
-    biases = {column.group: column.parameter.name for column in architecture.columns}
+    biases = {
+        column.group: column.parameter.name
+        for column in architecture.columns
+        if column.parameter.column == "bias"
+    }
     return [
         _SineLayer(
             architecture.blocks[g - 1].parameter.name,
@@ -56,7 +60,9 @@ def _sine_layers(architecture: Architecture) -> list[_SineLayer]:
     ]
 
 
-def _apply(values: dict[str, Tensor], layer: _SineLayer, sign: Tensor, steps: Tensor | None) -> None:
+def _apply(
+    values: dict[str, Tensor], layer: _SineLayer, sign: Tensor, steps: Tensor | None
+) -> None:
     """Flip and step the neurons of one layer, ``sign`` and ``steps`` ``[*, d]``, in ``values``."""
     values[layer.incoming] = values[layer.incoming] * sign.unsqueeze(-1)
     outgoing = sign
@@ -106,10 +112,12 @@ def canonicalise_sines(
 ) -> dict[str, Tensor]:
     r"""Bring every sine neuron to one representative under sign flips and phase steps.
 
-    Layer by layer, inputs first: the phase :math:`w_0 b` comes into :math:`[-\pi/2, \pi/2)` by phase
-    steps; then the sign makes the phase positive, or, without a bias, the first incoming weight that
-    is not 0. Two networks that differ by the symmetry have equal canonical forms up to rounding,
-    save on the boundary, which random weights do not meet. The network's function is unchanged.
+    Layer by layer, inputs first: the phase :math:`w_0 b` comes into
+    :math:`[-\pi/2, \pi/2)` by phase steps; then the sign makes the bias positive, or, where there
+    is none or it is 0, the incoming weight of largest magnitude. This does not depend on the order
+    of the neurons. Two networks that differ by the symmetry have equal canonical forms up to
+    rounding, save on the boundary, which random weights do not meet. The network's function is
+    unchanged.
 
     ``parameters`` may have leading dimensions ``[*, *shape]``.
     """
@@ -120,9 +128,11 @@ def canonicalise_sines(
         if layer.bias is not None:
             phase = values[layer.bias] * (layer.frequency / math.pi)
             _apply(values, layer, ones, -torch.floor(phase + 0.5))
-            key = values[layer.bias]
-        else:
-            first = (weight != 0).to(torch.int8).argmax(-1, keepdim=True)
-            key = weight.gather(-1, first).squeeze(-1)
+        # Not the first weight, which changes places when the neurons before are relabelled.
+        largest = weight.abs().argmax(-1, keepdim=True)
+        key = weight.gather(-1, largest).squeeze(-1)
+        if layer.bias is not None:
+            bias = values[layer.bias]
+            key = torch.where(bias == 0, key, bias)
         _apply(values, layer, torch.where(key < 0, -ones, ones), None)
     return values

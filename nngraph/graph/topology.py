@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,10 +58,10 @@ class Bucket:
 class Topology:
     """The structure of one architecture, or of a batch of networks of any architectures.
 
-    Features are ``[*, N, C]`` on nodes and ``[*, E, C]`` on edges. For a *stacked* batch the leading
-    shape is ``(B,)`` and the topology is that of the one architecture. For a *ragged* batch there is
-    no leading shape: nodes are network by network, as PyG orders them, and edges are brought into
-    buckets, so that blocks of equal shape of different networks lie side by side;
+    Features are ``[*, N, C]`` on nodes and ``[*, E, C]`` on edges. For a *stacked* batch the
+    leading shape is ``(B,)`` and the topology is that of the one architecture. For a *ragged* batch
+    there is no leading shape: nodes are network by network, as PyG orders them, and edges are
+    brought into buckets, so that blocks of equal shape of different networks lie side by side;
     ``edge_order`` maps this order to PyG's.
 
     Attributes:
@@ -76,16 +78,21 @@ class Topology:
         node_height: distance to the output group.
         output_nodes: the output neurons of all networks; ``max_inputs`` and ``max_outputs`` the
             most of one network.
-        output_levels: levels that have output neurons; more than one only where depths are mixed.
+        output_rows: for each level that has output neurons (several only where depths are mixed),
+            which of its neurons they are.
+        level_order: ``[N]`` place of each neuron in the order of levels.
         group_level: as ``node_level``, per group.
         node_has_bias: ``[N]`` whether the neuron has a bias at all.
         buckets: maximal runs of blocks of equal shape.
-        levels: for each level from 1, the buckets whose targets lie there.
+        levels: for each level from 1, the buckets whose targets lie there, with neurons counted
+            within their level; empty where a block skips a level.
         level_nodes: for each level from 0, its neurons.
         level_activations: for each level from 0, its distinct activations, each with the rows of
             ``level_nodes`` that apply it; ``None`` for all of them.
-        activations, node_activation: distinct activations, and ``[N]`` which of them each neuron has.
-        edge_order: ``[E]`` or ``None``: feature ``i`` here is feature ``edge_order[i]`` of the batch.
+        activations, node_activation: distinct activations, and ``[N]`` which of them each neuron
+            has.
+        edge_order: ``[E]`` or ``None``: feature ``i`` here is feature ``edge_order[i]`` of the
+            batch.
     """
 
     num_nodes: int
@@ -104,7 +111,8 @@ class Topology:
     node_height: Tensor
     node_has_bias: Tensor
     output_nodes: Nodes
-    output_levels: frozenset[int]
+    output_rows: dict[int, Tensor]
+    level_order: Tensor
     max_inputs: int
     max_outputs: int
     group_level: Tensor
@@ -172,9 +180,10 @@ def _of_architectures(architectures: tuple[Architecture, ...]) -> Topology:
 def _levels(architecture: Architecture) -> tuple[list[int], list[int]]:
     """Longest distance of each group from the inputs and to the outputs, in blocks."""
     level, height = [0] * len(architecture.groups), [0] * len(architecture.groups)
-    for block in architecture.blocks:  # parameters stand in the order of computation
+    # Groups stand in the order of computation; parameters in that of the state dict.
+    for block in sorted(architecture.blocks, key=lambda block: block.source):
         level[block.target] = max(level[block.target], level[block.source] + 1)
-    for block in reversed(architecture.blocks):
+    for block in sorted(architecture.blocks, key=lambda block: -block.target):
         height[block.source] = max(height[block.source], height[block.target] + 1)
     return level, height
 
@@ -223,10 +232,8 @@ def _build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
     blocks, groups = np.concatenate(block_parts), np.concatenate(group_parts)
     groups = groups[np.lexsort((groups[:, 6], groups[:, 7]))]
     # Native order is by network and block; ragged batches sort by shape, then level.
-    keys = (blocks[:, 6], blocks[:, 7])
-    if reorder:
-        keys = (*keys, blocks[:, 2], blocks[:, 1], blocks[:, 0])
-    blocks = blocks[np.lexsort(keys)]
+    keys = [6, 7, 2, 1, 0] if reorder else [6, 7]
+    blocks = blocks[np.lexsort(tuple(blocks[:, key] for key in keys))]
 
     rows, columns = blocks[:, 0], blocks[:, 1]
     sizes = rows * columns
@@ -245,14 +252,12 @@ def _build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
 
     buckets = _runs(blocks, starts, np.stack([rows, columns], axis=1))
-    by_level = _runs(blocks, starts, blocks[:, :3])
-    height = int(groups[:, 2].max())
-    levels = tuple(
-        tuple(bucket for bucket, first in by_level if blocks[first, 2] == level)
-        for level in range(1, height + 1)
-    )
-    outputs = groups[groups[:, 1] == ROLES.index("output")]
-    level_rows = [np.flatnonzero(groups[node_group, 2] == level) for level in range(height + 1)]
+    depth = int(groups[:, 2].max())
+    level_rows = [np.flatnonzero(groups[node_group, 2] == level) for level in range(depth + 1)]
+    levels = _layers(blocks, starts, level_rows, groups[node_group, 2])
+    output = ROLES.index("output")
+    outputs = groups[groups[:, 1] == output]
+    node_role = groups[node_group, 1]
     return Topology(
         num_nodes=num_nodes,
         num_edges=int(starts[-1]),
@@ -264,13 +269,17 @@ def _build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         node_graph=tensor(groups[node_group, 7]),
         block_graph=tensor(blocks[:, 7]),
         group_graph=tensor(groups[:, 7]),
-        node_role=tensor(groups[node_group, 1]),
+        node_role=tensor(node_role),
         node_position=tensor(np.arange(num_nodes) - group_start[node_group]),
         node_level=tensor(groups[node_group, 2]),
         node_height=tensor(groups[node_group, 3]),
         node_has_bias=tensor(groups[node_group, 4]).bool(),
-        output_nodes=_nodes(np.flatnonzero(groups[node_group, 1] == ROLES.index("output")), 1),
-        output_levels=frozenset(outputs[:, 2].tolist()),
+        output_nodes=_nodes(np.flatnonzero(node_role == output), 1),
+        output_rows={
+            level: tensor(np.flatnonzero(node_role[level_rows[level]] == output))
+            for level in sorted(set(outputs[:, 2].tolist()))
+        },
+        level_order=tensor(np.argsort(np.concatenate(level_rows))),
         max_inputs=int(groups[groups[:, 2] == 0, 0].max()),
         max_outputs=int(outputs[:, 0].max()),
         group_level=tensor(groups[:, 2]),
@@ -292,6 +301,24 @@ def _build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
     )
 
 
+def _layers(
+    blocks: np.ndarray, starts: np.ndarray, level_rows: list[np.ndarray], node_level: np.ndarray
+) -> tuple[tuple[Bucket, ...], ...]:
+    """Group the blocks by level, neurons counted within their level; none if one skips a level."""
+    if (node_level[blocks[:, 4]] + 1 != blocks[:, 2]).any():
+        return ()
+    local = np.empty(len(node_level), dtype=np.int64)
+    for rows in level_rows:
+        local[rows] = np.arange(len(rows))
+    within = blocks.copy()
+    within[:, 4:6] = local[blocks[:, 4:6]]
+    runs = _runs(within, starts, blocks[:, :3])
+    return tuple(
+        tuple(bucket for bucket, first in runs if blocks[first, 2] == level)
+        for level in range(1, len(level_rows))
+    )
+
+
 def _is_range(values: np.ndarray) -> bool:
     return bool((np.diff(values) == 1).all())
 
@@ -303,7 +330,7 @@ def _runs(
     change = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1
     bounds = [0, *change.tolist(), len(blocks)] if len(blocks) else [0]
     runs = []
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds):
         rows, columns = int(blocks[first, 0]), int(blocks[first, 1])
         runs.append(
             (
@@ -348,13 +375,14 @@ def _move(topology: Topology, device: torch.device) -> Topology:
         fields = {**value.__dict__, "source": nodes(value.source), "target": nodes(value.target)}
         return Bucket(**fields)
 
-    fields = {
+    fields: dict[str, Any] = {
         name: value.to(device) if isinstance(value, Tensor) else value
         for name, value in topology.__dict__.items()
     }
     fields["buckets"] = tuple(bucket(b) for b in topology.buckets)
     fields["levels"] = tuple(tuple(bucket(b) for b in level) for level in topology.levels)
     fields["level_nodes"] = tuple(nodes(level) for level in topology.level_nodes)
+    fields["output_rows"] = {k: rows.to(device) for k, rows in topology.output_rows.items()}
     fields["output_nodes"] = nodes(topology.output_nodes)
     fields["level_activations"] = tuple(
         tuple((kind, None if rows is None else rows.to(device)) for kind, rows in level)

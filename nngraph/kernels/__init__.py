@@ -18,7 +18,8 @@ from typing import Any, Literal, cast
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nngraph.graph.topology import Bucket, Nodes, Topology
+from nngraph.errors import InvalidGraphError
+from nngraph.graph.topology import Nodes, Topology
 from nngraph.kernels import dense, reference
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "pool_blocks",
     "pool_groups",
     "propagate",
+    "propagate_level",
     "reduce",
     "spread_blocks",
     "spread_groups",
@@ -76,22 +78,17 @@ def reduce(
 def edge_affine(
     topology: Topology, e: Tensor | None, source: Tensor, target: Tensor, backend: str = "auto"
 ) -> Tensor:
-    r"""Return :math:`e_{ij} + s_j + t_i` for each edge j -> i, without making the gathered features.
+    r"""Return :math:`e_{ij} + s_j + t_i` for each edge j -> i without the gathered features.
 
-    ``e`` ``[*, E, C]`` or ``None`` for 0; ``source``, ``target`` ``[*, N, C]``. With ``e``, ``source``
-    and ``target`` linear images of edge and node features this is a linear map of
+    ``e`` ``[*, E, C]`` or ``None`` for 0; ``source``, ``target`` ``[*, N, C]``. With ``e``,
+    ``source`` and ``target`` linear images of edge and node features this is a linear map of
     ``[x_src, x_dst, e]`` at the cost of one product per neuron instead of one per edge.
     """
     return cast(Tensor, _kernel(backend, "edge_affine")(topology, e, source, target))
 
 
 def propagate(
-    topology: Topology,
-    weight: Tensor,
-    x: Tensor,
-    to: Side = "target",
-    buckets: tuple[Bucket, ...] | None = None,
-    backend: str = "auto",
+    topology: Topology, weight: Tensor, x: Tensor, to: Side = "target", backend: str = "auto"
 ) -> Tensor:
     r"""Pass node features along the edges with one scalar weight each: :math:`\sum_j w_{ij} x_j`.
 
@@ -99,17 +96,35 @@ def propagate(
         weight: ``[*, E]``.
         x: ``[*, N, C]``.
         to: ``"target"`` runs forwards; ``"source"`` runs backwards, :math:`\sum_i w_{ij} x_i`.
-        buckets: only these of the topology's blocks, such as one level; default all.
 
     Returns:
         ``[*, N, C]``; 0 at neurons that nothing reaches.
     """
-    return cast(
-        Tensor,
-        _kernel(backend, "propagate")(
-            topology, weight, x, to, topology.buckets if buckets is None else buckets
-        ),
-    )
+    return cast(Tensor, _kernel(backend, "propagate")(topology, weight, x, to))
+
+
+def propagate_level(
+    topology: Topology, level: int, weight: Tensor, x: Tensor, backend: str = "auto"
+) -> Tensor:
+    r"""Pass the features of one level's neurons on to the next: :math:`\sum_j w_{ij} x_j`.
+
+    Args:
+        level: of the targets, from 1.
+        weight: ``[*, E]``, of all edges.
+        x: ``[*, n, C]``, features of the neurons ``topology.level_nodes[level - 1]``.
+
+    Returns:
+        ``[*, m, C]`` at the neurons ``topology.level_nodes[level]``.
+
+    Raises:
+        InvalidGraphError: if the topology has no such level, as when its blocks skip levels.
+    """
+    if not 1 <= level <= len(topology.levels):
+        raise InvalidGraphError(
+            f"level {level} was asked of a topology with {len(topology.levels)}; networks whose "
+            "blocks skip levels have none."
+        )
+    return cast(Tensor, _kernel(backend, "propagate_level")(topology, level, weight, x))
 
 
 def pool_blocks(topology: Topology, e: Tensor, backend: str = "auto") -> Tensor:
@@ -140,7 +155,7 @@ def take(x: Tensor, nodes: Nodes) -> Tensor:
 
 
 def place(topology: Topology, values: Tensor, nodes: Nodes) -> Tensor:
-    """Return features ``[*, N, C]`` that are ``values`` ``[*, n, C]`` at some neurons, 0 elsewhere."""
+    """Return ``[*, N, C]``: the rows ``values`` ``[*, n, C]`` at some neurons, 0 elsewhere."""
     if nodes.index is None:
         return pad(values, (0, 0, nodes.start, topology.num_nodes - nodes.stop))
     out = values.new_zeros(*values.shape[:-2], topology.num_nodes, values.shape[-1])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from operator import le
+
 import torch
 from torch import Tensor
 
 from nngraph.graph.topology import Bucket, Nodes, Topology
 
-__all__ = ["edge_affine", "gather", "pool_blocks", "propagate", "reduce_sum"]
+__all__ = ["edge_affine", "gather", "pool_blocks", "propagate", "propagate_level", "reduce_sum"]
 
 
 def _take(x: Tensor, nodes: Nodes) -> Tensor:
@@ -16,40 +18,42 @@ def _take(x: Tensor, nodes: Nodes) -> Tensor:
         rows = x[..., nodes.start : nodes.stop, :]
     else:
         rows = x.index_select(-2, nodes.index)
-    return rows.unflatten(-2, (nodes.count, nodes.size))
+    return rows.reshape(*rows.shape[:-2], nodes.count, nodes.size, rows.shape[-1])
 
 
 def _edges(e: Tensor, bucket: Bucket) -> Tensor:
     """Edges of a bucket as ``[*, count, rows, columns, C]``, a view of ``[*, E, C]``."""
-    return e[..., bucket.start : bucket.stop, :].unflatten(
-        -2, (bucket.count, bucket.rows, bucket.columns)
-    )
+    shape = (*e.shape[:-2], bucket.count, bucket.rows, bucket.columns, e.shape[-1])
+    return e[..., bucket.start : bucket.stop, :].reshape(shape)
 
 
 def _assemble(num_nodes: int, like: Tensor, parts: list[tuple[Nodes, Tensor]]) -> Tensor:
     """Add parts ``[*, count, size, C]`` up at their nodes: ``[*, N, C]``."""
     if not parts:
         return like.new_zeros(*like.shape[:-2], num_nodes, like.shape[-1])
-    shape, lead = parts[0][1].shape, parts[0][1].shape[:-3]
-    ends = [0, *(nodes.stop for nodes, _ in parts)]
-    if all(n.index is None and n.start >= end for (n, _), end in zip(parts, ends[:-1], strict=True)):
+    first = parts[0][1]
+    lead, channels = first.shape[:-3], first.shape[-1]
+    starts, stops = [n.start for n, _ in parts], [n.stop for n, _ in parts]
+    if all(n.index is None for n, _ in parts) and all(map(le, [0, *stops], [*starts, num_nodes])):
         # Disjoint slices in order, as in any chain: set side by side, nothing is added.
         pieces, at = [], 0
         for nodes, part in parts:
             if nodes.start > at:
-                pieces.append(part.new_zeros(*lead, nodes.start - at, shape[-1]))
+                pieces.append(part.new_zeros(*lead, nodes.start - at, channels))
             pieces.append(part.flatten(-3, -2))
             at = nodes.stop
         if at < num_nodes:
-            pieces.append(parts[0][1].new_zeros(*lead, num_nodes - at, shape[-1]))
+            pieces.append(first.new_zeros(*lead, num_nodes - at, channels))
         return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
-    out = parts[0][1].new_zeros(*lead, num_nodes, shape[-1])
-    for nodes, part in parts:
-        index = nodes.index
-        if index is None:
-            index = torch.arange(nodes.start, nodes.stop, device=part.device)
-        out = out.index_add(-2, index, part.flatten(-3, -2))
-    return out
+    # One addition for all parts: one each would copy all neurons once per bucket.
+    index = torch.cat(
+        [
+            torch.arange(n.start, n.stop, device=first.device) if n.index is None else n.index
+            for n, _ in parts
+        ]
+    )
+    values = torch.cat([part.flatten(-3, -2) for _, part in parts], dim=-2)
+    return values.new_zeros(*lead, num_nodes, channels).index_add(-2, index, values)
 
 
 def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
@@ -92,20 +96,32 @@ def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Te
     return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
 
 
-def propagate(
-    topology: Topology, weight: Tensor, x: Tensor, to: str, buckets: tuple[Bucket, ...]
-) -> Tensor:
+def _matrix(weight: Tensor, bucket: Bucket) -> Tensor:
+    """Weights of a bucket as matrices ``[*, count, rows, columns]``, a view of ``[*, E]``."""
+    shape = (*weight.shape[:-1], bucket.count, bucket.rows, bucket.columns)
+    return weight[..., bucket.start : bucket.stop].reshape(shape)
+
+
+def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate`."""
     parts = []
-    for bucket in buckets:
-        matrix = weight[..., bucket.start : bucket.stop].unflatten(
-            -1, (bucket.count, bucket.rows, bucket.columns)
-        )
+    for bucket in topology.buckets:
+        matrix = _matrix(weight, bucket)
         if to == "target":
             parts.append((bucket.target, matrix @ _take(x, bucket.source)))
         else:
             parts.append((bucket.source, matrix.mT @ _take(x, bucket.target)))
     return _assemble(topology.num_nodes, x, parts)
+
+
+def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor) -> Tensor:
+    """See :func:`nngraph.kernels.propagate_level`."""
+    nodes = topology.level_nodes[level]
+    parts = [
+        (bucket.target, _matrix(weight, bucket) @ _take(x, bucket.source))
+        for bucket in topology.levels[level - 1]
+    ]
+    return _assemble(nodes.count * nodes.size, x, parts)
 
 
 def pool_blocks(topology: Topology, e: Tensor) -> Tensor:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology import Bucket, Topology
+from nngraph.graph.topology import Topology
 
-__all__ = ["edge_affine", "gather", "mean_by", "pool_blocks", "propagate", "reduce_sum", "sum_by"]
+__all__ = [
+    "edge_affine",
+    "gather",
+    "mean_by",
+    "pool_blocks",
+    "propagate",
+    "propagate_level",
+    "reduce_sum",
+    "sum_by",
+]
 
 
 def _end(topology: Topology, side: str) -> Tensor:
@@ -42,17 +51,19 @@ def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Te
     return gathered if e is None else e + gathered
 
 
-def propagate(
-    topology: Topology, weight: Tensor, x: Tensor, to: str, buckets: tuple[Bucket, ...]
-) -> Tensor:
+def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate`."""
     messages = weight.unsqueeze(-1) * gather(topology, x, "source" if to == "target" else "target")
-    if buckets is not topology.buckets:
-        chosen = torch.zeros(topology.num_edges, 1, dtype=messages.dtype, device=messages.device)
-        for bucket in buckets:
-            chosen[bucket.start : bucket.stop] = 1
-        messages = messages * chosen
     return reduce_sum(topology, messages, to)
+
+
+def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor) -> Tensor:
+    """See :func:`nngraph.kernels.propagate_level`."""
+    rows = torch.arange(topology.num_nodes, device=x.device)
+    before, here = rows[topology.node_level == level - 1], rows[topology.node_level == level]
+    state = x.new_zeros(*x.shape[:-2], topology.num_nodes, x.shape[-1]).index_copy(-2, before, x)
+    there = (topology.block_level == level)[topology.edge_block].to(weight.dtype)
+    return propagate(topology, weight * there, state, "target").index_select(-2, here)
 
 
 def pool_blocks(topology: Topology, e: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from nngraph.nn.metanetwork import Metanetwork, TensorScales
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.sine import SineNetwork
 
-#: Name on the command line -> model. Each is built as ``Model(architecture, num_outputs, **options)``.
+#: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
 MODELS: dict[str, type[Metanetwork]] = {
     "message-passing": MessagePassingNetwork,
     "sine": SineNetwork,

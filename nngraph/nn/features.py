@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 from torch import Tensor
 from torch_geometric.data import Batch
@@ -38,8 +38,8 @@ class Features:
         return self.edge_attr[..., 0]
 
 
-#: What a metanetwork can be called on.
-Networks = NeuralGraphStack | NeuralGraph | Batch | Features
+#: What a metanetwork can be called on; a PyG ``Batch`` of neural graphs is a NeuralGraph too.
+Networks: TypeAlias = NeuralGraphStack | NeuralGraph | Features
 
 
 def input_features(networks: Networks) -> Features:

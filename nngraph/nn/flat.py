@@ -43,23 +43,16 @@ class FlatNetwork(Metanetwork):
 
     def forward(self, networks: Networks) -> Tensor:
         features = input_features(networks)
-        if features.topology.num_graphs > 1:
-            entries = set(features.topology.architectures) | {self.architecture}
-            if len(entries) > 1:
-                raise ArchitectureError(
-                    f"FlatNetwork reads networks of {self.architecture} alone; the batch has others."
-                )
+        topology = features.topology
+        if other := [a for a in topology.architectures if a.widths != self.architecture.widths]:
             raise ArchitectureError(
-                "FlatNetwork reads stacks; make one with NeuralGraphStack, or read graphs one by one."
-            )
-        if features.topology.single.widths != self.architecture.widths:
-            raise ArchitectureError(
-                f"FlatNetwork was built for {self.architecture}; got {features.topology.single}."
+                f"FlatNetwork was built for {self.architecture} and reads no other; got {other[0]}."
             )
         weight, bias = self.scales(features)
-        fan_in = features.topology.in_degree[features.topology.target].to(weight.dtype)
-        entries_in_a_row = torch.cat([weight * fan_in.sqrt(), bias.squeeze(-1)], dim=-1)
-        # One row per network, also for a single graph, which has no leading shape.
-        return self.readout(  # type: ignore[no-any-return]
-            entries_in_a_row.reshape(-1, entries_in_a_row.shape[-1])
-        )
+        # Entries in units of their tensor, whatever the fan-in.
+        weight = weight * topology.in_degree[topology.target].to(weight.dtype).sqrt()
+        if topology.edge_order is not None:  # back to the order of networks, from that of shapes
+            weight = torch.empty_like(weight).index_copy(0, topology.edge_order, weight)
+        shape = (topology.num_graphs * bias.shape[:-2].numel(), -1)
+        entries = [weight.reshape(shape), bias.reshape(shape)]
+        return self.readout(torch.cat(entries, dim=-1))  # type: ignore[no-any-return]

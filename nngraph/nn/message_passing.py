@@ -1,13 +1,15 @@
-"""The library's general metanetwork: message passing on neurons and weights, generic in activation."""
+"""The general metanetwork: message passing on neurons and weights, generic in activation."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Nodes, Topology
+from nngraph.graph.topology import Topology
 from nngraph.nn.features import Networks, input_features
 from nngraph.nn.metanetwork import (
     Column,
@@ -15,32 +17,33 @@ from nngraph.nn.metanetwork import (
     TensorScales,
     at_inputs,
     at_outputs,
+    join_levels,
     level_means,
     mlp,
-    sum_of,
 )
 from nngraph.nn.probes import Probes
 
-__all__ = ["MessagePassingLayer", "MessagePassingNetwork"]
+__all__ = ["MessagePassingLayer", "MessagePassingNetwork", "OrderedPass"]
 
 
 class OrderedPass(nn.Module):
     r"""One message pass in the order of computation, with the raw weights as its matrices.
 
     .. math::
-        h_i = \tanh(B_l \tanh(A_l [\textstyle\sum_j \hat w_{ij} M_{l-1} h_j, \hat b_i, \text{has bias}]))
+        h_i = \tanh(B_l \tanh(A_l [\textstyle\sum_j \hat w_{ij} M_{l-1} h_j,
+            \hat b_i, \text{has bias}]))
 
-    Layer by layer from the inputs, so that a neuron hears of everything before it in one pass at the
-    cost of one forward pass of the networks, times channels. A layer beyond the depth it was made for
-    takes the last maps.
+    Layer by layer from the inputs, so that a neuron hears of everything before it in one pass at
+    the cost of one forward pass of the networks, times channels. A layer beyond the depth it was
+    made for takes the last maps.
 
     Args:
         channels: C, of the states.
         messages: channels of the messages.
 
     Shape:
-        weight ``[*, E]``, bias ``[*, N, 1]`` -> states ``[*, N, C]``, and for the layers that have
-        outputs their neurons with the sums that reach them.
+        weight ``[*, E]``, bias ``[*, N, 1]`` -> states ``[*, n_l, C]`` of the neurons of each
+        level from 1, and for the levels that have outputs the sums that reach them.
     """
 
     def __init__(self, architecture: Architecture, channels: int, messages: int) -> None:
@@ -62,11 +65,14 @@ class OrderedPass(nn.Module):
             )
             for i in range(levels)
         )
-        self.messages = nn.ModuleList(nn.Linear(channels, messages, bias=False) for _ in range(levels))
+        # Nothing hears the last layer: a map for it would never learn.
+        self.messages = nn.ModuleList(
+            nn.Linear(channels, messages, bias=False) for _ in range(levels - 1)
+        )
         # Slopes and offsets of the first functions are spread over the range of their inputs: with
         # offsets near 0 they are all steps at the same place, and learning is several times slower.
         for i, cell in enumerate(self.cells):
-            first = cell[0]
+            first = cast(nn.Linear, cast(nn.Sequential, cell)[0])
             slope, offset = (6.0, 4.0) if i == 0 else (1.0, 2.0)
             nn.init.normal_(first.weight, 0, slope / (first.in_features - 2) ** 0.5)
             nn.init.normal_(first.weight[:, -2:], 0, 2.0)
@@ -74,24 +80,21 @@ class OrderedPass(nn.Module):
 
     def forward(
         self, topology: Topology, weight: Tensor, bias: Tensor
-    ) -> tuple[Tensor, list[tuple[Nodes, Tensor]]]:
+    ) -> tuple[list[Tensor], list[tuple[int, Tensor]]]:
         has_bias = topology.node_has_bias.to(bias.dtype).unsqueeze(-1).expand_as(bias)
         entries = torch.cat([bias, has_bias], dim=-1)
-        message = at_inputs(topology, self.inputs, bias.shape[:-2])
+        message = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
         states, outputs = [], []
-        for depth, (level, nodes) in enumerate(
-            zip(topology.levels, topology.level_nodes[1:], strict=True)
-        ):
-            sums = kernels.take(kernels.propagate(topology, weight, message, buckets=level), nodes)
+        for level, nodes in enumerate(topology.level_nodes[1:], start=1):
+            sums = kernels.propagate_level(topology, level, weight, message)
             sums = torch.cat([sums, kernels.take(entries, nodes)], dim=-1)
-            if depth + 1 in topology.output_levels:
-                outputs.append((nodes, sums))
-            last = min(depth, len(self.cells) - 1)
-            state = self.cells[last](sums)
-            states.append(kernels.place(topology, state, nodes))
-            if depth + 1 < len(topology.levels):
-                message = kernels.place(topology, self.messages[last](state), nodes)
-        return sum_of(states), outputs
+            if level in topology.output_rows:
+                outputs.append((level, sums))
+            last = min(level, len(self.cells)) - 1
+            states.append(self.cells[last](sums))
+            if level < len(topology.levels):
+                message = self.messages[min(level, len(self.messages)) - 1](states[-1])
+        return states, outputs
 
 
 class MessagePassingLayer(nn.Module):
@@ -102,8 +105,9 @@ class MessagePassingLayer(nn.Module):
         x_i &\leftarrow x_i + \mathrm{MLP}\big[\hat x_i, \textstyle\sum_j \hat w_{ij} F \hat x_j,
             \sum_k \hat w_{ki} R \hat x_k, \mathrm{mean}_j e_{ij}, \mathrm{mean}_k e_{ki}\big]
 
-    with :math:`\hat x`, :math:`\hat e` normalised over channels (never over neurons), :math:`\hat w` the
-    scaled weights, and means over the edges into and out of a neuron. Commutes with relabelling.
+    with :math:`\hat x`, :math:`\hat e` normalised over channels (never over neurons),
+    :math:`\hat w` the scaled weights, and means over the edges into and out of a neuron. Commutes
+    with relabelling.
 
     Shape:
         x ``[*, N, C]``, e ``[*, E, C_e]``, weight ``[*, E]`` -> x, e of the same shapes.
@@ -144,14 +148,14 @@ class MessagePassingLayer(nn.Module):
 
 
 class MessagePassingNetwork(Metanetwork):
-    r"""Message passing over the neural graph: invariant to relabelling, for networks of any activation.
+    r"""Message passing over the neural graph: invariant to relabelling, generic in activation.
 
-    1. *Encoder*: an :class:`OrderedPass` over scaled weights and biases, plus learned features of the
-       place of input and output neurons and of the layer, plus, with ``probes``, each neuron's
-       responses to learned inputs; edges start from their scaled weight and their layer.
+    1. *Encoder*: an :class:`OrderedPass` over scaled weights and biases, plus learned features of
+       the place of input neurons and of the layer, plus, with ``probes``, each neuron's responses
+       to learned inputs; edges start from their scaled weight and their layer.
     2. ``rounds`` of :class:`MessagePassingLayer`.
-    3. *Read-out*: an MLP on the mean over neurons and over weights of each layer and on the features of
-       each output neuron.
+    3. *Read-out*: an MLP on the mean over neurons and over weights of each layer and on the
+       features of each output neuron.
 
     It knows nothing of an activation's own symmetry. For networks of sine neurons, bring them to a
     canonical form first (:class:`nngraph.datasets.CanonicaliseSines`): the accuracy is far higher.
@@ -190,7 +194,6 @@ class MessagePassingNetwork(Metanetwork):
         self.scales = TensorScales(architecture)
         self.encoder = OrderedPass(architecture, channels, messages)
         self.input_place = nn.Parameter(torch.randn(architecture.widths[0], channels))
-        self.output_place = nn.Parameter(torch.randn(self.outputs, channels))
         self.layer_place = nn.Parameter(torch.randn(self.levels, channels) * 0.1)
         self.probes = Probes(architecture, probes) if probes else None
         if probes:
@@ -217,17 +220,16 @@ class MessagePassingNetwork(Metanetwork):
         features = input_features(networks)
         topology = features.topology
         weight, bias = self.scales(features)
-        x, outputs = self.encoder(topology, weight, bias)
-        last_level = self.levels - 1
-        x = x + self.layer_place[topology.node_level.clamp(max=last_level)]
-        x = x + at_inputs(topology, self.input_place, features.x.shape[:-2])
-        x = x + self._output_places(topology, x)
+        states, outputs = self.encoder(topology, weight, bias)
+        places = at_inputs(topology, self.input_place).expand(*features.x.shape[:-2], -1, -1)
+        x = join_levels(topology, [places, *states])
+        x = x + self.layer_place[topology.node_level.clamp(max=self.levels - 1)]
         responses = None if self.probes is None else self.probes(features)
         if responses is not None:
-            x = x + self.responses(responses)
+            x = x + self.responses(join_levels(topology, responses))
         e = None
         if self.edge_channels:
-            places = self.edge_place[topology.block_level.clamp(max=last_level)]
+            places = self.edge_place[topology.block_level.clamp(max=self.levels - 1)]
             e = self.edge_encoder(weight.unsqueeze(-1)) + places[topology.edge_block]
         for layer in self.rounds:
             x, e = layer(topology, weight, x, e)
@@ -235,28 +237,22 @@ class MessagePassingNetwork(Metanetwork):
             torch.cat(self._pooled(topology, x, e, outputs, responses), dim=-1)
         )
 
-    def _output_places(self, topology: Topology, x: Tensor) -> Tensor:
-        nodes = topology.output_nodes
-        place = kernels.take(topology.node_position.unsqueeze(-1), nodes).squeeze(-1)
-        rows = self.output_place[place].expand(*x.shape[:-2], -1, -1)
-        return kernels.place(topology, rows, nodes)
-
     def _pooled(
         self,
         topology: Topology,
         x: Tensor,
         e: Tensor | None,
-        outputs: list[tuple[Nodes, Tensor]],
-        responses: Tensor | None,
+        outputs: list[tuple[int, Tensor]],
+        responses: list[Tensor] | None,
     ) -> list[Tensor]:
-        last = topology.output_nodes
+        states = [(i, kernels.take(x, topology.level_nodes[i])) for i in topology.output_rows]
         pooled = [
             level_means(
                 topology, kernels.pool_groups(topology, x), topology.group_level, self.levels,
                 topology.group_size, topology.group_graph,
             ),
             at_outputs(topology, outputs, self.outputs, self.encoder.width),
-            at_outputs(topology, [(last, kernels.take(x, last))], self.outputs),
+            at_outputs(topology, states, self.outputs),
         ]  # fmt: skip
         if e is not None:
             pooled.append(
@@ -265,6 +261,6 @@ class MessagePassingNetwork(Metanetwork):
                     topology.block_size, topology.block_graph,
                 )
             )  # fmt: skip
-        if responses is not None:
-            pooled.append(at_outputs(topology, [(last, kernels.take(responses, last))], self.outputs))
+        if responses is not None and self.probes is not None:
+            pooled.append(self.probes.at_outputs(topology, responses, self.outputs))
         return pooled

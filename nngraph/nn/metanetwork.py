@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Nodes, Topology
+from nngraph.graph.topology import Topology
 from nngraph.nn.features import Features, Networks, input_features
 
-__all__ = ["Column", "Metanetwork", "TensorScales", "at_inputs", "at_outputs", "level_means", "mlp", "sum_of"]
+__all__ = [
+    "Column",
+    "Metanetwork",
+    "TensorScales",
+    "at_inputs",
+    "at_outputs",
+    "join_levels",
+    "level_means",
+    "mlp",
+]
 
 #: What a model may use; results of different columns are never mixed in one comparison.
 Column = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
@@ -26,8 +37,8 @@ class Metanetwork(nn.Module):
     chain architectures, or on one graph; returns ``[networks, num_outputs]``.
 
     Args:
-        architecture: the networks it is built for: sizes of inputs and outputs and depth. Deeper and
-            wider networks are read too, where a model says so.
+        architecture: the networks it is built for: sizes of inputs and outputs and depth. Deeper
+            and wider networks are read too, where a model says so.
         num_outputs: length of the answer.
     """
 
@@ -35,16 +46,16 @@ class Metanetwork(nn.Module):
         super().__init__()
         if not architecture.is_chain:
             raise ArchitectureError(
-                f"{type(self).__name__} was given the architecture {architecture}, whose blocks are "
-                "not a chain; expected an MLP."
+                f"{type(self).__name__} was given the architecture {architecture}, whose blocks "
+                "are not a chain; expected an MLP."
             )
         self.architecture = architecture
         self.num_outputs = num_outputs
 
     #: Whether relabelling the hidden neurons of a network leaves its answer as it is.
     invariant: ClassVar[bool] = True
-    #: Whether the answer changes with the signs and phases of sine neurons, so that a canonical form
-    #: of them helps.
+    #: Whether the answer changes with the signs and phases of sine neurons, so that a canonical
+    #: form of them helps.
     reads_signs: ClassVar[bool] = True
 
     @property
@@ -66,7 +77,9 @@ class Metanetwork(nn.Module):
 class TensorScales(nn.Module):
     r"""Weights and biases in units of their tensor's root mean square over a training set.
 
-    .. math:: \hat W_l = W_l / (\mathrm{rms}(W_l) \sqrt{d_{l-1}}), \qquad \hat b_l = b_l / \mathrm{rms}(b_l)
+    .. math::
+        \hat W_l = W_l / (\mathrm{rms}(W_l) \sqrt{d_{l-1}}), \qquad
+        \hat b_l = b_l / \mathrm{rms}(b_l)
 
     One scale per layer and kind of tensor, so that relabelling neurons changes nothing; a scale and
     no shift, so that signs keep their meaning. A layer beyond the depth it was made for takes the
@@ -93,7 +106,8 @@ class TensorScales(nn.Module):
         kinds = (
             (self.weight, kernels.pool_blocks(topology, features.edge_attr[..., :1].square()),
              topology.block_level),
-            (self.bias, kernels.pool_groups(topology, features.bias.square()), topology.group_level),
+            (self.bias, kernels.pool_groups(topology, features.bias.square()),
+             topology.group_level),
         )  # fmt: skip
         for scale, power, level in kinds:
             power = power.flatten(0, -3).mean(0) if power.dim() > 2 else power
@@ -115,7 +129,7 @@ class TensorScales(nn.Module):
 def mlp(sizes: list[int], dropout: float = 0.0) -> nn.Sequential:
     """Return linear maps of these sizes with SiLU and dropout between them."""
     layers: list[nn.Module] = []
-    for i, (size, following) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (size, following) in enumerate(pairwise(sizes)):
         if i:
             layers += [nn.SiLU(), nn.Dropout(dropout)]
         layers.append(nn.Linear(size, following))
@@ -141,8 +155,8 @@ def level_means(topology: Topology, values: Tensor, level: Tensor, slots: int, s
     return pooled.reshape(-1, slots * values.shape[-1])
 
 
-def at_inputs(topology: Topology, table: Tensor, lead: torch.Size) -> Tensor:
-    """Give input neuron i of every network row i of a table, other neurons 0: ``-> [*lead, N, C]``.
+def at_inputs(topology: Topology, table: Tensor) -> Tensor:
+    """Give input neuron i of every network row i of a table: ``-> [n, C]`` at the level 0 neurons.
 
     Raises:
         ArchitectureError: if a network has more inputs than the table ``[d_0, C]`` has rows.
@@ -151,13 +165,13 @@ def at_inputs(topology: Topology, table: Tensor, lead: torch.Size) -> Tensor:
         raise ArchitectureError(
             f"a network has {topology.max_inputs} inputs; the model was built for {len(table)}."
         )
-    inputs = topology.level_nodes[0]
-    place = kernels.take(topology.node_position.unsqueeze(-1), inputs).squeeze(-1)
-    return kernels.place(topology, table[place].expand(*lead, -1, -1), inputs)
+    if topology.num_graphs == 1 and topology.max_inputs == len(table):
+        return table
+    return table[kernels.take(topology.node_position.unsqueeze(-1), topology.level_nodes[0])[:, 0]]
 
 
 def at_outputs(
-    topology: Topology, parts: list[tuple[Nodes, Tensor]], size: int, channels: int | None = None
+    topology: Topology, levels: list[tuple[int, Tensor]], size: int, channels: int | None = None
 ) -> Tensor:
     """Set the features of the output neurons side by side: ``-> [networks, size * C]``.
 
@@ -165,8 +179,9 @@ def at_outputs(
     outputs has 0 at the others.
 
     Args:
-        parts: neurons and their features ``[*, n, c]``; together they hold all output neurons.
-        channels: C, default the most of any part; missing channels are 0.
+        levels: the levels that have output neurons, each with features ``[*, n, c]`` of all of its
+            neurons.
+        channels: C, default the most of any level; missing channels are 0.
 
     Raises:
         ArchitectureError: if a network has more than ``size`` outputs.
@@ -175,24 +190,27 @@ def at_outputs(
         raise ArchitectureError(
             f"a network has {topology.max_outputs} outputs; the model was built for {size}."
         )
-    channels = channels or max(values.shape[-1] for _, values in parts)
-    padded = [(n, nn.functional.pad(v, (0, channels - v.shape[-1]))) for n, v in parts]
-    outputs = topology.output_nodes
-    if len(padded) == 1 and padded[0][0].count == outputs.count:
-        values = padded[0][1]
-    else:
-        values = kernels.take(sum_of([kernels.place(topology, v, n) for n, v in padded]), outputs)
-    rows = torch.arange(topology.num_nodes, device=values.device).unsqueeze(-1)
-    index = kernels.take(rows, outputs).squeeze(-1)
-    index = topology.node_graph[index] * size + topology.node_position[index]
-    shape = (*values.shape[:-2], topology.num_graphs * size, channels)
-    placed = values.new_zeros(shape).index_copy(-2, index, values)
+    channels = channels or max(values.shape[-1] for _, values in levels)
+    padded = [
+        values if values.shape[-1] == channels else pad(values, (0, channels - values.shape[-1]))
+        for _, values in levels
+    ]
+    if topology.num_graphs == 1 and topology.max_outputs == size:
+        return padded[0].reshape(-1, size * channels)
+    index = topology.node_graph * size + topology.node_position
+    shape = (*padded[0].shape[:-2], topology.num_graphs * size, channels)
+    placed = padded[0].new_zeros(shape)
+    for (level, _), values in zip(levels, padded, strict=True):
+        rows = topology.output_rows[level]
+        nodes = topology.level_nodes[level]
+        place = kernels.take(index.unsqueeze(-1), nodes)[rows, 0]
+        placed = placed.index_copy(-2, place, values.index_select(-2, rows))
     return placed.reshape(-1, size * channels)
 
 
-def sum_of(values: list[Tensor]) -> Tensor:
-    """Add tensors of one shape up."""
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
+def join_levels(topology: Topology, levels: list[Tensor]) -> Tensor:
+    """Put the features of all levels' neurons together: ``[*, n_l, C]`` each ``-> [*, N, C]``."""
+    joined = torch.cat(levels, dim=-2)
+    if topology.num_graphs == 1:
+        return joined  # neurons stand level by level already
+    return joined.index_select(-2, topology.level_order)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Nodes, Topology
-from nngraph.nn.features import Networks, input_features
+from nngraph.graph.topology import Topology
+from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, at_inputs, at_outputs, mlp
 from nngraph.nn.probes import Probes
 
@@ -29,33 +29,43 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def sine_frequency(topology: Topology) -> Tensor:
     """Return ``[N, 1]``: w0 of each sine neuron, 1 at the others."""
     values = [a["w0"] if a.name == "sine" else 1.0 for a in topology.activations]
-    per_kind = torch.tensor(values, device=topology.node_activation.device)
+    # In float64: w0 = 10.1 is not a float32, and sign flips must cancel to the last bits.
+    per_kind = torch.tensor(
+        values, dtype=torch.float64, device=topology.node_activation.device
+    )
     return per_kind[topology.node_activation].unsqueeze(-1)
 
 
 class SineNetwork(Metanetwork):
-    r"""Message passing on SIRENs that is exactly invariant to relabelling, sign flips and phase steps.
+    r"""Message passing on SIRENs, exactly invariant to relabelling, sign flips and phase steps.
 
     A pass in the order of computation, with the raw weights as its matrices. The state of a sine
-    neuron i is split into odd and even parts, as :math:`\sin(u + b) = \sin u \cos b + \cos u \sin b`
-    splits it, so that it carries exactly the sign that the neuron's outgoing weights carry:
+    neuron i is split into odd and even parts, as
+    :math:`\sin(u + b) = \sin u \cos b + \cos u \sin b` splits it, so that it carries exactly the
+    sign that the neuron's outgoing weights carry:
 
     .. math::
         u_i &= A_l \sum_j w_0 w_{ij} h_j \\
-        h_i &= \big[ (f_l(\beta_l + u_i) - f_l(\beta_l - u_i)) \cos w_0 b_i, \;
-                     (f_l(\beta_l + u_i) + f_l(\beta_l - u_i)) \sin w_0 b_i \big]
+        z_i &= \big[ (f_l(\beta_l + u_i) - f_l(\beta_l - u_i)) \cos w_0 b_i, \;
+                     (f_l(\beta_l + u_i) + f_l(\beta_l - u_i)) \sin w_0 b_i \big] \\
+        h_i &= O_l z_i
 
-    :math:`A_l` has no bias, :math:`f_l` is any pointwise function, :math:`h` of an input neuron is its
-    unit vector, and an MLP reads the sums that reach the outputs. Nothing of edge size but the weights is
-    made; every learned map is on neurons. Products: one forward pass of the networks, times channels.
+    :math:`A_l` and :math:`O_l` have no bias and :math:`f_l` is any pointwise function; h of an
+    input neuron is its unit vector; an MLP reads :math:`\sum_j w_{ij} z_j` at the outputs, with
+    their biases. Nothing of edge size but the weights is made, and every learned map is on neurons:
+    the cost of a forward pass of the networks, times channels.
 
-    Any width and depth: a layer beyond ``architecture``'s depth takes the last map.
+    One model serves any width and depth: a layer beyond ``architecture``'s depth takes the last
+    maps.
 
     Args:
-        channels: number C of channels; states have twice as many, odd and even.
-        functions: names of :math:`f_l` in ``FUNCTIONS``; the last one serves deeper layers too. With ``"sine"`` a layer can come to
-            evaluate the networks at points it finds by itself: :meth:`probing` measures it.
-        probes: number of learned inputs at which the networks are run beside; 0 reads weights only.
+        channels: C of u; z has twice as many, odd and even.
+        messages: channels of h.
+        functions: names of :math:`f_l` in ``FUNCTIONS``; the last one serves deeper layers too.
+            With ``"sine"`` a layer can come to evaluate the networks at points that it finds by
+            itself: :meth:`probing` measures how far it has.
+        probes: number of learned inputs at which the networks are run besides; 0 reads weights
+            only.
         hidden, dropout: width of the MLP of the read-out, and dropout in it.
 
     Raises:
@@ -72,97 +82,160 @@ class SineNetwork(Metanetwork):
         architecture: Architecture,
         num_outputs: int,
         channels: int = 128,
+        messages: int = 64,
         functions: Sequence[str] = ("tanh", "sine"),
         probes: int = 0,
         hidden: int = 256,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(architecture, num_outputs)
-        self._check(Topology.of(architecture))
-        self.functions = tuple(functions)
-        if unknown := [name for name in self.functions if name not in FUNCTIONS]:
+        _check_activations(architecture)
+        if unknown := [name for name in functions if name not in FUNCTIONS]:
             raise ValueError(f"function {unknown[0]!r}; expected one of {', '.join(FUNCTIONS)}.")
+        self.functions = tuple(functions)
         self.inputs, self.outputs = architecture.widths[0], architecture.widths[-1]
         self.scales = TensorScales(architecture)
-        # One map per hidden layer, and at least one for the layers of deeper networks.
+        # One set of maps per hidden layer, and at least two: those of the first, and of all deeper.
         depth = max(len(architecture.widths) - 2, 2)
-        self.maps = nn.ModuleList(
-            nn.Linear(2 * channels if i else self.inputs, channels, bias=False)
-            for i in range(depth)
+        self.maps_in = nn.ModuleList(
+            nn.Linear(messages if i else self.inputs, channels, bias=False) for i in range(depth)
+        )
+        self.maps_out = nn.ModuleList(
+            nn.Linear(2 * channels, messages, bias=False) for _ in range(depth)
         )
         self.shifts = nn.ParameterList(nn.Parameter(torch.empty(channels)) for _ in range(depth))
         self.probes = Probes(architecture, probes) if probes else None
         # Without hidden layers the inputs' unit vectors are what reaches the outputs.
-        self.width = max(2 * channels, self.inputs)
+        self.width = 1 + max(2 * channels, self.inputs)
         self.readout = mlp(
-            [self.outputs * (self.width + 1 + probes), hidden, hidden, num_outputs], dropout
+            [self.outputs * (self.width + probes), hidden, hidden, num_outputs], dropout
         )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Draw the maps and shifts.
+        r"""Draw maps and shifts.
 
-        First-layer pre-activations :math:`w_0 w x` of a trained SIREN reach some ten radians, so the
-        slopes and offsets of the first functions are spread over that range: with offsets near 0,
-        they are all steps at the same place, and learning is several times slower.
+        Pre-activations :math:`w_0 w x` in the first layer of a trained SIREN reach some ten
+        radians; slopes and offsets of the first functions are spread over that range. With offsets
+        near 0 they are all steps at one place, and learning is several times slower.
         """
-        for i, (map_, shift) in enumerate(zip(self.maps, self.shifts, strict=True)):
-            assert isinstance(map_, nn.Linear)
-            nn.init.normal_(map_.weight, 0, 0.7 if i == 0 else map_.in_features**-0.5)
-            nn.init.normal_(shift, 0, 6.0 if i == 0 else 0.5)
+        for i in range(len(self.shifts)):
+            map_in = self.maps_in[i]
+            assert isinstance(map_in, nn.Linear)
+            nn.init.normal_(map_in.weight, 0, 0.7 if i == 0 else map_in.in_features**-0.5)
+            nn.init.normal_(self.shifts[i], 0, 6.0 if i == 0 else 0.5)
 
     @property
     def column(self) -> Column:
         """The column of a comparison that the model stands in."""
         return "with probes" if self.probes is not None else "activation-structured weights-only"
 
-    def _check(self, topology: Topology) -> None:
-        for architecture in dict.fromkeys(topology.architectures):
-            for group in architecture.groups:
-                if group.role == "hidden" and group.activation.name != "sine":
-                    raise ArchitectureError(
-                        f"SineNetwork reads networks of sine neurons; group {group.name!r} has "
-                        f"activation {group.activation}. Use MessagePassingNetwork for others."
-                    )
-
     def forward(self, networks: Networks) -> Tensor:
         features = input_features(networks)
         topology = features.topology
-        self._check(topology)
-        dtype, lead = features.x.dtype, features.x.shape[:-2]
-        scaled_weight, scaled_bias = self.scales(features)
-        frequency = sine_frequency(topology).to(dtype)
-        is_sine = (frequency != 1) | (topology.node_role == 1).unsqueeze(-1)
-        weight = torch.where(
-            is_sine[topology.target, 0],
-            features.weight * frequency[topology.target, 0],
-            scaled_weight,
-        )
-        phase = features.bias * frequency
-        units = torch.eye(self.inputs, dtype=dtype, device=weight.device)
-        state = at_inputs(topology, units, lead)
+        for architecture in dict.fromkeys(topology.architectures):
+            _check_activations(architecture)
+        weight, scaled_bias, phase = self._scaled(features)
+        state = self._units(topology, weight)
         outputs = []
-        for depth, (level, nodes) in enumerate(
-            zip(topology.levels, topology.level_nodes[1:], strict=True)
-        ):
-            sums = kernels.take(kernels.propagate(topology, weight, state, buckets=level), nodes)
-            if depth + 1 in topology.output_levels:
-                bias = kernels.take(scaled_bias, nodes)
-                outputs.append((nodes, torch.cat([bias, sums], dim=-1)))
-            if depth + 1 < len(topology.levels):
-                state = kernels.place(topology, self._split(depth, sums, phase, nodes), nodes)
-        answers = [at_outputs(topology, outputs, self.outputs, 1 + self.width)]
+        for level, nodes in enumerate(topology.level_nodes[1:], start=1):
+            if level in topology.output_rows:
+                sums = kernels.propagate_level(topology, level, weight, state)
+                outputs.append((level, torch.cat([kernels.take(scaled_bias, nodes), sums], dim=-1)))
+            if level < len(topology.levels):
+                message = state if level == 1 else self.maps_out[self._slot(level - 1)](state)
+                sums = kernels.propagate_level(topology, level, weight, message)
+                state = self._split(level, sums, kernels.take(phase, nodes))
+        answers = [at_outputs(topology, outputs, self.outputs, self.width)]
         if self.probes is not None:
-            responses = kernels.take(self.probes(features), topology.output_nodes)
-            answers.append(at_outputs(topology, [(topology.output_nodes, responses)], self.outputs))
+            answers.append(self.probes.at_outputs(topology, self.probes(features), self.outputs))
         return self.readout(torch.cat(answers, dim=-1))  # type: ignore[no-any-return]
 
-    def _split(self, depth: int, sums: Tensor, phase: Tensor, nodes: Nodes) -> Tensor:
-        """Return the odd and even parts of a layer's neurons, ``[*, n, 2 C_l]``."""
-        last = len(self.maps) - 1
-        u = self.maps[min(depth, last)](sums)
-        shift = self.shifts[min(depth, last)]
-        function = FUNCTIONS[self.functions[min(depth, len(self.functions) - 1)]]
+    def _slot(self, level: int) -> int:
+        """Return which maps serve the hidden layer at this level."""
+        return min(level, len(self.shifts)) - 1
+
+    def _scaled(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights in radians (at outputs: in their own scale), scaled biases, and phases."""
+        topology = features.topology
+        weight, bias = self.scales(features)
+        frequency = sine_frequency(topology).to(features.x.dtype)
+        to_hidden = (topology.node_role[topology.target] == 1).to(features.x.dtype)
+        radians = features.weight * frequency[topology.target, 0]
+        return torch.lerp(weight, radians, to_hidden), bias, features.bias * frequency
+
+    def _units(self, topology: Topology, like: Tensor) -> Tensor:
+        units = torch.eye(self.inputs, dtype=like.dtype, device=like.device)
+        return at_inputs(topology, units).expand(*like.shape[:-1], -1, -1)
+
+    def _split(self, level: int, sums: Tensor, phase: Tensor) -> Tensor:
+        """Return the odd and even parts of a layer's neurons, ``[*, n, 2 C]``."""
+        slot = self._slot(level)
+        function = FUNCTIONS[self.functions[min(level, len(self.functions)) - 1]]
+        u, shift = self.maps_in[slot](sums), self.shifts[slot]
         plus, minus = function(shift + u), function(shift - u)
-        angle = kernels.take(phase, nodes)
-        return torch.cat([(plus - minus) * angle.cos(), (plus + minus) * angle.sin()], dim=-1)
+        return torch.cat([(plus - minus) * phase.cos(), (plus + minus) * phase.sin()], dim=-1)
+
+    @torch.no_grad()
+    def probing(self, networks: Networks, extent: float = 1.5, resolution: int = 61) -> Tensor:
+        r"""Measure how far the second layer has come to evaluate the networks: R² per channel.
+
+        If channel c of u in the second layer were the networks' own pre-activation at an input p,
+        then what it hears of a neuron with incoming weights w and bias b, all in radians, would be
+        the plane wave :math:`\alpha \sin(w \cdot p) \cos b + \gamma \cos(w \cdot p) \sin b`. For
+        each channel the p of a grid and the :math:`\alpha, \gamma` that explain most are found; R²
+        is the share of the variance over the neurons of ``networks`` that they explain. Near 1 the
+        model probes, though it never runs a network.
+
+        Args:
+            networks: a stack of two inputs and two hidden layers or more.
+            extent: the grid spans ``[-extent, extent]^2``, beyond the image's own ``[-1, 1]^2``.
+            resolution: points of the grid along each axis.
+
+        Returns:
+            R² ``[C]``.
+
+        Raises:
+            ArchitectureError: if the networks have not two inputs and two hidden layers.
+        """
+        features = input_features(networks)
+        topology = features.topology
+        widths = topology.single.widths
+        if widths[0] != 2 or len(widths) < 4:
+            raise ArchitectureError(
+                "probing is measured on networks of two inputs and two hidden layers; got "
+                f"{widths}."
+            )
+        weight, _, phase = self._scaled(features)
+        units = self._units(topology, weight)
+        angle = kernels.take(phase, topology.level_nodes[1])
+        sums = kernels.propagate_level(topology, 1, weight, units)
+        heard = self.maps_in[1](self.maps_out[0](self._split(1, sums, angle)))
+        rows, cos, sin = sums.reshape(-1, 2), angle.cos().reshape(-1), angle.sin().reshape(-1)
+        heard = heard.reshape(len(rows), -1)
+        axis = torch.linspace(-extent, extent, resolution, dtype=rows.dtype, device=rows.device)
+        best = rows.new_zeros(heard.shape[1])
+        for points in torch.split(torch.cartesian_prod(axis, axis), resolution):
+            wave = rows @ points.mT
+            odd, even = wave.sin() * cos[:, None], wave.cos() * sin[:, None]
+            best = torch.maximum(best, _explained(odd, even, heard).amax(0))
+        return best
+
+
+def _explained(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
+    """Return R² ``[P, C]`` of least squares on two regressors ``[n, P]`` each, without a constant."""
+    aa, bb, ab = (first * first).sum(0), (second * second).sum(0), (first * second).sum(0)
+    at, bt = first.mT @ target, second.mT @ target
+    determinant = (aa * bb - ab * ab).clamp(min=1e-12).unsqueeze(-1)
+    aa, bb, ab = aa.unsqueeze(-1), bb.unsqueeze(-1), ab.unsqueeze(-1)
+    fitted = bb * at * at - 2 * ab * at * bt + aa * bt * bt
+    return fitted / determinant / (target * target).sum(0).clamp(min=1e-12)
+
+
+def _check_activations(architecture: Architecture) -> None:
+    for group in architecture.groups:
+        if group.role == "hidden" and group.activation.name != "sine":
+            raise ArchitectureError(
+                f"SineNetwork reads networks of sine neurons; group {group.name!r} has activation "
+                f"{group.activation}. Use MessagePassingNetwork for others."
+            )

@@ -15,7 +15,14 @@ from torch import Tensor
 from nngraph.errors import DataFileError
 from nngraph.files import write_atomically
 
-__all__ = ["load_tensors", "read_json", "restore_optimizer", "save_tensors", "write_json"]
+__all__ = [
+    "load_tensors",
+    "optimizer_tensors",
+    "read_json",
+    "restore_optimizer",
+    "save_tensors",
+    "write_json",
+]
 
 
 def write_json(path: Path, data: object) -> None:
@@ -49,7 +56,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
     write_atomically(path, safetensors.torch.save(plain, {"about": json.dumps(about)}))
 
 
-def load_tensors(path: Path, expected: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(
+    path: Path, expected: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`save_tensors` wrote, checked against tensors of the expected form.
 
     Raises:

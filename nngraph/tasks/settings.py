@@ -17,7 +17,7 @@ class TrainSettings:
     """Everything that decides how a metanetwork is trained.
 
     Args:
-        zoo: folder of the networks.
+        zoo: folder of the networks; a path becomes a string.
         model: name in ``nngraph.nn.MODELS``.
         options: keyword arguments of the model, such as ``probes`` or ``dropout``.
         epochs: passes over the training networks.
@@ -28,11 +28,12 @@ class TrainSettings:
         weight_decay: of AdamW.
         warmup_steps: steps over which the learning rate rises.
         clip: largest norm of the gradient.
-        motion: move the images that the networks represent at random, exactly, by acting on the first
-            layer; networks of two inputs only.
-        relabel: relabel the neurons at random in training; for models that do not know the symmetry.
-        canonicalise: bring sine neurons to canonical sign and phase, in training and after, for models
-            that read weights without knowing that symmetry.
+        motion: move the images that the networks represent at random, exactly, by acting on the
+            first layer; networks of two inputs only.
+        relabel: relabel the neurons at random in training; for models that do not know the
+            symmetry.
+        canonicalise: bring sine neurons to canonical sign and phase, in training and after, for
+            models that read weights without knowing that symmetry.
         patience: stop after so many epochs without a better validation accuracy; ``None`` never.
         seed: seed of everything random.
         device: a torch device; on CUDA training runs in bfloat16 where that is safe.
@@ -59,9 +60,11 @@ class TrainSettings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "zoo", str(self.zoo))
         for name, least in (
             ("epochs", 1), ("batch_size", 1), ("warmup_steps", 0), ("learning_rate", 0.0),
-            ("weight_decay", 0.0), ("clip", 0.0), ("seed", 0), ("patience", 1), ("cpu_seconds", 0.0),
+            ("weight_decay", 0.0), ("clip", 0.0), ("seed", 0), ("patience", 1),
+            ("cpu_seconds", 0.0),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is None and name in ("patience", "cpu_seconds"):
@@ -73,8 +76,8 @@ class TrainSettings:
                 or not least <= value < math.inf
             ):
                 raise ValueError(
-                    f"{name} is {value!r}; expected {'a whole' if whole else 'a'} number of at least "
-                    f"{least}."
+                    f"{name} is {value!r}; expected {'a whole' if whole else 'a'} number of at "
+                    f"least {least}."
                 )
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,8 +93,8 @@ class Report:
         model: name of the model; ``column`` what it may use.
         parameters: number of trainable parameters.
         steps, epochs: done.
-        seconds, cpu_seconds: spent in training, wall clock and all threads; all sessions of a resumed
-            run together.
+        seconds, cpu_seconds: spent in training, wall clock and all threads; all sessions of a
+            resumed run together.
         val_accuracy, test_accuracy: of the parameters with the best validation accuracy.
         confusion: test networks of class i (row) that were taken for class j.
     """
@@ -113,15 +116,20 @@ class Report:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Report:
+    def from_json(cls, text: str | bytes, where: str) -> Report:
         """Read a report file.
 
         Raises:
             DataFileError: if it is not one.
         """
+        kinds = {"int": int, "float": (int, float), "str": str}
         try:
             data = json.loads(text)
-            names = {item.name for item in fields(cls)}
-            return cls(**{name: data[name] for name in names})
-        except (ValueError, KeyError, TypeError) as error:
+            values = {item.name: data[item.name] for item in fields(cls)}
+            for item in fields(cls):
+                kind = kinds.get(str(item.type), list)
+                if not isinstance(values[item.name], kind):  # type: ignore[arg-type]
+                    raise ValueError(f"{item.name} is {values[item.name]!r:.80}")
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataFileError(f"{where} is not a training report: {error}.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -17,8 +18,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from nngraph.errors import DataFileError
-from nngraph.files import write_atomically
-from nngraph.graph import NeuralGraphStack
+from nngraph.files import TEMPORARY, write_atomically
+from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.nn import MODELS, Metanetwork
 from nngraph.tasks.checkpoint import (
     load_tensors,
@@ -30,11 +31,15 @@ from nngraph.tasks.checkpoint import (
 )
 from nngraph.tasks.classification import evaluate, prepare
 from nngraph.tasks.settings import Report, TrainSettings
-from nngraph.zoo import Zoo
+from nngraph.zoo import SPLITS, Zoo
 
 __all__ = ["build_model", "load_run", "train"]
 
-_STEPS_TO_TIME = 20
+#: Steps that are timed to plan a run by its CPU seconds, after some that are not.
+_STEPS_TO_TIME, _WARM_STEPS = 20, 5
+_HEADER: dict[str, Any] = {"format": "nngraph.run", "version": 1}
+_CONFIG, _REPORT = "config.json", "report.json"
+_MODEL, _CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 
 
 def build_model(settings: TrainSettings, zoo: Zoo) -> Metanetwork:
@@ -43,12 +48,16 @@ def build_model(settings: TrainSettings, zoo: Zoo) -> Metanetwork:
     Raises:
         ValueError: if there is no such model, or it has no such option.
     """
+    return _build(settings, zoo.architecture, zoo.num_classes)
+
+
+def _build(settings: TrainSettings, architecture: Architecture, num_classes: int) -> Metanetwork:
     if settings.model not in MODELS:
         raise ValueError(f"model is {settings.model!r}; expected one of {', '.join(MODELS)}.")
     with _seeded(settings.seed):
         try:
-            return MODELS[settings.model](zoo.architecture, zoo.num_classes, **settings.options)
-        except TypeError as error:
+            return MODELS[settings.model](architecture, num_classes, **settings.options)
+        except (TypeError, RuntimeError) as error:
             raise ValueError(
                 f"the model {settings.model!r} cannot be built with the options "
                 f"{settings.options!r}: {error}."
@@ -58,8 +67,10 @@ def build_model(settings: TrainSettings, zoo: Zoo) -> Metanetwork:
 @contextmanager
 def _seeded(*parts: int) -> Iterator[None]:
     """Seed torch's generators for a while; they are as before afterwards."""
+    # Not hash(parts), which is Python's own affair, and equal for -1 and -2.
+    digest = hashlib.sha256(repr(parts).encode()).digest()
     with torch.random.fork_rng():
-        torch.manual_seed(hash(parts) % 2**63)
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
         yield
 
 
@@ -84,23 +95,25 @@ class _Run:
         self.out = out
         self.zoo = Zoo.open(settings.zoo)
         self.device = torch.device(settings.device)
-        self.sets = {name: self.zoo.stack(name).to(self.device) for name in ("train", "val", "test")}
-        if not len(self.sets["train"]) or not len(self.sets["val"]):
+        self.sets = {name: self.zoo.stack(name).to(self.device) for name in SPLITS}
+        if empty := [name for name, networks in self.sets.items() if not len(networks)]:
             raise DataFileError(
-                f"the zoo {settings.zoo} has {len(self.sets['train'])} training and "
-                f"{len(self.sets['val'])} validation networks; expected some of each."
+                f"the zoo {settings.zoo} has no {empty[0]} networks; expected some in each of "
+                f"{', '.join(SPLITS)}."
             )
-        self.model = build_model(settings, self.zoo)
+        self.model = build_model(settings, self.zoo).to(self.device)
         self.model.fit_statistics(prepare(self.sets["train"], self.model, settings))
-        self.model.to(self.device)
         self.optimizer = self._new_optimizer()
         self.batches = math.ceil(len(self.sets["train"]) / settings.batch_size)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices}, {"params": vectors, "weight_decay": 0.0}
+        ]  # fmt: skip
         return torch.optim.AdamW(
-            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+            groups,
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
         )
@@ -132,8 +145,8 @@ class _Run:
         before = {name: value.clone() for name, value in self.model.state_dict().items()}
         with _seeded(self.settings.seed, -1):
             self.model.train()
-            for warm in range(_STEPS_TO_TIME + 5):
-                if warm == 5:
+            for warm in range(_STEPS_TO_TIME + _WARM_STEPS):
+                if warm == _WARM_STEPS:
                     start = time.process_time()
                 self.step(self.sets["train"][: self.settings.batch_size], 0.0)
         per_step = (time.process_time() - start) / _STEPS_TO_TIME
@@ -148,7 +161,8 @@ class _Run:
         train, size = self.sets["train"], self.settings.batch_size
         self.model.train()
         losses = []
-        # All randomness of an epoch follows from the seed and the epoch: a resumed run draws the same.
+        # All randomness of an epoch follows from the seed and the epoch: a resumed run draws the
+        # same.
         with _seeded(self.settings.seed, progress.epoch):
             order = torch.randperm(len(train)).to(self.device)
             for start in range(0, len(train), size):
@@ -165,7 +179,7 @@ class _Run:
 
     @property
     def checkpoint(self) -> Path:
-        return self.out / "checkpoint.safetensors"
+        return self.out / _CHECKPOINT
 
     def save(self, progress: _Progress, history: list[dict[str, float]]) -> None:
         """Write the state of the run, so that it can go on from here."""
@@ -180,19 +194,21 @@ class _Run:
     def resume(self) -> tuple[_Progress, list[dict[str, float]]]:
         """Read the state that :meth:`save` wrote."""
         # A step of rate 0 makes the optimiser's state, whose names and shapes are then known.
-        before = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.step(self.sets["train"][:2], 0.0)
-        self.model.load_state_dict(before)
+        with _seeded(self.settings.seed, -1):
+            self.step(self.sets["train"][:2], 0.0)
         expected = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         states = optimizer_tensors(self.optimizer).items()
         expected.update({f"optimizer.{name}": value for name, value in states})
         tensors, about = load_tensors(self.checkpoint, expected)
         try:
             progress, history = _Progress(**about["progress"]), list(about["history"])
+            whole = (progress.total_steps, progress.step, progress.epoch, progress.best_epoch)
+            if not all(type(n) is int for n in whole) or progress.step < 1:
+                raise TypeError(f"steps and epochs are {whole}")
         except (KeyError, TypeError) as error:
             raise DataFileError(
-                f"{self.checkpoint} does not say how far the run was: {error}. Delete the folder to "
-                "train again."
+                f"{self.checkpoint} does not say how far the run was: {error}. Delete the folder "
+                "to train again."
             ) from None
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -204,19 +220,19 @@ class _Run:
         return progress, history
 
     def save_best(self) -> None:
-        save_tensors(self.out / "model.safetensors", self.model.state_dict(), {})
+        save_tensors(self.out / _MODEL, self.model.state_dict(), {})
 
     def load_best(self) -> None:
-        tensors, _ = load_tensors(self.out / "model.safetensors", self.model.state_dict())
+        tensors, _ = load_tensors(self.out / _MODEL, self.model.state_dict())
         self.model.load_state_dict(tensors)
 
 
 def train(settings: TrainSettings, out: str | Path, progress: bool = True) -> Report:
     """Train a metanetwork to tell the classes of a zoo's networks apart.
 
-    The parameters with the best validation accuracy are kept and judged on the test networks once, at
-    the end. A run that was interrupted goes on after its last whole epoch when it is called again
-    with the same settings, and ends, on a CPU, with the same bits as one that was not.
+    The parameters with the best validation accuracy are kept and judged on the test networks once,
+    at the end. A run that was interrupted goes on after its last whole epoch when it is called
+    again with the same settings, and ends, on a CPU, with the same bits as one that was not.
 
     Writes to ``out``: ``config.json`` (settings and architecture), ``metrics.jsonl`` (a line per
     epoch), ``model.safetensors`` (the best parameters), ``checkpoint.safetensors`` (until it is
@@ -230,17 +246,27 @@ def train(settings: TrainSettings, out: str | Path, progress: bool = True) -> Re
             settings. Nothing is changed then.
     """
     out = Path(out)
-    config = {"format": "nngraph.run", "version": 1, "settings": settings.to_dict()}
-    if (out / "config.json").exists():
-        _same_settings(read_json(out / "config.json"), config, out)
-        if (out / "report.json").exists():
-            text = (out / "report.json").read_text()
-            return Report.from_json(text, str(out / "report.json"))
+    config = {**_HEADER, "settings": settings.to_dict()}
+    begun = (out / _CONFIG).exists()
+    if begun:
+        _check_same(_read_config(out), config, out)
+        if (out / _REPORT).exists():
+            return Report.from_json((out / _REPORT).read_bytes(), str(out / _REPORT))
+    elif orphans := [name for name in (_CHECKPOINT, _REPORT, _MODEL) if (out / name).exists()]:
+        raise DataFileError(
+            f"{out} holds {orphans[0]} but no {_CONFIG} that says how it was made. Choose another "
+            "folder, or delete that one."
+        )
     run = _Run(settings, out)
-    out.mkdir(parents=True, exist_ok=True)
     config["architecture"] = run.zoo.architecture.to_dict()
     config["class_names"] = list(run.zoo.class_names)
-    write_json(out / "config.json", config)
+    config["shards"] = [shard.sha256 for shard in run.zoo.manifest.shards]
+    if begun:
+        _check_same(_read_config(out), config, out)
+    out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(f"{TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)
+    write_json(out / _CONFIG, config)
     history: list[dict[str, float]] = []
     if run.checkpoint.exists():
         state, history = run.resume()
@@ -267,7 +293,7 @@ def train(settings: TrainSettings, out: str | Path, progress: bool = True) -> Re
         confusion=test.confusion.tolist(),
         class_names=list(run.zoo.class_names),
     )
-    write_json(out / "report.json", report.to_dict())
+    write_json(out / _REPORT, report.to_dict())
     run.checkpoint.unlink(missing_ok=True)
     return report
 
@@ -295,26 +321,46 @@ def _epoch(
     )
     # Of equal accuracies the later one: the learning rate was lower.
     if judged.accuracy >= state.best_accuracy:
-        state.best_accuracy, state.best_epoch = judged.accuracy, state.epoch
         run.save_best()
+    if judged.accuracy > state.best_accuracy:
+        state.best_accuracy, state.best_epoch = judged.accuracy, state.epoch
     run.save(state, history)
     bar.set_postfix(loss=f"{train_loss:.3f}", val=f"{judged.accuracy:.1%}")
 
 
 def _out_of_patience(state: _Progress, settings: TrainSettings) -> bool:
-    return settings.patience is not None and state.epoch - state.best_epoch > settings.patience > 0
+    return settings.patience is not None and state.epoch - state.best_epoch >= settings.patience
 
 
-def _same_settings(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
-    settings = found.get("settings")
-    if found.get("format") != wanted["format"] or not isinstance(settings, dict):
-        raise DataFileError(f"{out} holds a config.json that is not one of a training run.")
-    expected = json.loads(json.dumps(wanted["settings"]))
+def _read_config(out: Path) -> dict[str, Any]:
+    path = out / _CONFIG
+    config = read_json(path)
+    for name, expected in _HEADER.items():
+        if config.get(name) != expected:
+            raise DataFileError(
+                f"{path} has {name} {config.get(name)!r:.80}; expected {expected!r}, that of a "
+                "training run."
+            )
+    if not isinstance(config.get("settings"), dict):
+        raise DataFileError(f"{path} has no settings; expected those of a training run.")
+    return config
+
+
+def _check_same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+    """Check that a run begun in the folder had the same settings and, where known, networks."""
+    wanted = json.loads(json.dumps(wanted))
+    settings, expected = found["settings"], wanted["settings"]
     for name in sorted(set(settings) | set(expected)):
         if settings.get(name) != expected.get(name):
             raise DataFileError(
                 f"{out} holds a run with {name} = {settings.get(name)!r}; this one has "
                 f"{expected.get(name)!r}. Choose another folder, or delete that one."
+            )
+    for name in ("architecture", "class_names", "shards"):
+        if name in wanted and found.get(name) != wanted[name]:
+            raise DataFileError(
+                f"{out} holds a run on other networks: their {name} differ from those now in "
+                f"{expected['zoo']}. Choose another folder, or delete that one."
             )
 
 
@@ -324,18 +370,15 @@ def load_run(out: str | Path) -> tuple[Metanetwork, TrainSettings]:
     Raises:
         DataFileError: if the folder holds no run, or a damaged one.
     """
-    from nngraph.graph import Architecture
-
     out = Path(out)
-    config = read_json(out / "config.json")
+    config = _read_config(out)
     try:
         settings = TrainSettings(**config["settings"])
         architecture = Architecture.from_dict(config["architecture"])
-        classes = len(config["class_names"])
-        model = MODELS[settings.model](architecture, classes, **settings.options)
+        model = _build(settings, architecture, len(config["class_names"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataFileError(f"{out / 'config.json'} does not describe a run: {error}.") from None
-    tensors, _ = load_tensors(out / "model.safetensors", model.state_dict())
+        raise DataFileError(f"{out / _CONFIG} does not describe a run: {error}.") from None
+    tensors, _ = load_tensors(out / _MODEL, model.state_dict())
     model.load_state_dict(tensors)
     model.eval()
     return model, settings
