@@ -223,7 +223,7 @@ class SineNetwork(Metanetwork):
 
 
 def _explained(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
-    """Return R² ``[P, C]`` of least squares on two regressors ``[n, P]`` each, without a constant."""
+    """Return R² ``[P, C]`` of least squares on two regressors ``[n, P]``, without a constant."""
     aa, bb, ab = (first * first).sum(0), (second * second).sum(0), (first * second).sum(0)
     at, bt = first.mT @ target, second.mT @ target
     determinant = (aa * bb - ab * ab).clamp(min=1e-12).unsqueeze(-1)
