@@ -1,1 +1,59 @@
-"""nngraph: neural networks as graphs, and models that read their weights."""
+"""nngraph: neural networks as graphs, and models that read their weights.
+
+The names below are imported when they are first used, so that ``import nngraph`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from converters import to_graph, to_module, to_state_dict
+    from nngraph.datasets import NeuralGraphDataset
+    from nngraph.graph import (
+        Activation,
+        Architecture,
+        NeuralGraph,
+        NeuralGraphStack,
+        Symmetry,
+        forward,
+    )
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Activation": "nngraph.graph",
+    "Architecture": "nngraph.graph",
+    "NeuralGraph": "nngraph.graph",
+    "NeuralGraphDataset": "nngraph.datasets",
+    "NeuralGraphStack": "nngraph.graph",
+    "Symmetry": "nngraph.graph",
+    "forward": "nngraph.graph",
+    "to_graph": "converters",
+    "to_module": "converters",
+    "to_state_dict": "converters",
+}
+
+__all__ = [
+    "Activation",
+    "Architecture",
+    "NeuralGraph",
+    "NeuralGraphDataset",
+    "NeuralGraphStack",
+    "Symmetry",
+    "forward",
+    "to_graph",
+    "to_module",
+    "to_state_dict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'nngraph' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

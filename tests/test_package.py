@@ -1,0 +1,63 @@
+"""The package as a whole: what it exports, and that what the README shows is true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nngraph
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", nngraph.__all__)
+def test_every_public_name_is_there(name: str):
+    assert getattr(nngraph, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        nngraph.nothing  # noqa: B018
+
+
+def test_all_public_names_are_listed():
+    assert sorted(nngraph._HOME) == nngraph.__all__ == sorted(nngraph.__all__)
+    assert set(nngraph.__all__) <= set(dir(nngraph))
+
+
+def test_the_version_is_the_one_of_the_package():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert re.search(r'^version = "(.*)"$', text, re.MULTILINE)[1] == nngraph.__version__
+
+
+def test_importing_the_package_imports_neither_torch_nor_the_converters():
+    code = "import sys, nngraph; print([m for m in ('torch', 'converters') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_library_imports_without_its_optional_packages():
+    optional = ["torch_scatter", "ogb", "sklearn", "matplotlib", "onnx", "lightning", "converters"]
+    code = f"""
+import sys
+for name in {optional!r}:
+    sys.modules[name] = None
+import nngraph.basis, nngraph.datasets, nngraph.kernels, nngraph.nn, nngraph.tasks, nngraph.zoo
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def readme_snippets() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_readme_has_snippets():
+    assert len(readme_snippets()) >= 3
+
+
+def test_the_snippets_of_the_readme_run(tmp_path: Path):
+    # One after the other in one session, as a reader would type them.
+    code = "\n".join(readme_snippets())
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True, cwd=tmp_path)
