@@ -34,8 +34,8 @@ def test_the_version_is_the_one_of_the_package():
 
 def test_importing_the_package_imports_neither_torch_nor_the_converters():
     code = "import sys, nngraph; print([m for m in ('torch', 'converters') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert result.stdout.decode().strip() == "[]"
 
 
 def test_the_library_imports_without_its_optional_packages():
@@ -60,4 +60,5 @@ def test_the_readme_has_snippets():
 def test_the_snippets_of_the_readme_run(tmp_path: Path):
     # One after the other in one session, as a reader would type them.
     code = "\n".join(readme_snippets())
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True, cwd=tmp_path)
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    subprocess.run(command, check=True, cwd=tmp_path)
