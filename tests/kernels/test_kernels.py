@@ -1,0 +1,242 @@
+"""Every primitive and backend against loops over edges, in values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from nngraph import kernels
+from nngraph.errors import InvalidGraphError
+from nngraph.graph import Architecture, NeuronGroup, Parameter
+from nngraph.graph.topology import Topology
+from nngraph.testing import random_architectures
+
+mlp = Architecture.mlp
+NAMED = dict(random_architectures())
+DEEP = mlp([2] + [3] * 12 + [1])
+TOPOLOGIES = [
+    *(pytest.param(Topology.of(a), (3,), id=f"stack-{name}") for name, a in NAMED.items()),
+    pytest.param(Topology.of(DEEP), (2,), id="stack-deep"),
+    pytest.param(Topology.of(NAMED["equal-widths"]), (), id="single"),
+    pytest.param(Topology.of(NAMED["several-outputs"]), (2, 2), id="two-leading-axes"),
+    pytest.param(Topology.of_batch([mlp([3, 2])]), (), id="ragged-one-affine-map"),
+    pytest.param(Topology.of_batch([NAMED["width-one"]] * 3), (), id="ragged-equal"),
+    pytest.param(Topology.of_batch([mlp([2, 3, 1]), mlp([2, 4, 1])]), (), id="ragged-widths"),
+    pytest.param(Topology.of_batch([*NAMED.values(), DEEP]), (), id="ragged-all"),
+    pytest.param(
+        Topology.of_batch([mlp([2, 3, 2]), mlp([2, 2]), mlp([2, 3, 3, 2]), mlp([2, 3, 2])]), (),
+        id="ragged-depths",
+    ),
+]  # fmt: skip
+BACKENDS = sorted(kernels.BACKENDS)
+TINY = [
+    pytest.param(Topology.of(mlp([2, 2, 1])), (2,), id="stack"),
+    pytest.param(Topology.of_batch([mlp([1, 2, 1]), mlp([2, 1])]), (), id="ragged"),
+]
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def ends(topology: Topology) -> list[tuple[int, int]]:
+    return list(zip(topology.source.tolist(), topology.target.tolist(), strict=True))
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def summed(rows: Tensor, index: list[int], size: int) -> Tensor:
+    out = torch.zeros(*rows.shape[:-2], size, rows.shape[-1], dtype=rows.dtype)
+    for row, at in enumerate(index):
+        out[..., at, :] += rows[..., row, :]
+    return out
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("topology", "lead"), TOPOLOGIES)
+class TestAgainstLoops:
+    def test_gather(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        x = draw(*lead, topology.num_nodes, 2)
+        for side, end in (("source", 0), ("target", 1)):
+            expected = torch.stack([x[..., pair[end], :] for pair in ends(topology)], dim=-2)
+            close(kernels.gather(topology, x, side, backend), expected)  # type: ignore[arg-type]
+
+    def test_reduce(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        e = draw(*lead, topology.num_edges, 2)
+        for side, end in (("source", 0), ("target", 1)):
+            index = [pair[end] for pair in ends(topology)]
+            total = summed(e, index, topology.num_nodes)
+            close(kernels.reduce(topology, e, side, "sum", backend), total)  # type: ignore[arg-type]
+            for node in range(topology.num_nodes):
+                total[..., node, :] /= max(index.count(node), 1)
+            close(kernels.reduce(topology, e, side, "mean", backend), total)  # type: ignore[arg-type]
+
+    def test_edge_affine(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        e = draw(*lead, topology.num_edges, 2)
+        s, t = (draw(*lead, topology.num_nodes, 2, seed=seed) for seed in (1, 2))
+        nodes = [s[..., i, :] + t[..., j, :] for i, j in ends(topology)]
+        gathered = torch.stack(nodes, dim=-2)
+        close(kernels.edge_affine(topology, e, s, t, backend), e + gathered)
+        close(kernels.edge_affine(topology, None, s, t, backend), gathered)
+
+    def test_propagate(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        weight, x = draw(*lead, topology.num_edges), draw(*lead, topology.num_nodes, 2, seed=1)
+        there, back = torch.zeros_like(x), torch.zeros_like(x)
+        for k, (i, j) in enumerate(ends(topology)):
+            there[..., j, :] += weight[..., k, None] * x[..., i, :]
+            back[..., i, :] += weight[..., k, None] * x[..., j, :]
+        close(kernels.propagate(topology, weight, x, "target", backend), there)
+        close(kernels.propagate(topology, weight, x, "source", backend), back)
+
+    def test_propagate_level(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        weight, x = draw(*lead, topology.num_edges), draw(*lead, topology.num_nodes, 2, seed=1)
+        # Weights of other levels must not reach the answer, not even infinite ones.
+        for level in range(1, len(topology.levels) + 1):
+            expected = torch.zeros_like(x)
+            others = weight.clone()
+            for k, (i, j) in enumerate(ends(topology)):
+                if int(topology.node_level[j]) == level:
+                    expected[..., j, :] += weight[..., k, None] * x[..., i, :]
+                else:
+                    others[..., k] = torch.inf
+            before = x[..., topology.node_level == level - 1, :]
+            found = kernels.propagate_level(topology, level, others, before, backend)
+            close(found, expected[..., topology.node_level == level, :])
+
+    def test_pool_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        e = draw(*lead, topology.num_edges, 2)
+        blocks = topology.edge_block.tolist()
+        expected = summed(e, blocks, max(blocks) + 1)
+        for block in range(max(blocks) + 1):
+            expected[..., block, :] /= blocks.count(block)
+        close(kernels.pool_blocks(topology, e, backend), expected)
+
+
+@pytest.mark.parametrize(("topology", "lead"), TOPOLOGIES)
+def test_pools_of_groups_and_graphs_and_their_way_back(topology: Topology, lead: tuple[int, ...]):
+    x = draw(*lead, topology.num_nodes, 2)
+    groups = topology.node_group.tolist()
+    expected = summed(x, groups, max(groups) + 1)
+    for group in range(max(groups) + 1):
+        expected[..., group, :] /= groups.count(group)
+    pooled = kernels.pool_groups(topology, x)
+    close(pooled, expected)
+    spread = kernels.spread_groups(topology, pooled)
+    for node, group in enumerate(groups):
+        assert torch.equal(spread[..., node, :], pooled[..., group, :])
+    blocks = draw(*lead, len(topology.block_size), 2)
+    spread = kernels.spread_blocks(topology, blocks)
+    for edge, block in enumerate(topology.edge_block.tolist()):
+        assert torch.equal(spread[..., edge, :], blocks[..., block, :])
+    graph = topology.node_graph.tolist()
+    total = summed(x, graph, topology.num_graphs).reshape(-1, 2)
+    close(kernels.sum_by_graph(topology, x, topology.node_graph), total)
+
+
+@pytest.mark.parametrize(("topology", "lead"), TOPOLOGIES)
+def test_take_and_place(topology: Topology, lead: tuple[int, ...]):
+    x = draw(*lead, topology.num_nodes, 2)
+    total = torch.zeros_like(x)
+    for level, nodes in enumerate(topology.level_nodes):
+        chosen = topology.node_level == level
+        rows = kernels.take(x, nodes)
+        assert torch.equal(rows, x[..., chosen, :])
+        placed = kernels.place(topology, rows, nodes)
+        assert torch.equal(placed[..., chosen, :], rows)
+        total = total + placed
+    assert torch.equal(total, x)
+
+
+def cases(
+    topology: Topology, lead: tuple[int, ...], backend: str
+) -> list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
+    def nodes(seed: int) -> Tensor:
+        return draw(*lead, topology.num_nodes, 2, seed=seed).requires_grad_()
+
+    e = draw(*lead, topology.num_edges, 2).requires_grad_()
+    w = draw(*lead, topology.num_edges, seed=3).requires_grad_()
+    t, b = topology, backend
+    return [
+        (lambda x: kernels.gather(t, x, "source", b), (nodes(1),)),
+        (lambda x: kernels.gather(t, x, "target", b), (nodes(1),)),
+        (lambda e: kernels.reduce(t, e, "source", "mean", b), (e,)),
+        (lambda e: kernels.reduce(t, e, "target", "sum", b), (e,)),
+        (lambda e, s, t_: kernels.edge_affine(t, e, s, t_, b), (e, nodes(1), nodes(2))),
+        (lambda w, x: kernels.propagate(t, w, x, "target", b), (w, nodes(1))),
+        (lambda w, x: kernels.propagate(t, w, x, "source", b), (w, nodes(1))),
+        (
+            lambda w, x: kernels.propagate_level(t, 1, w, kernels.take(x, t.level_nodes[0]), b),
+            (w, nodes(1)),
+        ),
+        (lambda e: kernels.pool_blocks(t, e, b), (e,)),
+        (lambda x: kernels.pool_groups(t, x), (nodes(1),)),
+        (lambda x: kernels.take(x, t.level_nodes[1]), (nodes(1),)),
+        (lambda x: kernels.sum_by_graph(t, x, t.node_graph), (nodes(1),)),
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("topology", "lead"), TINY)
+def test_first_and_second_derivatives(topology: Topology, lead: tuple[int, ...], backend: str):
+    for function, inputs in cases(topology, lead, backend):
+        # Squared, so that the second derivative is not 0.
+        assert gradcheck(lambda *v, f=function: f(*v).square(), inputs)
+        assert gradgradcheck(lambda *v, f=function: f(*v).square(), inputs)
+
+
+@pytest.mark.parametrize(("topology", "lead"), TOPOLOGIES)
+def test_backends_agree_in_gradients(topology: Topology, lead: tuple[int, ...]):
+    gradients = []
+    for backend in BACKENDS:
+        gradients.append([])
+        for function, inputs in cases(topology, lead, backend):
+            out = function(*inputs)
+            seed = draw(*out.shape, seed=5)
+            gradients[-1] += torch.autograd.grad((out.square() * seed).sum(), inputs)
+    for one, *others in zip(*gradients, strict=True):
+        for other in others:
+            close(other, one)
+
+
+def test_dense_gathers_and_edges_are_float32_too():
+    topology = Topology.of(NAMED["depth-six"])
+    weight, x = draw(2, topology.num_edges).float(), draw(2, topology.num_nodes, 3).float()
+    one, other = (kernels.propagate(topology, weight, x, backend=b) for b in BACKENDS)
+    torch.testing.assert_close(one, other)
+    assert one.dtype == torch.float32
+
+
+def test_unknown_names_are_refused():
+    topology = Topology.of(mlp([2, 2, 1]))
+    x, e = draw(topology.num_nodes, 1), draw(topology.num_edges, 1)
+    with pytest.raises(ValueError, match="backend is 'fast'; expected one of 'auto'"):
+        kernels.gather(topology, x, "source", backend="fast")
+    with pytest.raises(ValueError, match="op is 'max'"):
+        kernels.reduce(topology, e, "source", "max")
+    for level in (0, 3):
+        with pytest.raises(InvalidGraphError, match=f"level {level}"):
+            kernels.propagate_level(topology, level, e[:, 0], x[:2])
+
+
+def test_blocks_that_skip_levels_have_no_levels_to_pass():
+    groups = (
+        NeuronGroup("in", 2, "input"), NeuronGroup("h", 3, "hidden", space="h"),
+        NeuronGroup("out", 1, "output"),
+    )  # fmt: skip
+    weights = (
+        Parameter("a", (3, 2), (1, 0)), Parameter("b", (1, 3), (2, 1)),
+        Parameter("skip", (1, 2), (2, 0)),
+    )  # fmt: skip
+    topology = Topology.of(Architecture(groups, weights))
+    weight, x = draw(topology.num_edges), draw(topology.num_nodes, 2)
+    one, other = (kernels.propagate(topology, weight, x, backend=b) for b in BACKENDS)
+    close(one, other)
+    with pytest.raises(InvalidGraphError, match="skip"):
+        kernels.propagate_level(topology, 1, weight, x[:2])
