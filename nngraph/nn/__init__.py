@@ -1,11 +1,16 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
+from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.flat import FlatNetwork
+from nngraph.nn.invariant import InvariantLinear
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork, OrderedPass
 from nngraph.nn.metanetwork import Metanetwork, TensorScales
+from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.probes import ProbeNetwork, Probes
+from nngraph.nn.shared import SharedEquivariantLinear
 from nngraph.nn.sine import SineNetwork
+from nngraph.nn.terms import Terms
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
 MODELS: dict[str, type[Metanetwork]] = {
@@ -17,16 +22,24 @@ MODELS: dict[str, type[Metanetwork]] = {
 
 __all__ = [
     "MODELS",
+    "ChannelNorm",
+    "EquivariantLinear",
+    "FeatureDropout",
     "Features",
     "FlatNetwork",
+    "InvariantLinear",
     "MessagePassingLayer",
     "MessagePassingNetwork",
     "Metanetwork",
     "Networks",
     "OrderedPass",
+    "Pointwise",
     "ProbeNetwork",
     "Probes",
+    "SharedEquivariantLinear",
     "SineNetwork",
+    "TensorNorm",
     "TensorScales",
+    "Terms",
     "input_features",
 ]

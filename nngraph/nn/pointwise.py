@@ -1,0 +1,183 @@
+"""What stands between linear layers: functions, normalisation and dropout that keep the symmetry.
+
+All act on ``(x, edge_attr)`` and commute with relabelling: functions of single entries, or of
+statistics of a whole tensor. Statistics are never those of one hidden neuron or entry, which trade
+places when neurons are relabelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nngraph import kernels
+from nngraph.graph.architecture import Architecture
+from nngraph.graph.topology import Topology
+
+__all__ = ["ChannelNorm", "FeatureDropout", "Pointwise", "TensorNorm"]
+
+
+class Pointwise(nn.Module):
+    """Apply a function to every feature of every neuron and edge.
+
+    Args:
+        function: of one tensor, applied entry by entry, such as ``torch.relu`` or a module.
+
+    Shape:
+        x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor] = nn.functional.silu) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        return self.function(x), self.function(edge_attr)
+
+
+class ChannelNorm(nn.Module):
+    """Normalise the channels of each neuron and of each edge by themselves, then scale and shift.
+
+    Layer norm with one scale and shift per channel for nodes and one for edges: the same for all
+    neurons.
+
+    Args:
+        channels: C.
+
+    Shape:
+        x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.nodes = nn.LayerNorm(channels)
+        self.edges = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        return self.nodes(x), self.edges(edge_attr)
+
+
+class TensorNorm(nn.Module):
+    r"""Normalise each parameter tensor by the mean and variance of its entries.
+
+    .. math:: \hat A_c = \gamma_{A,c} \frac{A_c - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta_{A,c}
+
+    Two kinds of statistics, both of whole tensors:
+
+    - ``"network"``: of all entries and channels of the tensor in one network, the same in training
+      and evaluation;
+    - ``"batch"``: per channel of all entries of the tensor in all networks of the batch; in
+      evaluation, the running means of training, as batch norm has them.
+
+    Each neuron group counts as one tensor of nodes; neurons without a bias take part with what
+    features they have, and leave as 0.
+
+    Args:
+        architecture: of the networks.
+        channels: C.
+        statistics: ``"network"`` or ``"batch"``.
+        momentum: share of the newest batch in the running means.
+
+    Shape:
+        x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same.
+    """
+
+    running_mean: Tensor
+    running_variance: Tensor
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        channels: int,
+        statistics: Literal["network", "batch"] = "network",
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if statistics not in ("network", "batch"):
+            raise ValueError(f"statistics is {statistics!r}; expected 'network' or 'batch'.")
+        self.topology = Topology.of(architecture)
+        self.statistics, self.momentum, self.eps = statistics, momentum, eps
+        #: groups first, then blocks
+        tensors = len(architecture.groups) + len(architecture.blocks)
+        self.weight = nn.Parameter(torch.ones(tensors, channels))
+        self.bias = nn.Parameter(torch.zeros(tensors, channels))
+        self.register_buffer("running_mean", torch.zeros(tensors, channels))
+        self.register_buffer("running_variance", torch.ones(tensors, channels))
+
+    def _pool(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> Tensor:
+        """Mean of each tensor, ``[*, tensors, C]``."""
+        return torch.cat(
+            [kernels.pool_groups(topology, x), kernels.pool_blocks(topology, edge_attr)], dim=-2
+        )
+
+    def _moments(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        groups = self.weight.shape[0] - len(topology.block_size)
+        if self.statistics == "batch" and not self.training:
+            return self.running_mean, self.running_variance
+        axes = [-1] if self.statistics == "network" else list(range(x.dim() - 2))
+        keep = self.statistics == "network"
+
+        def average(values: Tensor) -> Tensor:
+            return values.mean(axes, keepdim=keep) if axes else values
+
+        mean = average(self._pool(topology, x, edge_attr))
+        # Around the mean, not E[A^2] - E[A]^2, which cancels.
+        variance = average(
+            self._pool(
+                topology,
+                (x - kernels.spread_groups(topology, mean[..., :groups, :])).square(),
+                (edge_attr - kernels.spread_blocks(topology, mean[..., groups:, :])).square(),
+            )
+        )
+        if self.statistics == "batch":
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+                self.running_variance.lerp_(variance.to(self.running_variance), self.momentum)
+        return mean, variance
+
+    def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        topology = self.topology.to(x.device)
+        groups = self.weight.shape[0] - len(topology.block_size)
+        mean, variance = self._moments(topology, x, edge_attr)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        x = x * kernels.spread_groups(topology, scale[..., :groups, :])
+        x = x + kernels.spread_groups(topology, shift[..., :groups, :])
+        edge_attr = edge_attr * kernels.spread_blocks(topology, scale[..., groups:, :])
+        edge_attr = edge_attr + kernels.spread_blocks(topology, shift[..., groups:, :])
+        return x * topology.node_has_bias.to(x.dtype).unsqueeze(-1), edge_attr
+
+
+class FeatureDropout(nn.Module):
+    """Set features to 0 at random in training and scale the others up; the identity in evaluation.
+
+    Args:
+        p: share that is set to 0.
+        whole_channels: drop a channel of all neurons and edges of a network together, so that each
+            pass is exactly equivariant; otherwise each entry by itself, which is equivariant in
+            distribution.
+
+    Shape:
+        x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same. Leading axes are networks, each with
+        a draw of its own; a ragged batch has one draw for all of its networks' channels.
+    """
+
+    def __init__(self, p: float = 0.1, whole_channels: bool = False) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"p is {p!r}; expected a share from 0 to below 1.")
+        self.p, self.whole_channels = p, whole_channels
+
+    def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.whole_channels:
+            dropout = nn.functional.dropout
+            return dropout(x, self.p, self.training), dropout(edge_attr, self.p, self.training)
+        if not self.training:
+            return x, edge_attr
+        kept = torch.full((*x.shape[:-2], 1, x.shape[-1]), 1 - self.p, device=x.device)
+        scale = (kept.bernoulli() / (1 - self.p)).to(x.dtype)
+        return x * scale, edge_attr * scale

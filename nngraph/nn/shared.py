@@ -1,0 +1,192 @@
+"""An equivariant linear layer whose parameters do not depend on the architecture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nngraph import kernels
+from nngraph.graph.topology import Topology
+from nngraph.kernels.reference import mean_by
+
+__all__ = ["Kinds", "SharedEquivariantLinear"]
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Which weights each block and group of a batch takes: its place, counted from both ends.
+
+    Attributes:
+        block: ``[K]`` kind of each block; ``group`` ``[G]`` of each group, by the clipped distances
+            of the block's target, and of the group, from the inputs and to the outputs.
+        node: ``[N]`` kind of each neuron's group.
+    """
+
+    block: Tensor
+    group: Tensor
+    node: Tensor
+
+    @classmethod
+    def of(cls, topology: Topology, levels: int) -> Kinds:
+        """Derive the kinds; distances of ``levels`` and beyond count alike."""
+
+        def kind(level: Tensor, height: Tensor) -> Tensor:
+            return level.clamp(max=levels) * (levels + 1) + height.clamp(max=levels)
+
+        node = kind(topology.node_level, topology.node_height)
+        first_node = topology.group_size.cumsum(0) - topology.group_size
+        first_edge = topology.block_size.cumsum(0) - topology.block_size
+        return cls(node[topology.target[first_edge]], node[first_node], node)
+
+
+class SharedEquivariantLinear(nn.Module):
+    r"""Equivariant affine map with weights by kind of tensor and place: one layer for all MLPs.
+
+    .. math::
+        h_i &= \Theta_{k(i)} \big[\mathrm{mean}_j e_{ij}, \mathrm{mean}_l e_{li}, x_i\big], \quad
+        (h^{in}_i, h^{out}_i, h^{bias}_i) = h_i \\
+        e_{ij} &\leftarrow \Lambda_{k(ij)} e_{ij} + h^{in}_i + h^{out}_j + g_{k(ij)}
+        + \Gamma_{k(ij)} \mathrm{mean}(\text{block}) + \beta_{k(ij)} \\
+        x_i &\leftarrow h^{bias}_i + g_{k(i)}
+        + \Gamma_{k(i)} \mathrm{mean}(\text{group}) + \beta_{k(i)}
+
+    with k the kind: how far from the inputs and to the outputs, ``levels`` and beyond counting
+    alike, and g a linear map of the means of each kind of tensor in the network. Everything is
+    edges meeting neurons and one table per network, so that a ragged batch of different MLPs is
+    read at once. Input and output neurons are treated as relabelled (``permute_io``); give their
+    places as features.
+
+    In a network of at most ``2 * levels`` weights every tensor is a kind of its own and the layer
+    is complete for ``permute_io=True`` (4 L^2 + 10 L - 4 elements). In deeper ones it still reaches
+    every element of every pair of tensors, but tensors of one kind share their coefficients.
+
+    Args:
+        in_channels, out_channels: C_in and C_out per parameter.
+        levels: distances from the inputs and outputs that are told apart.
+        bias: whether there are constants, one per kind and channel.
+        backend: of :mod:`nngraph.kernels`.
+
+    Shape:
+        on any topology: x ``[*, N, C_in]``, edge_attr ``[*, E, C_in]`` in the topology's order ->
+        the same with C_out. x of neurons without a bias is not read and is 0 in the output.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        levels: int = 2,
+        bias: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if levels < 0:
+            raise ValueError(f"levels is {levels}; expected at least 0.")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.levels, self.backend = levels, backend
+        kinds = (levels + 1) ** 2
+        shape = out_channels, in_channels
+        self.edge_weight = nn.Parameter(torch.empty(kinds, *shape))
+        self.node_weight = nn.Parameter(torch.empty(kinds, 3 * out_channels, 3 * in_channels))
+        # Blocks first, then biases.
+        self.own_weight = nn.Parameter(torch.empty(2, kinds, *shape))
+        self.global_weight = nn.Parameter(
+            torch.empty(2 * kinds * out_channels, 2 * kinds * in_channels)
+        )
+        self.bias = nn.Parameter(torch.empty(2, kinds, out_channels)) if bias else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, gain: float = 1.0) -> None:
+        """Draw the weights; an edge's own product gives 3/4 of its variance, as a neuron's does."""
+        fan_in = self.in_channels
+        self.edge_weight.normal_(0, gain * math.sqrt(0.75 / fan_in))
+        share = [0.25 / 4] * 2 + [0.75]
+        for rows, part in zip(self.node_weight.chunk(3, dim=1), share, strict=True):
+            rows.normal_(0, gain * math.sqrt(part / (3 * fan_in)))
+        self.own_weight.normal_(0, gain * math.sqrt(0.25 / 4 / fan_in))
+        # A network has few of the kinds; the slots of the others are 0.
+        present = 2 * (2 * self.levels + 1)
+        self.global_weight.normal_(0, gain * math.sqrt(0.25 / 4 / (present * fan_in)))
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def forward(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        """Map features of any batch of networks."""
+        kinds = Kinds.of(topology, self.levels)
+        has_bias = topology.node_has_bias.to(x.dtype).unsqueeze(-1)
+        x = x * has_bias
+        incoming, outgoing = self._pool_nodes(topology, edge_attr)
+        heard = torch.cat([incoming, outgoing, x], dim=-1)
+        h_in, h_out, h_bias = _by_kind(heard, self.node_weight, kinds.node).chunk(3, dim=-1)
+        blocks = kernels.pool_blocks(topology, edge_attr, backend=self.backend)
+        groups = kernels.pool_groups(topology, x)
+        block_part, group_part = self._mix(topology, kinds, blocks, groups)
+        mixed = _edge_product(topology, edge_attr, self.edge_weight[kinds.block], block_part)
+        edges = kernels.edge_affine(topology, mixed, h_out, h_in, backend=self.backend)
+        nodes = h_bias + kernels.spread_groups(topology, group_part)
+        return nodes * has_bias, edges
+
+    def _pool_nodes(self, topology: Topology, e: Tensor) -> tuple[Tensor, Tensor]:
+        incoming = kernels.reduce(topology, e, "target", "mean", backend=self.backend)
+        outgoing = kernels.reduce(topology, e, "source", "mean", backend=self.backend)
+        return incoming, outgoing
+
+    def _mix(
+        self, topology: Topology, kinds: Kinds, blocks: Tensor, groups: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mix the means of all blocks ``[*, K, C]`` and groups ``[*, G, C]`` of each network."""
+        count = len(self.edge_weight)
+        slot = torch.cat(
+            [
+                topology.block_graph * 2 * count + kinds.block,
+                topology.group_graph * 2 * count + count + kinds.group,
+            ]
+        )
+        own = torch.cat([kinds.block, kinds.group + count])
+        values = torch.cat([blocks, groups], dim=-2)
+        rows = topology.num_graphs * 2 * count
+        sizes = torch.bincount(slot, minlength=rows).clamp(min=1)
+        table = mean_by(values, slot, sizes)
+        table = table.reshape(*values.shape[:-2], topology.num_graphs, -1)
+        mixed = nn.functional.linear(table, self.global_weight)
+        mixed = mixed.reshape(*values.shape[:-2], rows, self.out_channels)
+        out = mixed.index_select(-2, slot) + _by_kind(values, self.own_weight.flatten(0, 1), own)
+        if self.bias is not None:
+            out = out + self.bias.flatten(0, 1)[own]
+        return out[..., : len(kinds.block), :], out[..., len(kinds.block) :, :]
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return (
+            f"in_channels={self.in_channels}, out_channels={self.out_channels}, "
+            f"levels={self.levels}"
+        )
+
+
+def _by_kind(values: Tensor, weight: Tensor, kind: Tensor) -> Tensor:
+    """Multiply each row ``[*, K, C]`` by the weight ``[kinds, C_out, C]`` of its kind."""
+    out = values.new_zeros(*values.shape[:-1], weight.shape[1])
+    for present in torch.unique(kind).tolist():
+        rows = (kind == present).nonzero().flatten()
+        product = nn.functional.linear(values.index_select(-2, rows), weight[present])
+        out = out.index_copy(-2, rows, product.to(out.dtype))
+    return out
+
+
+def _edge_product(topology: Topology, e: Tensor, weight: Tensor, add: Tensor) -> Tensor:
+    """Multiply each block's edges by its weight ``[K, C_out, C]``; add its row of ``add``."""
+    pieces, first = [], 0
+    for bucket in topology.buckets:
+        blocks = slice(first, first + bucket.count)
+        first += bucket.count
+        size = bucket.rows * bucket.columns
+        edges = torch.unflatten(e[..., bucket.start : bucket.stop, :], -2, (bucket.count, size))
+        piece = edges @ weight[blocks].mT + add[..., blocks, :].unsqueeze(-2)
+        pieces.append(piece.flatten(-3, -2))
+    if not pieces:
+        return e.new_zeros(*e.shape[:-1], weight.shape[1])
+    return torch.cat(pieces, dim=-2)
