@@ -65,7 +65,8 @@ class SineNetwork(Metanetwork):
     maps.
 
     Args:
-        channels: C of u; z has twice as many, odd and even.
+        channels: C_l of u; z has twice as many, odd and even. The last number serves deeper layers
+            too.
         messages: channels of h.
         functions: names of :math:`f_l` in ``FUNCTIONS``; the last one serves deeper layers too.
             With ``"sine"`` a layer can come to evaluate the networks at points that it finds by
@@ -87,12 +88,12 @@ class SineNetwork(Metanetwork):
         self,
         architecture: Architecture,
         num_outputs: int,
-        channels: int = 128,
+        channels: Sequence[int] = (96, 192),
         messages: int = 64,
         functions: Sequence[str] = ("tanh", "sine"),
         probes: int = 0,
-        hidden: int = 256,
-        dropout: float = 0.1,
+        hidden: int = 512,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__(architecture, num_outputs)
         _check_activations(architecture)
@@ -103,16 +104,17 @@ class SineNetwork(Metanetwork):
         self.scales = TensorScales(architecture)
         # One set of maps per hidden layer, and at least two: those of the first, and of all deeper.
         depth = max(len(architecture.widths) - 2, 2)
+        sizes = [channels[min(i, len(channels) - 1)] for i in range(depth)]
         self.maps_in = nn.ModuleList(
-            nn.Linear(messages if i else self.inputs, channels, bias=False) for i in range(depth)
+            nn.Linear(messages if i else self.inputs, size, bias=False)
+            for i, size in enumerate(sizes)
         )
-        self.maps_out = nn.ModuleList(
-            nn.Linear(2 * channels, messages, bias=False) for _ in range(depth)
-        )
-        self.shifts = nn.ParameterList(nn.Parameter(torch.empty(channels)) for _ in range(depth))
+        # The last one serves deeper networks alone: outputs read the last layer whole.
+        self.maps_out = nn.ModuleList(nn.Linear(2 * size, messages, bias=False) for size in sizes)
+        self.shifts = nn.ParameterList(nn.Parameter(torch.empty(size)) for size in sizes)
         self.probes = Probes(architecture, probes) if probes else None
         # Without hidden layers the inputs' unit vectors are what reaches the outputs.
-        self.width = 1 + max(2 * channels, self.inputs)
+        self.width = 1 + max(2 * max(sizes), self.inputs)
         self.readout = mlp(
             [self.outputs * (self.width + probes), hidden, hidden, num_outputs], dropout
         )
@@ -175,7 +177,7 @@ class SineNetwork(Metanetwork):
         return at_inputs(topology, units).expand(*like.shape[:-1], -1, -1)
 
     def _split(self, level: int, sums: Tensor, phase: Tensor) -> Tensor:
-        """Return the odd and even parts of a layer's neurons, ``[*, n, 2 C]``."""
+        """Return the odd and even parts of a layer's neurons, ``[*, n, 2 C_l]``."""
         slot = self._slot(level)
         function = FUNCTIONS[self.functions[min(level, len(self.functions)) - 1]]
         u, shift = self.maps_in[slot](sums), self.shifts[slot]

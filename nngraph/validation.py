@@ -1,0 +1,342 @@
+"""The proof a user can run: every layer against the judge, every model against the symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nngraph import basis
+from nngraph.errors import ArchitectureError
+from nngraph.graph import Activation, Architecture, NeuralGraphStack, Relabelling, Symmetry
+from nngraph.nn import (
+    MODELS,
+    EquivariantLinear,
+    InvariantLinear,
+    SharedEquivariantLinear,
+)
+
+__all__ = ["LAYERS", "LayerCheck", "ModelCheck", "Validation", "validate"]
+
+#: Largest relative error of an exact layer or model, in each precision.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
+#: The judge makes dense matrices, so widths beyond this are judged at this width. The maps of a block
+#: are the same at any width of two or more, and inputs or outputs are all treated alike.
+JUDGED_WIDTH = 4
+_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer to be held against the judge.
+
+    Args:
+        make: ``(architecture, in_channels, out_channels) -> layer``.
+        complete: whether it claims to span the basis; otherwise its span is reported.
+        permute_io: whether inputs and outputs are relabelled too.
+        invariant: whether it makes one answer per network rather than weights.
+        needs: package that it needs, if any.
+    """
+
+    make: Callable[[Architecture, int, int], nn.Module]
+    complete: bool = True
+    permute_io: bool = False
+    invariant: bool = False
+    needs: str | None = None
+
+
+LAYERS: dict[str, Layer] = {
+    "EquivariantLinear": Layer(EquivariantLinear),
+    "EquivariantLinear, scatter": Layer(
+        lambda a, i, o: EquivariantLinear(a, i, o, backend="scatter"), needs="torch_scatter"
+    ),
+    "EquivariantLinear, permute_io": Layer(
+        lambda a, i, o: EquivariantLinear(a, i, o, permute_io=True), permute_io=True
+    ),
+    "InvariantLinear": Layer(InvariantLinear, invariant=True),
+    "InvariantLinear, permute_io": Layer(
+        lambda a, i, o: InvariantLinear(a, i, o, permute_io=True), permute_io=True, invariant=True
+    ),
+    "SharedEquivariantLinear": Layer(
+        lambda a, i, o: SharedLayer(a, i, o), complete=False, permute_io=True
+    ),
+}
+
+
+class SharedLayer(nn.Module):
+    """A shared layer on the stacks of one architecture, in the form of the other layers."""
+
+    def __init__(self, architecture: Architecture, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        from nngraph.graph.topology import Topology
+
+        self.topology = Topology.of(architecture)
+        self.layer = SharedEquivariantLinear(in_channels, out_channels)
+
+    def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(self.topology.to(x.device), x, edge_attr)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """What the judge and random relabellings say of a layer.
+
+    Attributes:
+        elements: of the basis, constants included; ``spanned``: how many of them the layer reaches.
+        claims_all: whether it claims to reach all.
+        blocks: elements and how many are spanned, for each (from, to).
+        missing: names of elements not reached.
+        outside: largest part of the layer's maps outside the basis, relative.
+        errors: largest relative equivariance error, by device and precision.
+        passed: whether it keeps what it claims.
+    """
+
+    name: str
+    elements: int
+    spanned: int
+    claims_all: bool
+    blocks: list[dict[str, Any]]
+    missing: list[str]
+    outside: float
+    errors: dict[str, float]
+    passed: bool
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """Largest relative change of a model's answers under relabelling, by device and precision."""
+
+    name: str
+    errors: dict[str, float]
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The whole verdict; ``judged_at`` are the widths at which spans were computed."""
+
+    architecture: str
+    judged_at: list[int]
+    linear: int
+    constants: int
+    layers: list[LayerCheck]
+    models: list[ModelCheck]
+    absent: list[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything keeps what it claims."""
+        return all(check.passed for check in [*self.layers, *self.models])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as plain data."""
+        return {**asdict(self), "passed": self.passed}
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def judged_architecture(architecture: Architecture) -> Architecture:
+    """Return the chain at widths that the judge can take: none above ``JUDGED_WIDTH``."""
+    if not architecture.is_chain:
+        raise ArchitectureError(f"{architecture} is not a chain of affine maps; expected an MLP.")
+    biased = {column.group for column in architecture.columns}
+    return Architecture.mlp(
+        [min(width, JUDGED_WIDTH) for width in architecture.widths],
+        [group.activation for group in architecture.groups[1:]],
+        [g in biased for g in range(1, len(architecture.groups))],
+    )
+
+
+def validate(
+    architecture: Architecture,
+    layers: dict[str, Layer] | None = None,
+    devices: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Validation:
+    """Hold layers against the analytic basis, and layers and models against random relabellings.
+
+    Spans are computed in float64 at :func:`judged_architecture`; equivariance errors at the
+    architecture itself, in float64 and float32, on each device present.
+
+    Args:
+        layers: default all of the library's, ``LAYERS``.
+        devices: default the CPU, and CUDA where it is.
+
+    Raises:
+        ArchitectureError: if the architecture is not a chain of affine maps.
+    """
+    small = judged_architecture(architecture)
+    if devices is None:
+        devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    checks, absent = [], []
+    for name, layer in (LAYERS if layers is None else layers).items():
+        if layer.needs is not None and find_spec(layer.needs) is None:
+            absent.append(f"{name}: {layer.needs} is not installed")
+            continue
+        checks.append(_check_layer(name, layer, architecture, small, devices, seed))
+    models = [
+        _check_model(name, architecture, devices, seed)
+        for name, model in MODELS.items()
+        if model.invariant and _reads(name, architecture)
+    ]
+    dimension = basis.dimension(architecture)
+    return Validation(
+        str(architecture), list(small.widths), dimension.linear, dimension.constant, checks, models,
+        absent,
+    )  # fmt: skip
+
+
+def _check_layer(
+    name: str, layer: Layer, architecture: Architecture, small: Architecture,
+    devices: Sequence[str], seed: int,
+) -> LayerCheck:  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        judged = layer.make(small, 1, 1).double()
+        target = basis.WeightSpace.free("invariant") if layer.invariant else None
+        source = basis.WeightSpace.of(small, permute_io=layer.permute_io)
+        report = basis.rank_of(basis.stacked(judged, small), source, target)
+        errors = {
+            f"{device} {_name(dtype)}": _layer_error(layer, architecture, device, dtype, seed)
+            for device in devices
+            for dtype in TOLERANCES
+        }
+    spans = report.complete or not layer.complete
+    return LayerCheck(
+        name,
+        report.expected + report.expected_constants,
+        report.rank + report.rank_constants,
+        layer.complete,
+        [block.to_dict() for block in [*report.blocks, *report.constants]],
+        list(report.missing),
+        report.residual,
+        errors,
+        spans and report.equivariant and _within(errors),
+    )
+
+
+def _relabellings(architecture: Architecture, count: int, seed: int) -> Iterator[Relabelling]:
+    generator = torch.Generator().manual_seed(seed)
+    symmetry = Symmetry(architecture)
+    for _ in range(3):
+        yield symmetry.sample_stack(count, generator)
+
+
+def _layer_error(
+    layer: Layer, architecture: Architecture, device: str, dtype: torch.dtype, seed: int
+) -> float:
+    module = layer.make(architecture, _CHANNELS, _CHANNELS).to(device, dtype)
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (architecture.num_nodes, architecture.num_edges)
+    x, e = (
+        torch.randn(2, size, _CHANNELS, generator=generator, dtype=torch.float64).to(device, dtype)
+        for size in sizes
+    )
+    worst = 0.0
+    with torch.no_grad():
+        before = module(x, e)
+        for relabelling in _relabellings(architecture, 2, seed):
+            moved = relabelling.to(device)
+            after = module(moved.act_on_nodes(x), moved.act_on_edges(e))
+            if layer.invariant:
+                pairs = [(after, before)]
+            else:
+                pairs = [
+                    (after[0], moved.act_on_nodes(before[0])),
+                    (after[1], moved.act_on_edges(before[1])),
+                ]
+            worst = max([worst, *(_relative(found, wanted) for found, wanted in pairs)])
+    return worst
+
+
+def _check_model(
+    name: str, architecture: Architecture, devices: Sequence[str], seed: int
+) -> ModelCheck:
+    errors = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = MODELS[name](architecture, 10).eval()
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(2, architecture.num_nodes, 1, generator=generator) * 0.1
+        e = torch.randn(2, architecture.num_edges, 1, generator=generator) * 0.1
+        for device in devices:
+            for dtype in TOLERANCES:
+                model.to(device, dtype)
+                stack = NeuralGraphStack(architecture, x, e).to(device, dtype)
+                with torch.no_grad():
+                    before = model(stack)
+                    worst = 0.0
+                    for relabelling in _relabellings(architecture, 2, seed):
+                        after = model(relabelling.to(device).act_on_stack(stack))
+                        worst = max(worst, _relative(after, before))
+                errors[f"{device} {_name(dtype)}"] = worst
+    return ModelCheck(name, errors, _within(errors))
+
+
+def _reads(name: str, architecture: Architecture) -> bool:
+    """Whether a model reads networks of this architecture; the sine model reads sines alone."""
+    try:
+        MODELS[name](architecture, 10)
+    except ArchitectureError:
+        return False
+    return True
+
+
+def _relative(found: Tensor, wanted: Tensor) -> float:
+    if wanted.numel() == 0:
+        return 0.0
+    scale = max(float(wanted.abs().max()), torch.finfo(wanted.dtype).tiny)
+    return float((found - wanted).abs().max()) / scale
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _within(errors: dict[str, float]) -> bool:
+    limits = {_name(dtype): tolerance for dtype, tolerance in TOLERANCES.items()}
+    return all(error <= limits[key.split()[-1]] for key, error in errors.items())
+
+
+def _lines(result: Validation) -> Iterator[str]:
+    judged = "-".join(map(str, result.judged_at))
+    yield f"{result.architecture}: {result.linear} equivariant linear maps, {result.constants} constants"
+    yield f"spans are computed at {judged}; errors are the largest relative ones at the full widths"
+    yield ""
+    equivariant = [check for check in result.layers if check.claims_all and len(check.blocks) > 1]
+    if equivariant:
+        first = equivariant[0]
+        width = max(len(f"{b['from']} -> {b['to']}") for b in first.blocks)
+        yield f"{'block':{width}}  elements  {first.name}"
+        for block in first.blocks:
+            name = f"{block['from']} -> {block['to']}"
+            yield f"{name:{width}}  {block['expected']:8}  {block['rank']:{len(first.name)}}"
+        yield ""
+    names = [check.name for check in [*result.layers, *result.models]]
+    width = max(map(len, names), default=0)
+    for check in result.layers:
+        errors = ", ".join(f"{key} {error:.1e}" for key, error in check.errors.items())
+        span = f"{check.spanned} of {check.elements} elements"
+        yield f"{_mark(check.passed)} {check.name:{width}}  {span:24} {errors}"
+        if check.claims_all:
+            yield from (f"       missing: {name}" for name in check.missing[:10])
+    for model in result.models:
+        errors = ", ".join(f"{key} {error:.1e}" for key, error in model.errors.items())
+        yield f"{_mark(model.passed)} {model.name:{width}}  {'invariant':24} {errors}"
+    yield from (f"  --  {reason}" for reason in result.absent)
+    yield ""
+    yield "verdict: " + ("everything holds" if result.passed else "something falls short")
+
+
+def _mark(passed: bool) -> str:
+    return "  ok" if passed else "FAIL"
+
+
+def default_architecture(widths: Sequence[int]) -> Architecture:
+    """Return a SIREN of these widths, which every model of the library reads."""
+    return Architecture.mlp(widths, Activation("sine", w0=30.0))
