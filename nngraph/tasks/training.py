@@ -82,7 +82,7 @@ class _Progress:
     step: int = 0
     epoch: int = 0
     best_accuracy: float = -1.0
-    best_epoch: int = -1
+    best_epoch: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 

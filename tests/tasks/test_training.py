@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nngraph.errors import DataFileError
+from nngraph.graph import NeuralGraphStack
+from nngraph.nn import MODELS, Metanetwork
+from nngraph.tasks import Evaluation, TrainSettings, build_model, evaluate, load_run, prepare, train
+from nngraph.tasks import training as training_module
+from nngraph.tasks.classification import evaluate as real_evaluate
+from nngraph.zoo import Zoo
+
+Settings = Callable[..., TrainSettings]
+TIMES = ("seconds", "cpu_seconds")
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def report(out: Path) -> dict[str, Any]:
+    data = json.loads((out / "report.json").read_text())
+    return {k: v for k, v in data.items() if k not in TIMES}
+
+
+def same(one: Path, other: Path) -> None:
+    """Assert that two runs are the same but for the time they took."""
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert rows(one) == rows(other)
+    assert report(one) == report(other)
+
+
+class Interrupt(Exception):
+    pass
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
+    """Raise at call ``n`` of a function of the training module; later calls pass."""
+
+    def arrange(n: int, name: str) -> None:
+        calls = 0
+        owner: Any = training_module if name == "evaluate" else training_module._Run
+        real = getattr(owner, name)
+
+        def interrupted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == n:
+                raise Interrupt
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, interrupted)
+
+    return arrange
+
+
+# -- the same bits ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("call", "name"), [(2, "evaluate"), (8, "step"), (3, "save")], ids=str
+)  # after an epoch, within one, before a checkpoint
+def test_an_interrupted_run_ends_with_the_same_bits(
+    model: str, call: int, name: str, settings: Settings, tmp_path: Path, interrupt_after: Any
+):
+    chosen = settings(model, relabel=True, motion=True)
+    train(chosen, tmp_path / "whole", progress=False)
+    interrupt_after(call, name)
+    with pytest.raises(Interrupt):
+        train(chosen, tmp_path / "parts", progress=False)
+    assert not (tmp_path / "parts" / "report.json").exists()
+    done = len(rows(tmp_path / "parts"))
+    assert done in (1, 2)
+    train(chosen, tmp_path / "parts", progress=False)
+    same(tmp_path / "whole", tmp_path / "parts")
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == [
+        "config.json", "metrics.jsonl", "model.safetensors", "report.json",
+    ]  # fmt: skip
+
+
+def test_a_killed_process_is_continued_by_another(settings: Settings, tmp_path: Path):
+    # The other process has other string hashes: nothing may hang on them.
+    chosen = settings(epochs=2000)
+    out = tmp_path / "killed"
+    code = (
+        "import json, sys, torch; torch.set_num_threads(1)\n"
+        "from nngraph.tasks import TrainSettings, train\n"
+        "train(TrainSettings(**json.loads(sys.argv[1])), sys.argv[2], progress=False)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(chosen.to_dict()), str(out)],
+        env={**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        until = time.monotonic() + 60
+        while not (out / "checkpoint.safetensors").exists() and time.monotonic() < until:
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = len(rows(out))
+    assert done >= 1
+    run = training_module._Run(chosen, out)
+    state, history = run.resume()
+    assert state.epoch == len(history) <= done
+    # What it had learned is what this process learns by itself.
+    own = training_module._Run(chosen, tmp_path)
+    ours = training_module._Progress(state.total_steps)
+    with training_module.tqdm(disable=True) as bar:
+        for _ in range(state.epoch):
+            own.train_epoch(ours, bar)
+    for name, value in own.model.state_dict().items():
+        assert torch.equal(value, run.model.state_dict()[name]), name
+    assert ours.step == state.step
+
+
+def test_the_seed_decides_and_nobody_elses_numbers_change(settings: Settings, tmp_path: Path):
+    state = torch.get_rng_state()
+    first = train(settings(seed=3), tmp_path / "a", progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)
+    train(settings(seed=3), tmp_path / "b", progress=False)
+    same(tmp_path / "a", tmp_path / "b")
+    train(settings(seed=4), tmp_path / "c", progress=False)
+    a, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ac")
+    assert a != c
+    assert train(settings(seed=3), tmp_path / "a", progress=False) == first  # done: read, not made
+    state = torch.get_rng_state()
+    load_run(tmp_path / "a")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_streams_of_randomness_differ():
+    drawn = []
+    for parts in ((0,), (1,), (0, -1), (0, -2), (0, 0), (0, 1), (1, 0), (-1,), (-2,)):
+        with training_module._seeded(*parts):
+            drawn.append(float(torch.rand((), dtype=torch.float64)))
+    assert len(set(drawn)) == len(drawn)
+
+
+# -- what is written ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_report_is_what_the_saved_model_does(
+    model: str, settings: Settings, tmp_path: Path, zoo: Zoo
+):
+    found = train(settings(model), tmp_path, progress=False)
+    loaded, chosen = load_run(tmp_path)
+    assert not loaded.training
+    for split, accuracy in (("val", found.val_accuracy), ("test", found.test_accuracy)):
+        judged = evaluate(loaded, zoo.stack(split), chosen)
+        assert judged.accuracy == accuracy
+    assert judged.confusion.tolist() == found.confusion
+    assert sum(map(sum, found.confusion)) == 8
+    assert (found.model, found.column) == (model, loaded.column)
+    assert found.class_names == ["left", "middle", "right"]
+    assert found.parameters == sum(p.numel() for p in loaded.parameters())
+    assert (found.epochs, found.steps) == (4, 12)  # 24 networks, ten at a time
+    assert found.val_accuracy == max(row["val_accuracy"] for row in rows(tmp_path))
+
+
+def test_metrics_have_a_line_per_epoch(settings: Settings, tmp_path: Path):
+    train(settings(epochs=3, warmup_steps=2, learning_rate=0.01), tmp_path, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [set(line) for line in lines] == [
+        {"epoch", "step", "train_loss", "val_loss", "val_accuracy", "learning_rate", *TIMES}
+    ] * 3
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 6), (3, 9)]
+    assert all(0 <= line["val_accuracy"] <= 1 and line["train_loss"] > 0 for line in lines)
+    # Steps 2, 5 and 8 of 9, along half a cosine.
+    expected = [0.01 * 0.5 * (1 + torch.pi * 0 + float(torch.cos(torch.tensor(torch.pi * s / 9))))
+                for s in (2, 5, 8)]  # fmt: skip
+    assert [line["learning_rate"] for line in lines] == pytest.approx(expected)
+    for name in TIMES:
+        values = [line[name] for line in lines]
+        assert values == sorted(values)
+
+
+def test_the_warm_up_rises(settings: Settings, tmp_path: Path):
+    run = training_module._Run(settings(warmup_steps=4, learning_rate=1.0), tmp_path)
+    rates = [run.learning_rate(step, 10**9) for step in range(6)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+@pytest.mark.parametrize("model", ["probe", "sine"])
+def test_learning_happens(model: str, make_zoo: Any, settings: Settings, tmp_path: Path):
+    networks = make_zoo(steps=200, w0=5.0)
+    chosen = settings(
+        model, zoo=str(networks.path), epochs=40, learning_rate=0.01, motion=False,
+        options={"dropout": 0.0},
+    )  # fmt: skip
+    found = train(chosen, tmp_path, progress=False)
+    assert found.val_accuracy + found.test_accuracy > 1.2  # by chance: 0.67
+    lines = rows(tmp_path)
+    assert lines[-1]["train_loss"] < 0.1 * lines[0]["train_loss"]
+
+
+def constant(accuracies: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let validation find these accuracies, one after the other, then the last one for ever."""
+    left = list(accuracies)
+
+    def judged(model: Metanetwork, networks: NeuralGraphStack, *args: Any) -> Evaluation:
+        found = real_evaluate(model, networks, *args)
+        accuracy = left.pop(0) if len(left) > 1 else left[0]
+        return Evaluation(accuracy, found.loss, found.predictions, found.confusion)
+
+    monkeypatch.setattr(training_module, "evaluate", judged)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "patience", "epochs"),
+    [
+        pytest.param([0.5], 1, 2, id="an equal one is no better"),
+        pytest.param([0.5], 3, 4, id="three"),
+        pytest.param([0.5, 0.6, 0.4, 0.7, 0.1], 2, 6, id="starts again when it gets better"),
+        pytest.param([0.5], None, 10, id="never"),
+    ],
+)
+def test_patience(
+    accuracies: list[float], patience: int | None, epochs: int, settings: Settings,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    constant(accuracies, monkeypatch)
+    found = train(settings("flat", epochs=10, patience=patience), tmp_path, progress=False)
+    assert found.epochs == epochs
+    assert found.val_accuracy == max(accuracies)
+
+
+def test_of_equal_accuracies_the_later_parameters_are_kept(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved: list[bytes] = []
+    real = training_module._Run.save_best
+
+    def spied(run: Any) -> None:
+        real(run)
+        saved.append((run.out / "model.safetensors").read_bytes())
+
+    monkeypatch.setattr(training_module._Run, "save_best", spied)
+    constant([0.5, 0.4, 0.5, 0.3], monkeypatch)
+    train(settings("flat"), tmp_path, progress=False)
+    assert len(saved) == 2
+    assert (tmp_path / "model.safetensors").read_bytes() == saved[1] != saved[0]
+
+
+def test_a_budget_of_cpu_seconds_decides_the_steps(settings: Settings, tmp_path: Path):
+    chosen = settings("flat", cpu_seconds=0.4, epochs=1, warmup_steps=2)
+    before = training_module._Run(chosen, tmp_path / "plan")
+    parameters = {name: value.clone() for name, value in before.model.state_dict().items()}
+    assert before.planned_steps() > 3
+    for name, value in before.model.state_dict().items():
+        assert torch.equal(value, parameters[name])  # timing leaves no trace
+    assert training_module.optimizer_tensors(before.optimizer) == {}
+    found = train(chosen, tmp_path / "run", progress=False)
+    assert found.steps > 3  # more than its one epoch
+    assert 0.1 < found.cpu_seconds < 1.6
+    lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["cpu_seconds"] == round(found.cpu_seconds, 3)
+    assert lines[-1]["step"] == found.steps
+
+
+# -- evaluation and preparation ---------------------------------------------------------------
+
+
+class Fixed(Metanetwork):
+    """Answers what it is told, in order."""
+
+    def __init__(self, zoo: Zoo, answers: Tensor):
+        super().__init__(zoo.architecture, 3)
+        self.answers, self.at = answers, 0
+
+    def forward(self, networks: Any) -> Tensor:
+        assert not self.training
+        self.at += len(networks)
+        return self.answers[self.at - len(networks) : self.at]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_evaluation_by_hand(
+    zoo: Zoo, settings: Settings, batch_size: int, training: bool
+):
+    networks = zoo.stack("test")[:5]
+    networks.y = torch.tensor([0, 0, 1, 2, 2])
+    answers = torch.log(torch.tensor(
+        [[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8], [0.5, 0.2, 0.3]]
+    ))  # fmt: skip
+    model = Fixed(zoo, answers).train(training)
+    found = evaluate(model, networks, settings(), batch_size)
+    assert found.predictions.tolist() == [0, 1, 1, 2, 0]
+    assert found.accuracy == 3 / 5
+    assert found.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    expected = -(torch.tensor([0.6, 0.2, 0.7, 0.8, 0.3]).log().mean())
+    assert found.loss == pytest.approx(float(expected))
+    assert found.loss == pytest.approx(float(F.cross_entropy(answers, networks.y)))
+    assert model.training is training
+
+
+def test_evaluation_asks_for_labels(zoo: Zoo, settings: Settings):
+    networks = zoo.stack("test")
+    networks.y = None
+    with pytest.raises(ValueError, match="no labels"):
+        evaluate(Fixed(zoo, torch.zeros(8, 3)), networks, settings())
+
+
+def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, settings: Settings):
+    networks = zoo.stack("val")
+    chosen = settings(relabel=True)
+    message, sine = (build_model(settings(name), zoo) for name in ("message-passing", "sine"))
+
+    def moved(model: Metanetwork, training: bool, **changes: Any) -> bool:
+        found = prepare(networks, model, settings(**changes), training)
+        assert torch.equal(found.y, networks.y)
+        return not torch.equal(found.edge_attr, networks.edge_attr)
+
+    off = {"motion": False, "relabel": False, "canonicalise": False}
+    for name in off:
+        on = {**off, name: True}
+        assert moved(message, True, **on)
+        assert moved(message, False, **on) == (name == "canonicalise")
+        assert moved(sine, True, **on) == (name != "canonicalise")
+        assert not moved(sine, False, **on)
+    assert not moved(message, True, **off)
+    assert chosen.relabel
+
+
+# -- settings and models --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("batch_size", -1), ("seed", -1),
+        ("learning_rate", float("nan")), ("learning_rate", "fast"), ("weight_decay", -0.1),
+        ("clip", float("inf")), ("patience", 0), ("cpu_seconds", -1.0), ("warmup_steps", None),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(name: str, value: Any):
+    with pytest.raises(ValueError, match=f"{name} is .*expected"):
+        TrainSettings("zoo", **{name: value})
+
+
+def test_settings_are_plain_data(tmp_path: Path):
+    chosen = TrainSettings(tmp_path, options={"probes": 3})  # type: ignore[arg-type]
+    assert TrainSettings(**json.loads(json.dumps(chosen.to_dict()))) == chosen
+    assert chosen.zoo == str(tmp_path)
+
+
+def test_models_are_asked_for_by_name_and_with_options_they_have(settings: Settings, zoo: Zoo):
+    with pytest.raises(ValueError, match="expected one of message-passing, sine"):
+        build_model(TrainSettings("zoo", model="transformer"), zoo)
+    with pytest.raises(ValueError, match=r"cannot be built with the options.*'heads'"):
+        build_model(settings(options={"heads": 3}), zoo)
+    with pytest.raises(ValueError, match="cannot be built with the options"):
+        build_model(settings(options={"channels": -3}), zoo)
+
+
+def test_a_zoo_without_test_networks_is_refused_at_the_start(
+    make_zoo: Any, settings: Settings, tmp_path: Path
+):
+    chosen = settings(zoo=str(make_zoo(splits=(0.8, 0.2, 0.0), steps=1).path))
+    with pytest.raises(DataFileError, match="has no test networks"):
+        train(chosen, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
