@@ -1,0 +1,191 @@
+"""What every benchmark shares: timing, memory, the machine's own rate, and rows in a CSV file."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import ctypes
+import gc
+import json
+import os
+import platform
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before torch: idle OpenMP threads that spin make small products several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+
+import nngraph
+from nngraph.files import write_atomically
+
+__all__ = [
+    "RESULTS",
+    "Timing",
+    "command_line",
+    "machine",
+    "markdown",
+    "matmul_gflops",
+    "measure",
+    "peak_growth_mib",
+    "read_rows",
+    "write_rows",
+]
+
+#: Where the result files are.
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call: median and the 10 % and 90 % quantiles over the repeats.
+
+    CPU time is that of all threads together; wall time also counts waiting for other processes.
+    """
+
+    cpu_ms: float
+    cpu_ms_q10: float
+    cpu_ms_q90: float
+    wall_ms: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the figures, rounded to four digits."""
+        return {name: float(f"{value:.4g}") for name, value in vars(self).items()}
+
+
+def measure(function: Callable[[], object], repeats: int = 20, warmup: int = 3) -> Timing:
+    """Time a function after some calls that are not counted."""
+    for _ in range(warmup):
+        function()
+    cpu, wall = [], []
+    for _ in range(repeats):
+        at_cpu, at_wall = time.process_time(), time.perf_counter()
+        function()
+        cpu.append((time.process_time() - at_cpu) * 1e3)
+        wall.append((time.perf_counter() - at_wall) * 1e3)
+    low, median, high = torch.tensor(cpu).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    return Timing(median, low, high, float(torch.tensor(wall).median()))
+
+
+def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
+    """Return the rate of float32 matrix products here and now, in 10^9 operations per second."""
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    timing = measure(lambda: one @ other, repeats)
+    # Wall time: of all threads that torch was given.
+    return 2 * size**3 / (timing.wall_ms * 1e6)
+
+
+def peak_growth_mib(function: Callable[[], object]) -> float | None:
+    """Return by how much a call raises the memory of the process at its peak; Linux, else ``None``.
+
+    Memory that the process keeps after earlier calls is given back first where the C library can.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is held now
+        before = _status_kib("VmRSS")
+    except (OSError, AttributeError):
+        return None
+    function()
+    return max(0.0, (_status_kib("VmHWM") - before) / 1024)
+
+
+def _status_kib(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def machine() -> dict[str, str | int]:
+    """Return what a figure depends on beside the code: processor, threads and versions."""
+    return {
+        "cpu": _cpu_model(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "nngraph": nngraph.__version__,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
+    """Return the command that makes these rows again, without the paths of this machine.
+
+    Options that have their default are left out, as is ``--out``; a folder stands as its option's
+    metavar, such as ``ZOO``.
+    """
+    words = ["python", f"benchmarks/{parser.prog}"]
+    for action in parser._actions:
+        value = getattr(arguments, action.dest, None)
+        left_out = value is None or value == action.default or action.dest == "out"
+        if left_out or not action.option_strings:
+            continue
+        words.append(action.option_strings[-1])
+        for item in value if isinstance(value, list) else [value]:
+            words.append(str(action.metavar) if isinstance(item, Path) else str(item))
+    return shlex.join(words)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a result file; no file has no rows."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """Put rows into a result file: each replaces the row with the same keys, or comes at the end.
+
+    The file is a CSV with a header; a column that a row lacks is empty there. Numbers are written
+    with the digits that they have.
+    """
+    table = {tuple(row.get(key, "") for key in keys): dict(row) for row in read_rows(path)}
+    for row in rows:
+        plain = {name: _plain(value) for name, value in row.items()}
+        table[tuple(plain.get(key, "") for key in keys)] = plain
+    columns = list(dict.fromkeys(name for row in table.values() for name in row))
+    lines: list[str] = []
+
+    class Lines:
+        def write(self, text: str) -> None:
+            lines.append(text)
+
+    writer = csv.DictWriter(Lines(), columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.values())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(lines).encode())
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (dict, list, tuple)):
+        return json.dumps(value, sort_keys=True)
+    return str(value)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return some columns of rows as a Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    for row in rows:
+        cells = [_plain(row.get(column)).replace("|", "\\|") for column in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

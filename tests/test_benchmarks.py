@@ -1,0 +1,147 @@
+"""The benchmark scripts run, check before they time, and keep their result files in order."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from nngraph.nn import MODELS
+from nngraph.zoo import ImageSource, fit_zoo
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = ("accuracy", "fit", "models")
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Import a script as it is when it is run: its own folder is searched first."""
+    threads = torch.get_num_threads()
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+
+    def imported(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield imported
+    for name in ("harness", *SCRIPTS):
+        sys.modules.pop(name, None)
+    torch.set_num_threads(threads)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_says_how_to_use_it(script: str, load: Any, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        load(script).main(["--help"])
+    assert ended.value.code == 0
+    assert "--out" in capsys.readouterr().out
+
+
+def test_models(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "models.csv"
+    arguments = ["--width", "4", "--batch", "3", "--repeats", "2", "--out", str(out)]
+    load("models").main(arguments)
+    found = rows(out)
+    assert [(row["model"], row["layout"]) for row in found] == [
+        (model, layout) for model in MODELS for layout in ("stacked", "ragged")
+    ]
+    for row in found:
+        assert float(row["agreement"]) < 1e-9
+        assert 0 <= float(row["cpu_ms_q10"]) <= float(row["cpu_ms"]) <= float(row["cpu_ms_q90"])
+        assert float(row["products_ms"]) > 0
+        assert row["torch"] == torch.__version__
+        assert str(tmp_path) not in ",".join(row.values())
+    assert "| probe | ragged |" in capsys.readouterr().out
+    load("models").main([*arguments, "--model", "probe"])
+    assert len(rows(out)) == len(found)  # replaced, not repeated
+
+
+def test_models_are_not_timed_when_they_disagree(load: Any, monkeypatch: pytest.MonkeyPatch):
+    module = load("models")
+    real = MODELS["probe"].forward
+    monkeypatch.setattr(
+        MODELS["probe"], "forward", lambda self, networks: real(self, networks) * torch.rand(())
+    )
+    with pytest.raises(SystemExit, match="Nothing was timed"):
+        module.main(["--model", "probe", "--width", "4", "--batch", "3"])
+
+
+def test_fit(load: Any, tmp_path: Path):
+    out = tmp_path / "fit.csv"
+    arguments = ["--noise", "5", "--count", "6", "--steps", "3", "--width", "4", "--threads", "1"]
+    load("fit").main([*arguments, "--out", str(out)])
+    (row,) = rows(out)
+    assert (row["source"], row["networks"], row["steps"]) == ("noise5", "6", "3")
+    assert float(row["networks_per_s"]) > 0
+    assert row["command"] == (
+        "python benchmarks/fit.py --noise 5 --count 6 --steps 3 --width 4 --threads 1"
+    )
+
+
+def test_accuracy(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    images = torch.rand(20, 3, 3, 1, generator=torch.Generator().manual_seed(0))
+    source = ImageSource("noise", images, torch.arange(20) % 2, ("even", "odd"))
+    fit_zoo(
+        tmp_path / "zoo", source, widths=[2, 3, 3, 1], steps=2, splits=(0.5, 0.25, 0.25),
+        threads=1, progress=False,
+    )  # fmt: skip
+    out = tmp_path / "accuracy.csv"
+    arguments = ["--zoo", str(tmp_path / "zoo"), "--cpu-seconds", "0.01", "--out", str(out)]
+    models = ["flat:{\"hidden\": 4}", "probe:{\"hidden\": 4, \"probes\": 2}"]  # fmt: skip
+    load("accuracy").main([*arguments, "--model", *models, "--settings", '{"relabel": true}'])
+    flat, probe = rows(out)
+    assert (flat["column"], probe["column"]) == ("generic weights-only", "with probes")
+    assert flat["settings"] == '{"relabel": true}'
+    assert int(flat["steps"]) >= 1
+    assert flat["command"] == (
+        "python benchmarks/accuracy.py --zoo ZOO --model 'flat:{\"hidden\": 4}' "
+        "--settings '{\"relabel\": true}' --cpu-seconds 0.01"
+    )
+    assert str(tmp_path) not in out.read_text()
+    shown = capsys.readouterr().out
+    # A table for each column.
+    assert shown.index("generic weights-only (noise") < shown.index("with probes (noise")
+    assert shown.count("| model |") == 2
+
+
+# -- the harness ----------------------------------------------------------------------------------
+
+
+def test_rows_are_replaced_by_their_keys(load: Any, tmp_path: Path):
+    harness = load("harness")
+    path = tmp_path / "sub" / "rows.csv"
+    assert harness.read_rows(path) == []
+    harness.write_rows(path, [{"a": 1, "b": {"y": 1, "x": "|,\""}, "c": 2.5}], ("a", "b"))
+    harness.write_rows(path, [{"a": 2, "b": {}, "d": None}], ("a", "b"))
+    harness.write_rows(path, [{"a": 1, "b": {"x": "|,\"", "y": 1}, "c": 3}], ("a", "b"))
+    assert harness.read_rows(path) == [
+        {"a": "1", "b": '{"x": "|,\\"", "y": 1}', "c": "3", "d": ""},
+        {"a": "2", "b": "{}", "c": "", "d": ""},
+    ]
+    table = harness.markdown(harness.read_rows(path), ("a", "b"))
+    assert table.splitlines()[2] == '| 1 | {"x": "\\|,\\"", "y": 1} |'
+
+
+def test_measures(load: Any):
+    harness = load("harness")
+    calls: list[int] = []
+    timing = harness.measure(lambda: calls.append(1), repeats=4, warmup=2)
+    assert len(calls) == 6
+    assert set(timing.to_dict()) == {"cpu_ms", "cpu_ms_q10", "cpu_ms_q90", "wall_ms"}
+    assert harness.matmul_gflops(64, 2) > 0
+    grown = harness.peak_growth_mib(lambda: torch.ones(2**24).sum())  # 64 MiB
+    if grown is not None:
+        assert 60 < grown < 80
+    assert harness.machine()["threads"] == torch.get_num_threads()
