@@ -24,8 +24,8 @@ __all__ = ["LAYERS", "LayerCheck", "ModelCheck", "Validation", "validate"]
 
 #: Largest relative error of an exact layer or model, in each precision.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
-#: The judge makes dense matrices, so widths beyond this are judged at this width. The maps of a block
-#: are the same at any width of two or more, and inputs or outputs are all treated alike.
+#: The judge makes dense matrices, so widths beyond this are judged at this width. The maps of a
+#: block are the same at any width of two or more, and inputs or outputs are all treated alike.
 JUDGED_WIDTH = 4
 _CHANNELS = 3
 
@@ -130,7 +130,8 @@ class Validation:
     @property
     def passed(self) -> bool:
         """Whether everything keeps what it claims."""
-        return all(check.passed for check in [*self.layers, *self.models])
+        checks: list[LayerCheck | ModelCheck] = [*self.layers, *self.models]
+        return all(check.passed for check in checks)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as plain data."""
@@ -305,20 +306,20 @@ def _within(errors: dict[str, float]) -> bool:
 
 def _lines(result: Validation) -> Iterator[str]:
     judged = "-".join(map(str, result.judged_at))
-    yield f"{result.architecture}: {result.linear} equivariant linear maps, {result.constants} constants"
+    counts = f"{result.linear} equivariant linear maps, {result.constants} constants"
+    yield f"{result.architecture}: {counts}"
     yield f"spans are computed at {judged}; errors are the largest relative ones at the full widths"
     yield ""
-    equivariant = [check for check in result.layers if check.claims_all and len(check.blocks) > 1]
-    if equivariant:
-        first = equivariant[0]
-        width = max(len(f"{b['from']} -> {b['to']}") for b in first.blocks)
-        yield f"{'block':{width}}  elements  {first.name}"
-        for block in first.blocks:
-            name = f"{block['from']} -> {block['to']}"
-            yield f"{name:{width}}  {block['expected']:8}  {block['rank']:{len(first.name)}}"
+    for checks in _by_basis(result.layers):
+        names = [f"{b['from']} -> {b['to']}" for b in checks[0].blocks]
+        width = max(map(len, names))
+        yield "  ".join([f"{'block':{width}}", "elements", *(check.name for check in checks)])
+        for i, name in enumerate(names):
+            row = [f"{name:{width}}", f"{checks[0].blocks[i]['expected']:8}"]
+            row += [f"{check.blocks[i]['rank']:{len(check.name)}}" for check in checks]
+            yield "  ".join(row)
         yield ""
-    names = [check.name for check in [*result.layers, *result.models]]
-    width = max(map(len, names), default=0)
+    width = max((len(check.name) for check in result.layers), default=0)
     for check in result.layers:
         errors = ", ".join(f"{key} {error:.1e}" for key, error in check.errors.items())
         span = f"{check.spanned} of {check.elements} elements"
@@ -331,6 +332,15 @@ def _lines(result: Validation) -> Iterator[str]:
     yield from (f"  --  {reason}" for reason in result.absent)
     yield ""
     yield "verdict: " + ("everything holds" if result.passed else "something falls short")
+
+
+def _by_basis(checks: list[LayerCheck]) -> list[list[LayerCheck]]:
+    """Bring together the layers that are held against the same basis elements."""
+    tables: dict[tuple[tuple[str, str, int], ...], list[LayerCheck]] = {}
+    for check in checks:
+        key = tuple((b["from"], b["to"], b["expected"]) for b in check.blocks)
+        tables.setdefault(key, []).append(check)
+    return list(tables.values())
 
 
 def _mark(passed: bool) -> str:

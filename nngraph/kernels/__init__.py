@@ -4,6 +4,7 @@ Every function takes the :class:`~nngraph.graph.topology.Topology` first, then f
 ``[*, N, C]`` on nodes or ``[*, E, C]`` on edges, with any leading shape, and ``backend=``:
 
 - ``"reference"``: plain torch over the index tensors; the definition;
+- ``"scatter"``: torch-scatter's kernels over the index tensors; needs that package;
 - ``"dense"``: blocks as dense arrays: views, broadcasts, sums along an axis, matrix products;
 - ``"auto"``: ``"dense"``, which serves every topology and was never slower in our benchmarks.
 
@@ -20,7 +21,7 @@ from torch.nn.functional import pad
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Nodes, Topology
-from nngraph.kernels import dense, reference
+from nngraph.kernels import dense, reference, scatter
 
 __all__ = [
     "BACKENDS",
@@ -41,7 +42,11 @@ __all__ = [
 
 #: Which end of an edge: the neuron it leaves, or the one it enters.
 Side = Literal["source", "target"]
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "dense": dense}
+BACKENDS: dict[str, ModuleType] = {
+    "reference": reference,
+    "scatter": scatter,
+    "dense": dense,
+}
 _AUTO = "dense"
 
 

@@ -61,7 +61,16 @@ def input_features(networks: Networks) -> Features:
     x, edge_attr = cast(Tensor, networks.x), cast(Tensor, networks.edge_attr)
     if not isinstance(networks, Batch):
         return Features(Topology.of(networks.architecture).to(x.device), x, edge_attr)
-    topology = Topology.of_batch(networks.architecture).to(x.device)
+    architectures = networks.architecture
+    if all(architecture == architectures[0] for architecture in architectures[1:]):
+        # Networks of one architecture lie in a batch as they do in a stack.
+        shared = Topology.of(architectures[0]).to(x.device)
+        return Features(
+            shared,
+            x.reshape(len(architectures), shared.num_nodes, -1),
+            edge_attr.reshape(len(architectures), shared.num_edges, -1),
+        )
+    topology = Topology.of_batch(architectures).to(x.device)
     if topology.edge_order is not None:
         edge_attr = edge_attr.index_select(0, topology.edge_order)
     return Features(topology, x, edge_attr)

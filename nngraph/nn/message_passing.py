@@ -69,11 +69,13 @@ class OrderedPass(nn.Module):
         self.messages = nn.ModuleList(
             nn.Linear(channels, messages, bias=False) for _ in range(levels - 1)
         )
+        for message in self.messages:
+            nn.init.normal_(cast(nn.Linear, message).weight, 0, 4.0 / channels**0.5)
         # Slopes and offsets of the first functions are spread over the range of their inputs: with
         # offsets near 0 they are all steps at the same place, and learning is several times slower.
         for i, cell in enumerate(self.cells):
             first = cast(nn.Linear, cast(nn.Sequential, cell)[0])
-            slope, offset = (6.0, 4.0) if i == 0 else (1.0, 2.0)
+            slope, offset = (10.0, 4.0) if i == 0 else (0.5, 2.0)
             nn.init.normal_(first.weight, 0, slope / (first.in_features - 2) ** 0.5)
             nn.init.normal_(first.weight[:, -2:], 0, 2.0)
             nn.init.normal_(first.bias, 0, offset)

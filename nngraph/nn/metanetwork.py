@@ -63,6 +63,11 @@ class Metanetwork(nn.Module):
         """The column of a comparison that the model stands in."""
         raise NotImplementedError
 
+    @property
+    def bears_bfloat16(self) -> bool:
+        """Whether eight bits of mantissa are enough; not where phases of tens of radians count."""
+        return self.reads_signs and self.column != "with probes"
+
     def fit_statistics(self, networks: Networks) -> None:
         """Set the scales of the input features from training networks; call once, before training.
 

@@ -124,7 +124,8 @@ class _Run:
             group["lr"] = learning_rate
         networks = prepare(networks, self.model, self.settings, training=True)
         assert networks.y is not None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        mixed = self.device.type == "cuda" and self.model.bears_bfloat16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             answers = self.model(networks)
         loss = F.cross_entropy(answers.float(), networks.y)
         self.optimizer.zero_grad(set_to_none=True)
