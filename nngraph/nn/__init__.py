@@ -7,6 +7,7 @@ from nngraph.nn.invariant import InvariantLinear
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork, OrderedPass
 from nngraph.nn.metanetwork import Metanetwork, TensorScales
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
+from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.shared import SharedEquivariantLinear
 from nngraph.nn.sine import SineNetwork
@@ -23,6 +24,7 @@ MODELS: dict[str, type[Metanetwork]] = {
 __all__ = [
     "MODELS",
     "ChannelNorm",
+    "EdgePooling",
     "EquivariantLinear",
     "FeatureDropout",
     "Features",
@@ -37,6 +39,7 @@ __all__ = [
     "ProbeNetwork",
     "Probes",
     "SharedEquivariantLinear",
+    "SharedPoolingLayer",
     "SineNetwork",
     "TensorNorm",
     "TensorScales",

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.graph.topology import Topology
+from nngraph.nn.shared import SharedEquivariantLinear
 
-__all__ = ["EdgePooling"]
+__all__ = ["EdgePooling", "SharedPoolingLayer"]
 
 
 class EdgePooling(nn.Module):
@@ -74,6 +75,41 @@ class EdgePooling(nn.Module):
         norm = e.new_zeros(*shape[:-1], self.heads).index_add(-2, index, weight.to(e.dtype))
         norm = norm.clamp(min=torch.finfo(norm.dtype).tiny).unsqueeze(-1)
         return (torch.unflatten(total, -1, (self.heads, -1)) / norm).flatten(-2)
+
+
+class SharedPoolingLayer(SharedEquivariantLinear):
+    """The shared layer with maxima or attention in place of the means over edges; not linear.
+
+    Args:
+        pooling: ``"max"`` or ``"attention"``; ``"mean"`` is the linear layer itself.
+        heads: of the attention; divides ``in_channels``.
+        in_channels, out_channels, levels, bias, backend: as there.
+
+    Shape:
+        on any topology: x ``[*, N, C_in]``, edge_attr ``[*, E, C_in]`` -> the same with C_out.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        pooling: Literal["mean", "max", "attention"] = "max",
+        heads: int = 1,
+        levels: int = 2,
+        bias: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(in_channels, out_channels, levels, bias, backend)
+        self.incoming, self.outgoing, self.within = (
+            EdgePooling(in_channels, pooling, heads) for _ in range(3)
+        )
+
+    def _pool_edges(self, topology: Topology, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            self.incoming(topology, e, "target"),
+            self.outgoing(topology, e, "source"),
+            self.within(topology, e, "block"),
+        )
 
 
 def _rows(topology: Topology, to: str) -> tuple[Tensor, int]:

@@ -119,10 +119,9 @@ class SharedEquivariantLinear(nn.Module):
         kinds = Kinds.of(topology, self.levels)
         has_bias = topology.node_has_bias.to(x.dtype).unsqueeze(-1)
         x = x * has_bias
-        incoming, outgoing = self._pool_nodes(topology, edge_attr)
+        incoming, outgoing, blocks = self._pool_edges(topology, edge_attr)
         heard = torch.cat([incoming, outgoing, x], dim=-1)
         h_in, h_out, h_bias = _by_kind(heard, self.node_weight, kinds.node).chunk(3, dim=-1)
-        blocks = kernels.pool_blocks(topology, edge_attr, backend=self.backend)
         groups = kernels.pool_groups(topology, x)
         block_part, group_part = self._mix(topology, kinds, blocks, groups)
         mixed = _edge_product(topology, edge_attr, self.edge_weight[kinds.block], block_part)
@@ -130,10 +129,13 @@ class SharedEquivariantLinear(nn.Module):
         nodes = h_bias + kernels.spread_groups(topology, group_part)
         return nodes * has_bias, edges
 
-    def _pool_nodes(self, topology: Topology, e: Tensor) -> tuple[Tensor, Tensor]:
-        incoming = kernels.reduce(topology, e, "target", "mean", backend=self.backend)
-        outgoing = kernels.reduce(topology, e, "source", "mean", backend=self.backend)
-        return incoming, outgoing
+    def _pool_edges(self, topology: Topology, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pool the edges into and out of each neuron, and of each block."""
+        return (
+            kernels.reduce(topology, e, "target", "mean", backend=self.backend),
+            kernels.reduce(topology, e, "source", "mean", backend=self.backend),
+            kernels.pool_blocks(topology, e, backend=self.backend),
+        )
 
     def _mix(
         self, topology: Topology, kinds: Kinds, blocks: Tensor, groups: Tensor

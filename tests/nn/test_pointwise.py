@@ -10,7 +10,7 @@ import torch
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
-from nngraph.nn.pooling import EdgePooling
+from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer
 from nngraph.testing import assert_equivariant, random_architectures, random_features
 
 mlp = Architecture.mlp
@@ -110,6 +110,19 @@ class TestEdgePooling:
             return x + to_nodes, e + pooling(topology, e, "block")[:, topology.edge_block]
 
         assert_equivariant(update, architecture, node_channels=4, edge_channels=4)
+
+    @pytest.mark.parametrize("op", ["max", "attention"])
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_as_an_option_of_the_shared_layer(self, architecture, op):
+        topology = Topology.of(architecture)
+        layer = SharedPoolingLayer(4, 3, op, heads=2).double()
+        assert_equivariant(
+            lambda x, e: layer(topology, x, e), architecture, node_channels=4, edge_channels=4
+        )
+        # Not linear: a sum of features is not mapped to the sum of what they are mapped to.
+        (x, e), (y, f) = (random_features(architecture, 1, 4, 4, seed) for seed in (0, 1))
+        added = layer(topology, x + y, e + f)[1]
+        assert not torch.allclose(added, layer(topology, x, e)[1] + layer(topology, y, f)[1])
 
     @pytest.mark.parametrize("op", ["max", "attention"])
     @pytest.mark.parametrize("to", ["source", "target", "block"])
