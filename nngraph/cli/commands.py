@@ -1,0 +1,329 @@
+"""What each command does: call the library, tell the result, return the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, Namespace
+
+from converters import save_graph
+from nngraph.cli import text
+from nngraph.cli.demo import run_demo
+from nngraph.cli.networks import describe_graph, describe_zoo, is_graph_file, read_network
+from nngraph.cli.relabelled import compare_relabelled
+from nngraph.errors import DataFileError
+from nngraph.tasks import TrainSettings, build_model, evaluate, load_run, train
+from nngraph.zoo import ImageSource, Zoo, fit_zoo, load_digits_images, load_idx_folder
+
+__all__ = ["RUN", "default_threads"]
+
+
+def default_threads(command: str) -> int:
+    """Return how many threads a command computes on: fitting scales, small models do not."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, cores or 1) if command == "zoo fit" else max(1, min(4, cores or 1))
+
+
+@contextmanager
+def _values_of_the_user() -> Iterator[None]:
+    """Turn a ``ValueError`` about values that the user chose into a mistake of usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise ArgumentError(None, str(error)) from None
+
+
+def _tell(options: Namespace, data: dict[str, Any], words: Callable[[], str]) -> None:
+    """Write the result to stdout: one JSON document, or words."""
+    print(json.dumps(data, indent=2, allow_nan=False) if options.json else words())
+
+
+# -- the commands --------------------------------------------------------------------------------
+
+
+def demo(options: Namespace) -> int:
+    """Run the demo."""
+    out = options.out or ("out/demo-quick" if options.quick else "out/demo")
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    if options.seed < 0:
+        raise ArgumentError(None, f"--seed is {options.seed}; expected at least 0.")
+    result = run_demo(
+        Path(out), seed=options.seed, quick=options.quick, say=say, progress=not options.quiet
+    )
+    if options.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    return 0 if result["ok"] else 1
+
+
+def zoo_fit(options: Namespace) -> int:
+    """Fit a zoo."""
+    source = _source(options.data, options.part, options.out)
+    out = Path(options.out or f"zoos/{options.data[0]}")
+    with _values_of_the_user():
+        zoo = fit_zoo(
+            out, source,
+            widths=options.widths, w0=options.w0, count=options.count, views=options.views,
+            steps=options.steps, lr=options.lr, pixels=options.pixels, seed=options.seed,
+            shard_size=options.shard_size, splits=options.splits, threads=options.threads,
+            progress=not options.quiet,
+        )  # fmt: skip
+    _tell_zoo(options, zoo)
+    return 0
+
+
+def _source(data: list[str], part: str, out: str | None) -> ImageSource:
+    name, *folders = data
+    if name == "digits":
+        if folders:
+            raise ArgumentError(
+                None,
+                f"--data digits takes no folder, and got {folders[0]!r}. If that is where the zoo "
+                "is to be, give it before --data.",
+            )
+        return load_digits_images()
+    if len(folders) != 1:
+        raise ArgumentError(
+            None, f"--data {name} was given {len(folders)} folders; expected one, of IDX files."
+        )
+    return load_idx_folder(folders[0], part, name)
+
+
+def zoo_info(options: Namespace) -> int:
+    """Say what is in a zoo."""
+    zoo = Zoo.open(options.path, partial=True)
+    if options.verify:
+        zoo.verify()
+    _tell_zoo(options, zoo)
+    return 0
+
+
+def _tell_zoo(options: Namespace, zoo: Zoo) -> None:
+    info = zoo.info()
+    _tell(options, {"path": str(zoo.path), **info}, lambda: _zoo_words(zoo.path, info))
+
+
+def _zoo_words(path: Path, info: dict[str, Any]) -> str:
+    quality, recipe = info["psnr_db"], info["recipe"]
+    state = "" if info["complete"] else (
+        f" ({info['shards_done']} of {info['shards']} shards; the same fit again makes the rest)"
+    )
+    lines = {
+        "networks": f"{info['networks']}{state}",
+        "architecture": f"{info['architecture']}, {info['parameters_per_network']} parameters",
+        "images": f"{info['images']} of {recipe.get('source')}, "
+        f"{' x '.join(map(str, info['image_shape']))}, "
+        f"{info['views']} {'fit' if info['views'] == 1 else 'fits'} of each",
+        "splits": ", ".join(f"{count} {name}" for name, count in info["splits"].items()),
+        "classes": ", ".join(f"{name}: {count}" for name, count in info["classes"].items()),
+        "PSNR": "-" if quality is None else f"{quality['mean']:.1f} dB on average, "
+        f"{quality['min']:.1f} to {quality['max']:.1f} dB",
+        "fit": ", ".join(f"{name} {value}" for name, value in recipe.get("fit", {}).items()),
+        "size": f"{info['bytes'] / 2**20:.1f} MiB in {info['shards_done']} shards",
+    }
+    return f"{path}\n{text.pairs(lines)}"
+
+
+def convert(options: Namespace) -> int:
+    """Turn a state dict into a graph file."""
+    file, out = Path(options.file), Path(options.out)
+    if is_graph_file(file):
+        raise DataFileError(f"{file} is a graph file already; expected a state dict.")
+    if out.exists() and file.exists() and out.samefile(file):
+        raise DataFileError(f"{out} is the file that is read; choose another name to write to.")
+    graph, assumed = read_network(file, options.activation, options.w0, options.allow_nonfinite)
+    save_graph(graph, out)
+    architecture = graph.architecture
+    data = {
+        "file": str(file),
+        "out": str(out),
+        "architecture": str(architecture),
+        "activations_assumed": assumed,
+        "neurons": architecture.num_nodes,
+        "edges": architecture.num_edges,
+    }
+    _tell(
+        options, data,
+        lambda: f"{out}: {architecture}, {architecture.num_nodes} neurons, "
+        f"{architecture.num_edges} edges{_assumed(assumed)}",
+    )  # fmt: skip
+    return 0
+
+
+def _assumed(assumed: bool) -> str:
+    if not assumed:
+        return ""
+    return "\n  a state dict does not say its activations: ReLU is assumed; see --activation"
+
+
+def inspect(options: Namespace) -> int:
+    """Describe a network or a zoo."""
+    path = Path(options.file)
+    assumed = False
+    if path.is_dir():
+        if options.activation or options.w0:
+            raise ArgumentError(None, f"{path} is a folder; --activation and --w0 are for files.")
+        data = describe_zoo(Zoo.open(path, partial=True))
+        data = {"path": str(path), "kind": "zoo", **data}
+    else:
+        kind = "graph" if is_graph_file(path) else "state dict"
+        graph, assumed = read_network(path, options.activation, options.w0, allow_nonfinite=True)
+        data = {
+            "path": str(path), "kind": kind, "activations_assumed": assumed,
+            **describe_graph(graph),
+        }  # fmt: skip
+    _tell(options, data, lambda: _description_words(data) + _assumed(assumed))
+    return 0
+
+
+def _description_words(data: dict[str, Any]) -> str:
+    symmetry = data["symmetry"]
+    factors = " x ".join(f"S_{size}" for size in symmetry["spaces"].values())
+    order = symmetry["order"]
+    about = f"{order:,}" if order is not None else f"about 10^{symmetry['log10_order']:.1f}"
+    group = f"{factors}: {about} relabellings" if factors else "trivial: no hidden neurons"
+    if symmetry["sine_neurons"]:
+        group += f"; besides, sign and phase of {symmetry['sine_neurons']} sine neurons"
+    lines = {"kind": data["kind"], "architecture": data["architecture"]}
+    if "networks" in data:
+        lines["networks"] = f"{data['networks']}, statistics over {data['networks_in_statistics']}"
+    lines |= {
+        "size": f"{data['neurons']:,} neurons, {data['edges']:,} edges, "
+        f"{data['parameters']:,} parameters, {data['dtype']}",
+        "layers": ", ".join(
+            f"{g['name']} {g['size']}"
+            + ("" if g["activation"] == "identity" else f" {g['activation']}")
+            for g in data["groups"]
+        ),
+        "symmetry": group,
+    }
+    rows = [
+        [
+            tensor["name"],
+            " x ".join(map(str, tensor["shape"])),
+            *(text.number(tensor[key]) for key in ("mean", "std", "min", "max")),
+            str(tensor["zeros"]),
+            str(tensor["nonfinite"]),
+        ]
+        for tensor in data["tensors"]
+    ]
+    head = ("tensor", "shape", "mean", "std", "min", "max", "zeros", "nonfinite")
+    return f"{data['path']}\n{text.pairs(lines)}\n\n{text.table(head, rows)}"
+
+
+def train_command(options: Namespace) -> int:
+    """Train a metanetwork."""
+    names = [item.name for item in fields(TrainSettings)]
+    with _values_of_the_user():
+        settings = TrainSettings(**{name: options[name] for name in names})
+        _check_device(settings.device)
+        # A model that cannot be built is told before anything is written.
+        build_model(settings, Zoo.open(settings.zoo))
+    run = Path(options.run or f"runs/{Path(settings.zoo).resolve().name}-{settings.model}")
+    report = train(settings, run, progress=not options.quiet)
+    data = {"run": str(run), **report.to_dict()}
+    _tell(
+        options, data,
+        lambda: f"{run}\n" + text.pairs(
+            {
+                "model": f"{report.model}, {report.parameters:,} parameters",
+                "column": report.column,
+                "training": f"{report.epochs} epochs, {report.steps} steps, "
+                f"{text.duration(report.cpu_seconds)} of CPU, {text.duration(report.seconds)}",
+                "accuracy": f"{text.percent(report.test_accuracy)} on test networks, "
+                f"{text.percent(report.val_accuracy)} on validation networks",
+            }
+        ) + "\n\n" + _confusion_words(report.confusion, report.class_names),
+    )  # fmt: skip
+    return 0
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(None, f"the device {name!r} cannot be used: {reason}.") from None
+
+
+def _confusion_words(confusion: list[list[int]], names: list[str]) -> str:
+    head = ["of class, taken for", *names]
+    rows = [
+        [name, *(str(count) if count else "." for count in row)]
+        for name, row in zip(names, confusion, strict=True)
+    ]
+    return text.table(head, rows)
+
+
+def eval_command(options: Namespace) -> int:
+    """Judge a trained metanetwork."""
+    if options.batch_size < 1:
+        raise ArgumentError(None, f"--batch_size is {options.batch_size}; expected at least 1.")
+    model, settings = load_run(options.run)
+    zoo = Zoo.open(options.zoo or settings.zoo)
+    if zoo.num_classes != model.num_outputs:
+        raise DataFileError(
+            f"{zoo.path} has {zoo.num_classes} classes; the model of {options.run} tells "
+            f"{model.num_outputs} apart. Choose a zoo of the same classes."
+        )
+    networks = zoo.stack(None if options.split == "all" else options.split)
+    if not len(networks):
+        raise DataFileError(f"{zoo.path} has no networks in the split {options.split!r}.")
+    result = evaluate(model, networks, settings, options.batch_size)
+    data = {
+        "run": options.run,
+        "zoo": str(zoo.path),
+        "split": options.split,
+        "networks": len(networks),
+        "model": settings.model,
+        "column": model.column,
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+        "confusion": result.confusion.tolist(),
+        "class_names": list(zoo.class_names),
+    }
+    relabelled = None
+    if options.relabel:
+        relabelled = compare_relabelled(model, networks, settings, options.seed)
+        data["relabelled"] = relabelled.to_dict()
+
+    def words() -> str:
+        lines = {
+            "model": settings.model,
+            "column": model.column,
+            "networks": f"{len(networks)} of {zoo.path}, split {options.split}",
+            "accuracy": text.percent(result.accuracy),
+            "loss": text.number(result.loss),
+        }
+        if relabelled is not None:
+            lines["relabelled"] = (
+                f"{text.percent(relabelled.unchanged)} of the answers unchanged, accuracy "
+                f"{text.percent(relabelled.accuracy_after)}"
+            )
+        confusion = _confusion_words(data["confusion"], data["class_names"])
+        return f"{options.run}\n{text.pairs(lines)}\n\n{confusion}"
+
+    _tell(options, data, words)
+    return 0 if relabelled is None or relabelled.holds else 1
+
+
+#: Command, with its action -> what it does.
+RUN: dict[str, Callable[[Namespace], int]] = {
+    "demo": demo,
+    "zoo fit": zoo_fit,
+    "zoo info": zoo_info,
+    "convert": convert,
+    "inspect": inspect,
+    "train": train_command,
+    "eval": eval_command,
+}

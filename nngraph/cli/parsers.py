@@ -1,0 +1,258 @@
+"""What the command line understands: commands, options, their defaults and meaning."""
+
+from __future__ import annotations
+
+from argparse import Action
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from nngraph import __version__
+
+__all__ = ["COMMANDS", "build_parser"]
+
+#: Commands, and the actions of those that have some.
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "demo": (),
+    "zoo": ("fit", "info"),
+    "convert": (),
+    "inspect": (),
+    "train": (),
+    "eval": (),
+}
+
+_EXIT_CODES = "Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted."
+
+
+def build_parser(command: str | None = None) -> ArgumentParser:
+    """Return the parser of the command ``nngraph``.
+
+    Args:
+        command: the command that the line begins with. The options of ``train`` are read off the
+            library, which imports torch; they are there only for that command.
+    """
+    parser = _new(
+        "Networks as graphs: make populations of networks, convert and inspect them, train models "
+        f"that read their weights. {_EXIT_CODES}",
+        prog="nngraph",
+        version=__version__,
+    )
+    commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
+    commands.add_subcommand("demo", _demo(), help="all of it in a few minutes; begin here")
+    zoo = _new("Populations of networks: make one, or say what is in one.")
+    commands.add_subcommand("zoo", zoo, help="make a population of networks, or say what is in one")
+    actions = zoo.add_subcommands(required=True, dest="action", metavar="ACTION")
+    actions.add_subcommand("fit", _zoo_fit(), help="fit networks to images")
+    actions.add_subcommand("info", _zoo_info(), help="say what is in a zoo")
+    commands.add_subcommand("convert", _convert(), help="turn a file of weights into a graph file")
+    commands.add_subcommand(
+        "inspect", _inspect(), help="architecture, sizes, symmetry and statistics of a network"
+    )
+    commands.add_subcommand(
+        "train", _train(command == "train"), help="train a metanetwork on a zoo"
+    )
+    commands.add_subcommand("eval", _eval(), help="judge a trained metanetwork on a zoo")
+    return parser
+
+
+class _Help(DefaultHelpFormatter):
+    """Help that leaves a default of ``null`` out: what then holds is said in words."""
+
+    def _expand_help(self, action: Action) -> str:
+        return str(super()._expand_help(action)).replace(", default: null)", ")")
+
+
+def _new(description: str, **options: Any) -> ArgumentParser:
+    return ArgumentParser(
+        description=description, exit_on_error=False, formatter_class=_Help, **options
+    )
+
+
+def _demo() -> ArgumentParser:
+    parser = _new(
+        "Fit small networks to the 1,797 digits of scikit-learn, turn them into graphs, check that "
+        "the graphs run as the networks do, train metanetworks and baselines to name the digit "
+        "from the weights, relabel the neurons of every test network, and draw it all. Takes some "
+        "minutes on two cores; run again after an interruption it goes on where it was. Exit code "
+        "1 if a graph does not run as its network, or an invariant model changes an answer."
+    )
+    parser.add_argument(
+        "--out", type=str, default=None,
+        help="folder for networks, runs, report and figure (default: out/demo, with --quick "
+        "out/demo-quick)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--quick", action="store_true",
+        help="a few images and steps, some seconds: shows that everything runs, not what it learns",
+    )  # fmt: skip
+    _add_threads(parser)
+    _add_output(parser)
+    return parser
+
+
+def _zoo_fit() -> ArgumentParser:
+    parser = _new(
+        "Fit a network of pixel coordinates (a SIREN) to each image, each from its own random "
+        "start, and store them as a zoo. An interrupted fit goes on when the same command is "
+        "given again. Example: nngraph zoo fit --data mnist DIR --count 10000"
+    )
+    parser.add_argument(
+        "out", nargs="?", type=str, default=None,
+        help="folder of the zoo, made if it is not there; give it before --data (default: "
+        "zoos/NAME)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", nargs="+", type=str, default=["digits"], metavar=("NAME", "DIR"),
+        help="the images: 'digits' (part of scikit-learn), or 'mnist DIR', 'fashion-mnist DIR', or "
+        "another name with a folder of such IDX files, gzipped or not",
+    )  # fmt: skip
+    parser.add_argument(
+        "--part", type=Literal["train", "test"], default="train",
+        help="which files of an IDX folder: train-... or t10k-...",
+    )  # fmt: skip
+    parser.add_argument("--count", type=int, help="the first so many images (default: all)")
+    parser.add_argument("--views", type=int, default=1, help="independent fits of each image")
+    parser.add_argument(
+        "--widths", nargs="+", type=int,
+        help="layer sizes from the 2 coordinates to the channels (default: 2 32 32 and the "
+        "channels of the images)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--w0", type=float,
+        help="frequency of the sines (default: 10 for images up to 16 pixels wide, else 30)",
+    )
+    parser.add_argument(
+        "--steps", type=int,
+        help="optimiser steps (default: 150 for images up to 16 pixels wide, else 300)",
+    )
+    parser.add_argument("--lr", type=float, help="learning rate at the start (default: 0.001)")
+    parser.add_argument(
+        "--pixels", type=int,
+        help="pixels per step, 0 for all of the image (default: 0 for images up to 16 pixels "
+        "wide, else 196)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--splits", nargs=3, type=float, default=[0.8, 0.1, 0.1],
+        help="fractions of training, validation and test images; all fits of an image are in one",
+    )  # fmt: skip
+    parser.add_argument("--shard_size", type=int, default=1024, help="networks per file")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of first weights, order of pixels and splits"
+    )
+    _add_threads(parser, "all cores there are; the result does not depend on it")
+    _add_output(parser)
+    return parser
+
+
+def _zoo_info() -> ArgumentParser:
+    parser = _new("Say what is in a zoo: sizes, splits, classes, quality of the fits, recipe.")
+    parser.add_argument("path", type=str, help="folder of the zoo")
+    parser.add_argument(
+        "--verify", action="store_true",
+        help="read everything: checksums, finite weights, no image in two splits",
+    )  # fmt: skip
+    _add_output(parser, progress=False)
+    return parser
+
+
+def _convert() -> ArgumentParser:
+    parser = _new(
+        "Turn a state dict of an MLP into a graph file: the same tensors, bit for bit, with the "
+        "architecture beside them."
+    )
+    parser.add_argument(
+        "file", type=str, help="state dict in .safetensors, .pt or .pth; no code in it is run"
+    )
+    parser.add_argument("out", type=str, help="graph file to write, ending in .safetensors")
+    _add_activation(parser)
+    parser.add_argument(
+        "--allow_nonfinite", action="store_true", help="let NaN and infinity among the weights pass"
+    )
+    _add_output(parser, progress=False)
+    return parser
+
+
+def _inspect() -> ArgumentParser:
+    parser = _new(
+        "Describe a network (a state dict or a graph file) or a zoo: architecture, sizes, the "
+        "group of neuron relabellings that leave its function alone, and statistics of each tensor."
+    )
+    parser.add_argument("file", type=str, help="state dict, graph file, or folder of a zoo")
+    _add_activation(parser)
+    _add_output(parser, progress=False)
+    return parser
+
+
+def _train(with_settings: bool) -> ArgumentParser:
+    parser = _new(
+        "Train a metanetwork to tell the classes of a zoo's networks apart. Some models: "
+        "'message-passing' (knows relabelling), 'sine' (knows the whole symmetry of sine neurons), "
+        "and the baselines 'flat' (an MLP on the weights in a row; with --relabel true augmented) "
+        "and 'probe' (reads no weights, runs the networks). Results are compared within a column "
+        "only. An interrupted run goes on when the same command is given again."
+    )
+    parser.add_argument(
+        "run", nargs="?", type=str, default=None,
+        help="folder of the run: settings, metrics, model, report (default: runs/ZOO-MODEL)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", action="config",
+        help="YAML file of the options below, as --print_config writes it; later options win",
+    )
+    if with_settings:
+        from nngraph.tasks import TrainSettings
+
+        parser.add_class_arguments(TrainSettings)
+    _add_threads(parser)
+    _add_output(parser)
+    return parser
+
+
+def _eval() -> ArgumentParser:
+    parser = _new("Judge a trained metanetwork, with its best parameters, on networks of a zoo.")
+    parser.add_argument("run", type=str, help="folder of the run")
+    parser.add_argument(
+        "--zoo", type=str, default=None, help="folder of the zoo (default: the one of the run)"
+    )
+    parser.add_argument(
+        "--split", type=Literal["train", "val", "test", "all"], default="test",
+        help="which networks of the zoo",
+    )  # fmt: skip
+    parser.add_argument(
+        "--relabel", action="store_true",
+        help="relabel the neurons of every network first, and say how many answers stay; exit "
+        "code 1 if one of a model that knows the symmetry does not",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the relabelling")
+    parser.add_argument("--batch_size", type=int, default=512, help="networks at once")
+    _add_threads(parser)
+    _add_output(parser, progress=False)
+    return parser
+
+
+# -- options that several commands have ----------------------------------------------------------
+
+
+def _add_activation(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--activation", nargs="+", type=str, default=None,
+        help="of the hidden layers, which a state dict does not say: one name, or one per hidden "
+        "layer: relu, leaky_relu, elu, gelu, gelu_tanh, silu, sigmoid, softplus, tanh, sine, "
+        "identity (default: relu)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--w0", type=float, default=None, help="frequency of sine layers; needed for these"
+    )
+
+
+def _add_threads(parser: ArgumentParser, default: str = "cores there are, at most 4") -> None:
+    parser.add_argument("--threads", type=int, help=f"threads to compute on (default: {default})")
+
+
+def _add_output(parser: ArgumentParser, progress: bool = True) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="write one JSON document to stdout and nothing else"
+    )
+    if progress:
+        parser.add_argument("--quiet", action="store_true", help="no progress bars on stderr")
