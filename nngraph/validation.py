@@ -20,7 +20,16 @@ from nngraph.nn import (
     SharedEquivariantLinear,
 )
 
-__all__ = ["LAYERS", "LayerCheck", "ModelCheck", "Validation", "validate"]
+__all__ = [
+    "LAYERS",
+    "Layer",
+    "LayerCheck",
+    "ModelCheck",
+    "Validation",
+    "at_most",
+    "default_architecture",
+    "validate",
+]
 
 #: Largest relative error of an exact layer or model, in each precision.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -141,13 +150,17 @@ class Validation:
         return "\n".join(_lines(self))
 
 
-def judged_architecture(architecture: Architecture) -> Architecture:
-    """Return the chain at widths that the judge can take: none above ``JUDGED_WIDTH``."""
+def at_most(architecture: Architecture, width: int) -> Architecture:
+    """Return the chain with no group wider than ``width``, its activations and biases kept.
+
+    Raises:
+        ArchitectureError: if the architecture is not a chain of affine maps.
+    """
     if not architecture.is_chain:
         raise ArchitectureError(f"{architecture} is not a chain of affine maps; expected an MLP.")
     biased = {column.group for column in architecture.columns}
     return Architecture.mlp(
-        [min(width, JUDGED_WIDTH) for width in architecture.widths],
+        [min(size, width) for size in architecture.widths],
         [group.activation for group in architecture.groups[1:]],
         [g in biased for g in range(1, len(architecture.groups))],
     )
@@ -161,7 +174,7 @@ def validate(
 ) -> Validation:
     """Hold layers against the analytic basis, and layers and models against random relabellings.
 
-    Spans are computed in float64 at :func:`judged_architecture`; equivariance errors at the
+    Spans are computed in float64 at widths of at most ``JUDGED_WIDTH``; equivariance errors at the
     architecture itself, in float64 and float32, on each device present.
 
     Args:
@@ -171,7 +184,7 @@ def validate(
     Raises:
         ArchitectureError: if the architecture is not a chain of affine maps.
     """
-    small = judged_architecture(architecture)
+    small = at_most(architecture, JUDGED_WIDTH)
     if devices is None:
         devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     checks, absent = [], []

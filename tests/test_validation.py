@@ -11,8 +11,8 @@ from nngraph.nn import EquivariantLinear
 from nngraph.validation import (
     LAYERS,
     Layer,
+    at_most,
     default_architecture,
-    judged_architecture,
     validate,
 )
 
@@ -79,8 +79,8 @@ def test_a_layer_whose_package_is_absent_is_reported_so():
 
 def test_wide_networks_are_judged_at_a_small_width():
     architecture = Architecture.mlp([784, 128, 64, 10], bias=[True, False, True])
-    assert judged_architecture(architecture).widths == (4, 4, 4, 4)
-    assert [p.name for p in judged_architecture(architecture).parameters] == [
+    assert at_most(architecture, 4).widths == (4, 4, 4, 4)
+    assert [p.name for p in at_most(architecture, 4).parameters] == [
         "0.weight", "0.bias", "1.weight", "2.weight", "2.bias",
     ]  # fmt: skip
 

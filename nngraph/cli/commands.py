@@ -15,12 +15,21 @@ import torch
 from jsonargparse import ArgumentError, Namespace
 
 from converters import save_graph
+from nngraph.basis import draw_basis
 from nngraph.cli import text
 from nngraph.cli.demo import run_demo
-from nngraph.cli.networks import describe_graph, describe_zoo, is_graph_file, read_network
+from nngraph.cli.networks import (
+    activations_of,
+    describe_graph,
+    describe_zoo,
+    is_graph_file,
+    read_network,
+)
 from nngraph.cli.relabelled import compare_relabelled
 from nngraph.errors import DataFileError
+from nngraph.graph import Architecture
 from nngraph.tasks import TrainSettings, build_model, evaluate, load_run, train
+from nngraph.validation import at_most, default_architecture, validate
 from nngraph.zoo import ImageSource, Zoo, fit_zoo, load_digits_images, load_idx_folder
 
 __all__ = ["RUN", "default_threads"]
@@ -221,6 +230,40 @@ def _description_words(data: dict[str, Any]) -> str:
     return f"{data['path']}\n{text.pairs(lines)}\n\n{text.table(head, rows)}"
 
 
+def validate_command(options: Namespace) -> int:
+    """Hold the library against the basis and the symmetry on an architecture."""
+    architecture = _architecture(options.network, options.activation, options.w0)
+    if options.seed < 0:
+        raise ArgumentError(None, f"--seed is {options.seed}; expected at least 0.")
+    result = validate(architecture, seed=options.seed)
+    data = result.to_dict()
+    if options.figure is not None:
+        data["figure"] = str(draw_basis(at_most(architecture, 3), options.figure))
+    drawn = "" if options.figure is None else f"\nthe basis, drawn: {options.figure}"
+    _tell(options, data, lambda: f"{result}{drawn}")
+    return 0 if result.passed else 1
+
+
+def _architecture(words: list[str], activation: list[str] | None, w0: float | None) -> Architecture:
+    """Return the architecture that is named by layer sizes, a file or a zoo."""
+    if all(word.isdecimal() for word in words):
+        if activation is None and w0 is None:
+            return default_architecture([int(word) for word in words])
+        functions = activations_of(activation, w0)
+        return Architecture.mlp(
+            [int(word) for word in words], functions[0] if len(functions) == 1 else functions
+        )
+    if len(words) > 1:
+        raise ArgumentError(
+            None,
+            f"{' '.join(words)!r} is no list of layer sizes; expected whole numbers, or one file.",
+        )
+    path = Path(words[0])
+    if path.is_dir():
+        return Zoo.open(path, partial=True).architecture
+    return read_network(path, activation, w0, allow_nonfinite=True)[0].architecture
+
+
 def train_command(options: Namespace) -> int:
     """Train a metanetwork."""
     names = [item.name for item in fields(TrainSettings)]
@@ -324,6 +367,7 @@ RUN: dict[str, Callable[[Namespace], int]] = {
     "zoo info": zoo_info,
     "convert": convert,
     "inspect": inspect,
+    "validate": validate_command,
     "train": train_command,
     "eval": eval_command,
 }

@@ -16,7 +16,7 @@ from nngraph.errors import ArchitectureError, NNGraphError
 from nngraph.graph import Activation, Architecture, NeuralGraph, Symmetry
 from nngraph.zoo import Zoo
 
-__all__ = ["describe_graph", "describe_zoo", "is_graph_file", "read_network"]
+__all__ = ["activations_of", "describe_graph", "describe_zoo", "is_graph_file", "read_network"]
 
 #: Group orders up to this many digits are told exactly.
 _DIGITS = 15
@@ -60,7 +60,7 @@ def read_network(
                 "and --w0."
             )
         return load_graph(path, allow_nonfinite=allow_nonfinite), False
-    functions = _activations(activation, w0)
+    functions = activations_of(activation, w0)
     state_dict = load_state_dict(path)
     try:
         graph = state_dict_to_graph(
@@ -73,7 +73,8 @@ def read_network(
     return graph, activation is None and len(graph.architecture.groups) > 2
 
 
-def _activations(names: Sequence[str] | None, w0: float | None) -> list[Activation]:
+def activations_of(names: Sequence[str] | None, w0: float | None) -> list[Activation]:
+    """Return the activations that names and the frequency of sines stand for; none for ReLU."""
     names = names or ["relu"]
     if w0 is not None and "sine" not in names:
         raise ArchitectureError(
