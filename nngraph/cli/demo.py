@@ -67,7 +67,7 @@ _FULL = _Plan(
             "message-passing", "message passing", "message-passing", 16,
             {"channels": 64, "messages": 32, "edge_channels": 0},
         ),
-        # On the weights as they are, to show what it learns: the training networks by heart.
+        # On the weights as they are: it learns the training networks by heart, and no more.
         _Contestant("flat", "flat MLP", "flat", 12, motion=False),
         _Contestant("flat-relabel", "flat MLP, augmented", "flat", 12, relabel=True),
         _Contestant("probe", "probes only", "probe", 10),
@@ -329,7 +329,8 @@ def _accuracy_words(outcomes: Sequence[_Outcome], networks: int, zoo: Zoo) -> st
     return (
         f"{table}\n      test: all {networks:,} networks of {held_out} images of which no network "
         "was in training\n      training: one network of each training image; augmented: images "
-        "moved and neurons relabelled at random"
+        "moved and neurons relabelled at random\n      each with its parameters of the best epoch on "
+        "validation networks"
     )
 
 
