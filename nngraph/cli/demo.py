@@ -329,8 +329,8 @@ def _accuracy_words(outcomes: Sequence[_Outcome], networks: int, zoo: Zoo) -> st
     return (
         f"{table}\n      test: all {networks:,} networks of {held_out} images of which no network "
         "was in training\n      training: one network of each training image; augmented: images "
-        "moved and neurons relabelled at random\n      each with its parameters of the best epoch on "
-        "validation networks"
+        "moved and neurons relabelled at random\n      each with its parameters of the best epoch "
+        "on validation networks"
     )
 
 
