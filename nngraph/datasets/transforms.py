@@ -71,7 +71,7 @@ class InputMotion(BaseTransform):  # type: ignore[misc]
         ArchitectureError: if a network has not two inputs, or its first layer has no bias.
     """
 
-    def __init__(self, rotation: float = 10.0, shift: float = 0.1, scale: float = 0.1) -> None:
+    def __init__(self, rotation: float = 15.0, shift: float = 0.12, scale: float = 0.15) -> None:
         self.rotation = rotation
         self.shift = shift
         self.scale = scale

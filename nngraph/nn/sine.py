@@ -88,11 +88,11 @@ class SineNetwork(Metanetwork):
         self,
         architecture: Architecture,
         num_outputs: int,
-        channels: Sequence[int] = (96, 192),
-        messages: int = 64,
+        channels: Sequence[int] = (96, 128),
+        messages: int = 48,
         functions: Sequence[str] = ("tanh", "sine"),
         probes: int = 0,
-        hidden: int = 512,
+        hidden: int = 384,
         dropout: float = 0.2,
     ) -> None:
         super().__init__(architecture, num_outputs)
