@@ -190,8 +190,8 @@ def _inspect() -> ArgumentParser:
 
 def _validate() -> ArgumentParser:
     parser = _new(
-        "Prove the library on an architecture: which elements of the DWS basis, the complete set of "
-        "linear maps on weights that commute with relabelling neurons, each linear layer spans, "
+        "Prove the library on an architecture: which elements of the DWS basis, the complete set "
+        "of linear maps on weights that commute with relabelling neurons, each linear layer spans, "
         "block by block; and the largest error of every layer and model under random relabellings, "
         "in float64 and float32, on each device present. Exit code 1 if anything falls short of "
         "what it claims. Example: nngraph validate 2 32 32 3"
