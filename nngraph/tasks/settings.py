@@ -18,7 +18,7 @@ class TrainSettings:
 
     Args:
         zoo: folder of the networks; a path becomes a string.
-        model: name in ``nngraph.nn.MODELS``.
+        model: "message-passing", "sine", "flat" or "probe"; see ``nngraph.nn.MODELS``.
         options: keyword arguments of the model, such as ``probes`` or ``dropout``.
         epochs: passes over the training networks.
         cpu_seconds: if given, the number of steps is chosen so that training takes about so many

@@ -36,7 +36,7 @@ from nngraph.zoo import SPLITS, Zoo
 __all__ = ["build_model", "load_run", "train"]
 
 #: Steps that are timed to plan a run by its CPU seconds, after some that are not.
-_STEPS_TO_TIME, _WARM_STEPS = 20, 5
+_STEPS_TO_TIME, _WARM_STEPS = 60, 10
 _HEADER: dict[str, Any] = {"format": "nngraph.run", "version": 1}
 _CONFIG, _REPORT = "config.json", "report.json"
 _MODEL, _CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
