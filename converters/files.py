@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +10,12 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from converters.state_dicts import refuse_batch
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError
+from nngraph.files import write_atomically
 from nngraph.graph import Architecture, NeuralGraph
 from nngraph.graph.parameters import check_parameters
 
@@ -128,16 +127,10 @@ def save_graph(graph: NeuralGraph, path: str | Path) -> None:
     }
     # Fresh memory for each: safetensors refuses tensors that share theirs.
     tensors = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        save_file(tensors, part, metadata)
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        part.replace(path)
+        write_atomically(path, save(tensors, metadata))
     except (OSError, SafetensorError) as error:
         raise DataFileError(f"{path} could not be written: {error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_graph(

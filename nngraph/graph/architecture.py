@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,8 +17,6 @@ __all__ = ["ROLES", "Architecture", "Block", "Column", "NeuronGroup", "Parameter
 
 #: What a neuron group is to its network; a node's role is its index here.
 ROLES = ("input", "hidden", "output")
-#: Version of the JSON form. It changes whenever an older reader would misread a newer file.
-SCHEMA_VERSION = 1
 #: More neurons or edges than this are refused when a description is read: no int64 index overflows.
 MAX_SIZE = 2**40
 
@@ -367,35 +365,9 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain lists, dicts, strings and numbers."""
-        return {
-            "format": "nngraph.architecture",
-            "version": SCHEMA_VERSION,
-            "groups": [
-                {
-                    "name": group.name,
-                    "size": group.size,
-                    "role": group.role,
-                    "activation": {
-                        "name": group.activation.name, **dict(group.activation.options)
-                    },
-                    "space": group.space,
-                }
-                for group in self.groups
-            ],
-            "parameters": [
-                {
-                    "name": parameter.name,
-                    "shape": list(parameter.shape),
-                    "axes": list(parameter.axes),
-                    "column": parameter.column,
-                }
-                for parameter in self.parameters
-            ],
-        }
+        from nngraph.graph.architecture_json import to_plain
 
-    def to_json(self, indent: int | None = None) -> str:
-        """Return the description as JSON; :meth:`from_json` gives an equal object back."""
-        return json.dumps(self.to_dict(), indent=indent)
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, data: object) -> Architecture:
@@ -405,50 +377,13 @@ class Architecture:
             ArchitectureError: if the version is unknown, or anything is missing, of a wrong type,
                 or inconsistent.
         """
-        fields = _fields(data, "an architecture", ("format", "version", "groups", "parameters"))
-        if fields["format"] != "nngraph.architecture":
-            raise _refuse(
-                f"an architecture has format {fields['format']!r}; "
-                "expected 'nngraph.architecture'."
-            )
-        if fields["version"] != SCHEMA_VERSION:
-            raise _refuse(
-                f"an architecture has version {fields['version']!r}; this nngraph reads version "
-                f"{SCHEMA_VERSION}. Read it with the nngraph that wrote it, or a newer one."
-            )
-        groups = []
-        for i, item in enumerate(_items(fields["groups"], "groups")):
-            where = f"groups[{i}]"
-            group = _fields(item, where, ("name", "size", "role", "activation", "space"))
-            activation = dict(_fields(group["activation"], f"{where}.activation", ("name",), False))
-            name = activation.pop("name")
-            if not isinstance(name, str):
-                raise _refuse(f"{where}.activation.name is {name!r}; expected a string.")
-            groups.append(
-                NeuronGroup(
-                    group["name"], group["size"], group["role"], Activation(name, **activation),
-                    group["space"],
-                )
-            )
-        parameters = []
-        for i, item in enumerate(_items(fields["parameters"], "parameters")):
-            where = f"parameters[{i}]"
-            parameter = _fields(item, where, ("name", "shape", "axes", "column"))
-            if not (parameter["column"] is None or isinstance(parameter["column"], str)):
-                raise _refuse(
-                    f"{where}.column is {parameter['column']!r}; expected a name or null."
-                )
-            if not isinstance(parameter["name"], str):
-                raise _refuse(f"{where}.name is {parameter['name']!r}; expected a string.")
-            parameters.append(
-                Parameter(
-                    parameter["name"],
-                    tuple(_items(parameter["shape"], f"{where}.shape")),
-                    tuple(_items(parameter["axes"], f"{where}.axes")),
-                    parameter["column"],
-                )
-            )
-        return cls(tuple(groups), tuple(parameters))
+        from nngraph.graph.architecture_json import from_plain
+
+        return from_plain(data)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the description as JSON; :meth:`from_json` gives an equal object back."""
+        return json.dumps(self.to_dict(), indent=indent)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Architecture:
@@ -468,24 +403,3 @@ def _unique(what: str, names: list[str]) -> None:
                 f"two of the architecture's {what}s are called {name!r}; names are unique."
             )
         seen.add(name)
-
-
-def _fields(
-    data: object, where: str, names: tuple[str, ...], only: bool = True
-) -> Mapping[str, Any]:
-    """Check that ``data`` is a JSON object with these fields, and, if ``only``, with no others."""
-    if not isinstance(data, dict):
-        raise _refuse(f"{where} is a {type(data).__name__}; expected an object.")
-    if missing := [name for name in names if name not in data]:
-        raise _refuse(f"{where} lacks the field {missing[0]!r}.")
-    if only and (unknown := [name for name in data if name not in names]):
-        raise _refuse(
-            f"{where} has the unknown field {unknown[0]!r}; expected {', '.join(names)}."
-        )
-    return data
-
-
-def _items(data: object, where: str) -> list[Any]:
-    if not isinstance(data, list):
-        raise _refuse(f"{where} is a {type(data).__name__}; expected a list.")
-    return data

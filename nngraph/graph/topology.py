@@ -76,8 +76,7 @@ class Topology:
         node_level, block_level: distance from the input group, in blocks; a block has the level of
             its target.
         node_height: distance to the output group.
-        output_nodes: the output neurons of all networks; ``max_inputs`` and ``max_outputs`` the
-            most of one network.
+        max_inputs, max_outputs: the most of one network.
         output_rows: for each level that has output neurons (several only where depths are mixed),
             which of its neurons they are.
         level_order: ``[N]`` place of each neuron in the order of levels.
@@ -110,7 +109,6 @@ class Topology:
     node_level: Tensor
     node_height: Tensor
     node_has_bias: Tensor
-    output_nodes: Nodes
     output_rows: dict[int, Tensor]
     level_order: Tensor
     max_inputs: int
@@ -274,7 +272,6 @@ def _build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         node_level=tensor(groups[node_group, 2]),
         node_height=tensor(groups[node_group, 3]),
         node_has_bias=tensor(groups[node_group, 4]).bool(),
-        output_nodes=_nodes(np.flatnonzero(node_role == output), 1),
         output_rows={
             level: tensor(np.flatnonzero(node_role[level_rows[level]] == output))
             for level in sorted(set(outputs[:, 2].tolist()))
@@ -383,7 +380,6 @@ def _move(topology: Topology, device: torch.device) -> Topology:
     fields["levels"] = tuple(tuple(bucket(b) for b in level) for level in topology.levels)
     fields["level_nodes"] = tuple(nodes(level) for level in topology.level_nodes)
     fields["output_rows"] = {k: rows.to(device) for k, rows in topology.output_rows.items()}
-    fields["output_nodes"] = nodes(topology.output_nodes)
     fields["level_activations"] = tuple(
         tuple((kind, None if rows is None else rows.to(device)) for kind, rows in level)
         for level in topology.level_activations

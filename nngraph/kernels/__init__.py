@@ -6,7 +6,7 @@ Every function takes the :class:`~nngraph.graph.topology.Topology` first, then f
 - ``"reference"``: plain torch over the index tensors; the definition;
 - ``"scatter"``: torch-scatter's kernels over the index tensors; needs that package;
 - ``"dense"``: blocks as dense arrays: views, broadcasts, sums along an axis, matrix products;
-- ``"auto"``: ``"dense"``, which serves every topology and was never slower in our benchmarks.
+- ``"auto"``: ``"dense"``, which serves every topology that the library makes.
 
 A backend that is named is used, or refused with an error; none replaces another silently.
 """
@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import Any, Literal, cast
 
 from torch import Tensor
-from torch.nn.functional import pad
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Nodes, Topology
@@ -28,7 +27,6 @@ __all__ = [
     "Side",
     "edge_affine",
     "gather",
-    "place",
     "pool_blocks",
     "pool_groups",
     "propagate",
@@ -36,7 +34,6 @@ __all__ = [
     "reduce",
     "spread_blocks",
     "spread_groups",
-    "sum_by_graph",
     "take",
 ]
 
@@ -157,24 +154,3 @@ def take(x: Tensor, nodes: Nodes) -> Tensor:
     if nodes.index is None:
         return x[..., nodes.start : nodes.stop, :]
     return x.index_select(-2, nodes.index)
-
-
-def place(topology: Topology, values: Tensor, nodes: Nodes) -> Tensor:
-    """Return ``[*, N, C]``: the rows ``values`` ``[*, n, C]`` at some neurons, 0 elsewhere."""
-    if nodes.index is None:
-        return pad(values, (0, 0, nodes.start, topology.num_nodes - nodes.stop))
-    out = values.new_zeros(*values.shape[:-2], topology.num_nodes, values.shape[-1])
-    return out.index_copy(-2, nodes.index, values)
-
-
-def sum_by_graph(topology: Topology, values: Tensor, graph: Tensor) -> Tensor:
-    """Add rows up within each network: ``[*, K, C] -> [networks, C]``.
-
-    ``graph`` ``[K]`` says which of the topology's networks each row belongs to. The leading
-    shape of a stacked batch and the networks of a ragged one both become the first axis.
-    """
-    if topology.num_graphs == 1:
-        total = values.sum(-2, keepdim=True)
-    else:
-        total = reference.sum_by(values, graph, topology.num_graphs)
-    return total.flatten(0, -2)

@@ -54,7 +54,6 @@ def test_two_networks_of_different_depth_by_hand():
     assert [rows_of(nodes) for nodes in t.level_nodes] == [
         [0, 1, 6], [2, 3, 4, 7, 8], [5, 9, 10], [11],
     ]  # fmt: skip
-    assert rows_of(t.output_nodes) == [5, 11]
     assert {level: rows.tolist() for level, rows in t.output_rows.items()} == {2: [0], 3: [0]}
     assert (t.max_inputs, t.max_outputs) == (2, 1)
     functions = [

@@ -135,23 +135,14 @@ def test_pools_of_groups_and_graphs_and_their_way_back(topology: Topology, lead:
     spread = kernels.spread_blocks(topology, blocks)
     for edge, block in enumerate(topology.edge_block.tolist()):
         assert torch.equal(spread[..., edge, :], blocks[..., block, :])
-    graph = topology.node_graph.tolist()
-    total = summed(x, graph, topology.num_graphs).reshape(-1, 2)
-    close(kernels.sum_by_graph(topology, x, topology.node_graph), total)
 
 
 @pytest.mark.parametrize(("topology", "lead"), TOPOLOGIES)
-def test_take_and_place(topology: Topology, lead: tuple[int, ...]):
+def test_take(topology: Topology, lead: tuple[int, ...]):
     x = draw(*lead, topology.num_nodes, 2)
-    total = torch.zeros_like(x)
     for level, nodes in enumerate(topology.level_nodes):
         chosen = topology.node_level == level
-        rows = kernels.take(x, nodes)
-        assert torch.equal(rows, x[..., chosen, :])
-        placed = kernels.place(topology, rows, nodes)
-        assert torch.equal(placed[..., chosen, :], rows)
-        total = total + placed
-    assert torch.equal(total, x)
+        assert torch.equal(kernels.take(x, nodes), x[..., chosen, :])
 
 
 def cases(
@@ -178,7 +169,6 @@ def cases(
         (lambda e: kernels.pool_blocks(t, e, b), (e,)),
         (lambda x: kernels.pool_groups(t, x), (nodes(1),)),
         (lambda x: kernels.take(x, t.level_nodes[1]), (nodes(1),)),
-        (lambda x: kernels.sum_by_graph(t, x, t.node_graph), (nodes(1),)),
     ]
 
 
