@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -222,7 +223,12 @@ def _read_torch(path: Path, max_bytes: int) -> Any:
     except DataFileError:
         raise
     except Exception as error:  # a damaged file fails in many ways inside torch
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataFileError(
-            f"{path} is damaged, or holds more than tensors and plain containers: {reason}"
-        ) from error
+        text = str(error)
+        if found := re.search(r"GLOBAL ([\w.]+)", text):
+            raise DataFileError(
+                f"{path} holds an object of {found[1]}; only tensors in plain containers are read, "
+                "since loading others runs code of the file. Save the weights alone, with "
+                "torch.save(module.state_dict(), path)."
+            ) from error
+        reason = text.splitlines()[0] if text else type(error).__name__
+        raise DataFileError(f"{path} is damaged, or no file of torch.save: {reason}") from error
