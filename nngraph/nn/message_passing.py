@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
+from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.features import Networks, input_features
@@ -153,8 +154,8 @@ class MessagePassingNetwork(Metanetwork):
     r"""Message passing over the neural graph: invariant to relabelling, generic in activation.
 
     1. *Encoder*: an :class:`OrderedPass` over scaled weights and biases, plus learned features of
-       the place of input neurons and of the layer, plus, with ``probes``, each neuron's responses
-       to learned inputs; edges start from their scaled weight and their layer.
+       the place of input neurons, of output neurons and of the layer, plus, with ``probes``, each
+       neuron's responses to learned inputs; edges start from their scaled weight and their layer.
     2. ``rounds`` of :class:`MessagePassingLayer`.
     3. *Read-out*: an MLP on the mean over neurons and over weights of each layer and on the
        features of each output neuron.
@@ -212,6 +213,7 @@ class MessagePassingNetwork(Metanetwork):
             + self.outputs * (channels + self.encoder.width + probes)
         )
         self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
+        self.output_place = nn.Parameter(torch.randn(self.outputs, channels) * 0.1)
 
     @property
     def column(self) -> Column:
@@ -226,6 +228,7 @@ class MessagePassingNetwork(Metanetwork):
         places = at_inputs(topology, self.input_place).expand(*features.x.shape[:-2], -1, -1)
         x = join_levels(topology, [places, *states])
         x = x + self.layer_place[topology.node_level.clamp(max=self.levels - 1)]
+        x = x + _by_output(topology, self.output_place)
         responses = None if self.probes is None else self.probes(features)
         if responses is not None:
             x = x + self.responses(join_levels(topology, responses))
@@ -266,3 +269,18 @@ class MessagePassingNetwork(Metanetwork):
         if responses is not None and self.probes is not None:
             pooled.append(self.probes.at_outputs(topology, responses, self.outputs))
         return pooled
+
+
+def _by_output(topology: Topology, table: Tensor) -> Tensor:
+    """Give output neuron o of every network row o of a table: ``[d_L, C] -> [N, C]``, else 0.
+
+    Raises:
+        ArchitectureError: if a network has more outputs than the table has rows.
+    """
+    if topology.max_outputs > len(table):
+        raise ArchitectureError(
+            f"a network has {topology.max_outputs} outputs; the model was built for {len(table)}."
+        )
+    nodes = topology.output_nodes
+    place = kernels.take(topology.node_position.unsqueeze(-1), nodes)[:, 0]
+    return kernels.place(topology, table[place], nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -30,7 +31,7 @@ __all__ = [
 Column = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
 
 
-class Metanetwork(nn.Module):
+class Metanetwork(nn.Module, ABC):
     """A model that reads networks and answers for each of them.
 
     Called on a :class:`~nngraph.graph.NeuralGraphStack`, on a PyG ``Batch`` of neural graphs of any
@@ -59,9 +60,9 @@ class Metanetwork(nn.Module):
     reads_signs: ClassVar[bool] = True
 
     @property
+    @abstractmethod
     def column(self) -> Column:
         """The column of a comparison that the model stands in."""
-        raise NotImplementedError
 
     @property
     def bears_bfloat16(self) -> bool:
