@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from nngraph.nn.metanetwork import (
     level_means,
     mlp,
 )
+from nngraph.nn.pooling import EdgePooling, TensorNodes
 from nngraph.nn.probes import Probes
 
 __all__ = ["MessagePassingLayer", "MessagePassingNetwork", "OrderedPass"]
@@ -106,49 +107,81 @@ class MessagePassingLayer(nn.Module):
     r"""One round of message passing in which neurons and weights hear of one another.
 
     .. math::
-        e_{ij} &\leftarrow e_{ij} + \sigma(A \hat e_{ij} + B \hat x_j + C \hat x_i) \\
+        e_{ij} &\leftarrow e_{ij} + \sigma(A \hat e_{ij} + B \hat x_j + C \hat x_i
+            [{}+ U u_{k(ij)}]) \\
         x_i &\leftarrow x_i + \mathrm{MLP}\big[\hat x_i, \textstyle\sum_j \hat w_{ij} F \hat x_j,
-            \sum_k \hat w_{ki} R \hat x_k, \mathrm{mean}_j e_{ij}, \mathrm{mean}_k e_{ki}\big]
+            \sum_k \hat w_{ki} R \hat x_k, \mathrm{pool}_j e_{ij}, \mathrm{pool}_k e_{ki}
+            [, u_{k(i)}]\big]
 
     with :math:`\hat x`, :math:`\hat e` normalised over channels (never over neurons),
-    :math:`\hat w` the scaled weights, and means over the edges into and out of a neuron. Commutes
-    with relabelling.
+    :math:`\hat w` the scaled weights, pooling over the edges into and out of a neuron, and u the
+    :class:`TensorNodes` of the edge's block and the neuron's group. Commutes with relabelling.
+
+    Args:
+        channels, edge_channels: C, C_e; without edge channels e is ``None``.
+        dropout: within the MLP.
+        norm: whether there are layer norms; they keep deep stacks in range, but no linear map
+            passes through them.
+        pooling: of edges, :class:`EdgePooling`. The mean is linear and the cheapest.
+        tensor_nodes: whether there is a u: one round then joins any two parameters of a network,
+            which takes a round per layer otherwise, at the cost of reading the edges once more.
 
     Shape:
         x ``[*, N, C]``, e ``[*, E, C_e]``, weight ``[*, E]`` -> x, e of the same shapes.
     """
 
-    def __init__(self, channels: int, edge_channels: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        edge_channels: int,
+        dropout: float = 0.0,
+        norm: bool = True,
+        pooling: Literal["mean", "max", "attention"] = "mean",
+        tensor_nodes: bool = False,
+    ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
         self.forwards = nn.Linear(channels, channels, bias=False)
         self.backwards = nn.Linear(channels, channels, bias=False)
         self.edge_channels = edge_channels
         if edge_channels:
-            self.edge_norm = nn.LayerNorm(edge_channels)
+            self.edge_norm = nn.LayerNorm(edge_channels) if norm else nn.Identity()
             self.edge = nn.Linear(edge_channels, edge_channels)
             self.source = nn.Linear(channels, edge_channels, bias=False)
             self.target = nn.Linear(channels, edge_channels, bias=False)
-        self.update = mlp([3 * channels + 2 * edge_channels, 2 * channels, channels], dropout)
+            self.incoming = EdgePooling(edge_channels, pooling)
+            self.outgoing = EdgePooling(edge_channels, pooling)
+        heard = (4 if tensor_nodes else 3) * channels + 2 * edge_channels
+        self.update = mlp([heard, 2 * channels, channels], dropout)
+        self.tensors = TensorNodes(channels, edge_channels) if tensor_nodes else None
+        if tensor_nodes and edge_channels:
+            self.block = nn.Linear(channels, edge_channels, bias=False)
 
     def forward(
         self, topology: Topology, weight: Tensor, x: Tensor, e: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         normal = self.norm(x)
+        normal_edges = None if e is None else self.edge_norm(e)
+        told = None if self.tensors is None else self.tensors(topology, normal, normal_edges)
         heard = [
             normal,
             kernels.propagate(topology, weight, self.forwards(normal)),
             kernels.propagate(topology, weight, self.backwards(normal), to="source"),
         ]
         if e is not None:
+            own = self.edge(normal_edges)
+            if told is not None:
+                own = own + kernels.spread_blocks(topology, self.block(told[1]))
             pre_activation = kernels.edge_affine(
-                topology, self.edge(self.edge_norm(e)), self.source(normal), self.target(normal)
+                topology, own, self.source(normal), self.target(normal)
             )
             e = e + nn.functional.silu(pre_activation)
             heard += [
-                kernels.reduce(topology, e, "target", "mean"),
-                kernels.reduce(topology, e, "source", "mean"),
+                self.incoming(topology, e, "target"),
+                self.outgoing(topology, e, "source"),
             ]
+        if told is not None:
+            heard.append(kernels.spread_groups(topology, told[0]))
         return x + self.update(torch.cat(heard, dim=-1)), e
 
 
@@ -172,6 +205,7 @@ class MessagePassingNetwork(Metanetwork):
         rounds: number of rounds after the ordered pass.
         probes: number of learned inputs at which the networks are run; 0 reads weights only.
         hidden, dropout: width of the MLP of the read-out, and dropout.
+        norm, pooling, tensor_nodes: of each :class:`MessagePassingLayer`.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -192,6 +226,9 @@ class MessagePassingNetwork(Metanetwork):
         probes: int = 0,
         hidden: int = 256,
         dropout: float = 0.1,
+        norm: bool = True,
+        pooling: Literal["mean", "max", "attention"] = "mean",
+        tensor_nodes: bool = False,
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.levels = len(architecture.widths)
@@ -208,7 +245,8 @@ class MessagePassingNetwork(Metanetwork):
             self.edge_encoder = nn.Linear(1, edge_channels)
             self.edge_place = nn.Parameter(torch.randn(self.levels, edge_channels) * 0.1)
         self.rounds = nn.ModuleList(
-            MessagePassingLayer(channels, self.edge_channels, dropout) for _ in range(rounds)
+            MessagePassingLayer(channels, self.edge_channels, dropout, norm, pooling, tensor_nodes)
+            for _ in range(rounds)
         )
         read = (
             self.levels * (channels + self.edge_channels)

@@ -1,4 +1,4 @@
-"""Pooling of edges that is not linear, for nonlinear layers: maximum and attention.
+"""Pooling that is not linear, for nonlinear layers: maximum, attention, nodes for whole tensors.
 
 The linear layers average, because only sums and means are linear; nothing that the basis says holds
 for the poolings here. They commute with relabelling all the same, since they read sets.
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.graph.topology import Topology
+from nngraph.kernels.reference import mean_by
 from nngraph.nn.shared import SharedEquivariantLinear
 
-__all__ = ["EdgePooling", "SharedPoolingLayer"]
+__all__ = ["EdgePooling", "SharedPoolingLayer", "TensorNodes"]
 
 
 class EdgePooling(nn.Module):
@@ -110,6 +111,43 @@ class SharedPoolingLayer(SharedEquivariantLinear):
             self.outgoing(topology, e, "source"),
             self.within(topology, e, "block"),
         )
+
+
+class TensorNodes(nn.Module):
+    r"""One node for every weight tensor and neuron group, which hears of all others of its network.
+
+    .. math::
+        z_k &= \sigma(P\, \mathrm{mean}_{ij \in k}\, e_{ij} + p) \quad\text{or}\quad
+        z_k = \sigma(Q\, \mathrm{mean}_{i \in k}\, x_i + q) \\
+        u_k &= D z_k + G\, \mathrm{mean}_{k'} z_{k'} + d
+
+    with k a block or a group and k' running over both. The maps are shared and the last mean is
+    over the tensors of a network, so that widths and depth are free.
+
+    Args:
+        channels, edge_channels: C, C_e; without edge channels groups alone have a node.
+
+    Shape:
+        x ``[*, N, C]``, e ``[*, E, C_e]`` -> u of groups ``[*, G, C]``, of blocks ``[*, K, C]``.
+    """
+
+    def __init__(self, channels: int, edge_channels: int) -> None:
+        super().__init__()
+        self.groups = nn.Linear(channels, channels)
+        self.blocks = nn.Linear(edge_channels, channels) if edge_channels else None
+        self.update = nn.Linear(2 * channels, channels)
+
+    def forward(self, topology: Topology, x: Tensor, e: Tensor | None) -> tuple[Tensor, Tensor]:
+        z, graph = self.groups(kernels.pool_groups(topology, x)), topology.group_graph
+        if e is not None and self.blocks is not None:
+            z = torch.cat([z, self.blocks(kernels.pool_blocks(topology, e))], dim=-2)
+            graph = torch.cat([graph, topology.block_graph])
+        z = nn.functional.silu(z)
+        count = torch.bincount(graph, minlength=topology.num_graphs)
+        summary = mean_by(z, graph, count).index_select(-2, graph)
+        u = self.update(torch.cat([z, summary], dim=-1))
+        groups = len(topology.group_graph)
+        return u[..., :groups, :], u[..., groups:, :]
 
 
 def _rows(topology: Topology, to: str) -> tuple[Tensor, int]:

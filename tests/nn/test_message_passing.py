@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from nngraph.graph import Architecture
+from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology import Topology
-from nngraph.nn import MessagePassingNetwork
-from nngraph.testing import random_stack
+from nngraph.nn import MessagePassingLayer, MessagePassingNetwork
+from nngraph.testing import (
+    assert_equivariant,
+    assert_invariant,
+    assert_not_equivariant,
+    random_architectures,
+    random_features,
+    random_stack,
+)
 
 mlp = Architecture.mlp
-SMALL = {"channels": 8, "messages": 4, "edge_channels": 4, "hidden": 16}
+SMALL: dict[str, Any] = {"channels": 8, "messages": 4, "edge_channels": 4, "hidden": 16}
 
 
 class TestPlacesOfOutputs:
@@ -48,3 +58,138 @@ class TestPlacesOfOutputs:
         moved = self.states(model, Batch.from_data_list(graphs))[0] - together
         role = Topology.of_batch([g.architecture for g in graphs]).node_role
         torch.testing.assert_close(moved, (role == 2).double().unsqueeze(-1).expand_as(moved))
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "no norm": {"norm": False},
+    "max": {"pooling": "max"},
+    "attention": {"pooling": "attention"},
+    "tensor nodes": {"tensor_nodes": True},
+    "no norm, attention, tensor nodes": {
+        "norm": False, "pooling": "attention", "tensor_nodes": True,
+    },
+}  # fmt: skip
+options = pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
+architectures = pytest.mark.parametrize(
+    "architecture",
+    [a for _, a in random_architectures()],
+    ids=[n for n, _ in random_architectures()],
+)
+MIXED = [[2, 5, 1], [2, 3, 4, 1], [2, 1], [2, 2, 2, 2, 2], [1, 4, 3, 2], [2, 3, 4, 1]]
+
+
+def layer(edge_channels: int = 4, **changes: Any) -> MessagePassingLayer:
+    torch.manual_seed(0)
+    return MessagePassingLayer(6, edge_channels, **changes).double()
+
+
+def network(architecture: Architecture, **changes: Any) -> MessagePassingNetwork:
+    torch.manual_seed(0)
+    return MessagePassingNetwork(architecture, 2, **{**SMALL, **changes}).double().eval()
+
+
+class TestOptions:
+    @options
+    @architectures
+    def test_the_layer_commutes_with_relabelling(self, architecture, changes):
+        topology, built = Topology.of(architecture), layer(**changes)
+
+        def function(x: Tensor, e: Tensor):
+            return built(topology, e[..., 0], x, e)
+
+        assert_equivariant(function, architecture, node_channels=6, edge_channels=4)
+
+    @pytest.mark.parametrize("edge_channels", [4, 0])
+    @options
+    @architectures
+    def test_the_network_is_invariant_and_reads_every_batch_alike(
+        self, architecture, changes, edge_channels
+    ):
+        model = network(architecture, edge_channels=edge_channels, rounds=2, **changes)
+        stack = random_stack(architecture, 3, 0)
+        model.fit_statistics(stack)
+        assert_invariant(
+            lambda x, e: model(NeuralGraphStack(architecture, x, e)),
+            architecture,
+            features=(stack.x, stack.edge_attr),
+        )
+        answers = model(stack)
+        torch.testing.assert_close(model(stack.to_batch()), answers)
+        torch.testing.assert_close(torch.cat([model(graph) for graph in stack]), answers)
+
+    @pytest.mark.parametrize("edge_channels", [4, 0])
+    @options
+    def test_networks_in_a_ragged_batch_do_not_hear_of_one_another(self, changes, edge_channels):
+        model = network(mlp([2, 4, 2]), edge_channels=edge_channels, rounds=2, **changes)
+        graphs = [random_stack(mlp(w), 1, seed)[0] for seed, w in enumerate(MIXED)]
+        expected = torch.cat([model(graph) for graph in graphs])
+        torch.testing.assert_close(model(Batch.from_data_list(graphs)), expected)
+        turned = model(Batch.from_data_list(graphs[::-1])).flip(0)
+        torch.testing.assert_close(turned, expected)
+
+    @pytest.mark.parametrize("edge_channels", [4, 0])
+    @options
+    def test_every_parameter_learns(self, changes, edge_channels):
+        model = network(mlp([2, 4, 3, 2]), edge_channels=edge_channels, rounds=2, **changes)
+        # The deeper networks are for the map that serves them alone.
+        widths = [[2, 4, 3, 2]] * 4 + [[2, 3, 3, 3, 2]] * 2
+        graphs = [random_stack(mlp(w), 1, seed)[0] for seed, w in enumerate(widths)]
+        model(Batch.from_data_list(graphs)).square().sum().backward()
+        assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+        assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+
+    @options
+    def test_gradients_of_the_layer(self, changes):
+        architecture = mlp([2, 2, 1])
+        topology, built = Topology.of(architecture), layer(**changes)
+        x, e = (f.requires_grad_() for f in random_features(architecture, 2, 6, 4, 0))
+        weight = torch.randn(2, topology.num_edges, dtype=torch.float64)
+        assert torch.autograd.gradcheck(lambda x, e: built(topology, weight, x, e), (x, e))
+
+    def test_defaults_are_todays_parameters(self):
+        names = {name.split(".")[0] for name, _ in layer().named_parameters()}
+        assert names == {
+            "norm", "forwards", "backwards", "edge_norm", "edge", "source", "target", "update",
+        }  # fmt: skip
+        assert not [n for n, _ in layer(norm=False).named_parameters() if "norm" in n]
+
+    def test_an_unknown_pooling_is_refused(self):
+        with pytest.raises(ValueError, match="op is 'median'"):
+            layer(pooling="median")
+
+    @options
+    def test_a_layer_that_tells_hidden_neurons_apart_is_noticed(self, changes):
+        architecture = mlp([2, 4, 3, 2])
+        topology, built = Topology.of(architecture), layer(**changes)
+        place = torch.randn(topology.num_nodes, 6).double()
+        assert_not_equivariant(
+            lambda x, e: built(topology, e[..., 0], x + place, e),
+            architecture,
+            node_channels=6,
+            edge_channels=4,
+        )
+
+    def test_tensor_nodes_equal_a_loop(self):
+        batch = Topology.of_batch([mlp(w) for w in MIXED])
+        nodes = layer(tensor_nodes=True).tensors
+        x = torch.randn(batch.num_nodes, 6).double()
+        e = torch.randn(batch.num_edges, 4).double()
+        groups, blocks = nodes(batch, x, e)
+        for graph in range(batch.num_graphs):
+            kinds = (
+                (groups, x, batch.node_group, batch.group_graph, nodes.groups),
+                (blocks, e, batch.edge_block, batch.block_graph, nodes.blocks),
+            )
+            z = [
+                torch.stack(
+                    [
+                        torch.nn.functional.silu(linear(values[index == k].mean(0)))
+                        for k in (owner == graph).nonzero().flatten()
+                    ]
+                )
+                for _, values, index, owner, linear in kinds
+            ]
+            summary = torch.cat(z).mean(0)
+            for (found, _, _, owner, _), own in zip(kinds, z, strict=True):
+                expected = nodes.update(torch.cat([own, summary.expand_as(own)], dim=-1))
+                torch.testing.assert_close(found[owner == graph], expected)
