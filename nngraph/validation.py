@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,17 @@ from torch import Tensor, nn
 from nngraph import basis
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation, Architecture, NeuralGraphStack, Relabelling, Symmetry
+from nngraph.graph.topology import Topology
 from nngraph.nn import (
     MODELS,
+    ChannelNorm,
     EquivariantLinear,
     InvariantLinear,
+    MessagePassingLayer,
+    Pointwise,
     SharedEquivariantLinear,
+    SharedPoolingLayer,
+    TensorNorm,
 )
 
 __all__ = [
@@ -41,21 +47,37 @@ _CHANNELS = 3
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer to be held against the judge.
+    """A layer to be held against the judge and against random relabellings.
 
     Args:
-        make: ``(architecture, in_channels, out_channels) -> layer``.
-        complete: whether it claims to span the basis; otherwise its span is reported.
-        permute_io: whether inputs and outputs are relabelled too.
+        make: ``(architecture, in_channels, out_channels) -> layer`` on stacked ``(x, edge_attr)``.
+        spans: ``"all"`` if it claims the whole basis; ``"some"`` if how much of it is reported;
+            ``"none"`` for a nonlinear layer, of which only relabelling is tried.
+        permute_io: whether inputs and outputs are relabelled too in the basis it is held against.
         invariant: whether it makes one answer per network rather than weights.
         needs: package that it needs, if any.
     """
 
     make: Callable[[Architecture, int, int], nn.Module]
-    complete: bool = True
+    spans: Literal["all", "some", "none"] = "all"
     permute_io: bool = False
     invariant: bool = False
     needs: str | None = None
+
+
+class OnTopology(nn.Module):
+    """A layer of any architectures, ``forward(topology, x, edge_attr)``, on the stacks of one."""
+
+    def __init__(self, architecture: Architecture, layer: nn.Module) -> None:
+        super().__init__()
+        self.topology = Topology.of(architecture)
+        self.layer = layer
+
+    def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        topology = self.topology.to(x.device)
+        if isinstance(self.layer, MessagePassingLayer):
+            return self.layer(topology, edge_attr[..., 0], x, edge_attr)  # type: ignore[no-any-return]
+        return self.layer(topology, x, edge_attr)  # type: ignore[no-any-return]
 
 
 LAYERS: dict[str, Layer] = {
@@ -71,23 +93,21 @@ LAYERS: dict[str, Layer] = {
         lambda a, i, o: InvariantLinear(a, i, o, permute_io=True), permute_io=True, invariant=True
     ),
     "SharedEquivariantLinear": Layer(
-        lambda a, i, o: SharedLayer(a, i, o), complete=False, permute_io=True
+        lambda a, i, o: OnTopology(a, SharedEquivariantLinear(i, o)), "some", permute_io=True
     ),
+    "SharedPoolingLayer, max": Layer(
+        lambda a, i, o: OnTopology(a, SharedPoolingLayer(i, o, "max")), "none"
+    ),
+    "SharedPoolingLayer, attention": Layer(
+        lambda a, i, o: OnTopology(a, SharedPoolingLayer(i, o, "attention")), "none"
+    ),
+    "MessagePassingLayer": Layer(
+        lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i)), "none"
+    ),
+    "Pointwise": Layer(lambda *_: Pointwise(), "none"),
+    "ChannelNorm": Layer(lambda a, i, _: ChannelNorm(i), "none"),
+    "TensorNorm": Layer(lambda a, i, _: TensorNorm(a, i), "none"),
 }
-
-
-class SharedLayer(nn.Module):
-    """A shared layer on the stacks of one architecture, in the form of the other layers."""
-
-    def __init__(self, architecture: Architecture, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        from nngraph.graph.topology import Topology
-
-        self.topology = Topology.of(architecture)
-        self.layer = SharedEquivariantLinear(in_channels, out_channels)
-
-    def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
-        return self.layer(self.topology.to(x.device), x, edge_attr)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,8 @@ class LayerCheck:
     """What the judge and random relabellings say of a layer.
 
     Attributes:
-        elements: of the basis, constants included; ``spanned``: how many of them the layer reaches.
+        elements: of the basis, constants included, and ``spanned``: how many of them the layer
+            reaches; 0 and no blocks for a nonlinear layer.
         claims_all: whether it claims to reach all.
         blocks: elements and how many are spanned, for each (from, to).
         missing: names of elements not reached.
@@ -211,27 +232,33 @@ def _check_layer(
 ) -> LayerCheck:  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        judged = layer.make(small, 1, 1).double()
-        target = basis.WeightSpace.free("invariant") if layer.invariant else None
-        source = basis.WeightSpace.of(small, permute_io=layer.permute_io)
-        report = basis.rank_of(basis.stacked(judged, small), source, target)
+        report = None if layer.spans == "none" else _judge(layer, small)
         errors = {
             f"{device} {_name(dtype)}": _layer_error(layer, architecture, device, dtype, seed)
             for device in devices
             for dtype in TOLERANCES
         }
-    spans = report.complete or not layer.complete
+    if report is None:
+        return LayerCheck(name, 0, 0, False, [], [], 0.0, errors, _within(errors))
+    spans = report.complete or layer.spans == "some"
     return LayerCheck(
         name,
         report.expected + report.expected_constants,
         report.rank + report.rank_constants,
-        layer.complete,
+        layer.spans == "all",
         [block.to_dict() for block in [*report.blocks, *report.constants]],
         list(report.missing),
         report.residual,
         errors,
         spans and report.equivariant and _within(errors),
     )
+
+
+def _judge(layer: Layer, small: Architecture) -> basis.RankReport:
+    judged = layer.make(small, 1, 1).double()
+    source = basis.WeightSpace.of(small, permute_io=layer.permute_io)
+    target = basis.WeightSpace.free("invariant") if layer.invariant else None
+    return basis.rank_of(basis.stacked(judged, small), source, target)
 
 
 def _relabellings(architecture: Architecture, count: int, seed: int) -> Iterator[Relabelling]:
@@ -335,7 +362,7 @@ def _lines(result: Validation) -> Iterator[str]:
     width = max((len(check.name) for check in result.layers), default=0)
     for check in result.layers:
         errors = ", ".join(f"{key} {error:.1e}" for key, error in check.errors.items())
-        span = f"{check.spanned} of {check.elements} elements"
+        span = f"{check.spanned} of {check.elements} elements" if check.blocks else "equivariant"
         yield f"{_mark(check.passed)} {check.name:{width}}  {span:24} {errors}"
         if check.claims_all:
             yield from (f"       missing: {name}" for name in check.missing[:10])
@@ -351,6 +378,8 @@ def _by_basis(checks: list[LayerCheck]) -> list[list[LayerCheck]]:
     """Bring together the layers that are held against the same basis elements."""
     tables: dict[tuple[tuple[str, str, int], ...], list[LayerCheck]] = {}
     for check in checks:
+        if not check.blocks:
+            continue
         key = tuple((b["from"], b["to"], b["expected"]) for b in check.blocks)
         tables.setdefault(key, []).append(check)
     return list(tables.values())
