@@ -8,7 +8,7 @@ PIP := $(RUN)python -m pip --disable-pip-version-check
 # Small kernels on busy cores run many times slower when idle OpenMP threads spin.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help demo test check setup benchmark clean
+.PHONY: help demo test check setup clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,47 +1,55 @@
-"""Message passing simulates the basis: weights by construction, held against the judge's elements.
+"""Message passing simulates the basis: weights of the real layer by construction, per element.
 
-A round of the library's message passing without its norms and activations is
-
-    x_i  <- X x_i + T sum_j e_ij + S sum_k e_ki          (neurons hear their edges)
-    e_ij <- A e_ij + B x_j + C x_i                       (edges hear their neurons)
-
-on features that hold each tensor, and each place of a fixed neuron, in a channel of its own: the
-value times a one-hot code of layer and place. An element is then a path through the round with unit
-matrices E_tf, from the channel of what is read to the channel of what is written. What no path
-reaches needs one more node per tensor, or one for the whole network.
+The features of an entry hold its value in the channel of its tensor and of its place on input and
+output neurons, a one-hot code that relabelling leaves alone; results are read with the same code.
+An element is then a *walk* from the entries of one tensor to those of another, in steps from an
+edge to a neuron at its end and from a neuron to its edges: a step to neurons pools, one to edges
+spreads. ``MessagePassingLayer`` makes an edge step and then a neuron step in each round; its SiLUs
+let linear maps pass, silu(u) - silu(-u) = u. What no short walk reaches needs its tensor nodes.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from nngraph import kernels
 from nngraph.basis import Basis
+from nngraph.basis.block import Element
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
+from nngraph.nn import MessagePassingLayer
 
 mlp = Architecture.mlp
+#: positions along a chain: 2 l for the neurons of level l, 2 l - 1 for the weights into it
+Walk = tuple[int, ...]
+ROUNDS = 2
 
 
-class Round:
-    """Linear message passing on one architecture, in one channel per tensor and fixed place."""
+class Messages:
+    """Rounds of the layer on one architecture, with weights set for one element at a time."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
         self.topology = Topology.of(architecture)
+        self.depth = len(architecture.widths) - 1
+        self.tensors = len(self.topology.block_size) + len(self.topology.group_size)
         #: channel of each (tensor, places on the free axes)
         self.channels: dict[tuple[str, tuple[int, ...]], int] = {}
+        self.position: dict[str, int] = {}
         self.edge_channel = torch.zeros(architecture.num_edges, dtype=torch.long)
         self.node_channel = torch.full((architecture.num_nodes,), -1)
-        for block in architecture.blocks:
+        for level, block in enumerate(architecture.blocks, start=1):
+            self.position[block.parameter.name] = 2 * level - 1
             for i, j in itertools.product(*map(range, block.shape)):
                 edge = block.start + i * block.shape[1] + j
                 self.edge_channel[edge] = self._channel(block.parameter, (i, j))
-        for column in architecture.columns:
+        for level, column in enumerate(architecture.columns, start=1):
+            self.position[column.parameter.name] = 2 * level
             for i in range(column.stop - column.start):
                 self.node_channel[column.start + i] = self._channel(column.parameter, (i,))
 
@@ -50,149 +58,104 @@ class Round:
         key = parameter.name, tuple(p for p, f in zip(places, fixed, strict=True) if f)
         return self.channels.setdefault(key, len(self.channels))
 
-    def lift(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, N, 1]``, ``[B, E, 1]`` -> one channel per tensor and fixed place."""
-        return x * self._code(self.node_channel), e * self._code(self.edge_channel)
-
-    def read(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Each entry's own channel."""
-        x = (x * self._code(self.node_channel)).sum(-1, keepdim=True)
-        return x, (e * self._code(self.edge_channel)).sum(-1, keepdim=True)
-
     def _code(self, channel: Tensor) -> Tensor:
         return (channel.unsqueeze(-1) == torch.arange(len(self.channels))).double()
 
-    def paths(self, unit: Tensor):
-        """Every way through one round, by the reach that it needs; ``unit`` is the matrix E_tf."""
-        topology = self.topology
-        silent_x = torch.zeros(1, topology.num_nodes, len(self.channels)).double()
-        silent_e = torch.zeros(1, topology.num_edges, len(self.channels)).double()
+    def walks(self, element: Element, rounds: int) -> Iterator[Walk]:
+        """All walks from the element's source to its target in so many rounds, short ones first."""
+        start = self.position[element.term.source.name]
+        stop = self.position[element.term.target.name]
+        # From a neuron the first round makes two steps, from an edge only the one to a neuron.
+        for length in range(2 * rounds + (start % 2 == 0)):
+            for steps in itertools.product((1, -1), repeat=length):
+                walk = tuple(itertools.accumulate(steps, initial=start))
+                if walk[-1] == stop and 0 <= min(walk) and max(walk) <= 2 * self.depth:
+                    yield walk
 
-        def hear(e: Tensor, side: str) -> Tensor:
-            return kernels.reduce(topology, e, side)
+    def run(self, element: Element, way: Walk | str, x: Tensor, e: Tensor, scale: float = 1.0):
+        """Entries ``[B, N, 1]``, ``[B, E, 1]`` after rounds whose weights are set for one way.
 
-        def tell(x: Tensor, side: str) -> Tensor:
-            ends = (x, 0 * x) if side == "source" else (0 * x, x)
-            return kernels.edge_affine(topology, None, *ends)
+        ``way`` is a walk, or which tensor nodes are used, ``"tensor"`` or ``"network"``.
+        """
+        count = len(self.channels)
+        term = element.term
+        of = self.channels[term.source.name, tuple(map(int, element.source_free))]
+        to = self.channels[term.target.name, tuple(map(int, element.target_free))]
+        state_x = torch.cat([x * self._code(self.node_channel), 0 * x], dim=-1)
+        state_e = torch.cat([e * self._code(self.edge_channel), 0 * e, 0 * e], dim=-1)
+        from_edge, to_edge = (self.position[t.name] % 2 for t in (term.source, term.target))
+        for layer in self._layers(way, of, bool(from_edge), bool(to_edge), scale):
+            state_x, state_e = layer(self.topology, e[..., 0], state_x, state_e)
+        read_x = state_x[..., count:] * (self.node_channel == to).unsqueeze(-1)
+        read_e = (state_e[..., count] - state_e[..., count + 1]).unsqueeze(-1)
+        read_e = read_e * (self.edge_channel == to).unsqueeze(-1)
+        return (0 * read_x, read_e) if to_edge else (read_x, 0 * read_e)
 
-        def total(x: Tensor, e: Tensor) -> Tensor:
-            blocks = kernels.pool_blocks(topology, e) * topology.block_size.unsqueeze(-1)
-            groups = kernels.pool_groups(topology, x) * topology.group_size.unsqueeze(-1)
-            return blocks.sum(-2, keepdim=True) + groups.sum(-2, keepdim=True)
+    @torch.no_grad()
+    def _layers(
+        self, way: Walk | str, of: int, from_edge: bool, to_edge: bool, scale: float
+    ) -> list[MessagePassingLayer]:
+        """One work channel on neurons, a pair on edges; a step empties and fills that of its side.
 
-        def own_tensor(x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-            blocks = kernels.pool_blocks(topology, e) * topology.block_size.unsqueeze(-1)
-            groups = kernels.pool_groups(topology, x) * topology.group_size.unsqueeze(-1)
-            return (
-                kernels.spread_groups(topology, groups) @ unit.T,
-                kernels.spread_blocks(topology, blocks) @ unit.T,
-            )
+        The scale undoes what means divide by and spread neurons repeat; it stands in the last step.
+        """
+        count = len(self.channels)
+        nodes, edges = count + 1, count + 2
+        node_at, edge_at = torch.eye(nodes).double(), torch.eye(edges).double()
+        x, e = node_at[of], edge_at[of]
+        work_x, work_e = node_at[count], edge_at[count] - edge_at[count + 1]
 
-        def network(x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-            message = total(x, e) @ unit.T
-            return message.expand_as(x), message.expand_as(e)
+        def layer(tensor_nodes: bool = False) -> MessagePassingLayer:
+            made = MessagePassingLayer(nodes, edges, norm=False, tensor_nodes=tensor_nodes)
+            for parameter in made.parameters():
+                parameter.zero_()
+            return made.double()
 
-        yield "edges and neurons", lambda x, e: (silent_x, e @ unit.T)
-        yield "edges and neurons", lambda x, e: (x @ unit.T, silent_e)
-        for side in ("source", "target"):
-            yield "edges and neurons", lambda x, e, s=side: (hear(e @ unit.T, s), silent_e)
-            yield "edges and neurons", lambda x, e, s=side: (silent_x, tell(x @ unit.T, s))
-            for to in ("source", "target"):
-                yield (
-                    "edges and neurons",
-                    lambda x, e, s=side, t=to: (silent_x, tell(hear(e @ unit.T, s), t)),
-                )
-        yield "tensor node", own_tensor
-        yield "network node", network
+        def hear(made: MessagePassingLayer, part: slice, read: Tensor, scale: float) -> None:
+            """Neurons: the work channel takes a linear map of a part of what is heard."""
+            made.update[0].weight[0, part] = read
+            made.update[0].weight[1, part] = -read
+            made.update[3].weight[count, :2] = scale * torch.tensor([1.0, -1.0])
 
+        def tell(weight: Tensor, read: Tensor) -> None:
+            """Edges: the work pair takes a linear map of the neuron, block or edge."""
+            weight[count], weight[count + 1] = read, -read
 
-def unit_vectors(architecture: Architecture) -> tuple[Tensor, Tensor, int]:
-    """Every parameter entry set to 1 in turn, in the order of the parameters."""
-    count = sum(p.numel for p in architecture.parameters)
-    rows = torch.eye(count, dtype=torch.float64)
-    x = torch.zeros(count, architecture.num_nodes, 1, dtype=torch.float64)
-    e = torch.zeros(count, architecture.num_edges, 1, dtype=torch.float64)
-    for value, part in slots(architecture, x, e):
-        value.copy_(rows[:, part].unsqueeze(-1))
-    return x, e, count
-
-
-def slots(architecture: Architecture, x: Tensor, e: Tensor):
-    """Pairs of features of a parameter (a view) and its columns in the flat vector."""
-    starts = dict(zip(
-        [p.name for p in architecture.parameters],
-        itertools.accumulate((p.numel for p in architecture.parameters), initial=0),
-        strict=False,
-    ))  # fmt: skip
-    for view, items in ((e, architecture.blocks), (x, architecture.columns)):
-        for item in items:
-            start = starts[item.parameter.name]
-            part = slice(start, start + item.parameter.numel)
-            yield view[:, item.start : item.stop], part
-
-
-def matrix_of(architecture: Architecture, x: Tensor, e: Tensor, count: int) -> Tensor:
-    """The map's matrix, from its values at all unit vectors."""
-    found = torch.zeros(count, count, dtype=torch.float64)
-    for value, part in slots(architecture, x, e):
-        found[part] = value.squeeze(-1).T
-    return found
-
-
-def free_channel(layer: Round, tensor, free) -> int:
-    return layer.channels[tensor.name, tuple(int(place) for place in free)]
-
-
-WIDTHS = [[2, 3, 2], [2, 3, 3, 1], [2, 2, 3, 2], [1, 2, 2, 2, 2]]
-
-
-@pytest.mark.parametrize("widths", WIDTHS, ids=str)
-def test_each_element_is_a_path_of_messages(widths):
-    architecture = mlp(widths)
-    layer = Round(architecture)
-    basis = Basis(architecture)
-    x, e, count = unit_vectors(architecture)
-    lifted = layer.lift(x, e)
-    reached = dict.fromkeys(["edges and neurons", "tensor node", "network node"], 0)
-    for key, block in basis.blocks.items():
-        for element in block.elements():
-            unit = torch.zeros(len(layer.channels), len(layer.channels), dtype=torch.float64)
-            to = free_channel(layer, element.term.target, element.target_free)
-            of = free_channel(layer, element.term.source, element.source_free)
-            unit[to, of] = 1
-            wanted = torch.zeros(count, count, dtype=torch.float64)
-            rows, columns = basis.slices(key)
-            wanted[rows, columns] = torch.from_numpy(element.matrix())
-            for reach, path in layer.paths(unit):
-                out = [value.expand(count, -1, -1) for value in path(*lifted)]
-                found = matrix_of(architecture, *layer.read(*out), count)
-                if float((found - wanted).abs().max()) <= 1e-10:
-                    reached[reach] += 1
-                    break
+        parts = {"self": slice(nodes), "up": slice(3 * nodes, 3 * nodes + edges)}
+        parts["down"] = slice(parts["up"].stop, parts["up"].stop + edges)
+        if isinstance(way, str):
+            made = layer(tensor_nodes=True)
+            tensors = made.tensors
+            for weight, read in ((tensors.blocks.weight, e), (tensors.groups.weight, x)):
+                if (weight is tensors.blocks.weight) == from_edge:
+                    weight[0], weight[1] = read, -read
+            first, share = (0, 1) if way == "tensor" else (nodes, self.tensors)
+            tensors.update.weight[0, first : first + 2] = share * torch.tensor([1.0, -1.0])
+            if to_edge:
+                tell(made.block.weight, scale * node_at[0])
             else:
-                pytest.fail(f"no path of messages gives {element.name}")
-    # By hand: edges meet at hidden neurons (c_k^2) and with themselves; a fixed neuron is a meeting
-    # point too: of the weights of an input, and of an output's bias and weights with one another.
-    depth, inputs, outputs = len(widths) - 1, widths[0], widths[-1]
-    tables = [
-        (inputs if k == 1 else 1) + 1 + (outputs if k == depth - 1 else 1) for k in range(1, depth)
-    ]
-    local = sum(c * c for c in tables) + (depth - 2) + inputs + 4 * outputs
-    # A tensor's own node: hidden weights and biases, and the fixed places of one tensor.
-    own = (depth - 2) + (depth - 1) + inputs * (inputs - 1) + 2 * outputs * (outputs - 1)
-    assert reached == {
-        "edges and neurons": local,
-        "tensor node": own,
-        "network node": basis.dimension - local - own,
-    }
-
-
-def test_wrong_weights_give_no_element():
-    architecture = mlp([2, 3, 1])
-    layer = Round(architecture)
-    basis = Basis(architecture)
-    x, e, count = unit_vectors(architecture)
-    for _, path in layer.paths(torch.zeros(len(layer.channels), len(layer.channels)).double()):
-        out = [value.expand(count, -1, -1) for value in path(*layer.lift(x, e))]
-        assert float(matrix_of(architecture, *layer.read(*out), count).abs().max()) == 0
-    assert basis.dimension > 0
+                last = made.update[0].in_features
+                hear(made, slice(last - nodes, last), node_at[0], scale)
+            return [made]
+        if len(way) == 1:
+            made = layer()
+            if from_edge:
+                tell(made.edge.weight, e)
+            else:
+                hear(made, parts["self"], x, 1.0)
+            return [made]
+        layers = [layer()]
+        for number, (here, there) in enumerate(itertools.pairwise(way), start=1):
+            up, last = there > here, number == len(way) - 1
+            if there % 2 == 0:
+                read = e if number == 1 else work_e
+                hear(layers[-1], parts["up" if up else "down"], read, scale if last else 1.0)
+                continue
+            if number > 1:
+                layers.append(layer())
+                # The last round's value, out of the way of this round's.
+                tell(layers[-1].edge.weight, 0 * e)
+            read = x if number == 1 else work_x
+            side = layers[-1].source if up else layers[-1].target
+            tell(side.weight, (scale if last else 1.0) * read)
+        return layers
