@@ -104,6 +104,15 @@ LAYERS: dict[str, Layer] = {
     "MessagePassingLayer": Layer(
         lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i)), "none"
     ),
+    "MessagePassingLayer, max": Layer(
+        lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i, pooling="max")), "none"
+    ),
+    "MessagePassingLayer, attention": Layer(
+        lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i, pooling="attention")), "none"
+    ),
+    "MessagePassingLayer, tensor nodes": Layer(
+        lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i, tensor_nodes=True)), "none"
+    ),
     "Pointwise": Layer(lambda *_: Pointwise(), "none"),
     "ChannelNorm": Layer(lambda a, i, _: ChannelNorm(i), "none"),
     "TensorNorm": Layer(lambda a, i, _: TensorNorm(a, i), "none"),
