@@ -155,6 +155,12 @@ class _Run:
         self.optimizer = self._new_optimizer()
         return max(1, int(self.settings.cpu_seconds / per_step))
 
+    def steps_within_budget(self, progress: _Progress) -> int:
+        """Number of steps that the budget holds in all, at the cost that steps have had so far."""
+        assert self.settings.cpu_seconds is not None
+        left = self.settings.cpu_seconds - progress.cpu_seconds
+        return progress.step + max(0, int(left * progress.step / progress.cpu_seconds))
+
     # -- epochs -------------------------------------------------------------------------------
 
     def train_epoch(self, progress: _Progress, bar: tqdm[Any]) -> float:
@@ -307,6 +313,9 @@ def _epoch(
     train_loss = run.train_epoch(state, bar)
     state.seconds += time.perf_counter() - wall
     state.cpu_seconds += time.process_time() - cpu
+    if run.settings.cpu_seconds is not None:  # plan anew: other work on the machine comes and goes
+        state.total_steps = run.steps_within_budget(state)
+        bar.total = state.total_steps
     judged = evaluate(run.model, run.sets["val"], run.settings)
     history.append(
         {
