@@ -21,9 +21,9 @@ class TrainSettings:
         model: "message-passing", "sine", "flat" or "probe"; see ``nngraph.nn.MODELS``.
         options: keyword arguments of the model, such as ``probes`` or ``dropout``.
         epochs: passes over the training networks.
-        cpu_seconds: if given, training takes so many seconds of CPU time, to within a few steps, and
-            ``epochs`` is not used. The number of steps is planned anew after each epoch, so that such
-            a run is not the same twice.
+        cpu_seconds: if given, training takes so many seconds of CPU time, to within a few steps,
+            and ``epochs`` is not used. The number of steps is planned anew after each epoch, so
+            that such a run is not the same twice.
         batch_size: networks per step.
         learning_rate: at its highest, after the warm-up; it then falls to 0 along half a cosine.
         weight_decay: of AdamW.

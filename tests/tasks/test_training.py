@@ -284,6 +284,8 @@ def test_a_budget_of_cpu_seconds_decides_the_steps(settings: Settings, tmp_path:
 class Fixed(Metanetwork):
     """Answers what it is told, in order."""
 
+    column = "generic weights-only"
+
     def __init__(self, zoo: Zoo, answers: Tensor):
         super().__init__(zoo.architecture, 3)
         self.answers, self.at = answers, 0
