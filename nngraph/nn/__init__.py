@@ -7,7 +7,7 @@ from nngraph.nn.invariant import InvariantLinear
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork, OrderedPass
 from nngraph.nn.metanetwork import Metanetwork, TensorScales
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
-from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer
+from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.shared import SharedEquivariantLinear
 from nngraph.nn.sine import SineNetwork
@@ -41,6 +41,7 @@ __all__ = [
     "SharedEquivariantLinear",
     "SharedPoolingLayer",
     "SineNetwork",
+    "TensorNodes",
     "TensorNorm",
     "TensorScales",
     "Terms",
