@@ -17,8 +17,8 @@ from typing import Any
 import harness
 import torch
 
-from nngraph.nn import MODELS
-from nngraph.tasks import TrainSettings, train
+from nngraph.nn import MODELS, SineNetwork
+from nngraph.tasks import TrainSettings, load_run, train
 from nngraph.zoo import Zoo
 
 KEYS = ("zoo", "column", "model", "options", "settings", "seed", "cpu_seconds_budget")
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )  # fmt: skip
             with tempfile.TemporaryDirectory() as folder:
                 report = train(settings, Path(folder) / "run")
+                probing = how_far_a_probe(Path(folder) / "run", zoo)
             one = argparse.Namespace(**vars(arguments))
             one.model = [f"{model}:{json.dumps(options)}" if options else model]
             one.seed = [seed]
@@ -87,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     **{name: figures[name] for name in ("steps", "epochs", "parameters")},
                     "val_accuracy": round(report.val_accuracy, 4),
                     "test_accuracy": round(report.test_accuracy, 4),
+                    "probing_r2": probing,
                     "psnr_db": round(float(zoo.psnr.mean()), 2),
                     "command": harness.command_line(made, one),
                     **harness.machine(),
@@ -97,11 +99,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_table(harness.read_rows(arguments.out))
 
 
+def how_far_a_probe(run: Path, zoo: Zoo) -> float | None:
+    """Return the median R2 of ``SineNetwork.probing``: near 1, the model evaluates the networks."""
+    model, _ = load_run(run)
+    if not isinstance(model, SineNetwork):
+        return None
+    return round(float(model.probing(zoo.stack("test")[:100]).median()), 3)
+
+
 def print_table(rows: Sequence[dict[str, str]]) -> None:
     """Print a table for each zoo and column."""
     shown = (
         "model", "options", "settings", "seed", "cpu_seconds", "steps", "parameters",
-        "val_accuracy", "test_accuracy",
+        "val_accuracy", "test_accuracy", "probing_r2",
     )  # fmt: skip
     for zoo, column in dict.fromkeys((row["zoo"], row["column"]) for row in rows):
         part = [row for row in rows if (row["zoo"], row["column"]) == (zoo, column)]
