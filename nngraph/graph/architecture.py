@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,123 +11,20 @@ from typing import Any
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
+from nngraph.graph.groups import MAX_SIZE, ROLES, NeuronGroup, is_count
+from nngraph.graph.layout import (
+    INTEGERS,
+    Block,
+    Column,
+    Parameter,
+    Slab,
+    check_cover,
+    check_slab,
+    slabs_of,
+)
+from nngraph.graph.spaces import Space, check_spaces, copies
 
 __all__ = ["ROLES", "Architecture", "Block", "Column", "NeuronGroup", "Parameter"]
-
-#: What a neuron group is to its network; a node's role is its index here.
-ROLES = ("input", "hidden", "output")
-#: More neurons or edges than this are refused when a description is read: no int64 index overflows.
-MAX_SIZE = 2**40
-
-
-_IDENTITY = Activation("identity")
-
-
-def _refuse(message: str) -> ArchitectureError:
-    return ArchitectureError(message)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True)
-class NeuronGroup:
-    """An ordered set of neurons that the architecture treats alike, such as one layer's units.
-
-    Args:
-        name: unique within the architecture.
-        size: number of neurons, at least 1.
-        role: ``"input"``, ``"hidden"`` or ``"output"``.
-        activation: what the neurons of the group apply to their pre-activation.
-        space: neuron space of the group. Groups of one space are relabelled together; ``None``
-            means fixed, as the inputs and outputs of a network are.
-    """
-
-    name: str
-    size: int
-    role: str
-    activation: Activation = _IDENTITY
-    space: str | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise _refuse(
-                f"a neuron group's name is {self.name!r}; expected a string that is not empty."
-            )
-        if not _is_count(self.size) or not 1 <= self.size <= MAX_SIZE:
-            raise _refuse(
-                f"group {self.name!r} has size {self.size!r}; expected an integer of at least 1."
-            )
-        if self.role not in ROLES:
-            raise _refuse(
-                f"group {self.name!r} has role {self.role!r}; expected one of {', '.join(ROLES)}."
-            )
-        if not isinstance(self.activation, Activation):
-            raise _refuse(
-                f"group {self.name!r} has activation {self.activation!r}; expected an Activation."
-            )
-        if self.space is not None and (not isinstance(self.space, str) or not self.space):
-            raise _refuse(
-                f"group {self.name!r} has space {self.space!r}; expected a name, or None for fixed."
-            )
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One tensor of the network: its axes, and where it lands in the graph.
-
-    Args:
-        name: key in the state dict, such as ``"0.weight"``.
-        shape: shape of the tensor, in torch's own order (``[out, in]`` for a weight).
-        axes: for each axis the index of the neuron group that it counts; ``None`` for a free axis.
-        column: ``None`` if the tensor is a block of edges; otherwise the column of node features
-            that it fills at the neurons of its group, such as ``"bias"``.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    axes: tuple[int | None, ...]
-    column: str | None = None
-
-    @property
-    def numel(self) -> int:
-        """Number of entries of the tensor."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class Block:
-    """All edges of one parameter between two groups: edges ``start:stop``, a dense array.
-
-    The edges are sorted by target and then by source, so that edge ``start + i * sources + j``
-    carries entry ``[i, j]`` of the parameter and runs from neuron ``j`` of group ``source`` to
-    neuron ``i`` of group ``target``.
-    """
-
-    index: int
-    parameter: Parameter
-    source: int
-    target: int
-    start: int
-    stop: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(targets, sources)``, torch's ``[out, in]``."""
-        return self.parameter.shape[0], self.parameter.shape[1]
-
-
-@dataclass(frozen=True)
-class Column:
-    """Where a node parameter lands: rows ``start:stop`` of a column of the node features."""
-
-    parameter: Parameter
-    group: int
-    column: int
-    start: int
-    stop: int
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -140,10 +36,15 @@ class Architecture:
     Args:
         groups: the neuron groups in the order of computation.
         parameters: every tensor of the network once, in the order of its state dict.
+        residuals: pairs ``(source, target)`` of groups of one size: the neurons of the source are
+            added to those of the target, one by one.
+        structure: the neuron spaces that lie within others, or are fixed; all others follow from
+            the groups.
 
     Raises:
         ArchitectureError: if names repeat, an axis and its group differ in size, the groups of one
-            space differ in size, or two parameters fill the same column of the same group.
+            space differ in size, two parameters fill the same column of the same group, or a
+            tensor is relabelled as none of its places in the graph can be.
 
     Example:
         >>> architecture = Architecture.mlp([2, 32, 32, 1], Activation("sine", w0=30))
@@ -153,60 +54,130 @@ class Architecture:
 
     groups: tuple[NeuronGroup, ...]
     parameters: tuple[Parameter, ...]
+    residuals: tuple[tuple[int, int], ...] = ()
+    structure: tuple[Space, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.groups:
-            raise _refuse("an architecture has no neuron groups; expected at least one.")
+            raise ArchitectureError("an architecture has no neuron groups; expected at least one.")
         _unique("neuron group", [group.name for group in self.groups])
         _unique("parameter", [parameter.name for parameter in self.parameters])
-        sizes: dict[str, int] = {}
+        _unique("neuron space", [space.name for space in self.structure])
+        check_spaces(self.all_spaces)
         for group in self.groups:
-            if group.space is not None and sizes.setdefault(group.space, group.size) != group.size:
-                raise _refuse(
-                    f"group {group.name!r} of space {group.space!r} has {group.size} neurons where "
-                    f"another group of that space has {sizes[group.space]}; "
-                    "groups that are relabelled together have one size."
-                )
+            self._check_factors(group)
         for parameter in self.parameters:
             self._check(parameter)
-        filled = [(p.axes[0], p.column) for p in self.parameters if p.column is not None]
+        filled = [
+            (slab.target, slab.column)
+            for p in self.parameters for slab in slabs_of(p) if slab.column is not None
+        ]
         if len(set(filled)) < len(filled):
-            raise _refuse("two parameters fill the same column of node features of one group.")
+            raise ArchitectureError(
+                "two parameters fill the same column of node features of one group."
+            )
+        for residual in self.residuals:
+            if len(residual) != 2 or not all(
+                is_count(g) and 0 <= g < len(self.groups) for g in residual
+            ):
+                raise ArchitectureError(
+                    f"a residual is {residual!r}; expected two indices of groups."
+                )
+        for block in self.blocks:
+            self._check_parts(block)
         if max(self.num_nodes, self.num_edges) > MAX_SIZE:
-            raise _refuse(
+            raise ArchitectureError(
                 f"the architecture has {self.num_nodes} neurons and {self.num_edges} edges; "
                 f"at most {MAX_SIZE} of each are supported."
+            )
+
+    def _check_factors(self, group: NeuronGroup) -> None:
+        own = [factor.space for factor in group.factors]
+        for factor in group.factors:
+            if factor.space is None:
+                continue
+            space = self.all_spaces[factor.space]
+            if space.size != factor.size:
+                raise ArchitectureError(
+                    f"group {group.name!r} of space {space.name!r} has {factor.size} neurons "
+                    f"where another group of that space has {space.size}; "
+                    "groups that are relabelled together have one size."
+                )
+            if missing := [outer for outer in space.within if outer not in own]:
+                raise ArchitectureError(
+                    f"group {group.name!r} has the space {space.name!r}, which lies within "
+                    f"{missing[0]!r}, but no factor of that space; got {own}."
+                )
+
+    def _check_parts(self, block: Block) -> None:
+        """Check that a relabelling moves the parts of a block as whole parts, at both ends."""
+        if block.parts == 1:
+            return
+        outer = []
+        for group in (self.groups[block.target], self.groups[block.source]):
+            count, leading = 1, []
+            for factor in group.factors:
+                if count < block.parts:
+                    leading.append(factor)
+                    count *= factor.size
+            outer.append(leading if count == block.parts else None)
+        if outer[0] is None or outer[0] != outer[1]:
+            raise ArchitectureError(
+                f"the {block.parts} parts of {block.parameter.name!r} are, at its groups "
+                f"{self.groups[block.target].name!r} and {self.groups[block.source].name!r}, not "
+                f"the same leading factors ({self.groups[block.target].factors} and "
+                f"{self.groups[block.source].factors}); parts are relabelled together or not at "
+                "all."
             )
 
     def _check(self, parameter: Parameter) -> None:
         where = f"parameter {parameter.name!r}"
         if not isinstance(parameter.name, str) or not parameter.name:
-            raise _refuse(f"{where}: a parameter's name is a string that is not empty.")
+            raise ArchitectureError(f"{where}: a parameter's name is a string that is not empty.")
+        for axis, size in enumerate(parameter.shape):
+            if not is_count(size) or size < 1:
+                raise ArchitectureError(
+                    f"{where}: axis {axis} has size {size!r}; expected at least 1."
+                )
+        if parameter.integer not in (None, *INTEGERS):
+            raise ArchitectureError(
+                f"{where} has whole numbers of {parameter.integer!r}; expected one of "
+                f"{', '.join(INTEGERS)}."
+            )
+        if parameter.integer or parameter.slabs:
+            if parameter.axes or parameter.column or (parameter.integer and parameter.slabs):
+                raise ArchitectureError(
+                    f"{where}: whole numbers and slabs come without axes and column."
+                )
+            for slab in parameter.slabs:
+                check_slab(slab, parameter, self.widths)
+            if parameter.slabs:
+                check_cover(parameter)
+            return
         if len(parameter.shape) != len(parameter.axes):
-            raise _refuse(
+            raise ArchitectureError(
                 f"{where} has shape {parameter.shape} but names {len(parameter.axes)} axes."
             )
         for axis, (size, group) in enumerate(zip(parameter.shape, parameter.axes, strict=True)):
-            if not _is_count(size) or size < 1:
-                raise _refuse(f"{where}: axis {axis} has size {size!r}; expected at least 1.")
             if group is None:
                 continue
-            if not _is_count(group) or not 0 <= group < len(self.groups):
-                raise _refuse(
+            if not is_count(group) or not 0 <= group < len(self.groups):
+                raise ArchitectureError(
                     f"{where}: axis {axis} names group {group!r}; "
                     f"expected an index below {len(self.groups)}, or None for a free axis."
                 )
             if size != self.groups[group].size:
-                raise _refuse(
+                raise ArchitectureError(
                     f"{where}: axis {axis} has size {size} but group "
                     f"{self.groups[group].name!r} has {self.groups[group].size} neurons."
                 )
         expected = 2 if parameter.column is None else 1
-        if len(parameter.axes) != expected or None in parameter.axes:
-            raise _refuse(
+        if len([group for group in parameter.axes if group is not None]) != expected:
+            raise ArchitectureError(
                 f"{where} has axes {parameter.axes}; a "
-                + ("block of edges has the two axes (target group, source group)."
-                   if expected == 2 else "column of node features has one axis, its group.")
+                + ("block of edges has the two axes (target group, source group)"
+                   if expected == 2 else "column of node features has one axis, its group")
+                + ", and free axes."
             )
 
     @classmethod
@@ -231,7 +202,7 @@ class Architecture:
         """
         depth = len(widths) - 1
         if depth < 1:
-            raise _refuse(
+            raise ArchitectureError(
                 f"an MLP has widths {list(widths)!r}; expected inputs, hidden layers and outputs, "
                 "at least two numbers."
             )
@@ -244,7 +215,7 @@ class Architecture:
         prefixes = [str(i) for i in range(depth)] if names is None else list(names)
         for what, values in (("activations", functions), ("bias", biases), ("names", prefixes)):
             if len(values) != depth:
-                raise _refuse(
+                raise ArchitectureError(
                     f"an MLP of {depth} maps was given {len(values)} {what}; expected {depth}"
                     + (f" or {depth - 1}." if what == "activations" else ".")
                 )
@@ -280,18 +251,32 @@ class Architecture:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """The blocks of edges, in the order of their parameters."""
+        """The blocks of edges: those of the parameters in their order, then the residuals."""
         blocks: list[Block] = []
-        start = 0
-        for parameter in self.parameters:
-            if parameter.column is None:
-                target, source = parameter.axes
-                assert target is not None
-                assert source is not None
-                stop = start + parameter.numel
-                blocks.append(Block(len(blocks), parameter, source, target, start, stop))
-                start = stop
+        identities = [self._identity(*residual) for residual in self.residuals]
+        for parameter in (*self.parameters, *identities):
+            for slab in slabs_of(parameter):
+                if slab.column is not None:
+                    continue
+                assert slab.source is not None
+                parts, rows, columns, taps = slab.sizes(parameter.shape).values()
+                start = blocks[-1].stop if blocks else 0
+                blocks.append(
+                    Block(
+                        len(blocks), parameter, slab, slab.source, slab.target, start,
+                        start + parts * rows * columns, parts, rows, columns, taps,
+                        identity=parameter in identities,
+                    )
+                )  # fmt: skip
         return tuple(blocks)
+
+    def _identity(self, source: int, target: int) -> Parameter:
+        """Return what stands for the edges of a residual; no state dict holds it."""
+        names = self.groups[source].name, self.groups[target].name
+        size = self.groups[target].size
+        return Parameter(
+            " + ".join(names), (size,), slabs=(Slab("b", target, source),)
+        )
 
     @property
     def num_edges(self) -> int:
@@ -299,29 +284,71 @@ class Architecture:
         return self.blocks[-1].stop if self.blocks else 0
 
     @cached_property
+    def num_taps(self) -> int:
+        """Features of the edges: as many as the largest kernel has taps; 1 for an MLP."""
+        return max((block.taps for block in self.blocks), default=1)
+
+    @cached_property
+    def _column_widths(self) -> dict[str, int]:
+        widths = {"bias": 1}
+        for parameter in self.parameters:
+            for slab in slabs_of(parameter):
+                if slab.column is not None:
+                    width = slab.sizes(parameter.shape)["f"]
+                    widths[slab.column] = max(widths.get(slab.column, 1), width)
+        return widths
+
+    @cached_property
     def column_names(self) -> tuple[str, ...]:
         """Names of the F columns of node features; always starts with ``"bias"``."""
-        names = dict.fromkeys(["bias"])
-        names.update(dict.fromkeys(p.column for p in self.parameters if p.column is not None))
-        return tuple(names)
+        return tuple(
+            name if width == 1 else f"{name}.{i}"
+            for name, width in self._column_widths.items() for i in range(width)
+        )
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """Where each node parameter lands, in the order of the parameters."""
+        """Where each slab on nodes lands, in the order of the parameters."""
         columns = []
+        starts = accumulate(self._column_widths.values(), initial=0)
+        first = dict(zip(self._column_widths, starts, strict=False))
         for parameter in self.parameters:
-            if parameter.column is not None:
-                group = parameter.axes[0]
-                assert group is not None
-                start, stop = self.node_starts[group], self.node_starts[group + 1]
-                column = self.column_names.index(parameter.column)
-                columns.append(Column(parameter, group, column, start, stop))
+            for slab in slabs_of(parameter):
+                if slab.column is not None:
+                    start, stop = self.node_starts[slab.target], self.node_starts[slab.target + 1]
+                    width = slab.sizes(parameter.shape)["f"]
+                    columns.append(
+                        Column(
+                            parameter, slab, slab.target, first[slab.column], width, start, stop
+                        )
+                    )
         return tuple(columns)
 
     @cached_property
+    def integers(self) -> tuple[Parameter, ...]:
+        """The buffers of whole numbers, which are carried beside the features."""
+        return tuple(parameter for parameter in self.parameters if parameter.integer is not None)
+
+    @cached_property
+    def all_spaces(self) -> dict[str, Space]:
+        """Every neuron space by its name, in the order of computation; also the fixed ones."""
+        stated = {space.name: space for space in self.structure}
+        found: dict[str, Space] = {}
+        for group in self.groups:
+            for factor in group.factors:
+                if factor.space is not None and factor.space not in found:
+                    plain = Space(factor.space, factor.size)
+                    found[factor.space] = stated.get(factor.space, plain)
+        return {**found, **{name: s for name, s in stated.items() if name not in found}}
+
+    @cached_property
     def spaces(self) -> dict[str, int]:
-        """Size of each neuron space, in the order of computation."""
-        return {group.space: group.size for group in self.groups if group.space is not None}
+        """Size of each neuron space that is relabelled, in the order of computation."""
+        return {name: space.size for name, space in self.all_spaces.items() if not space.fixed}
+
+    def copies(self, space: str) -> int:
+        """Number of permutations that a relabelling has of a space: 1 unless within others."""
+        return copies(self.all_spaces, space)
 
     def groups_of_role(self, role: str) -> tuple[int, ...]:
         """Indices of the groups of one role."""
@@ -329,10 +356,10 @@ class Architecture:
 
     @property
     def is_chain(self) -> bool:
-        """Whether it is an MLP: one block from each group to the next, and no other."""
-        return [(b.source, b.target) for b in self.blocks] == [
-            (i, i + 1) for i in range(len(self.groups) - 1)
-        ]
+        """Whether it is an MLP: one weight from each group to the next, and no other block."""
+        return [(b.source, b.target, b.parameter.shape) for b in self.blocks] == [
+            (i, i + 1, (self.widths[i + 1], self.widths[i])) for i in range(len(self.groups) - 1)
+        ] and all(p.axes for p in self.parameters) and not self.structure
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -351,14 +378,19 @@ class Architecture:
     @cached_property
     def _hash(self) -> int:
         # Computed once: architectures are dictionary keys on hot paths.
-        return hash((self.groups, self.parameters))
+        return hash((self.groups, self.parameters, self.residuals, self.structure))
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the cached properties: string hashes differ from process to process.
-        return {"groups": self.groups, "parameters": self.parameters}
+        return {
+            "groups": self.groups,
+            "parameters": self.parameters,
+            "residuals": self.residuals,
+            "structure": self.structure,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(groups=state["groups"], parameters=state["parameters"])
+        self.__dict__.update(state)
         self.__post_init__()
 
     # -- JSON ---------------------------------------------------------------------------------
@@ -391,7 +423,7 @@ class Architecture:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise _refuse(f"an architecture is not valid JSON: {error}.") from None
+            raise ArchitectureError(f"an architecture is not valid JSON: {error}.") from None
         return cls.from_dict(data)
 
 
@@ -399,7 +431,7 @@ def _unique(what: str, names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise _refuse(
+            raise ArchitectureError(
                 f"two of the architecture's {what}s are called {name!r}; names are unique."
             )
         seen.add(name)

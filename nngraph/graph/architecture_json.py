@@ -8,6 +8,9 @@ from typing import Any
 from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import Architecture, NeuronGroup, Parameter
+from nngraph.graph.groups import MAX_SIZE, is_count
+from nngraph.graph.layout import Slab
+from nngraph.graph.spaces import Factor, Space
 
 __all__ = ["from_plain", "to_plain"]
 
@@ -17,7 +20,7 @@ SCHEMA_VERSION = 1
 
 def to_plain(architecture: Architecture) -> dict[str, Any]:
     """Return the description as plain lists, dicts, strings and numbers."""
-    return {
+    plain: dict[str, Any] = {
         "format": "nngraph.architecture",
         "version": SCHEMA_VERSION,
         "groups": [
@@ -28,20 +31,48 @@ def to_plain(architecture: Architecture) -> dict[str, Any]:
                 "activation": {
                     "name": group.activation.name, **dict(group.activation.options)
                 },
-                "space": group.space,
+                "space": (
+                    [[factor.size, factor.space] for factor in group.space]
+                    if isinstance(group.space, tuple) else group.space
+                ),
             }
             for group in architecture.groups
         ],
-        "parameters": [
-            {
-                "name": parameter.name,
-                "shape": list(parameter.shape),
-                "axes": list(parameter.axes),
-                "column": parameter.column,
-            }
-            for parameter in architecture.parameters
-        ],
+        "parameters": [_parameter_to_plain(parameter) for parameter in architecture.parameters],
     }
+    # What MLPs do not have is left out, so that their files stay as readers of old know them.
+    if architecture.residuals:
+        plain["residuals"] = [list(residual) for residual in architecture.residuals]
+    if architecture.structure:
+        plain["structure"] = [
+            {"name": s.name, "size": s.size, "within": list(s.within), "fixed": s.fixed}
+            for s in architecture.structure
+        ]
+    return plain
+
+
+def _parameter_to_plain(parameter: Parameter) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "name": parameter.name,
+        "shape": list(parameter.shape),
+        "axes": list(parameter.axes),
+        "column": parameter.column,
+    }
+    if parameter.slabs:
+        plain["slabs"] = [
+            {
+                "axes": slab.axes,
+                "target": slab.target,
+                "source": slab.source,
+                "column": slab.column,
+                "window": [list(bounds) for bounds in slab.window],
+                "split": [list(sizes) for sizes in slab.split],
+            }
+            for slab in parameter.slabs
+        ]
+    if parameter.integer is not None:
+        plain["integer"] = parameter.integer
+    return plain
 
 
 def from_plain(data: object) -> Architecture:
@@ -51,7 +82,10 @@ def from_plain(data: object) -> Architecture:
         ArchitectureError: if the version is unknown, or anything is missing, of a wrong type, or
             inconsistent.
     """
-    fields = _fields(data, "an architecture", ("format", "version", "groups", "parameters"))
+    fields = _fields(
+        data, "an architecture", ("format", "version", "groups", "parameters"),
+        ("residuals", "structure"),
+    )  # fmt: skip
     if fields["format"] != "nngraph.architecture":
         raise ArchitectureError(
             f"an architecture has format {fields['format']!r}; "
@@ -62,52 +96,108 @@ def from_plain(data: object) -> Architecture:
             f"an architecture has version {fields['version']!r}; this nngraph reads version "
             f"{SCHEMA_VERSION}. Read it with the nngraph that wrote it, or a newer one."
         )
-    groups = []
-    for i, item in enumerate(_items(fields["groups"], "groups")):
-        where = f"groups[{i}]"
-        group = _fields(item, where, ("name", "size", "role", "activation", "space"))
-        activation = dict(_fields(group["activation"], f"{where}.activation", ("name",), False))
-        name = activation.pop("name")
-        if not isinstance(name, str):
-            raise ArchitectureError(f"{where}.activation.name is {name!r}; expected a string.")
-        groups.append(
-            NeuronGroup(
-                group["name"], group["size"], group["role"], Activation(name, **activation),
-                group["space"],
+    residuals = [
+        tuple(_numbers(item, f"residuals[{i}]"))
+        for i, item in enumerate(_items(fields.get("residuals", []), "residuals"))
+    ]
+    return Architecture(
+        tuple(
+            _group(item, f"groups[{i}]")
+            for i, item in enumerate(_items(fields["groups"], "groups"))
+        ),
+        tuple(
+            _parameter(item, f"parameters[{i}]")
+            for i, item in enumerate(_items(fields["parameters"], "parameters"))
+        ),
+        tuple(residuals),  # type: ignore[arg-type]  # the architecture checks for pairs
+        tuple(
+            _space(item, f"structure[{i}]")
+            for i, item in enumerate(_items(fields.get("structure", []), "structure"))
+        ),
+    )
+
+
+def _group(item: object, where: str) -> NeuronGroup:
+    group = _fields(item, where, ("name", "size", "role", "activation", "space"))
+    activation = dict(_fields(group["activation"], f"{where}.activation", ("name",), None))
+    name = _string(activation.pop("name"), f"{where}.activation.name")
+    space = group["space"]
+    if isinstance(space, list):
+        factors = []
+        for factor in space:
+            size, owner = (*_items(factor, f"{where}.space"), None, None)[:2]
+            if owner is not None:
+                owner = _string(owner, f"{where}.space")
+            factors.append(Factor(_numbers([size], f"{where}.space")[0], owner))
+        space = tuple(factors)
+    return NeuronGroup(
+        group["name"], group["size"], group["role"], Activation(name, **activation), space
+    )
+
+
+def _parameter(item: object, where: str) -> Parameter:
+    parameter = _fields(
+        item, where, ("name", "shape", "axes", "column"), ("slabs", "integer")
+    )
+    slabs = []
+    for i, entry in enumerate(_items(parameter.get("slabs", []), f"{where}.slabs")):
+        here = f"{where}.slabs[{i}]"
+        slab = _fields(entry, here, ("axes", "target", "source", "column", "window", "split"))
+        window = [_numbers(b, f"{here}.window") for b in _items(slab["window"], f"{here}.window")]
+        if any(len(bounds) != 2 for bounds in window):
+            raise ArchitectureError(f"{here}.window is {window}; expected pairs (start, stop).")
+        slabs.append(
+            Slab(
+                _string(slab["axes"], f"{here}.axes"),
+                slab["target"],
+                slab["source"],
+                _optional_string(slab["column"], f"{here}.column"),
+                tuple((start, stop) for start, stop in window),
+                tuple(
+                    tuple(_numbers(sizes, f"{here}.split"))
+                    for sizes in _items(slab["split"], f"{here}.split")
+                ),
             )
         )
-    parameters = []
-    for i, item in enumerate(_items(fields["parameters"], "parameters")):
-        where = f"parameters[{i}]"
-        parameter = _fields(item, where, ("name", "shape", "axes", "column"))
-        if not (parameter["column"] is None or isinstance(parameter["column"], str)):
-            raise ArchitectureError(
-                f"{where}.column is {parameter['column']!r}; expected a name or null."
-            )
-        if not isinstance(parameter["name"], str):
-            raise ArchitectureError(f"{where}.name is {parameter['name']!r}; expected a string.")
-        parameters.append(
-            Parameter(
-                parameter["name"],
-                tuple(_items(parameter["shape"], f"{where}.shape")),
-                tuple(_items(parameter["axes"], f"{where}.axes")),
-                parameter["column"],
-            )
-        )
-    return Architecture(tuple(groups), tuple(parameters))
+    return Parameter(
+        _string(parameter["name"], f"{where}.name"),
+        tuple(_items(parameter["shape"], f"{where}.shape")),
+        tuple(_items(parameter["axes"], f"{where}.axes")),
+        _optional_string(parameter["column"], f"{where}.column"),
+        tuple(slabs),
+        _optional_string(parameter.get("integer"), f"{where}.integer"),
+    )
+
+
+def _space(item: object, where: str) -> Space:
+    space = _fields(item, where, ("name", "size", "within", "fixed"))
+    if not isinstance(space["fixed"], bool):
+        raise ArchitectureError(f"{where}.fixed is {space['fixed']!r}; expected true or false.")
+    return Space(
+        _string(space["name"], f"{where}.name"),
+        _numbers([space["size"]], f"{where}.size")[0],
+        tuple(_string(w, f"{where}.within") for w in _items(space["within"], f"{where}.within")),
+        space["fixed"],
+    )
 
 
 def _fields(
-    data: object, where: str, names: tuple[str, ...], only: bool = True
+    data: object, where: str, names: tuple[str, ...], further: tuple[str, ...] | None = ()
 ) -> Mapping[str, Any]:
-    """Check that ``data`` is a JSON object with these fields, and, if ``only``, with no others."""
+    """Check that ``data`` is a JSON object with these fields and no others but ``further``.
+
+    ``None`` for ``further`` allows any.
+    """
     if not isinstance(data, dict):
         raise ArchitectureError(f"{where} is a {type(data).__name__}; expected an object.")
     if missing := [name for name in names if name not in data]:
         raise ArchitectureError(f"{where} lacks the field {missing[0]!r}.")
-    if only and (unknown := [name for name in data if name not in names]):
+    if further is None:
+        return data
+    if unknown := [name for name in data if name not in (*names, *further)]:
         raise ArchitectureError(
-            f"{where} has the unknown field {unknown[0]!r}; expected {', '.join(names)}."
+            f"{where} has the unknown field {unknown[0]!r}; "
+            f"expected {', '.join((*names, *further))}."
         )
     return data
 
@@ -115,4 +205,25 @@ def _fields(
 def _items(data: object, where: str) -> list[Any]:
     if not isinstance(data, list):
         raise ArchitectureError(f"{where} is a {type(data).__name__}; expected a list.")
+    return data
+
+
+def _numbers(data: object, where: str) -> list[int]:
+    """Check that ``data`` is a list of whole numbers from 0."""
+    items = _items(data, where)
+    for item in items:
+        if not is_count(item) or not 0 <= item <= MAX_SIZE:
+            raise ArchitectureError(f"{where} has {item!r}; expected whole numbers from 0.")
+    return items
+
+
+def _string(data: object, where: str) -> str:
+    if not isinstance(data, str):
+        raise ArchitectureError(f"{where} is {data!r}; expected a string.")
+    return data
+
+
+def _optional_string(data: object, where: str) -> str | None:
+    if not (data is None or isinstance(data, str)):
+        raise ArchitectureError(f"{where} is {data!r}; expected a name or null.")
     return data

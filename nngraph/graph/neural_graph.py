@@ -14,8 +14,10 @@ from torch_geometric.data.storage import GlobalStorage
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import structure
 from nngraph.graph.activations import Activation
-from nngraph.graph.architecture import Architecture, NeuronGroup, Parameter
-from nngraph.graph.parameters import check_parameters, pack, unpack
+from nngraph.graph.architecture import Architecture, NeuronGroup
+from nngraph.graph.layout import Parameter, Slab, read_slab
+from nngraph.graph.parameters import check_parameters, pack, pack_integers, unpack
+from nngraph.graph.spaces import Factor, Space
 
 __all__ = ["NeuralGraph", "NeuralGraphStack"]
 
@@ -28,7 +30,7 @@ _STRUCTURE = {
     "node_position": structure.node_position,
     "edge_block": structure.edge_block,
 }
-_LAZY = frozenset({"x", "edge_attr", *_STRUCTURE})
+_LAZY = frozenset({"x", "edge_attr", "integers", *_STRUCTURE})
 
 
 class NeuralGraph(Data):  # type: ignore[misc]
@@ -42,11 +44,12 @@ class NeuralGraph(Data):  # type: ignore[misc]
     ``x``             ``[N, F]``  node features; 0 where no parameter is
     ``x_mask``        ``[N, F]``  whether a parameter is there
     ``edge_index``    ``[2, E]``  from the earlier neuron to the later one
-    ``edge_attr``     ``[E, C]``  edge features; channel 0 is the weight
+    ``edge_attr``     ``[E, C]``  edge features; channel 0 is the weight, or the taps
     ``edge_block``    ``[E]``     index into ``architecture.blocks``
     ``node_group``    ``[N]``     index into ``architecture.groups``
     ``node_role``     ``[N]``     input 0, hidden 1, output 2
     ``node_position`` ``[N]``     place within the group
+    ``integers``      ``[I]``     buffers of whole numbers, where the network has such
     ================= =========== ==============================================================
 
     The tensors are made when one of them is first asked for; until then the graph holds the
@@ -83,7 +86,12 @@ class NeuralGraph(Data):  # type: ignore[misc]
         """Return every parameter by its name, as views of what the graph holds."""
         if (held := self.__dict__.get("_parameters")) is not None:
             return dict(held)
-        return unpack(self.architecture, cast(Tensor, self.x), cast(Tensor, self.edge_attr))
+        return unpack(
+            self.architecture,
+            cast(Tensor, self.x),
+            cast(Tensor, self.edge_attr),
+            self._held.get("integers"),
+        )
 
     @property
     def is_materialised(self) -> bool:
@@ -105,8 +113,16 @@ class NeuralGraph(Data):  # type: ignore[misc]
         return {k: v for k, v in self._held.items() if k not in self.OWN_ATTRIBUTES}
 
     def block(self, index: int) -> Tensor:
-        """Return the weight of block ``index`` as ``[targets, sources]``, a view."""
-        return self.parameters()[self.architecture.blocks[index].parameter.name]
+        """Return the entries of block ``index`` as ``[targets, sources]``, a view for an MLP.
+
+        A block with taps or parts is ``[parts, targets, sources, taps]``; an identity is made of 1.
+        """
+        block = self.architecture.blocks[index]
+        if block.identity:
+            return cast(Tensor, self.edge_attr)[block.start : block.stop, :1].view(-1, 1, 1, 1)
+        value = self.parameters()[block.parameter.name]
+        entries = read_slab(value, block.parameter, block.slab)
+        return entries[0, ..., 0] if block.parts == block.taps == 1 else entries
 
     def validate(self, raise_on_error: bool = True) -> bool:
         """Check every tensor against the architecture.
@@ -138,7 +154,8 @@ class NeuralGraph(Data):  # type: ignore[misc]
             "x": (architecture.num_nodes, len(architecture.column_names)),
             "edge_attr": (architecture.num_edges, None),
         }
-        for name in _LAZY:
+        expected_names = _LAZY if architecture.integers else _LAZY - {"integers"}
+        for name in expected_names:
             if not isinstance(self._held.get(name), Tensor):
                 raise InvalidGraphError(f"the graph has no tensor {name!r}; expected one.")
         for name, (rows, columns) in sizes.items():
@@ -166,6 +183,8 @@ class NeuralGraph(Data):  # type: ignore[misc]
         if (parameters := self.__dict__.pop("_parameters", None)) is not None:
             held = self._held
             held["x"], held["edge_attr"] = pack(held["architecture"], parameters)
+            if held["architecture"].integers:
+                held["integers"] = pack_integers(held["architecture"], parameters)
             for name, derive in _STRUCTURE.items():
                 held[name] = derive(held["architecture"]).to(held["x"].device)
         return self._held
@@ -212,15 +231,21 @@ class NeuralGraphStack:
     Args:
         architecture: the architecture of all networks.
         x: node features ``[B, N, F]``.
-        edge_attr: edge features ``[B, E, C]``; channel 0 is the weight.
+        edge_attr: edge features ``[B, E, C]``; channel 0 is the weight, or the first are the taps.
         y: anything with one entry per network, such as labels ``[B]``; optional.
+        integers: ``[B, I]``, for architectures with buffers of whole numbers.
 
     Raises:
         InvalidGraphError: if the shapes do not fit the architecture or one another.
     """
 
     def __init__(
-        self, architecture: Architecture, x: Tensor, edge_attr: Tensor, y: Tensor | None = None
+        self,
+        architecture: Architecture,
+        x: Tensor,
+        edge_attr: Tensor,
+        y: Tensor | None = None,
+        integers: Tensor | None = None,
     ) -> None:
         nodes, columns = architecture.num_nodes, len(architecture.column_names)
         if x.dim() != 3 or tuple(x.shape[1:]) != (nodes, columns):
@@ -237,10 +262,16 @@ class NeuralGraphStack:
             raise InvalidGraphError(
                 f"y has shape {tuple(y.shape)}; expected {x.shape[0]} entries, one per network."
             )
+        if architecture.integers and (integers is None or len(integers) != len(x)):
+            raise InvalidGraphError(
+                f"the architecture {architecture} has buffers of whole numbers, such as "
+                f"{architecture.integers[0].name!r}; expected them as integers ({len(x)}, I)."
+            )
         self.architecture = architecture
         self.x = x
         self.edge_attr = edge_attr
         self.y = y
+        self.integers = integers
 
     @classmethod
     def from_parameters(
@@ -258,20 +289,19 @@ class NeuralGraphStack:
         lead = (first.shape[0],)
         checked = check_parameters(architecture, parameters, lead)
         x, edge_attr = pack(architecture, checked, lead)
-        return cls(architecture, x, edge_attr, y)
+        integers = pack_integers(architecture, checked, lead) if architecture.integers else None
+        return cls(architecture, x, edge_attr, y, integers)
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return every parameter ``[B, *shape]`` by its name, as views."""
-        return unpack(self.architecture, self.x, self.edge_attr)
+        """Return every parameter ``[B, *shape]`` by its name, as views where it is one slab."""
+        return unpack(self.architecture, self.x, self.edge_attr, self.integers)
 
     def to(self, *args: Any, **kwargs: Any) -> NeuralGraphStack:
         """Return the stack with its features on another device or in another dtype."""
-        y = self.y
-        if y is not None:
-            y = y.to(self.x.to(*args, **kwargs).device)
-        return NeuralGraphStack(
-            self.architecture, self.x.to(*args, **kwargs), self.edge_attr.to(*args, **kwargs), y
-        )
+        x, edge_attr = self.x.to(*args, **kwargs), self.edge_attr.to(*args, **kwargs)
+        y = None if self.y is None else self.y.to(x.device)
+        integers = None if self.integers is None else self.integers.to(x.device)
+        return NeuralGraphStack(self.architecture, x, edge_attr, y, integers)
 
     def to_batch(self) -> Batch:
         """Return the networks as a PyG ``Batch`` of :class:`NeuralGraph`."""
@@ -283,11 +313,13 @@ class NeuralGraphStack:
     def __getitem__(self, index: Any) -> Any:
         """Return network ``index`` as a :class:`NeuralGraph`, or several as a smaller stack."""
         y = None if self.y is None else self.y[index]
+        integers = None if self.integers is None else self.integers[index]
+        x, edge_attr = self.x[index], self.edge_attr[index]
         if isinstance(index, int):
             attributes = {} if y is None else {"y": y.reshape(1, *y.shape)}
-            values = unpack(self.architecture, self.x[index], self.edge_attr[index])
+            values = unpack(self.architecture, x, edge_attr, integers)
             return NeuralGraph.from_parameters(self.architecture, values, **attributes)
-        return NeuralGraphStack(self.architecture, self.x[index], self.edge_attr[index], y)
+        return NeuralGraphStack(self.architecture, x, edge_attr, y, integers)
 
     def __iter__(self) -> Iterator[NeuralGraph]:
         return (self[i] for i in range(len(self)))
@@ -309,6 +341,9 @@ torch.serialization.add_safe_globals(
         Architecture,
         NeuronGroup,
         Parameter,
+        Slab,
+        Space,
+        Factor,
         Activation,
         GlobalStorage,
         pyg_data.DataEdgeAttr,

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nngraph.errors import InvalidGraphError, NonFiniteError
 from nngraph.graph.architecture import Architecture
+from nngraph.graph.layout import Parameter, Slab, read_slab, whole_slab, write_slab
 
-__all__ = ["check_parameters", "pack", "unpack"]
+__all__ = ["check_parameters", "pack", "pack_integers", "unpack"]
 
 
 def check_parameters(
@@ -54,6 +56,14 @@ def check_parameters(
             raise InvalidGraphError(
                 f"parameter {parameter.name!r} has shape {tuple(value.shape)}; expected {expected}."
             )
+        if parameter.integer is not None:
+            if value.dtype != getattr(torch, parameter.integer):
+                raise InvalidGraphError(
+                    f"buffer {parameter.name!r} has dtype {value.dtype}; expected "
+                    f"{parameter.integer}."
+                )
+            checked[parameter.name] = value
+            continue
         if not value.dtype.is_floating_point:
             raise InvalidGraphError(
                 f"parameter {parameter.name!r} has dtype {value.dtype}; expected floating point."
@@ -80,27 +90,44 @@ def pack(
     parameters: Mapping[str, Tensor],
     lead: tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Return node features ``[*lead, N, F]`` and edge features ``[*lead, E, 1]``.
+    """Return node features ``[*lead, N, F]`` and edge features ``[*lead, E, taps]``.
 
-    A column that no parameter fills is 0 there. The edge features share memory with the weights
-    where these already lie one after the other in memory, as a single weight does; otherwise they
-    are copied once.
+    A column that no parameter fills is 0 there, and so are the taps that a kernel does not have.
+    The edge features share memory with the weights where these already lie one after the other in
+    memory, as a single weight does; otherwise they are copied once.
     """
-    weights = [
-        parameters[b.parameter.name].reshape(*lead, b.stop - b.start) for b in architecture.blocks
-    ]
-    like = next(iter(parameters.values()), None)
+    like = next((v for v in parameters.values() if v.dtype.is_floating_point), None)
     dtype, device = (None, None) if like is None else (like.dtype, like.device)
-    weight = _joined(weights) if weights else torch.zeros(*lead, 0, dtype=dtype, device=device)
-    edge_attr = weight.unsqueeze(-1)
-    if like is None or not like.requires_grad:
+    pieces = []
+    for block in architecture.blocks:
+        edges = (*lead, block.stop - block.start)
+        if block.identity:
+            entries = torch.ones(*edges, 1, dtype=dtype, device=device)
+        else:
+            value = parameters[block.parameter.name]
+            entries = read_slab(value, block.parameter, block.slab).reshape(*edges, block.taps)
+        pieces.append(entries)
+    if architecture.num_taps > 1:
+        edge_attr = torch.cat(
+            [pad(piece, (0, architecture.num_taps - piece.shape[-1])) for piece in pieces], dim=-2
+        )
+    elif pieces:
+        edge_attr = _joined([piece.squeeze(-1) for piece in pieces]).unsqueeze(-1)
+    else:
+        edge_attr = torch.zeros(*lead, 0, 1, dtype=dtype, device=device)
+    entries_of = {
+        column: read_slab(parameters[column.parameter.name], column.parameter, column.slab)
+        for column in architecture.columns
+    }
+    if like is None or not any(value.requires_grad for value in parameters.values()):
         x = torch.zeros(
             (*lead, architecture.num_nodes, len(architecture.column_names)),
             dtype=dtype,
             device=device,
         )
-        for column in architecture.columns:
-            x[..., column.start : column.stop, column.column] = parameters[column.parameter.name]
+        for column, entries in entries_of.items():
+            rows = slice(column.start, column.stop)
+            x[..., rows, column.column : column.column + column.width] = entries
         return x, edge_attr
     # Out of place, so that gradients reach the parameters and higher derivatives exist.
     columns = []
@@ -108,25 +135,65 @@ def pack(
         parts = [
             torch.zeros(*lead, size, dtype=dtype, device=device) for size in architecture.widths
         ]
-        for column in architecture.columns:
-            if column.column == index:
-                parts[column.group] = parameters[column.parameter.name]
+        for column, entries in entries_of.items():
+            if column.column <= index < column.column + column.width:
+                parts[column.group] = entries[..., index - column.column]
         columns.append(torch.cat(parts, dim=-1))
     return torch.stack(columns, dim=-1), edge_attr
 
 
-def unpack(architecture: Architecture, x: Tensor, edge_attr: Tensor) -> dict[str, Tensor]:
-    """Return every parameter as a view of ``x [*lead, N, F]`` and ``edge_attr [*lead, E, C]``.
+def pack_integers(
+    architecture: Architecture,
+    parameters: Mapping[str, Tensor],
+    lead: tuple[int, ...] = (),
+) -> Tensor:
+    """Return the buffers of whole numbers one after another: ``[*lead, I]``, int64."""
+    values = [parameters[p.name].reshape(*lead, p.numel) for p in architecture.integers]
+    return torch.cat([value.long() for value in values], dim=-1)
 
-    The weight is the first edge channel. The names stand in the order of the architecture.
+
+def unpack(
+    architecture: Architecture, x: Tensor, edge_attr: Tensor, integers: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return every parameter of ``x [*lead, N, F]`` and ``edge_attr [*lead, E, C]`` by its name.
+
+    Views, where a parameter is one slab in the order of the graph; others are put together. The
+    weights are the first edge channels. The names stand in the order of the architecture.
+
+    Args:
+        integers: what :func:`pack_integers` made, for architectures that have such buffers.
     """
     lead = edge_attr.shape[:-2]
-    weights = {
-        b.parameter.name: edge_attr[..., b.start : b.stop, 0].view(*lead, *b.parameter.shape)
-        for b in architecture.blocks
-    }
-    columns = {c.parameter.name: x[..., c.start : c.stop, c.column] for c in architecture.columns}
-    values = {**weights, **columns}
+    values: dict[str, Tensor] = {}
+
+    def place(parameter: Parameter, slab: Slab, entries: Tensor) -> None:
+        whole = whole_slab(entries, parameter, slab)
+        if whole is not None:
+            values[parameter.name] = whole
+            return
+        if parameter.name not in values:
+            values[parameter.name] = entries.new_empty(*lead, *parameter.shape)
+        write_slab(entries, values[parameter.name], parameter, slab)
+
+    for block in architecture.blocks:
+        if not block.identity:
+            entries = edge_attr[..., block.start : block.stop, : block.taps]
+            sizes = (block.parts, block.rows, block.columns)
+            place(block.parameter, block.slab, entries.unflatten(-2, sizes))
+    for column in architecture.columns:
+        wide = slice(column.column, column.column + column.width)
+        place(column.parameter, column.slab, x[..., column.start : column.stop, wide])
+    start = 0
+    for parameter in architecture.integers:
+        if integers is None:
+            raise InvalidGraphError(
+                f"the whole numbers of {parameter.name!r} are missing; expected a tensor "
+                "`integers` beside x and edge_attr."
+            )
+        part = integers[..., start : start + parameter.numel]
+        dtype = getattr(torch, str(parameter.integer))
+        values[parameter.name] = part.reshape(*lead, *parameter.shape).to(dtype)
+        start += parameter.numel
     return {parameter.name: values[parameter.name] for parameter in architecture.parameters}
 
 

@@ -12,7 +12,9 @@ g",
 
 .. math:: (g \circ h) \cdot W = g \cdot (h \cdot W), \qquad p_{g \circ h}[i] = p_h[p_g[i]].
 
-Groups of neurons without a space (inputs and outputs) stay where they are.
+Groups of neurons without a space (inputs and outputs) stay where they are. A space within others
+has a permutation for each neuron of these, taken by its **new** place; see
+:mod:`nngraph.graph.spaces`.
 
 Permutation is the first kind of generator and holds for every element-wise activation. Others
 depend on the activation (scale, sign, phase); each such kind is a value of its own with these same
@@ -31,7 +33,9 @@ from torch_geometric.data import Batch
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.layout import Block, read_slab, write_slab
 from nngraph.graph.parameters import check_parameters
+from nngraph.graph.spaces import group_permutation, outer_permutation
 
 __all__ = ["Relabelling"]
 
@@ -45,7 +49,8 @@ class Relabelling:
     Args:
         architecture: whose neurons are relabelled.
         indices: for every neuron space of the architecture its permutation, an integer tensor
-            ``[d]``, or ``[B, d]`` with the same B for all spaces.
+            ``[d]``, or ``[B, d]`` with the same B for all spaces; ``[copies, d]`` or
+            ``[B, copies, d]`` for a space within others.
 
     Raises:
         ArchitectureError: if a space is missing or unknown, or an index is not a permutation of it.
@@ -66,11 +71,12 @@ class Relabelling:
         leads = set()
         for space, size in sizes.items():
             index = indices[space]
+            own = (architecture.copies(space), size) if _is_inner(architecture, space) else (size,)
             if (
                 not isinstance(index, Tensor)
                 or index.dtype != torch.long
-                or index.dim() not in (1, 2)
-                or index.shape[-1] != size
+                or index.dim() - len(own) not in (0, 1)
+                or tuple(index.shape[-len(own) :]) != own
                 or not bool((index.sort(-1)[0] == torch.arange(size, device=index.device)).all())
             ):
                 found = (
@@ -79,9 +85,10 @@ class Relabelling:
                 )
                 raise ArchitectureError(
                     f"the index of neuron space {space!r} is {found} and no permutation; expected "
-                    f"int64 of shape ({size},) or (B, {size}) with every neuron once in each row."
+                    f"int64 of shape {own} or (B, {str(own)[1:]} with every neuron once in each "
+                    "row."
                 )
-            leads.add(tuple(index.shape[:-1]))
+            leads.add(tuple(index.shape[: -len(own)]))
         if len(leads) > 1:
             raise ArchitectureError(
                 f"the indices of a relabelling have leading shapes {sorted(leads)}; expected one "
@@ -121,10 +128,16 @@ class Relabelling:
                 f"stacks of {self.count} and {first.count} relabellings do not compose; "
                 "expected as many, or a single one."
             )
-        indices = {
-            s: _take(first.indices[s], p.to(first.indices[s].device), -1)
-            for s, p in self.indices.items()
-        }
+        indices = {}
+        for s, p in self.indices.items():
+            before = first.indices[s]
+            if _is_inner(self.architecture, s):
+                before = _take(before, self._outer(s).to(before.device), -2)
+                p = p.to(before.device)
+                lead = torch.broadcast_shapes(before.shape, p.shape)
+                indices[s] = before.expand(lead).gather(-1, p.expand(lead))
+            else:
+                indices[s] = _take(before, p.to(before.device), -1)
         return Relabelling._of(self.architecture, indices, count)
 
     def __matmul__(self, first: Relabelling) -> Relabelling:
@@ -132,8 +145,17 @@ class Relabelling:
 
     def invert(self) -> Relabelling:
         """Return the relabelling that undoes this one."""
-        indices = {s: p.argsort(dim=-1) for s, p in self.indices.items()}
+        indices = {}
+        for s, p in self.indices.items():
+            undone = p.argsort(dim=-1)
+            if _is_inner(self.architecture, s):
+                undone = _take(undone, self._outer(s).argsort(dim=-1), -2)
+            indices[s] = undone
         return Relabelling._of(self.architecture, indices, self.count)
+
+    def _outer(self, space: str) -> Tensor:
+        """What this does to the copies of a space within others: ``[copies]``, ``[B, copies]``."""
+        return outer_permutation(self.architecture.all_spaces, space, self.indices)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Relabelling):
@@ -188,7 +210,22 @@ class Relabelling:
                 if group is not None:
                     value = self._move(value, group, axis - len(parameter.axes))
             values[parameter.name] = value
-        return values
+        slabs = [
+            *((b.parameter, b.slab, b) for b in architecture.blocks if not b.identity),
+            *((c.parameter, c.slab, None) for c in architecture.columns),
+        ]
+        moved: dict[str, Tensor] = {}
+        for parameter, slab, block in slabs:
+            if parameter.slabs:
+                entries = read_slab(values[parameter.name], parameter, slab)
+                if block is not None:
+                    entries = self._move_edges(entries.flatten(-4, -2), block)
+                else:
+                    entries = self._move(entries, slab.target, -2)
+                shape = (*entries.shape[: -2], *parameter.shape)
+                out = moved.setdefault(parameter.name, entries.new_empty(shape))
+                write_slab(entries, out, parameter, slab)
+        return {**values, **moved}
 
     def act_on_nodes(self, x: Tensor) -> Tensor:
         """Return node features of the relabelled network, ``[*lead, N, C]`` with any C.
@@ -210,12 +247,10 @@ class Relabelling:
         For a stack of relabellings the first of the lead is B.
         """
         self._check_features("edge_attr", edge_attr, self.architecture.num_edges)
-        parts = []
-        for block in self.architecture.blocks:
-            part = edge_attr[..., block.start : block.stop, :]
-            part = part.reshape(*part.shape[:-2], *block.shape, part.shape[-1])
-            part = self._move(self._move(part, block.target, -3), block.source, -2)
-            parts.append(part.flatten(-3, -2))
+        parts = [
+            self._move_edges(edge_attr[..., block.start : block.stop, :], block)
+            for block in self.architecture.blocks
+        ]
         return torch.cat(parts, dim=-2) if parts else edge_attr
 
     def act_on_graph(self, graph: NeuralGraph) -> NeuralGraph:
@@ -255,13 +290,38 @@ class Relabelling:
             self.act_on_nodes(stack.x),
             self.act_on_edges(stack.edge_attr),
             stack.y,
+            stack.integers,
         )
 
-    def _move(self, value: Tensor, group: int, axis: int) -> Tensor:
+    def _of_group(self, group: int) -> Tensor | None:
+        """Old neuron at each new place of a group: ``[n]``, ``[B, n]``, or ``None`` if fixed."""
         space = self.architecture.groups[group].space
-        if space is None:
-            return value
-        return _take(value, self.indices[space].to(value.device), axis)
+        if isinstance(space, str):
+            return self.indices.get(space)
+        if space is None or not any(factor.space in self.indices for factor in space):
+            return None
+        return group_permutation(self.architecture.all_spaces, space, self.indices)
+
+    def _move(self, value: Tensor, group: int, axis: int) -> Tensor:
+        index = self._of_group(group)
+        return value if index is None else _take(value, index.to(value.device), axis)
+
+    def _move_edges(self, value: Tensor, block: Block) -> Tensor:
+        """Relabel the edges of a block, ``[*, edges, C]``."""
+        if block.parts == 1:
+            value = value.reshape(*value.shape[:-2], *block.shape, value.shape[-1])
+            value = self._move(self._move(value, block.target, -3), block.source, -2)
+            return value.flatten(-3, -2)
+        ends = []
+        for group, size in ((block.target, block.rows), (block.source, block.columns)):
+            index = self._of_group(group)
+            if index is None:
+                index = torch.arange(block.parts * size)
+            ends.append(index.to(value.device).unflatten(-1, (block.parts, size)))
+        # The parts move whole, so that the old target tells the old part.
+        rows = ends[0].unsqueeze(-1) * block.columns
+        edges = rows + ends[1].remainder(block.columns).unsqueeze(-2)
+        return _take(value, edges.flatten(-3), -2)
 
     def _check_lead(self, lead: tuple[int, ...], what: str) -> None:
         if self.count is not None and lead[:1] != (self.count,):
@@ -284,6 +344,10 @@ class Relabelling:
                 f"a relabelling of {self.architecture} does not act on a network of "
                 f"{carrier.architecture}; expected the same groups and parameters."
             )
+
+
+def _is_inner(architecture: Architecture, space: str) -> bool:
+    return bool(architecture.all_spaces[space].within)
 
 
 def _take(value: Tensor, index: Tensor, axis: int) -> Tensor:

@@ -22,17 +22,17 @@ __all__ = [
 def edge_index(architecture: Architecture) -> Tensor:
     """Return ``[2, E]``: source and target neuron of each edge, block by block.
 
-    Edges of a block are sorted by target and then by source, the order of a flattened
-    ``[out, in]`` weight.
+    Edges of a block are sorted by part, target and source, the order of a flattened ``[out, in]``
+    weight.
     """
     index = torch.empty(2, architecture.num_edges, dtype=torch.long)
     for block in architecture.blocks:
-        rows, cols = block.shape
-        out = index[:, block.start : block.stop].view(2, rows, cols)
+        parts, rows, cols = block.parts, block.rows, block.columns
+        out = index[:, block.start : block.stop].view(2, parts, rows, cols)
         source = architecture.node_starts[block.source]
         target = architecture.node_starts[block.target]
-        out[0] = torch.arange(source, source + cols)
-        out[1] = torch.arange(target, target + rows)[:, None]
+        out[0] = torch.arange(source, source + parts * cols).view(parts, 1, cols)
+        out[1] = torch.arange(target, target + parts * rows).view(parts, rows, 1)
     return index
 
 
@@ -72,5 +72,5 @@ def node_mask(architecture: Architecture) -> Tensor:
     """
     mask = torch.zeros(architecture.num_nodes, len(architecture.column_names), dtype=torch.bool)
     for column in architecture.columns:
-        mask[column.start : column.stop, column.column] = True
+        mask[column.start : column.stop, column.column : column.column + column.width] = True
     return mask

@@ -18,7 +18,8 @@ __all__ = ["Relabelling", "Symmetry"]
 class Symmetry:
     r"""The group of neuron relabellings of an architecture, :math:`\prod_s S_{d_s}`.
 
-    One factor per neuron space: groups of one space are relabelled together.
+    One factor per neuron space: groups of one space are relabelled together. A space within
+    others, as the dimensions inside of attention heads, has a factor for each neuron of these.
 
     Example:
         >>> symmetry = Symmetry(Architecture.mlp([2, 4, 3, 1]))
@@ -39,17 +40,23 @@ class Symmetry:
 
         Python refuses to print integers of more than 4,300 digits; see :meth:`log10_order`.
         """
-        return math.prod(math.factorial(size) for size in self.architecture.spaces.values())
+        return math.prod(
+            math.factorial(size) ** self.architecture.copies(space)
+            for space, size in self.architecture.spaces.items()
+        )
 
     def log10_order(self) -> float:
         """Return the decimal logarithm of :meth:`order`, without computing that number."""
-        total = sum(math.lgamma(size + 1) for size in self.architecture.spaces.values())
+        total = sum(
+            math.lgamma(size + 1) * self.architecture.copies(space)
+            for space, size in self.architecture.spaces.items()
+        )
         return total / math.log(10)
 
     def identity(self) -> Relabelling:
         """Return the relabelling that moves nothing."""
-        spaces = self.architecture.spaces.items()
-        return Relabelling._of(self.architecture, {s: torch.arange(d) for s, d in spaces})
+        indices = {s: torch.arange(shape[-1]).expand(shape) for s, shape in self._shapes().items()}
+        return Relabelling._of(self.architecture, indices)
 
     def sample(self, generator: torch.Generator | int | None = None) -> Relabelling:
         """Return a relabelling drawn uniformly.
@@ -72,12 +79,23 @@ class Symmetry:
         # Sorting uniform numbers makes all permutations at once; ties in float64 are negligible.
         indices = {
             space: torch.rand(
-                count, size, generator=generator, dtype=torch.float64, device=device
+                count, *shape, generator=generator, dtype=torch.float64, device=device
             ).argsort(dim=-1)
-            for space, size in self.architecture.spaces.items()
+            for space, shape in self._shapes().items()
         }
         return Relabelling._of(self.architecture, indices, count)
 
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of the index of each space."""
+        spaces = self.architecture.all_spaces
+        return {
+            s: (self.architecture.copies(s), d) if spaces[s].within else (d,)
+            for s, d in self.architecture.spaces.items()
+        }
+
     def __repr__(self) -> str:
-        factors = " x ".join(f"S_{size}" for size in self.architecture.spaces.values())
+        factors = " x ".join(
+            f"S_{shape[-1]}" + (f"^{shape[0]}" if len(shape) > 1 else "")
+            for shape in self._shapes().values()
+        )
         return f"Symmetry({factors or 'trivial'} of {self.architecture})"

@@ -1,0 +1,309 @@
+r"""Where the entries of a parameter land in the graph: on edges, on nodes, and in which channel.
+
+A parameter falls into *slabs*. A slab is a window of the tensor whose axes, each split into factors
+where needed, count one of
+
+====== ==========================================================================
+``t``  neurons of the target group
+``s``  neurons of the source group
+``b``  parts: neurons of both ends at once, as the groups of a grouped convolution
+``n``  neurons of the group, for parameters on nodes
+``f``  features, such as the taps of a kernel
+====== ==========================================================================
+
+Written as one letter per factor, a linear weight is ``ts``, a 2-d convolution ``tsff``, with groups
+``btsff``, the scale of a norm ``b``, a bias ``n``, the weight after a flattening ``tsf``. An axis
+that counts several groups one after another, as after a concatenation, makes a slab of each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nngraph.errors import ArchitectureError
+
+__all__ = [
+    "INTEGERS",
+    "Block",
+    "Column",
+    "Parameter",
+    "Slab",
+    "check_cover",
+    "check_slab",
+    "read_slab",
+    "slabs_of",
+    "whole_slab",
+    "write_slab",
+]
+
+#: Names of the dtypes that buffers of whole numbers have.
+INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
+_EDGE_LETTERS, _NODE_LETTERS = "btsf", "nf"
+
+
+@dataclass(frozen=True)
+class Slab:
+    """A window of a parameter and where it lands.
+
+    Args:
+        axes: one letter per factor of the window's axes; see the top of the module. A letter may
+            repeat: its factors are then taken together, the first outermost.
+        target: group that the edges lead to, or on whose nodes the entries are.
+        source: group that the edges come from; ``None`` for entries on nodes.
+        column: name of the column of node features; ``None`` for edges.
+        window: ``(start, stop)`` for each axis of the tensor; ``()`` for all of it.
+        split: for each axis of the tensor the sizes of its factors; ``()`` for axes as they are.
+    """
+
+    axes: str
+    target: int
+    source: int | None = None
+    column: str | None = None
+    window: tuple[tuple[int, int], ...] = ()
+    split: tuple[tuple[int, ...], ...] = ()
+
+    def window_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Sizes of the window in a tensor of that shape."""
+        return tuple(stop - start for start, stop in self.window) if self.window else tuple(shape)
+
+    def factors(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Size of each factor, one per letter."""
+        if not self.split:
+            return self.window_shape(shape)
+        return tuple(size for axis in self.split for size in axis)
+
+    def sizes(self, shape: Sequence[int]) -> dict[str, int]:
+        """Product of the factors of each letter; 1 where there is none."""
+        letters = _EDGE_LETTERS if self.column is None else _NODE_LETTERS
+        found = dict.fromkeys(letters, 1)
+        for letter, size in zip(self.axes, self.factors(shape), strict=True):
+            found[letter] *= size
+        return found
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of the network: its axes, and where it lands in the graph.
+
+    Args:
+        name: key in the state dict, such as ``"0.weight"``.
+        shape: shape of the tensor, in torch's own order (``[out, in]`` for a weight).
+        axes: for each axis the index of the neuron group that it counts, target before source;
+            ``None`` for a free axis, such as the taps of a kernel.
+        column: ``None`` if the tensor is a block of edges; otherwise the column of node features
+            that it fills at the neurons of its group, such as ``"bias"``.
+        slabs: where the entries land, for tensors that are more than that: their ``axes`` are then
+            ``()``, and their ``column`` ``None``.
+        integer: dtype of a buffer of whole numbers, such as a count of batches; ``None`` for all
+            else. These are carried beside the features: ``axes`` and ``slabs`` are ``()``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int | None, ...] = ()
+    column: str | None = None
+    slabs: tuple[Slab, ...] = ()
+    integer: str | None = None
+
+    @property
+    def numel(self) -> int:
+        """Number of entries of the tensor."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Block:
+    """All edges of one slab between two groups: edges ``start:stop``, a dense array.
+
+    The edges are sorted by part, then by target and then by source, so that edge
+    ``start + (b * rows + i) * columns + j`` runs from neuron ``b * columns + j`` of group
+    ``source`` to neuron ``b * rows + i`` of group ``target``. All but grouped and diagonal blocks
+    have one part: edge ``start + i * columns + j`` then carries entry ``[i, j]`` of a weight.
+
+    Args:
+        index: place among the blocks of the architecture.
+        parameter: whose entries the edges carry; of an identity, one that no state dict holds.
+        slab: which of them.
+        parts, rows, columns: number of parts, and targets and sources of each.
+        taps: number of features per edge.
+        identity: whether the edges are those of a residual addition; they carry the number 1.
+    """
+
+    index: int
+    parameter: Parameter
+    slab: Slab
+    source: int
+    target: int
+    start: int
+    stop: int
+    parts: int
+    rows: int
+    columns: int
+    taps: int
+    identity: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(targets, sources)`` of a part, torch's ``[out, in]``."""
+        return self.rows, self.columns
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a slab on nodes lands: rows ``start:stop`` of columns of the node features.
+
+    Args:
+        column: first of ``width`` columns.
+    """
+
+    parameter: Parameter
+    slab: Slab
+    group: int
+    column: int
+    width: int
+    start: int
+    stop: int
+
+
+def slabs_of(parameter: Parameter) -> tuple[Slab, ...]:
+    """Return the slabs of a parameter; made from its axes where it lists none."""
+    if parameter.slabs or parameter.integer:
+        return parameter.slabs
+    groups = [group for group in parameter.axes if group is not None]
+    letters = iter("ts" if parameter.column is None else "n")
+    axes = "".join("f" if group is None else next(letters) for group in parameter.axes)
+    if parameter.column is None:
+        return (Slab(axes, groups[0], groups[1]),)
+    return (Slab(axes, groups[0], column=parameter.column),)
+
+
+def _order(slab: Slab) -> list[int]:
+    """Places of the factors in the order part, target, source, feature."""
+    letters = _EDGE_LETTERS if slab.column is None else _NODE_LETTERS
+    return sorted(range(len(slab.axes)), key=lambda i: letters.index(slab.axes[i]))
+
+
+def _is_plain(slab: Slab) -> bool:
+    return not slab.window and _order(slab) == list(range(len(slab.axes)))
+
+
+def read_slab(value: Tensor, parameter: Parameter, slab: Slab) -> Tensor:
+    """Return the entries of a slab in the order of the graph; a view where that is possible.
+
+    Shape:
+        value ``[*lead, *shape]`` -> ``[*lead, parts, rows, columns, taps]`` for edges,
+        ``[*lead, neurons, width]`` for nodes.
+    """
+    lead = value.shape[: value.dim() - len(parameter.shape)]
+    sizes = tuple(slab.sizes(parameter.shape).values())
+    if _is_plain(slab):
+        return value.reshape(*lead, *sizes)
+    return _factored(value, parameter, slab, lead).reshape(*lead, *sizes)
+
+
+def write_slab(entries: Tensor, out: Tensor, parameter: Parameter, slab: Slab) -> None:
+    """Set the entries of a slab in ``out [*lead, *shape]``: what :func:`read_slab` undoes."""
+    lead = out.shape[: out.dim() - len(parameter.shape)]
+    target = _factored(out, parameter, slab, lead)
+    target.copy_(entries.reshape(target.shape))
+
+
+def whole_slab(entries: Tensor, parameter: Parameter, slab: Slab) -> Tensor | None:
+    """Return the tensor of which ``entries`` are all, as a view; ``None`` if they are not all."""
+    if not _is_plain(slab):
+        return None
+    lead = entries.shape[: entries.dim() - (4 if slab.column is None else 2)]
+    return entries.reshape(*lead, *parameter.shape)
+
+
+def _factored(
+    value: Tensor, parameter: Parameter, slab: Slab, lead: tuple[int, ...]
+) -> Tensor:
+    """View the window of a tensor with one axis per factor, in the order of the graph."""
+    for axis, (start, stop) in enumerate(slab.window):
+        value = value.narrow(len(lead) + axis, start, stop - start)
+    if slab.split:
+        # From the last axis on, so that places in front stay.
+        for axis in reversed(range(len(slab.split))):
+            if len(slab.split[axis]) != 1:
+                place = len(lead) + axis
+                value = value.unflatten(place, slab.split[axis]) if slab.split[axis] else (
+                    value.squeeze(place)
+                )
+    order = [*range(len(lead)), *(len(lead) + i for i in _order(slab))]
+    return value.permute(order)
+
+
+def check_slab(slab: Slab, parameter: Parameter, sizes: Sequence[int]) -> None:
+    """Check a slab against its parameter and the sizes of the neuron groups.
+
+    Raises:
+        ArchitectureError: if they do not fit together.
+    """
+    where = f"parameter {parameter.name!r}, slab {slab.axes!r}"
+    letters = _EDGE_LETTERS if slab.column is None else _NODE_LETTERS
+    ends = [slab.target] if slab.column is not None else [slab.target, slab.source]
+    for group in ends:
+        if not isinstance(group, int) or isinstance(group, bool) or not 0 <= group < len(sizes):
+            raise ArchitectureError(
+                f"{where}: it names the group {group!r}; expected an index below {len(sizes)}."
+            )
+    if slab.column is not None and slab.source is not None:
+        raise ArchitectureError(f"{where}: a slab on nodes has no source; got {slab.source}.")
+    if not isinstance(slab.axes, str) or set(slab.axes) - set(letters):
+        raise ArchitectureError(f"{where}: expected letters of {letters!r}.")
+    if slab.window and (
+        len(slab.window) != len(parameter.shape)
+        or any(not 0 <= start < stop <= size
+               for (start, stop), size in zip(slab.window, parameter.shape, strict=True))
+    ):
+        raise ArchitectureError(
+            f"{where}: its window {slab.window} is not one of a tensor of shape {parameter.shape}."
+        )
+    window = slab.window_shape(parameter.shape)
+    if slab.split and (
+        len(slab.split) != len(window)
+        or any(math.prod(split) != size for split, size in zip(slab.split, window, strict=True))
+    ):
+        raise ArchitectureError(
+            f"{where}: the factors {slab.split} do not multiply to the sizes {window}."
+        )
+    factors = slab.factors(parameter.shape)
+    if len(factors) != len(slab.axes):
+        raise ArchitectureError(f"{where}: it has {len(factors)} factors; expected one per letter.")
+    found = slab.sizes(parameter.shape)
+    expected = (
+        {"n": sizes[slab.target]} if slab.column is not None
+        else {"t": sizes[slab.target], "s": sizes[slab.source or 0]}
+    )
+    for letter, size in expected.items():
+        count = found[letter] * found.get("b", 1)
+        if count != size:
+            raise ArchitectureError(
+                f"{where}: axes {letter!r} count {count} neurons; the group has {size}."
+            )
+
+
+def check_cover(parameter: Parameter) -> None:
+    """Check that the slabs of a parameter hold each of its entries exactly once.
+
+    Raises:
+        ArchitectureError: if they do not.
+    """
+    whole = tuple((0, size) for size in parameter.shape)
+    windows = [slab.window or whole for slab in parameter.slabs]
+    held = sum(math.prod(stop - start for start, stop in window) for window in windows)
+    apart = all(
+        any(a[1] <= b[0] or b[1] <= a[0] for a, b in zip(first, second, strict=True))
+        for i, first in enumerate(windows)
+        for second in windows[:i]
+    )
+    if held != parameter.numel or not apart:
+        raise ArchitectureError(
+            f"parameter {parameter.name!r}: its {len(windows)} slabs hold {held} entries of "
+            f"{parameter.numel}" + (" and overlap" if not apart else "") + "; expected each once."
+        )
