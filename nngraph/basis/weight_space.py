@@ -136,6 +136,11 @@ class WeightSpace:
         spaces: list[str | None] = []
         for group in architecture.groups:
             space = group.space
+            if isinstance(space, tuple):
+                raise ArchitectureError(
+                    f"group {group.name!r} is a product of neuron spaces; the analytic basis knows "
+                    "axes of one space each. State the axes with WeightSpace.from_axes."
+                )
             if space is None and permute_io and group.role != "hidden":
                 space = group.name
                 while space in used:
@@ -144,6 +149,11 @@ class WeightSpace:
             spaces.append(space)
         tensors = []
         for parameter in architecture.parameters:
+            if len(parameter.axes) != len(parameter.shape):
+                raise ArchitectureError(
+                    f"parameter {parameter.name!r} has no axes that count one neuron group each; "
+                    "state the axes with WeightSpace.from_axes."
+                )
             labels = _labels(len(parameter.shape))
             tensors.append(
                 WeightTensor(

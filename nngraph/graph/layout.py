@@ -22,6 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from nngraph.errors import ArchitectureError
@@ -231,7 +232,7 @@ def _factored(
         for axis in reversed(range(len(slab.split))):
             if len(slab.split[axis]) != 1:
                 place = len(lead) + axis
-                value = value.unflatten(place, slab.split[axis]) if slab.split[axis] else (
+                value = torch.unflatten(value, place, slab.split[axis]) if slab.split[axis] else (
                     value.squeeze(place)
                 )
     order = [*range(len(lead)), *(len(lead) + i for i in _order(slab))]

@@ -179,7 +179,7 @@ def unpack(
         if not block.identity:
             entries = edge_attr[..., block.start : block.stop, : block.taps]
             sizes = (block.parts, block.rows, block.columns)
-            place(block.parameter, block.slab, entries.unflatten(-2, sizes))
+            place(block.parameter, block.slab, torch.unflatten(entries, -2, sizes))
     for column in architecture.columns:
         wide = slice(column.column, column.column + column.width)
         place(column.parameter, column.slab, x[..., column.start : column.stop, wide])
@@ -192,7 +192,7 @@ def unpack(
             )
         part = integers[..., start : start + parameter.numel]
         dtype = getattr(torch, str(parameter.integer))
-        values[parameter.name] = part.reshape(*lead, *parameter.shape).to(dtype)
+        values[parameter.name] = part.reshape((*lead, *parameter.shape)).to(dtype)
         start += parameter.numel
     return {parameter.name: values[parameter.name] for parameter in architecture.parameters}
 

@@ -32,8 +32,8 @@ from torch_geometric.data import Batch
 
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph.architecture import Architecture
-from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
 from nngraph.graph.layout import Block, read_slab, write_slab
+from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
 from nngraph.graph.parameters import check_parameters
 from nngraph.graph.spaces import group_permutation, outer_permutation
 
@@ -134,8 +134,8 @@ class Relabelling:
             if _is_inner(self.architecture, s):
                 before = _take(before, self._outer(s).to(before.device), -2)
                 p = p.to(before.device)
-                lead = torch.broadcast_shapes(before.shape, p.shape)
-                indices[s] = before.expand(lead).gather(-1, p.expand(lead))
+                shape = max(before.shape, p.shape, key=len)
+                indices[s] = before.expand(shape).gather(-1, p.expand(shape))
             else:
                 indices[s] = _take(before, p.to(before.device), -1)
         return Relabelling._of(self.architecture, indices, count)
@@ -317,7 +317,7 @@ class Relabelling:
             index = self._of_group(group)
             if index is None:
                 index = torch.arange(block.parts * size)
-            ends.append(index.to(value.device).unflatten(-1, (block.parts, size)))
+            ends.append(torch.unflatten(index.to(value.device), -1, (block.parts, size)))
         # The parts move whole, so that the old target tells the old part.
         rows = ends[0].unsqueeze(-1) * block.columns
         edges = rows + ends[1].remainder(block.columns).unsqueeze(-2)

@@ -6,16 +6,21 @@ Every function takes the :class:`~nngraph.graph.topology.Topology` first, then f
 - ``"reference"``: plain torch over the index tensors; the definition;
 - ``"scatter"``: torch-scatter's kernels over the index tensors; needs that package;
 - ``"dense"``: blocks as dense arrays: views, broadcasts, sums along an axis, matrix products;
-- ``"auto"``: ``"dense"``, which serves every topology that the library makes.
+- ``"auto"``: ``"dense"`` for networks; for an irregular graph, which has no blocks, ``"scatter"``
+  where torch-scatter is installed and ``"reference"`` where it is not.
 
 A backend that is named is used, or refused with an error; none replaces another silently.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
+import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
@@ -24,57 +29,130 @@ from nngraph.kernels import dense, reference, scatter
 
 __all__ = [
     "BACKENDS",
+    "REDUCTIONS",
+    "End",
     "Side",
+    "attend",
     "edge_affine",
     "gather",
+    "multiply_blocks",
     "pool_blocks",
+    "pool_graphs",
     "pool_groups",
     "propagate",
     "propagate_level",
     "reduce",
+    "softmax",
     "spread_blocks",
+    "spread_graphs",
     "spread_groups",
     "take",
 ]
 
 #: Which end of an edge: the neuron it leaves, or the one it enters.
-Side = Literal["source", "target"]
+End = Literal["source", "target"]
+#: What edges are reduced to: the neurons at one of their ends, or their block.
+Side = Literal["source", "target", "block"]
+Reduction = Literal["sum", "mean", "max", "min", "std"]
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 BACKENDS: dict[str, ModuleType] = {
     "reference": reference,
     "scatter": scatter,
     "dense": dense,
 }
-_AUTO = "dense"
 
 
-def _kernel(backend: str, name: str) -> Any:
-    chosen = _AUTO if backend == "auto" else backend
-    if chosen not in BACKENDS:
+def _kernel(topology: Topology, backend: str, name: str) -> Any:
+    if backend == "auto":
+        backend = "dense" if topology.buckets is not None else _of_irregular()
+    if backend not in BACKENDS:
         raise ValueError(
             f"backend is {backend!r}; expected one of 'auto', {', '.join(map(repr, BACKENDS))}."
         )
-    return getattr(BACKENDS[chosen], name)
+    return getattr(BACKENDS[backend], name)
+
+
+@lru_cache(maxsize=1)
+def _of_irregular() -> str:
+    return "scatter" if find_spec("torch_scatter") is not None else "reference"
 
 
 def gather(topology: Topology, x: Tensor, side: Side, backend: str = "auto") -> Tensor:
-    """Return for each edge the features of the neuron at that end: ``[*, N, C] -> [*, E, C]``."""
-    return cast(Tensor, _kernel(backend, "gather")(topology, x, side))
+    """Return for each edge the features of the neuron at that end, or of its block.
+
+    ``[*, N, C]``, or ``[*, K, C]`` for K blocks, ``-> [*, E, C]``.
+    """
+    return cast(Tensor, _kernel(topology, backend, "gather")(topology, x, _known(side)))
 
 
 def reduce(
-    topology: Topology, e: Tensor, side: Side, op: str = "sum", backend: str = "auto"
+    topology: Topology, e: Tensor, side: Side, op: Reduction = "sum", backend: str = "auto"
 ) -> Tensor:
-    r"""Reduce edge features to the neuron at that end: ``[*, E, C] -> [*, N, C]``.
+    r"""Reduce edge features to the neuron at that end, or to their block.
 
-    ``op`` is ``"sum"`` or ``"mean"``; a neuron with no such edge gets 0.
+    ``[*, E, C] -> [*, N, C]``, or ``[*, K, C]`` for K blocks. ``op`` is ``"sum"``, ``"mean"``,
+    ``"max"``, ``"min"`` or ``"std"``, the deviation :math:`\sqrt{\mathrm{mean}(e - \bar e)^2}` with
+    a gradient of 0 where it is 0. A neuron with no such edge gets 0. Where several edges have the
+    largest value, backends may hand its gradient to one or share it among them.
     """
-    if op not in ("sum", "mean"):
-        raise ValueError(f"op is {op!r}; expected 'sum' or 'mean'.")
-    total = cast(Tensor, _kernel(backend, "reduce_sum")(topology, e, side))
+    _known(side)
+    if op not in REDUCTIONS:
+        raise ValueError(f"op is {op!r}; expected one of {', '.join(map(repr, REDUCTIONS))}.")
+    side = _known(side)
+    if op in ("max", "min"):
+        return cast(Tensor, _kernel(topology, backend, "reduce_extreme")(topology, e, side, op))
+    total = cast(Tensor, _kernel(topology, backend, "reduce_sum")(topology, e, side))
     if op == "sum":
         return total
-    degree = topology.in_degree if side == "target" else topology.out_degree
-    return total / degree.clamp(min=1).to(e.dtype).unsqueeze(-1)
+    count = _count(topology, side).clamp(min=1).to(e.dtype).unsqueeze(-1)
+    if op == "mean":
+        return total / count
+    apart = e - gather(topology, total / count, side, backend)
+    variance = reduce(topology, apart.square(), side, "sum", backend) / count
+    varies = variance > 0
+    return variance.where(varies, torch.ones_like(variance)).sqrt() * varies
+
+
+def softmax(topology: Topology, score: Tensor, side: Side, backend: str = "auto") -> Tensor:
+    r"""Return :math:`\exp(s_{ij}) / \sum \exp(s)` over the edges that share an end or a block.
+
+    ``[*, E, H] -> [*, E, H]``, each of the H heads on its own.
+    """
+    # Shifting a softmax changes nothing, so the shift has no gradient.
+    peak = reduce(topology, score.detach(), side, "max", backend)
+    weight = (score - gather(topology, peak, side, backend)).exp()
+    total = reduce(topology, weight, side, "sum", backend)
+    return weight / gather(topology, total, side, backend)
+
+
+def attend(
+    topology: Topology, e: Tensor, score: Tensor, side: Side, backend: str = "auto"
+) -> Tensor:
+    r"""Average edge features by the softmax of a score: :math:`\sum_j a_{ij} e_{ij}`.
+
+    Args:
+        e: ``[*, E, C]``.
+        score: ``[*, E, H]``, one for each of H heads, which share the channels evenly.
+
+    Returns:
+        ``[*, N, C]``, or ``[*, K, C]`` for blocks; 0 at neurons with no such edge.
+    """
+    weight = softmax(topology, score, side, backend).unsqueeze(-1)
+    values = torch.unflatten(e, -1, (score.shape[-1], -1)) * weight
+    return reduce(topology, values.flatten(-2), side, "sum", backend)
+
+
+def _known(side: Side) -> Side:
+    if side not in ("source", "target", "block"):
+        raise ValueError(f"side is {side!r}; expected 'source', 'target' or 'block'.")
+    return side
+
+
+def _count(topology: Topology, side: str) -> Tensor:
+    """Number of edges of each neuron on one side, or of each block."""
+    if side == "block":
+        return topology.block_size
+    return topology.in_degree if side == "target" else topology.out_degree
 
 
 def edge_affine(
@@ -86,11 +164,11 @@ def edge_affine(
     ``source`` and ``target`` linear images of edge and node features this is a linear map of
     ``[x_src, x_dst, e]`` at the cost of one product per neuron instead of one per edge.
     """
-    return cast(Tensor, _kernel(backend, "edge_affine")(topology, e, source, target))
+    return cast(Tensor, _kernel(topology, backend, "edge_affine")(topology, e, source, target))
 
 
 def propagate(
-    topology: Topology, weight: Tensor, x: Tensor, to: Side = "target", backend: str = "auto"
+    topology: Topology, weight: Tensor, x: Tensor, to: End = "target", backend: str = "auto"
 ) -> Tensor:
     r"""Pass node features along the edges with one scalar weight each: :math:`\sum_j w_{ij} x_j`.
 
@@ -102,41 +180,73 @@ def propagate(
     Returns:
         ``[*, N, C]``; 0 at neurons that nothing reaches.
     """
-    return cast(Tensor, _kernel(backend, "propagate")(topology, weight, x, to))
+    return cast(Tensor, _kernel(topology, backend, "propagate")(topology, weight, x, to))
 
 
 def propagate_level(
-    topology: Topology, level: int, weight: Tensor, x: Tensor, backend: str = "auto"
+    topology: Topology,
+    level: int,
+    weight: Tensor,
+    x: Tensor | Sequence[Tensor],
+    backend: str = "auto",
 ) -> Tensor:
-    r"""Pass the features of one level's neurons on to the next: :math:`\sum_j w_{ij} x_j`.
+    r"""Pass the features of earlier neurons on to those of one level: :math:`\sum_j w_{ij} x_j`.
 
     Args:
         level: of the targets, from 1.
         weight: ``[*, E]``, of all edges.
-        x: ``[*, n, C]``, features of the neurons ``topology.level_nodes[level - 1]``.
+        x: ``[*, n, C]``, features of the neurons ``topology.level_nodes[l]`` of every level l
+            before; those of the last of them alone will do where no block skips a level.
 
     Returns:
         ``[*, m, C]`` at the neurons ``topology.level_nodes[level]``.
 
     Raises:
-        InvalidGraphError: if the topology has no such level, as when its blocks skip levels.
+        InvalidGraphError: if the topology has no such level, or blocks skip levels and only the
+            features of one are given.
     """
     if not 1 <= level <= len(topology.levels):
         raise InvalidGraphError(
-            f"level {level} was asked of a topology with {len(topology.levels)}; networks whose "
-            "blocks skip levels have none."
+            f"level {level} was asked of a topology with {len(topology.levels)}; expected 1 to "
+            "that. An irregular graph has none."
         )
-    return cast(Tensor, _kernel(backend, "propagate_level")(topology, level, weight, x))
+    if topology.level_skips[level - 1]:
+        if isinstance(x, Tensor) or len(x) < level:
+            raise InvalidGraphError(
+                f"level {level} hears of neurons of other levels than the one before, as skip "
+                f"connections make it; expected the features of all {level} levels before it."
+            )
+        heard = torch.cat(list(x[:level]), dim=-2)
+    else:
+        heard = x if isinstance(x, Tensor) else x[level - 1]
+    return cast(
+        Tensor, _kernel(topology, backend, "propagate_level")(topology, level, weight, heard)
+    )
+
+
+def multiply_blocks(
+    topology: Topology, e: Tensor, weight: Tensor, backend: str = "auto"
+) -> Tensor:
+    r"""Multiply each edge's features by the matrix of its block: :math:`\Theta_{k(e)} e`.
+
+    Args:
+        e: ``[*, E, C]``.
+        weight: ``[K, C_out, C]``, one matrix for each block.
+
+    Returns:
+        ``[*, E, C_out]``.
+    """
+    return cast(Tensor, _kernel(topology, backend, "multiply_blocks")(topology, e, weight))
 
 
 def pool_blocks(topology: Topology, e: Tensor, backend: str = "auto") -> Tensor:
     """Return the mean over each block's edges: ``[*, E, C] -> [*, K, C]`` for K blocks."""
-    return cast(Tensor, _kernel(backend, "pool_blocks")(topology, e))
+    return reduce(topology, e, "block", "mean", backend)
 
 
-def spread_blocks(topology: Topology, blocks: Tensor) -> Tensor:
+def spread_blocks(topology: Topology, blocks: Tensor, backend: str = "auto") -> Tensor:
     """Return each block's features at each of its edges: ``[*, K, C] -> [*, E, C]``."""
-    return blocks.index_select(-2, topology.edge_block)
+    return gather(topology, blocks, "block", backend)
 
 
 def pool_groups(topology: Topology, x: Tensor) -> Tensor:
@@ -147,6 +257,21 @@ def pool_groups(topology: Topology, x: Tensor) -> Tensor:
 def spread_groups(topology: Topology, groups: Tensor) -> Tensor:
     """Return each group's features at each of its neurons: ``[*, G, C] -> [*, N, C]``."""
     return groups.index_select(-2, topology.node_group)
+
+
+def pool_graphs(topology: Topology, values: Tensor, of: Tensor) -> Tensor:
+    """Return the mean over what belongs to each network: ``[*, K, C] -> [*, networks, C]``.
+
+    Args:
+        of: ``[K]``, network of each row: the topology's ``node_graph``, ``group_graph`` or
+            ``block_graph``.
+    """
+    return reference.mean_by(values, of, torch.bincount(of, minlength=topology.num_graphs))
+
+
+def spread_graphs(graphs: Tensor, of: Tensor) -> Tensor:
+    """Return each network's features at what belongs to it: ``[*, networks, C] -> [*, K, C]``."""
+    return graphs.index_select(-2, of)
 
 
 def take(x: Tensor, nodes: Nodes) -> Tensor:

@@ -9,18 +9,23 @@ from nngraph.graph.topology import Topology
 
 __all__ = [
     "edge_affine",
+    "ends",
     "gather",
     "mean_by",
-    "pool_blocks",
+    "multiply_blocks",
     "propagate",
     "propagate_level",
+    "reduce_extreme",
     "reduce_sum",
     "sum_by",
 ]
 
 
-def _end(topology: Topology, side: str) -> Tensor:
-    return topology.target if side == "target" else topology.source
+def ends(topology: Topology, side: str) -> tuple[Tensor, int]:
+    """Return the row that each edge is reduced to, ``[E]``, and the number of rows."""
+    if side == "block":
+        return topology.edge_block, len(topology.block_size)
+    return topology.target if side == "target" else topology.source, topology.num_nodes
 
 
 def sum_by(values: Tensor, index: Tensor, size: int) -> Tensor:
@@ -32,23 +37,37 @@ def sum_by(values: Tensor, index: Tensor, size: int) -> Tensor:
 def mean_by(values: Tensor, index: Tensor, sizes: Tensor) -> Tensor:
     """Return the mean of the rows that share an index; ``sizes`` says how many each has."""
     total = sum_by(values, index, len(sizes))
-    return total / sizes.to(values.dtype).unsqueeze(-1)
+    return total / sizes.clamp(min=1).to(values.dtype).unsqueeze(-1)
 
 
 def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
     """See :func:`nngraph.kernels.gather`."""
-    return x.index_select(-2, _end(topology, side))
+    return x.index_select(-2, ends(topology, side)[0])
 
 
 def reduce_sum(topology: Topology, e: Tensor, side: str) -> Tensor:
     """See :func:`nngraph.kernels.reduce`."""
-    return sum_by(e, _end(topology, side), topology.num_nodes)
+    return sum_by(e, *ends(topology, side))
+
+
+def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
+    """See :func:`nngraph.kernels.reduce`; ``op`` is ``"max"`` or ``"min"``."""
+    index, size = ends(topology, side)
+    out = e.new_zeros(*e.shape[:-2], size, e.shape[-1])
+    at = index.unsqueeze(-1).expand_as(e)
+    return out.scatter_reduce(-2, at, e, f"a{op}", include_self=False)
 
 
 def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.edge_affine`."""
     gathered = gather(topology, source, "source") + gather(topology, target, "target")
     return gathered if e is None else e + gathered
+
+
+def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
+    """See :func:`nngraph.kernels.multiply_blocks`."""
+    each = weight.index_select(0, topology.edge_block)
+    return (each @ e.unsqueeze(-1)).squeeze(-1)
 
 
 def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
@@ -58,14 +77,13 @@ def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
 
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.propagate_level`."""
-    rows = torch.arange(topology.num_nodes, device=x.device)
-    before, here = rows[topology.node_level == level - 1], rows[topology.node_level == level]
-    state = x.new_zeros(*x.shape[:-2], topology.num_nodes, x.shape[-1]).index_copy(-2, before, x)
+    """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
+    rows = torch.argsort(topology.level_order)
+    sizes = [nodes.count * nodes.size for nodes in topology.level_nodes]
+    first = 0 if topology.level_skips[level - 1] else sum(sizes[: level - 1])
+    here = sum(sizes[:level])
+    state = x.new_zeros(*x.shape[:-2], topology.num_nodes, x.shape[-1])
+    state = state.index_copy(-2, rows[first:here], x)
     there = (topology.block_level == level)[topology.edge_block].to(weight.dtype)
-    return propagate(topology, weight * there, state, "target").index_select(-2, here)
-
-
-def pool_blocks(topology: Topology, e: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.pool_blocks`."""
-    return mean_by(e, topology.edge_block, topology.block_size)
+    received = propagate(topology, weight * there, state, "target")
+    return received.index_select(-2, rows[here : here + sizes[level]])

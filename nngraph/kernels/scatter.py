@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from nngraph.errors import MissingDependencyError
 from nngraph.graph.topology import Topology
+from nngraph.kernels.reference import ends
 
 __all__ = [
     "edge_affine",
     "gather",
-    "pool_blocks",
+    "multiply_blocks",
     "propagate",
     "propagate_level",
+    "reduce_extreme",
     "reduce_sum",
     "torch_scatter",
 ]
@@ -36,10 +39,6 @@ def torch_scatter() -> ModuleType:
     return package  # type: ignore[no-any-return]
 
 
-def _end(topology: Topology, side: str) -> Tensor:
-    return topology.target if side == "target" else topology.source
-
-
 def _sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     total: Tensor = torch_scatter().scatter(values, index, dim=-2, dim_size=size, reduce="sum")
     return total
@@ -48,18 +47,41 @@ def _sum(values: Tensor, index: Tensor, size: int) -> Tensor:
 def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
     """See :func:`nngraph.kernels.gather`."""
     torch_scatter()  # refuse here as in the other primitives, not at the first reduction
-    return x.index_select(-2, _end(topology, side))
+    return x.index_select(-2, ends(topology, side)[0])
 
 
 def reduce_sum(topology: Topology, e: Tensor, side: str) -> Tensor:
     """See :func:`nngraph.kernels.reduce`."""
-    return _sum(e, _end(topology, side), topology.num_nodes)
+    return _sum(e, *ends(topology, side))
+
+
+def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
+    """See :func:`nngraph.kernels.reduce`; ``op`` is ``"max"`` or ``"min"``."""
+    index, size = ends(topology, side)
+    if not e.numel():
+        torch_scatter()
+        return e.new_zeros(*e.shape[:-2], size, e.shape[-1])
+    kernel = getattr(torch_scatter(), f"scatter_{op}")
+    # Its place is what the kernel is asked for: reading it is differentiable to any order, which
+    # the kernel is not.
+    _, place = kernel(e.detach(), index, dim=-2, dim_size=size)
+    reached = place < e.shape[-2]
+    found = e.gather(-2, place.where(reached, torch.zeros_like(place)))
+    return found.where(reached, torch.zeros_like(found))
 
 
 def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.edge_affine`."""
     total = gather(topology, source, "source") + gather(topology, target, "target")
     return total if e is None else total + e
+
+
+def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
+    """See :func:`nngraph.kernels.multiply_blocks`; the edges of a block lie together."""
+    torch_scatter()
+    parts = torch.split(e, topology.block_size.tolist(), dim=-2)
+    products = [part @ matrix.mT for part, matrix in zip(parts, weight, strict=True)]
+    return torch.cat(products, dim=-2) if products else e.new_zeros(*e.shape[:-1], weight.shape[1])
 
 
 def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
@@ -69,17 +91,11 @@ def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
 
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.propagate_level`."""
-    before, here = topology.node_level == level - 1, topology.node_level == level
+    """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
     edges = (topology.block_level == level)[topology.edge_block].nonzero().flatten()
-    # Place of each neuron among those of its level.
-    senders = (before.cumsum(0) - 1)[topology.source[edges]]
-    receivers = (here.cumsum(0) - 1)[topology.target[edges]]
+    sizes = [nodes.count * nodes.size for nodes in topology.level_nodes]
+    first = 0 if topology.level_skips[level - 1] else sum(sizes[: level - 1])
+    senders = topology.level_order[topology.source[edges]] - first
+    receivers = topology.level_order[topology.target[edges]] - sum(sizes[:level])
     messages = weight.index_select(-1, edges).unsqueeze(-1) * x.index_select(-2, senders)
-    return _sum(messages, receivers, int(here.sum()))
-
-
-def pool_blocks(topology: Topology, e: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.pool_blocks`."""
-    total = _sum(e, topology.edge_block, len(topology.block_size))
-    return total / topology.block_size.to(e.dtype).unsqueeze(-1)
+    return _sum(messages, receivers, sizes[level])

@@ -10,7 +10,7 @@ from nngraph.graph.architecture import Architecture
 from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.features import Networks, input_features
 from nngraph.nn.invariant import InvariantLinear
-from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales
+from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, fan_in
 from nngraph.nn.pointwise import FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.terms import PermuteIO
 
@@ -74,8 +74,7 @@ class EquivariantNetwork(Metanetwork):
             )
         weight, bias = self.scales(features)
         # Entries in units of their tensor, whatever the fan-in.
-        fan_in = topology.in_degree[topology.target].to(weight.dtype).sqrt()
-        x, edge_attr = bias, (weight * fan_in).unsqueeze(-1)
+        x, edge_attr = bias, weight.unsqueeze(-1) * fan_in(topology, weight.dtype)
         for linear, norm in zip(self.linear, self.norms, strict=True):
             x, edge_attr = self.dropout(*self.activation(*norm(*linear(x, edge_attr))))
         answers: Tensor = self.head(x, edge_attr)

@@ -8,7 +8,7 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.nn.features import Networks, input_features
-from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, mlp
+from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, fan_in, mlp
 
 __all__ = ["FlatNetwork"]
 
@@ -50,7 +50,7 @@ class FlatNetwork(Metanetwork):
             )
         weight, bias = self.scales(features)
         # Entries in units of their tensor, whatever the fan-in.
-        weight = weight * topology.in_degree[topology.target].to(weight.dtype).sqrt()
+        weight = weight * fan_in(topology, weight.dtype).squeeze(-1)
         if topology.edge_order is not None:  # back to the order of networks, from that of shapes
             weight = torch.empty_like(weight).index_copy(0, topology.edge_order, weight)
         shape = (topology.num_graphs * bias.shape[:-2].numel(), -1)

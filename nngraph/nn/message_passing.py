@@ -275,7 +275,7 @@ class MessagePassingNetwork(Metanetwork):
         e = None
         if self.edge_channels:
             places = self.edge_place[topology.block_level.clamp(max=self.levels - 1)]
-            e = self.edge_encoder(weight.unsqueeze(-1)) + places[topology.edge_block]
+            e = self.edge_encoder(weight.unsqueeze(-1)) + kernels.spread_blocks(topology, places)
         for layer in self.rounds:
             x, e = layer(topology, weight, x, e)
         return self.readout(  # type: ignore[no-any-return]

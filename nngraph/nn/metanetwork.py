@@ -22,6 +22,7 @@ __all__ = [
     "TensorScales",
     "at_inputs",
     "at_outputs",
+    "fan_in",
     "join_levels",
     "level_means",
     "mlp",
@@ -125,11 +126,18 @@ class TensorScales(nn.Module):
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:
         """Return scaled weights ``[*, E]`` and biases ``[*, N, 1]``."""
         topology = features.topology
-        fan_in = topology.in_degree[topology.target].to(features.x.dtype).sqrt()
-        per_edge = self.weight[self._slot(topology.block_level)][topology.edge_block]
-        weight = features.weight / (per_edge.to(features.x.dtype) * fan_in)
+        dtype = features.x.dtype
+        per_block = self.weight[self._slot(topology.block_level)].to(dtype).unsqueeze(-1)
+        scale = kernels.spread_blocks(topology, per_block) * fan_in(topology, dtype)
+        weight = features.weight / scale.squeeze(-1)
         per_node = self.bias[self._slot(topology.node_level)].to(features.x.dtype)
         return weight, features.bias / per_node.unsqueeze(-1)
+
+
+def fan_in(topology: Topology, dtype: torch.dtype) -> Tensor:
+    """Return the root of the number of edges into each edge's target, ``[E, 1]``."""
+    root = topology.in_degree.to(dtype).sqrt().unsqueeze(-1)
+    return kernels.gather(topology, root, "target")
 
 
 def mlp(sizes: list[int], dropout: float = 0.0) -> nn.Sequential:

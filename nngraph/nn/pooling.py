@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.graph.topology import Topology
-from nngraph.kernels.reference import mean_by
 from nngraph.nn.shared import SharedEquivariantLinear
 
 __all__ = ["EdgePooling", "SharedPoolingLayer", "TensorNodes"]
@@ -53,29 +52,13 @@ class EdgePooling(nn.Module):
         self.score = nn.Linear(channels, heads, bias=False) if op == "attention" else None
 
     def forward(
-        self, topology: Topology, edge_attr: Tensor, to: Literal["source", "target", "block"]
+        self, topology: Topology, edge_attr: Tensor, to: kernels.Side
     ) -> Tensor:
-        index, size = _rows(topology, to)
         if self.op == "max":
-            return _largest(edge_attr, index, size)
+            return kernels.reduce(topology, edge_attr, to, "max")
         if self.score is not None:
-            return self._attend(edge_attr, index, size)
-        if to == "block":
-            return kernels.pool_blocks(topology, edge_attr)
+            return kernels.attend(topology, edge_attr, self.score(edge_attr), to)
         return kernels.reduce(topology, edge_attr, to, "mean")
-
-    def _attend(self, e: Tensor, index: Tensor, size: int) -> Tensor:
-        assert self.score is not None
-        score = self.score(e)
-        # Shifting a softmax changes nothing, so the shift has no gradient.
-        peak = _largest(score.detach(), index, size)
-        weight = (score - peak.index_select(-2, index)).exp()
-        values = torch.unflatten(e, -1, (self.heads, -1)) * weight.unsqueeze(-1)
-        shape = (*e.shape[:-2], size, e.shape[-1])
-        total = e.new_zeros(shape).index_add(-2, index, values.flatten(-2).to(e.dtype))
-        norm = e.new_zeros(*shape[:-1], self.heads).index_add(-2, index, weight.to(e.dtype))
-        norm = norm.clamp(min=torch.finfo(norm.dtype).tiny).unsqueeze(-1)
-        return (torch.unflatten(total, -1, (self.heads, -1)) / norm).flatten(-2)
 
 
 class SharedPoolingLayer(SharedEquivariantLinear):
@@ -143,23 +126,7 @@ class TensorNodes(nn.Module):
             z = torch.cat([z, self.blocks(kernels.pool_blocks(topology, e))], dim=-2)
             graph = torch.cat([graph, topology.block_graph])
         z = nn.functional.silu(z)
-        count = torch.bincount(graph, minlength=topology.num_graphs)
-        summary = mean_by(z, graph, count).index_select(-2, graph)
+        summary = kernels.spread_graphs(kernels.pool_graphs(topology, z, graph), graph)
         u = self.update(torch.cat([z, summary], dim=-1))
         groups = len(topology.group_graph)
         return u[..., :groups, :], u[..., groups:, :]
-
-
-def _rows(topology: Topology, to: str) -> tuple[Tensor, int]:
-    if to == "block":
-        return topology.edge_block, len(topology.block_size)
-    if to not in ("source", "target"):
-        raise ValueError(f"to is {to!r}; expected 'source', 'target' or 'block'.")
-    return topology.target if to == "target" else topology.source, topology.num_nodes
-
-
-def _largest(e: Tensor, index: Tensor, size: int) -> Tensor:
-    """Largest value of each channel per row, 0 in rows that nothing reaches."""
-    out = e.new_zeros(*e.shape[:-2], size, e.shape[-1])
-    at = index.unsqueeze(-1).expand_as(e)
-    return out.scatter_reduce(-2, at, e, "amax", include_self=False)

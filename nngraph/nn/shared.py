@@ -38,8 +38,7 @@ class Kinds:
 
         node = kind(topology.node_level, topology.node_height)
         first_node = topology.group_size.cumsum(0) - topology.group_size
-        first_edge = topology.block_size.cumsum(0) - topology.block_size
-        return cls(node[topology.target[first_edge]], node[first_node], node)
+        return cls(node[topology.blocks[:, 4]], node[first_node], node)
 
 
 class SharedEquivariantLinear(nn.Module):
@@ -124,7 +123,9 @@ class SharedEquivariantLinear(nn.Module):
         h_in, h_out, h_bias = _by_kind(heard, self.node_weight, kinds.node).chunk(3, dim=-1)
         groups = kernels.pool_groups(topology, x)
         block_part, group_part = self._mix(topology, kinds, blocks, groups)
-        mixed = _edge_product(topology, edge_attr, self.edge_weight[kinds.block], block_part)
+        weight = self.edge_weight[kinds.block]
+        mixed = kernels.multiply_blocks(topology, edge_attr, weight, self.backend)
+        mixed = mixed + kernels.spread_blocks(topology, block_part, self.backend)
         edges = kernels.edge_affine(topology, mixed, h_out, h_in, backend=self.backend)
         nodes = h_bias + kernels.spread_groups(topology, group_part)
         return nodes * has_bias, edges
@@ -177,18 +178,3 @@ def _by_kind(values: Tensor, weight: Tensor, kind: Tensor) -> Tensor:
         product = nn.functional.linear(values.index_select(-2, rows), weight[present])
         out = out.index_copy(-2, rows, product.to(out.dtype))
     return out
-
-
-def _edge_product(topology: Topology, e: Tensor, weight: Tensor, add: Tensor) -> Tensor:
-    """Multiply each block's edges by its weight ``[K, C_out, C]``; add its row of ``add``."""
-    pieces, first = [], 0
-    for bucket in topology.buckets:
-        blocks = slice(first, first + bucket.count)
-        first += bucket.count
-        size = bucket.rows * bucket.columns
-        edges = torch.unflatten(e[..., bucket.start : bucket.stop, :], -2, (bucket.count, size))
-        piece = edges @ weight[blocks].mT + add[..., blocks, :].unsqueeze(-2)
-        pieces.append(piece.flatten(-3, -2))
-    if not pieces:
-        return e.new_zeros(*e.shape[:-1], weight.shape[1])
-    return torch.cat(pieces, dim=-2)

@@ -168,9 +168,11 @@ class SineNetwork(Metanetwork):
         topology = features.topology
         weight, bias = self.scales(features)
         frequency = sine_frequency(topology).to(features.x.dtype)
-        to_hidden = (topology.node_role[topology.target] == 1).to(features.x.dtype)
-        radians = features.weight * frequency[topology.target, 0]
-        return torch.lerp(weight, radians, to_hidden), bias, features.bias * frequency
+        to_hidden = (topology.node_role == 1).to(features.x.dtype).unsqueeze(-1)
+        targets = torch.cat([frequency, to_hidden], dim=-1)
+        per_edge, hidden = kernels.gather(topology, targets, "target").unbind(-1)
+        radians = features.weight * per_edge
+        return torch.lerp(weight, radians, hidden), bias, features.bias * frequency
 
     def _units(self, topology: Topology, like: Tensor) -> Tensor:
         units = torch.eye(self.inputs, dtype=like.dtype, device=like.device)

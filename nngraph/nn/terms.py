@@ -212,6 +212,12 @@ def _terms(architecture: Architecture, permute_io: PermuteIO) -> Terms:
 def _refuse_shared_spaces(architecture: Architecture) -> None:
     owner: dict[str, str] = {}
     for group in architecture.groups:
+        if isinstance(group.space, tuple):
+            raise ArchitectureError(
+                f"group {group.name!r} is a product of neuron spaces, as attention heads make "
+                "them; equivariant linear layers know groups of one space. Use a message-passing "
+                "layer."
+            )
         if group.space is not None and group.space in owner:
             raise ArchitectureError(
                 f"groups {owner[group.space]!r} and {group.name!r} share the neuron space "
@@ -222,6 +228,11 @@ def _refuse_shared_spaces(architecture: Architecture) -> None:
         if group.space is not None:
             owner[group.space] = group.name
     for block in architecture.blocks:
+        if block.parts > 1:
+            raise ArchitectureError(
+                f"parameter {block.parameter.name!r} is a grouped or diagonal block; equivariant "
+                "linear layers know dense ones only. Use a message-passing layer."
+            )
         if block.source == block.target:
             raise ArchitectureError(
                 f"parameter {block.parameter.name!r} runs from group "

@@ -10,6 +10,7 @@ from nngraph.testing.networks import (
     random_features,
     random_parameters,
     random_stack,
+    structured_architectures,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "random_features",
     "random_parameters",
     "random_stack",
+    "structured_architectures",
 ]

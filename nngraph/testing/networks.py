@@ -7,9 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from nngraph.graph import Activation, Architecture, NeuralGraphStack
+from nngraph.graph import Activation, Architecture, NeuralGraphStack, NeuronGroup, Parameter
+from nngraph.graph.layout import Slab
+from nngraph.graph.spaces import Factor, Space
 
-__all__ = ["random_architectures", "random_features", "random_parameters", "random_stack"]
+__all__ = [
+    "random_architectures",
+    "random_features",
+    "random_parameters",
+    "random_stack",
+    "structured_architectures",
+]
 
 
 def random_architectures() -> list[tuple[str, Architecture]]:
@@ -35,6 +43,125 @@ def random_architectures() -> list[tuple[str, Architecture]]:
     ]
 
 
+def structured_architectures() -> list[tuple[str, Architecture]]:
+    """Return ``(id, architecture)`` of small networks that are no MLPs, one for each kind of block.
+
+    The same list every time, as :func:`random_architectures`.
+    """
+
+    def group(name: str, size: int, space: str | tuple[Factor, ...] | None = None) -> NeuronGroup:
+        role = {"in": "input", "out": "output"}.get(name, "hidden")
+        return NeuronGroup(name, size, role, space=space)
+
+    ends = group("in", 2), group("out", 3)
+    heads = Factor(2, "heads")
+    inner, value = (heads, Factor(3, "inner")), (heads, Factor(2, "value"))
+    within = Space("inner", 3, ("heads",)), Space("value", 2, ("heads",))
+    parts = Space("parts", 2, fixed=True)
+    grouped = Factor(2, "parts")
+    return [
+        (
+            "convolutions",
+            Architecture(
+                (ends[0], group("a", 4, "a"), group("b", 4, "a"), group("c", 3, "c"), ends[1]),
+                (
+                    Parameter("conv", (4, 2, 3, 3), (1, 0, None, None)),
+                    Parameter("conv.bias", (4,), (1,), "bias"),
+                    Parameter("norm.weight", (4,), slabs=(Slab("b", 2, 1),)),
+                    Parameter("norm.bias", (4,), (2,), "bias"),
+                    Parameter("norm.mean", (4,), (2,), "mean"),
+                    Parameter("norm.count", (), integer="int64"),
+                    Parameter("point", (3, 4, 1, 1), (3, 2, None, None)),
+                    Parameter("linear", (3, 12), slabs=(Slab("tsf", 4, 3, split=((3,), (3, 4))),)),
+                    Parameter("linear.bias", (3,), (4,), "bias"),
+                ),
+            ),
+        ),
+        (
+            "residual",
+            Architecture(
+                (ends[0], group("a", 4, "s"), group("b", 5, "b"), group("c", 4, "s"), ends[1]),
+                (
+                    Parameter("0", (4, 2), (1, 0)),
+                    Parameter("1", (5, 4), (2, 1)),
+                    Parameter("2", (4, 5), (3, 2)),
+                    Parameter("2.bias", (4,), (3,), "bias"),
+                    Parameter("3", (3, 4), (4, 3)),
+                ),
+                residuals=((1, 3),),
+            ),
+        ),
+        (
+            "concatenation",
+            Architecture(
+                (ends[0], group("a", 3, "a"), group("b", 4, "b"), ends[1]),
+                (
+                    Parameter("0", (3, 2), (1, 0)),
+                    Parameter("1", (2, 4), slabs=(Slab("st", 2, 0),)),  # [in, out]
+                    Parameter(
+                        "2",
+                        (3, 7),
+                        slabs=(
+                            Slab("ts", 3, 1, window=((0, 3), (0, 3))),
+                            Slab("ts", 3, 2, window=((0, 3), (3, 7))),
+                        ),
+                    ),
+                    Parameter("place", (2, 3), slabs=(Slab("fn", 1, column="place"),)),
+                ),
+            ),
+        ),
+        (
+            "grouped",
+            Architecture(
+                (
+                    ends[0],
+                    group("a", 6, (grouped, Factor(3, "a"))),
+                    group("b", 4, (grouped, Factor(2, "b"))),
+                    ends[1],
+                ),
+                (
+                    Parameter("0", (6, 2), (1, 0)),
+                    Parameter(
+                        "1", (4, 3, 2), slabs=(Slab("btsf", 2, 1, split=((2, 2), (3,), (2,))),)
+                    ),
+                    Parameter("1.bias", (4,), (2,), "bias"),
+                    Parameter("2", (3, 4), (3, 2)),
+                ),
+                structure=(
+                    parts, Space("a", 3, ("parts",)), Space("b", 2, ("parts",)),
+                ),
+            ),
+        ),
+        (
+            "heads",
+            Architecture(
+                (
+                    ends[0],
+                    group("q", 6, inner),
+                    group("k", 6, inner),
+                    group("v", 4, value),
+                    group("h", 2, "heads"),
+                    ends[1],
+                ),
+                (
+                    Parameter(
+                        "qkv",
+                        (16, 2),
+                        slabs=(
+                            Slab("ts", 1, 0, window=((0, 6), (0, 2))),
+                            Slab("ts", 2, 0, window=((6, 12), (0, 2))),
+                            Slab("ts", 3, 0, window=((12, 16), (0, 2))),
+                        ),
+                    ),
+                    Parameter("scale", (2,), (4,), "scale"),
+                    Parameter("out", (3, 4), (5, 3)),
+                ),
+                structure=within,
+            ),
+        ),
+    ]  # fmt: skip
+
+
 def random_parameters(
     architecture: Architecture,
     generator: torch.Generator | int,
@@ -53,6 +180,10 @@ def random_parameters(
     parameters = {}
     for parameter in architecture.parameters:
         shape = (*lead, *parameter.shape)
+        if parameter.integer is not None:
+            kind = getattr(torch, parameter.integer)
+            parameters[parameter.name] = torch.randint(2, shape, generator=generator).to(kind)
+            continue
         scale = 1 / math.sqrt(parameter.shape[1]) if len(parameter.shape) == 2 else 0.5
         value = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
         if zero_fraction:

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import ACTIVATIONS, Activation, Architecture, NeuronGroup, Parameter
-from nngraph.testing import random_architectures
+from nngraph.graph.layout import Slab
+from nngraph.graph.spaces import Factor, Space
+from nngraph.testing import random_architectures, structured_architectures
 
-ARCHITECTURES = [pytest.param(a, id=name) for name, a in random_architectures()]
+STRUCTURED = [pytest.param(a, id=name) for name, a in structured_architectures()]
+ARCHITECTURES = [*(pytest.param(a, id=name) for name, a in random_architectures()), *STRUCTURED]
 
 numbers = st.floats(-100, 100, allow_nan=False)
 activations = st.sampled_from(sorted(ACTIVATIONS)).flatmap(
@@ -37,6 +40,11 @@ def test_json_round_trip_gives_an_equal_architecture(architecture):
     assert back == architecture
     assert hash(back) == hash(architecture)
     assert back.to_json() == architecture.to_json()
+
+
+@pytest.mark.parametrize("architecture", STRUCTURED)
+def test_structured_architectures_come_back_from_json(architecture):
+    assert Architecture.from_json(architecture.to_json()) == architecture
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -208,3 +216,90 @@ def test_two_parameters_in_one_place_are_refused():
     biases = tuple(Parameter(name, (3,), (1,), "bias") for name in ("one", "two"))
     with pytest.raises(ArchitectureError, match="same column"):
         Architecture(groups, biases)
+
+
+def edges_of(parameter, *sizes, structure=(), residuals=(), spaces=None):
+    spaces = spaces or [None] * len(sizes)
+    groups = [NeuronGroup(f"g{i}", n, "hidden", space=s)
+              for i, (n, s) in enumerate(zip(sizes, spaces, strict=True))]  # fmt: skip
+    return Architecture(tuple(groups), (parameter,), residuals, structure)
+
+
+HEADS = (Factor(2, "h"), Factor(2, "d"))
+INNER = Space("d", 2, ("h",))
+A_WEIGHT = Parameter("w", (4, 4), (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: edges_of(Parameter("w", (4, 3), slabs=(Slab("tx", 1, 0),)), 3, 4), "letters"),
+        (lambda: edges_of(Parameter("w", (4, 3), slabs=(Slab("t", 1, 0),)), 3, 4), "2 factors"),
+        (lambda: edges_of(Parameter("w", (4, 3), slabs=(Slab("ts", 1, 2),)), 3, 4), "group 2"),
+        (lambda: edges_of(Parameter("w", (4, 3), slabs=(Slab("ts", 0, 1),)), 3, 4), "count 4 neur"),
+        (
+            lambda: edges_of(
+                Parameter("w", (4, 3), slabs=(Slab("ts", 1, 0, window=((0, 4), (0, 4))),)), 3, 4
+            ),
+            "is not one of a tensor",
+        ),
+        (
+            lambda: edges_of(
+                Parameter("w", (4, 6), slabs=(Slab("tsf", 1, 0, split=((4,), (3, 3))),)), 3, 4
+            ),
+            "do not multiply",
+        ),
+        (
+            lambda: edges_of(
+                Parameter("w", (4, 6), slabs=(Slab("ts", 1, 0, window=((0, 4), (0, 3))),)), 3, 4
+            ),
+            "hold 12 entries of 24",
+        ),
+        (
+            lambda: edges_of(
+                Parameter(
+                    "w",
+                    (4, 6),
+                    slabs=(
+                        Slab("ts", 1, 0, window=((0, 4), (0, 3))),
+                        Slab("ts", 1, 0, window=((0, 4), (2, 5))),
+                    ),
+                ),
+                3, 4,
+            ),
+            "overlap",
+        ),
+        (lambda: edges_of(Parameter("n", (2,), (0,), integer="int64"), 2), "come without axes"),
+        (lambda: edges_of(Parameter("n", (), integer="float32"), 2), "whole numbers of 'float32'"),
+        (lambda: edges_of(A_WEIGHT, 4, 4, residuals=((0, 2),)), "two indices"),
+        (lambda: edges_of(A_WEIGHT, 4, 4, residuals=((0, 1),), spaces=["a", "b"]), "not the same"),
+        (lambda: edges_of(A_WEIGHT, 4, 4, spaces=[HEADS, None]), None),
+        (lambda: edges_of(A_WEIGHT, 4, 4, spaces=[HEADS[:1], None]), "multiply to it"),
+        (lambda: edges_of(A_WEIGHT, 4, 4, spaces=[HEADS, None], structure=(INNER,)), None),
+        (
+            lambda: edges_of(
+                Parameter("w", (2, 2), (1, 0)), 2, 2, spaces=["d", None], structure=(INNER,)
+            ),
+            "no group has|no factor",
+        ),
+        (
+            lambda: edges_of(
+                A_WEIGHT, 4, 4, spaces=[HEADS, None], structure=(Space("d", 2, ("d",)),)
+            ),
+            "within itself",
+        ),
+        (
+            lambda: edges_of(
+                Parameter("w", (4, 1), slabs=(Slab("bt", 1, 0, split=((4,), (1,))),)),
+                4, 4, spaces=["a", "b"],
+            ),
+            "not the same leading factors",
+        ),
+    ],
+)  # fmt: skip
+def test_what_lands_nowhere_or_twice_is_refused(make, message):
+    if message is None:
+        make()
+        return
+    with pytest.raises(ArchitectureError, match=message):
+        make()

@@ -13,11 +13,18 @@ from torch_geometric.loader import DataLoader
 from nngraph.errors import InvalidGraphError, NonFiniteError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, Symmetry
 from nngraph.graph.parameters import check_parameters
-from nngraph.testing import random_architectures, random_parameters, random_stack
+from nngraph.testing import (
+    random_architectures,
+    random_parameters,
+    random_stack,
+    structured_architectures,
+)
 
-ARCHITECTURES = [pytest.param(a, id=name) for name, a in random_architectures()]
+ARCHITECTURES = [
+    pytest.param(a, id=name) for name, a in [*random_architectures(), *structured_architectures()]
+]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def same_bits(one, other):
@@ -45,6 +52,8 @@ def strange_parameters(architecture, dtype):
     ).to(dtype)
     values = random_parameters(architecture, 0, dtype)
     for i, value in enumerate(values.values()):
+        if not value.dtype.is_floating_point:
+            continue
         flat = value.view(-1)
         flat[:] = strange.roll(i).repeat(-(-flat.numel() // 9))[: flat.numel()]
     return values

@@ -5,9 +5,17 @@ import torch
 
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, Relabelling, Symmetry, forward
-from nngraph.testing import random_architectures, random_features, random_parameters, random_stack
+from nngraph.testing import (
+    random_architectures,
+    random_features,
+    random_parameters,
+    random_stack,
+    structured_architectures,
+)
 
-ARCHITECTURES = [pytest.param(a, id=name) for name, a in random_architectures()]
+CHAINS = [pytest.param(a, id=name) for name, a in random_architectures()]
+STRUCTURED = [pytest.param(a, id=name) for name, a in structured_architectures()]
+ARCHITECTURES = [*CHAINS, *STRUCTURED]
 MOVING = [p for p in ARCHITECTURES if Symmetry(p.values[0]).order() > 1]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -143,7 +151,7 @@ def test_features_of_any_channels_move_like_parameters(architecture):
     assert torch.equal(deep[2, 1], each[2].act_on_nodes(x[2]))
 
 
-@pytest.mark.parametrize("architecture", MOVING)
+@pytest.mark.parametrize("architecture", [p for p in MOVING if p.values[0].is_chain])
 def test_relabelling_leaves_the_function_and_a_wrong_one_does_not(architecture):
     graph = NeuralGraph.from_parameters(architecture, random_parameters(architecture, 0))
     inputs = torch.randn(6, architecture.widths[0], dtype=torch.float64)
@@ -251,3 +259,59 @@ def test_other_architectures_and_shapes_are_refused():
 def test_one_relabelling_iterates_as_a_stack():
     stack = Symmetry(Architecture.mlp([2, 3, 1])).sample_stack(3, 0)
     assert [stack[i] == r for i, r in enumerate(stack)] == [True] * 3
+
+
+def test_dimensions_inside_of_heads_by_hand():
+    architecture = dict(structured_architectures())["heads"]
+    values = {
+        "qkv": torch.arange(32.0).view(16, 2),
+        "scale": torch.tensor([0.0, 1]),
+        "out": torch.arange(12.0).view(3, 4),
+    }
+    moved = Relabelling(
+        architecture,
+        {
+            "heads": torch.tensor([1, 0]),
+            # By the new place of the head: the new head 0 is the old head 1.
+            "inner": torch.tensor([[0, 2, 1], [2, 0, 1]]),
+            "value": torch.tensor([[1, 0], [0, 1]]),
+        },
+    ).act_on_parameters(values)
+    inner = [3, 5, 4, 2, 0, 1]
+    rows = [*inner, *(6 + i for i in inner), *(12 + i for i in (3, 2, 0, 1))]
+    assert torch.equal(moved["qkv"], values["qkv"][rows])
+    assert moved["scale"].tolist() == [1, 0]
+    assert torch.equal(moved["out"], values["out"][:, [3, 2, 0, 1]])
+    assert Symmetry(architecture).order() == 2 * 6**2 * 2**2
+
+
+def test_parts_move_inside_and_residuals_together():
+    grouped = dict(structured_architectures())["grouped"]
+    assert Symmetry(grouped).order() == 6**2 * 2**2
+    assert set(Symmetry(grouped).spaces) == {"a", "b"}
+    values = random_parameters(grouped, 0)
+    a, b = [[1, 0, 2], [2, 0, 1]], [[0, 1], [1, 0]]
+    relabelling = Relabelling(grouped, {"a": torch.tensor(a), "b": torch.tensor(b)})
+    moved = relabelling.act_on_parameters(values)
+    for part in range(2):
+        for i in range(2):
+            for j in range(3):
+                old = values["1"][2 * part + b[part][i], a[part][j]]
+                assert torch.equal(moved["1"][2 * part + i, j], old)
+    residual = dict(structured_architectures())["residual"]
+    assert Symmetry(residual).order() == 24 * 120
+
+
+@pytest.mark.parametrize("architecture", STRUCTURED)
+def test_the_group_laws_hold_space_by_space(architecture):
+    symmetry = Symmetry(architecture)
+    g, h, k = (symmetry.sample(seed) for seed in range(3))
+    assert (g @ h) @ k == g @ (h @ k)
+    assert g @ g.invert() == symmetry.identity() == g.invert() @ g
+    assert g.invert().invert() == g
+    assert (g @ h).invert() == h.invert() @ g.invert()
+    values = random_parameters(architecture, 0)
+    assert same((g @ h).act_on_parameters(values), g.act_on_parameters(h.act_on_parameters(values)))
+    stack = symmetry.sample_stack(3, 4)
+    assert (stack @ stack.invert())[1] == symmetry.identity()
+    Relabelling(architecture, stack.indices)

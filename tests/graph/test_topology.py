@@ -139,7 +139,11 @@ def test_levels_are_longest_paths_whatever_the_order_of_the_state_dict():
     assert topology.group_level.tolist() == [0, 1, 2, 3]
     assert topology.block_level.tolist() == [3, 2, 2, 1]
     assert topology.node_height.tolist() == [3, 3, 2, 2, 2, 1, 1, 1, 1, 0]
-    assert topology.levels == ()  # a block skips one
+    assert topology.level_skips == (False, True, False)
+    second = topology.levels[1]
+    # Of all neurons before: those of the inputs come first, then those of level 1.
+    assert sorted(rows_of(bucket.source)[0] for bucket in second) == [0, 2]
+    assert all(rows_of(bucket.target) == [0, 1, 2, 3] for bucket in second)
 
 
 def test_caches_by_equality():

@@ -13,14 +13,21 @@ from nngraph import kernels
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture, NeuronGroup, Parameter
 from nngraph.graph.topology import Topology
-from nngraph.testing import random_architectures
+from nngraph.kernels import Side
+from nngraph.testing import random_architectures, structured_architectures
 
 mlp = Architecture.mlp
 NAMED = dict(random_architectures())
+STRUCTURED = dict(structured_architectures())
 DEEP = mlp([2] + [3] * 12 + [1])
 TOPOLOGIES = [
     *(pytest.param(Topology.of(a), (3,), id=f"stack-{name}") for name, a in NAMED.items()),
+    *(pytest.param(Topology.of(a), (2,), id=f"stack-{name}") for name, a in STRUCTURED.items()),
     pytest.param(Topology.of(DEEP), (2,), id="stack-deep"),
+    pytest.param(
+        Topology.of_batch([*STRUCTURED.values(), mlp([2, 4, 3]), STRUCTURED["residual"]]), (),
+        id="ragged-structured",
+    ),
     pytest.param(Topology.of(NAMED["equal-widths"]), (), id="single"),
     pytest.param(Topology.of(NAMED["several-outputs"]), (2, 2), id="two-leading-axes"),
     pytest.param(Topology.of_batch([mlp([3, 2])]), (), id="ragged-one-affine-map"),
@@ -32,10 +39,23 @@ TOPOLOGIES = [
         id="ragged-depths",
     ),
 ]  # fmt: skip
+
+
+def tiny_residual() -> Architecture:
+    groups = (
+        NeuronGroup("in", 1, "input"), NeuronGroup("a", 2, "hidden", space="s"),
+        NeuronGroup("b", 2, "hidden", space="s"), NeuronGroup("out", 1, "output"),
+    )  # fmt: skip
+    weights = [Parameter("a", (2, 1), (1, 0)), Parameter("b", (2, 2), (2, 1)),
+               Parameter("c", (1, 2), (3, 2))]  # fmt: skip
+    return Architecture(groups, tuple(weights), ((1, 2),))
+
+
 BACKENDS = sorted(kernels.BACKENDS)
 TINY = [
     pytest.param(Topology.of(mlp([2, 2, 1])), (2,), id="stack"),
     pytest.param(Topology.of_batch([mlp([1, 2, 1]), mlp([2, 1])]), (), id="ragged"),
+    pytest.param(Topology.of(tiny_residual()), (2,), id="residual"),
 ]
 
 
@@ -50,6 +70,21 @@ def ends(topology: Topology) -> list[tuple[int, int]]:
 
 def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def rows_of(topology: Topology, side: Side) -> tuple[list[int], int]:
+    if side == "block":
+        return topology.edge_block.tolist(), len(topology.block_size)
+    return [pair[side == "target"] for pair in ends(topology)], topology.num_nodes
+
+
+FOLDS: dict[kernels.Reduction, Callable[[Tensor, int], Tensor]] = {
+    "sum": torch.sum,
+    "mean": torch.mean,
+    "max": torch.amax,
+    "min": torch.amin,
+    "std": lambda values, axis: values.std(axis, correction=0),
+}
 
 
 def summed(rows: Tensor, index: list[int], size: int) -> Tensor:
@@ -68,15 +103,40 @@ class TestAgainstLoops:
             expected = torch.stack([x[..., pair[end], :] for pair in ends(topology)], dim=-2)
             close(kernels.gather(topology, x, side, backend), expected)  # type: ignore[arg-type]
 
-    def test_reduce(self, topology: Topology, lead: tuple[int, ...], backend: str):
+    @pytest.mark.parametrize("side", ["source", "target", "block"])
+    def test_reduce(self, topology: Topology, lead: tuple[int, ...], backend: str, side: Side):
         e = draw(*lead, topology.num_edges, 2)
-        for side, end in (("source", 0), ("target", 1)):
-            index = [pair[end] for pair in ends(topology)]
-            total = summed(e, index, topology.num_nodes)
-            close(kernels.reduce(topology, e, side, "sum", backend), total)  # type: ignore[arg-type]
-            for node in range(topology.num_nodes):
-                total[..., node, :] /= max(index.count(node), 1)
-            close(kernels.reduce(topology, e, side, "mean", backend), total)  # type: ignore[arg-type]
+        index, size = rows_of(topology, side)
+        for op, fold in FOLDS.items():
+            expected = torch.zeros(*lead, size, 2, dtype=e.dtype)
+            for row in range(size):
+                own = [k for k, at in enumerate(index) if at == row]
+                if own:
+                    expected[..., row, :] = fold(e[..., own, :], -2)
+            close(kernels.reduce(topology, e, side, op, backend), expected)
+
+    @pytest.mark.parametrize("side", ["source", "target", "block"])
+    def test_softmax(self, topology: Topology, lead: tuple[int, ...], backend: str, side: Side):
+        e, score = draw(*lead, topology.num_edges, 4), draw(*lead, topology.num_edges, 2, seed=1)
+        score = 100 * score  # whose exponentials overflow
+        index, size = rows_of(topology, side)
+        weight = torch.zeros_like(score)
+        pooled = torch.zeros(*lead, size, 4, dtype=e.dtype)
+        for row in range(size):
+            own = [k for k, at in enumerate(index) if at == row]
+            if own:
+                weight[..., own, :] = score[..., own, :].softmax(-2)
+                heads = weight[..., own, :].repeat_interleave(2, dim=-1)
+                pooled[..., row, :] = (e[..., own, :] * heads).sum(-2)
+        close(kernels.softmax(topology, score, side, backend), weight)
+        close(kernels.attend(topology, e, score, side, backend), pooled)
+
+    def test_multiply_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        e = draw(*lead, topology.num_edges, 2)
+        weight = draw(len(topology.block_size), 3, 2, seed=1)
+        rows = [weight[k] @ e[..., i, :, None] for i, k in enumerate(topology.edge_block.tolist())]
+        found = kernels.multiply_blocks(topology, e, weight, backend)
+        close(found, torch.stack(rows, dim=-3)[..., 0])
 
     def test_edge_affine(self, topology: Topology, lead: tuple[int, ...], backend: str):
         e = draw(*lead, topology.num_edges, 2)
@@ -106,8 +166,11 @@ class TestAgainstLoops:
                     expected[..., j, :] += weight[..., k, None] * x[..., i, :]
                 else:
                     others[..., k] = torch.inf
-            before = x[..., topology.node_level == level - 1, :]
+            before = [kernels.take(x, nodes) for nodes in topology.level_nodes[:level]]
             found = kernels.propagate_level(topology, level, others, before, backend)
+            if not topology.level_skips[level - 1]:
+                alone = kernels.propagate_level(topology, level, others, before[-1], backend)
+                assert torch.equal(alone, found)
             close(found, expected[..., topology.node_level == level, :])
 
     def test_pool_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
@@ -153,12 +216,20 @@ def cases(
 
     e = draw(*lead, topology.num_edges, 2).requires_grad_()
     w = draw(*lead, topology.num_edges, seed=3).requires_grad_()
+    blocks = draw(len(topology.block_size), 2, 2, seed=4).requires_grad_()
     t, b = topology, backend
     return [
         (lambda x: kernels.gather(t, x, "source", b), (nodes(1),)),
         (lambda x: kernels.gather(t, x, "target", b), (nodes(1),)),
         (lambda e: kernels.reduce(t, e, "source", "mean", b), (e,)),
         (lambda e: kernels.reduce(t, e, "target", "sum", b), (e,)),
+        (lambda e: kernels.reduce(t, e, "target", "max", b), (e,)),
+        (lambda e: kernels.reduce(t, e, "source", "min", b), (e,)),
+        (lambda e: kernels.reduce(t, e, "block", "max", b), (e,)),
+        (lambda e: kernels.reduce(t, e, "block", "std", b), (e,)),
+        (lambda e: kernels.attend(t, e, e, "target", b), (e,)),
+        (lambda e: kernels.softmax(t, e, "source", b), (e,)),
+        (lambda e, m: kernels.multiply_blocks(t, e, m, b), (e, blocks)),
         (lambda e, s, t_: kernels.edge_affine(t, e, s, t_, b), (e, nodes(1), nodes(2))),
         (lambda w, x: kernels.propagate(t, w, x, "target", b), (w, nodes(1))),
         (lambda w, x: kernels.propagate(t, w, x, "source", b), (w, nodes(1))),
@@ -209,26 +280,79 @@ def test_unknown_names_are_refused():
     x, e = draw(topology.num_nodes, 1), draw(topology.num_edges, 1)
     with pytest.raises(ValueError, match="backend is 'fast'; expected one of 'auto'"):
         kernels.gather(topology, x, "source", backend="fast")
-    with pytest.raises(ValueError, match="op is 'max'"):
-        kernels.reduce(topology, e, "source", "max")
+    with pytest.raises(ValueError, match="op is 'median'"):
+        kernels.reduce(topology, e, "source", "median")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="side is 'both'"):
+        kernels.reduce(topology, e, "both")  # type: ignore[arg-type]
     for level in (0, 3):
         with pytest.raises(InvalidGraphError, match=f"level {level}"):
             kernels.propagate_level(topology, level, e[:, 0], x[:2])
 
 
-def test_blocks_that_skip_levels_have_no_levels_to_pass():
-    groups = (
-        NeuronGroup("in", 2, "input"), NeuronGroup("h", 3, "hidden", space="h"),
-        NeuronGroup("out", 1, "output"),
-    )  # fmt: skip
-    weights = (
-        Parameter("a", (3, 2), (1, 0)), Parameter("b", (1, 3), (2, 1)),
-        Parameter("skip", (1, 2), (2, 0)),
-    )  # fmt: skip
-    topology = Topology.of(Architecture(groups, weights))
+def test_a_level_that_hears_of_all_before_wants_them_all():
+    topology = Topology.of(STRUCTURED["residual"])
+    assert topology.level_skips == (False, False, True, False)
     weight, x = draw(topology.num_edges), draw(topology.num_nodes, 2)
-    one, *others = (kernels.propagate(topology, weight, x, backend=b) for b in BACKENDS)
-    for other in others:
-        close(one, other)
-    with pytest.raises(InvalidGraphError, match="skip"):
-        kernels.propagate_level(topology, 1, weight, x[:2])
+    before = [kernels.take(x, nodes) for nodes in topology.level_nodes]
+    for given in (before[2], before[:2]):
+        with pytest.raises(InvalidGraphError, match="features of all 3 levels"):
+            kernels.propagate_level(topology, 3, weight, given)
+
+
+class TestIrregular:
+    """Any graph: here with a node that nothing reaches, an edge twice and a loop."""
+
+    EDGES = torch.tensor([[4, 0, 1, 1, 2, 2], [2, 1, 0, 0, 2, 4]])
+    GRAPH = Topology.of_edges(EDGES, 6, torch.tensor([0, 0, 1, 1, 1, 1]))
+
+    @pytest.mark.parametrize("backend", ["reference", "scatter", "auto"])
+    def test_against_loops(self, backend: str):
+        t, e, x = self.GRAPH, draw(6, 2), draw(6, 2, seed=1)
+        for side, end in (("source", 0), ("target", 1)):
+            rows = self.EDGES[end].tolist()
+            close(kernels.gather(t, x, side, backend), x[rows])  # type: ignore[arg-type]
+            close(kernels.reduce(t, e, side, "sum", backend), summed(e, rows, 6))  # type: ignore[arg-type]
+        close(kernels.reduce(t, e, "block", "mean", backend)[0], e[1:4].mean(0))
+        largest = kernels.reduce(t, e, "target", "max", backend)
+        close(largest[0], torch.maximum(e[2], e[3]))
+        assert not largest[3].any()
+        weight = draw(6)
+        expected = summed(weight[:, None] * x[self.EDGES[0]], self.EDGES[1].tolist(), 6)
+        close(kernels.propagate(t, weight, x, backend=backend), expected)
+        graphs = kernels.pool_graphs(t, x, t.node_graph)
+        close(graphs, torch.stack([x[:2].mean(0), x[2:].mean(0)]))
+        assert torch.equal(kernels.spread_graphs(graphs, t.node_graph)[:2], graphs[[0, 0]])
+
+    def test_dense_and_levels_are_refused(self):
+        with pytest.raises(InvalidGraphError, match="no blocks; expected 'scatter'"):
+            kernels.reduce(self.GRAPH, draw(6, 2), "target", backend="dense")
+        with pytest.raises(InvalidGraphError, match="irregular"):
+            kernels.propagate_level(self.GRAPH, 1, draw(6), draw(6, 2))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((torch.zeros(2, 3), 4), "float32"),
+            ((torch.zeros(3, 2).long(), 4), "shape"),
+            ((torch.tensor([[0], [4]]), 4), "names the nodes 0 to 4"),
+            ((torch.tensor([[0], [1]]), 2, torch.tensor([0, 1])), "joins nodes of two graphs"),
+            ((torch.tensor([[0], [1]]), 2, torch.tensor([0])), "batch has shape"),
+        ],
+    )
+    def test_what_is_no_graph_is_refused(self, arguments, message: str):
+        with pytest.raises(InvalidGraphError, match=message):
+            Topology.of_edges(*arguments)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_features_in_any_memory_order_and_of_no_networks(backend: str):
+    topology = Topology.of(STRUCTURED["convolutions"])
+    e = draw(topology.num_edges, 2, 3).permute(1, 0, 2)
+    assert not e.is_contiguous()
+    for op in FOLDS:
+        found = kernels.reduce(topology, e, "target", op, backend)
+        close(found, kernels.reduce(topology, e.contiguous(), "target", op, backend))
+        none = kernels.reduce(topology, e[:0], "target", op, backend)
+        assert none.shape == (0, topology.num_nodes, 3)
+    assert kernels.attend(topology, e[:0], e[:0], "source", backend).shape[0] == 0
+    assert kernels.reduce(topology, e[..., :0], "block", "sum", backend).shape[-1] == 0

@@ -154,5 +154,5 @@ class TestEdgePooling:
             EdgePooling(4, "median")
         with pytest.raises(ValueError, match="heads is 3"):
             EdgePooling(4, "attention", heads=3)
-        with pytest.raises(ValueError, match="to is 'graph'"):
+        with pytest.raises(ValueError, match="side is 'graph'"):
             EdgePooling(4)(RAGGED, torch.ones(RAGGED.num_edges, 4), "graph")
