@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from jsonargparse import ArgumentError, Namespace
 from converters import save_graph
 from nngraph.basis import draw_basis
 from nngraph.cli import text
+from nngraph.cli.common import tell, values_of_the_user
 from nngraph.cli.demo import run_demo
 from nngraph.cli.networks import (
     activations_of,
@@ -26,33 +26,23 @@ from nngraph.cli.networks import (
     read_network,
 )
 from nngraph.cli.relabelled import compare_relabelled
+from nngraph.cli.zoo_commands import ZOO_RUN
 from nngraph.errors import DataFileError
 from nngraph.graph import Architecture
 from nngraph.tasks import TrainSettings, build_model, evaluate, load_run, train
 from nngraph.validation import at_most, default_architecture, validate
-from nngraph.zoo import ImageSource, Zoo, fit_zoo, load_digits_images, load_idx_folder
+from nngraph.zoo import Zoo
 
 __all__ = ["RUN", "default_threads"]
+
+#: Commands that work on independent parts, and take all cores there are.
+SCALES = ("zoo fit", "zoo train")
 
 
 def default_threads(command: str) -> int:
     """Return how many threads a command computes on: fitting scales, small models do not."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, cores or 1) if command == "zoo fit" else max(1, min(4, cores or 1))
-
-
-@contextmanager
-def _values_of_the_user() -> Iterator[None]:
-    """Turn a ``ValueError`` about values that the user chose into a mistake of usage."""
-    try:
-        yield
-    except ValueError as error:
-        raise ArgumentError(None, str(error)) from None
-
-
-def _tell(options: Namespace, data: dict[str, Any], words: Callable[[], str]) -> None:
-    """Write the result to stdout: one JSON document, or words."""
-    print(json.dumps(data, indent=2, allow_nan=False) if options.json else words())
+    return max(1, cores or 1) if command in SCALES else max(1, min(4, cores or 1))
 
 
 # -- the commands --------------------------------------------------------------------------------
@@ -75,74 +65,6 @@ def demo(options: Namespace) -> int:
     return 0 if result["ok"] else 1
 
 
-def zoo_fit(options: Namespace) -> int:
-    """Fit a zoo."""
-    source = _source(options.data, options.part, options.out)
-    out = Path(options.out or f"zoos/{options.data[0]}")
-    with _values_of_the_user():
-        zoo = fit_zoo(
-            out, source,
-            widths=options.widths, w0=options.w0, count=options.count, views=options.views,
-            steps=options.steps, lr=options.lr, pixels=options.pixels, seed=options.seed,
-            shard_size=options.shard_size, splits=options.splits, threads=options.threads,
-            progress=not options.quiet,
-        )  # fmt: skip
-    _tell_zoo(options, zoo)
-    return 0
-
-
-def _source(data: list[str], part: str, out: str | None) -> ImageSource:
-    name, *folders = data
-    if name == "digits":
-        if folders:
-            raise ArgumentError(
-                None,
-                f"--data digits takes no folder, and got {folders[0]!r}. If that is where the zoo "
-                "is to be, give it before --data.",
-            )
-        return load_digits_images()
-    if len(folders) != 1:
-        raise ArgumentError(
-            None, f"--data {name} was given {len(folders)} folders; expected one, of IDX files."
-        )
-    return load_idx_folder(folders[0], part, name)
-
-
-def zoo_info(options: Namespace) -> int:
-    """Say what is in a zoo."""
-    zoo = Zoo.open(options.path, partial=True)
-    if options.verify:
-        zoo.verify()
-    _tell_zoo(options, zoo)
-    return 0
-
-
-def _tell_zoo(options: Namespace, zoo: Zoo) -> None:
-    info = zoo.info()
-    _tell(options, {"path": str(zoo.path), **info}, lambda: _zoo_words(zoo.path, info))
-
-
-def _zoo_words(path: Path, info: dict[str, Any]) -> str:
-    quality, recipe = info["psnr_db"], info["recipe"]
-    state = "" if info["complete"] else (
-        f" ({info['shards_done']} of {info['shards']} shards; the same fit again makes the rest)"
-    )
-    lines = {
-        "networks": f"{info['networks']}{state}",
-        "architecture": f"{info['architecture']}, {info['parameters_per_network']} parameters",
-        "images": f"{info['images']} of {recipe.get('source')}, "
-        f"{' x '.join(map(str, info['image_shape']))}, "
-        f"{info['views']} {'fit' if info['views'] == 1 else 'fits'} of each",
-        "splits": ", ".join(f"{count} {name}" for name, count in info["splits"].items()),
-        "classes": ", ".join(f"{name}: {count}" for name, count in info["classes"].items()),
-        "PSNR": "-" if quality is None else f"{quality['mean']:.1f} dB on average, "
-        f"{quality['min']:.1f} to {quality['max']:.1f} dB",
-        "fit": ", ".join(f"{name} {value}" for name, value in recipe.get("fit", {}).items()),
-        "size": f"{info['bytes'] / 2**20:.1f} MiB in {info['shards_done']} shards",
-    }
-    return f"{path}\n{text.pairs(lines)}"
-
-
 def convert(options: Namespace) -> int:
     """Turn a state dict into a graph file."""
     file, out = Path(options.file), Path(options.out)
@@ -161,7 +83,7 @@ def convert(options: Namespace) -> int:
         "neurons": architecture.num_nodes,
         "edges": architecture.num_edges,
     }
-    _tell(
+    tell(
         options, data,
         lambda: f"{out}: {architecture}, {architecture.num_nodes} neurons, "
         f"{architecture.num_edges} edges{_assumed(assumed)}",
@@ -191,7 +113,7 @@ def inspect(options: Namespace) -> int:
             "path": str(path), "kind": kind, "activations_assumed": assumed,
             **describe_graph(graph),
         }  # fmt: skip
-    _tell(options, data, lambda: _description_words(data) + _assumed(assumed))
+    tell(options, data, lambda: _description_words(data) + _assumed(assumed))
     return 0
 
 
@@ -240,7 +162,7 @@ def validate_command(options: Namespace) -> int:
     if options.figure is not None:
         data["figure"] = str(draw_basis(at_most(architecture, 3), options.figure))
     drawn = "" if options.figure is None else f"\nthe basis, drawn: {options.figure}"
-    _tell(options, data, lambda: f"{result}{drawn}")
+    tell(options, data, lambda: f"{result}{drawn}")
     return 0 if result.passed else 1
 
 
@@ -267,7 +189,7 @@ def _architecture(words: list[str], activation: list[str] | None, w0: float | No
 def train_command(options: Namespace) -> int:
     """Train a metanetwork."""
     names = [item.name for item in fields(TrainSettings)]
-    with _values_of_the_user():
+    with values_of_the_user():
         settings = TrainSettings(**{name: options[name] for name in names})
         _check_device(settings.device)
         # A model that cannot be built is told before anything is written.
@@ -275,7 +197,7 @@ def train_command(options: Namespace) -> int:
     run = Path(options.run or f"runs/{Path(settings.zoo).resolve().name}-{settings.model}")
     report = train(settings, run, progress=not options.quiet)
     data = {"run": str(run), **report.to_dict()}
-    _tell(
+    tell(
         options, data,
         lambda: f"{run}\n" + text.pairs(
             {
@@ -356,15 +278,14 @@ def eval_command(options: Namespace) -> int:
         confusion = _confusion_words(data["confusion"], data["class_names"])
         return f"{options.run}\n{text.pairs(lines)}\n\n{confusion}"
 
-    _tell(options, data, words)
+    tell(options, data, words)
     return 0 if relabelled is None or relabelled.holds else 1
 
 
 #: Command, with its action -> what it does.
 RUN: dict[str, Callable[[Namespace], int]] = {
     "demo": demo,
-    "zoo fit": zoo_fit,
-    "zoo info": zoo_info,
+    **ZOO_RUN,
     "convert": convert,
     "inspect": inspect,
     "validate": validate_command,

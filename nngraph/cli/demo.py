@@ -179,8 +179,9 @@ def run_demo(
     )  # fmt: skip
     info = zoo.info()
     say(
-        f"      {len(zoo):,} networks {zoo.architecture} of {info['parameters_per_network']:,} "
-        f"weights, {info['psnr_db']['mean']:.1f} dB on average"
+        f"      {len(zoo):,} networks {zoo.architecture} of "
+        f"{info['architectures'][0]['parameters']:,} weights, "
+        f"{info['facts']['psnr']['mean']:.1f} dB on average"
     )
 
     say("[2/5] Networks as graphs")

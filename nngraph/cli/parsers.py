@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from argparse import Action
-from typing import Any, Literal
+from typing import Literal
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser
 
 from nngraph import __version__
+from nngraph.cli.parser_parts import add_output, add_threads, new_parser
+from nngraph.cli.zoo_parsers import ZOO_PARSERS
 
 __all__ = ["COMMANDS", "build_parser"]
 
 #: Commands, and the actions of those that have some.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "demo": (),
-    "zoo": ("fit", "info"),
+    "zoo": tuple(ZOO_PARSERS),
     "convert": (),
     "inspect": (),
     "validate": (),
@@ -32,7 +33,7 @@ def build_parser(command: str | None = None) -> ArgumentParser:
         command: the command that the line begins with. The options of ``train`` are read off the
             library, which imports torch; they are there only for that command.
     """
-    parser = _new(
+    parser = new_parser(
         "Networks as graphs: make populations of networks, convert and inspect them, train models "
         f"that read their weights. {_EXIT_CODES}",
         prog="nngraph",
@@ -40,11 +41,11 @@ def build_parser(command: str | None = None) -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     commands.add_subcommand("demo", _demo(), help="all of it in a few minutes; begin here")
-    zoo = _new("Populations of networks: make one, or say what is in one.")
-    commands.add_subcommand("zoo", zoo, help="make a population of networks, or say what is in one")
+    zoo = new_parser("Populations of networks: make, keep, look at and share them.")
+    commands.add_subcommand("zoo", zoo, help="make, keep, look at and share populations")
     actions = zoo.add_subcommands(required=True, dest="action", metavar="ACTION")
-    actions.add_subcommand("fit", _zoo_fit(), help="fit networks to images")
-    actions.add_subcommand("info", _zoo_info(), help="say what is in a zoo")
+    for name, (make, about) in ZOO_PARSERS.items():
+        actions.add_subcommand(name, make(), help=about)
     commands.add_subcommand("convert", _convert(), help="turn a file of weights into a graph file")
     commands.add_subcommand(
         "inspect", _inspect(), help="architecture, sizes, symmetry and statistics of a network"
@@ -59,21 +60,8 @@ def build_parser(command: str | None = None) -> ArgumentParser:
     return parser
 
 
-class _Help(DefaultHelpFormatter):
-    """Help that leaves a default of ``null`` out: what then holds is said in words."""
-
-    def _expand_help(self, action: Action) -> str:
-        return str(super()._expand_help(action)).replace(", default: null)", ")")
-
-
-def _new(description: str, **options: Any) -> ArgumentParser:
-    return ArgumentParser(
-        description=description, exit_on_error=False, formatter_class=_Help, **options
-    )
-
-
 def _demo() -> ArgumentParser:
-    parser = _new(
+    parser = new_parser(
         "Fit small networks to the 1,797 digits of scikit-learn, turn them into graphs, check that "
         "the graphs run as the networks do, train metanetworks and baselines to name the digit "
         "from the weights, relabel the neurons of every test network, and draw it all. Takes some "
@@ -90,78 +78,13 @@ def _demo() -> ArgumentParser:
         "--quick", action="store_true",
         help="a few images and steps, some seconds: shows that everything runs, not what it learns",
     )  # fmt: skip
-    _add_threads(parser)
-    _add_output(parser)
-    return parser
-
-
-def _zoo_fit() -> ArgumentParser:
-    parser = _new(
-        "Fit a network of pixel coordinates (a SIREN) to each image, each from its own random "
-        "start, and store them as a zoo. An interrupted fit goes on when the same command is "
-        "given again. Example: nngraph zoo fit --data mnist DIR --count 10000"
-    )
-    parser.add_argument(
-        "out", nargs="?", type=str, default=None,
-        help="folder of the zoo, made if it is not there; give it before --data (default: "
-        "zoos/NAME)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--data", nargs="+", type=str, default=["digits"], metavar=("NAME", "DIR"),
-        help="the images: 'digits' (part of scikit-learn), or 'mnist DIR', 'fashion-mnist DIR', or "
-        "another name with a folder of such IDX files, gzipped or not",
-    )  # fmt: skip
-    parser.add_argument(
-        "--part", type=Literal["train", "test"], default="train",
-        help="which files of an IDX folder: train-... or t10k-...",
-    )  # fmt: skip
-    parser.add_argument("--count", type=int, help="the first so many images (default: all)")
-    parser.add_argument("--views", type=int, default=1, help="independent fits of each image")
-    parser.add_argument(
-        "--widths", nargs="+", type=int,
-        help="layer sizes from the 2 coordinates to the channels (default: 2 32 32 and the "
-        "channels of the images)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--w0", type=float,
-        help="frequency of the sines (default: 10 for images up to 16 pixels wide, else 30)",
-    )
-    parser.add_argument(
-        "--steps", type=int,
-        help="optimiser steps (default: 150 for images up to 16 pixels wide, else 300)",
-    )
-    parser.add_argument("--lr", type=float, help="learning rate at the start (default: 0.001)")
-    parser.add_argument(
-        "--pixels", type=int,
-        help="pixels per step, 0 for all of the image (default: 0 for images up to 16 pixels "
-        "wide, else 196)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--splits", nargs=3, type=float, default=[0.8, 0.1, 0.1],
-        help="fractions of training, validation and test images; all fits of an image are in one",
-    )  # fmt: skip
-    parser.add_argument("--shard_size", type=int, default=1024, help="networks per file")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of first weights, order of pixels and splits"
-    )
-    _add_threads(parser, "all cores there are; the result does not depend on it")
-    _add_output(parser)
-    return parser
-
-
-def _zoo_info() -> ArgumentParser:
-    parser = _new("Say what is in a zoo: sizes, splits, classes, quality of the fits, recipe.")
-    parser.add_argument("path", type=str, help="folder of the zoo")
-    parser.add_argument(
-        "--verify", action="store_true",
-        help="read everything: checksums, finite weights, no image in two splits",
-    )  # fmt: skip
-    _add_output(parser, progress=False)
+    add_threads(parser)
+    add_output(parser)
     return parser
 
 
 def _convert() -> ArgumentParser:
-    parser = _new(
+    parser = new_parser(
         "Turn a state dict of an MLP into a graph file: the same tensors, bit for bit, with the "
         "architecture beside them."
     )
@@ -173,23 +96,23 @@ def _convert() -> ArgumentParser:
     parser.add_argument(
         "--allow_nonfinite", action="store_true", help="let NaN and infinity among the weights pass"
     )
-    _add_output(parser, progress=False)
+    add_output(parser, progress=False)
     return parser
 
 
 def _inspect() -> ArgumentParser:
-    parser = _new(
+    parser = new_parser(
         "Describe a network (a state dict or a graph file) or a zoo: architecture, sizes, the "
         "group of neuron relabellings that leave its function alone, and statistics of each tensor."
     )
     parser.add_argument("file", type=str, help="state dict, graph file, or folder of a zoo")
     _add_activation(parser)
-    _add_output(parser, progress=False)
+    add_output(parser, progress=False)
     return parser
 
 
 def _validate() -> ArgumentParser:
-    parser = _new(
+    parser = new_parser(
         "Prove the library on an architecture: which elements of the DWS basis, the complete set "
         "of linear maps on weights that commute with relabelling neurons, each linear layer spans, "
         "block by block; and the largest error of every layer and model under random relabellings, "
@@ -208,13 +131,13 @@ def _validate() -> ArgumentParser:
         ".svg file",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and relabellings")
-    _add_threads(parser)
-    _add_output(parser, progress=False)
+    add_threads(parser)
+    add_output(parser, progress=False)
     return parser
 
 
 def _train(with_settings: bool) -> ArgumentParser:
-    parser = _new(
+    parser = new_parser(
         "Train a metanetwork to tell the classes of a zoo's networks apart. Some models: "
         "'message-passing' (knows relabelling), 'sine' (knows the whole symmetry of sine neurons), "
         "and the baselines 'flat' (an MLP on the weights in a row; with --relabel true augmented) "
@@ -233,13 +156,15 @@ def _train(with_settings: bool) -> ArgumentParser:
         from nngraph.tasks import TrainSettings
 
         parser.add_class_arguments(TrainSettings)
-    _add_threads(parser)
-    _add_output(parser)
+    add_threads(parser)
+    add_output(parser)
     return parser
 
 
 def _eval() -> ArgumentParser:
-    parser = _new("Judge a trained metanetwork, with its best parameters, on networks of a zoo.")
+    parser = new_parser(
+        "Judge a trained metanetwork, with its best parameters, on networks of a zoo."
+    )
     parser.add_argument("run", type=str, help="folder of the run")
     parser.add_argument(
         "--zoo", type=str, default=None, help="folder of the zoo (default: the one of the run)"
@@ -255,8 +180,8 @@ def _eval() -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the relabelling")
     parser.add_argument("--batch_size", type=int, default=512, help="networks at once")
-    _add_threads(parser)
-    _add_output(parser, progress=False)
+    add_threads(parser)
+    add_output(parser, progress=False)
     return parser
 
 
@@ -273,15 +198,3 @@ def _add_activation(parser: ArgumentParser, default: str = "relu") -> None:
     parser.add_argument(
         "--w0", type=float, default=None, help="frequency of sine layers; needed for these"
     )
-
-
-def _add_threads(parser: ArgumentParser, default: str = "cores there are, at most 4") -> None:
-    parser.add_argument("--threads", type=int, help=f"threads to compute on (default: {default})")
-
-
-def _add_output(parser: ArgumentParser, progress: bool = True) -> None:
-    parser.add_argument(
-        "--json", action="store_true", help="write one JSON document to stdout and nothing else"
-    )
-    if progress:
-        parser.add_argument("--quiet", action="store_true", help="no progress bars on stderr")

@@ -1,26 +1,41 @@
 """Populations of networks: fitted to images many at once, stored in shards, read back."""
 
+from nngraph.zoo.curation import append_networks, create_zoo, filter_zoo, merge_zoos
+from nngraph.zoo.facts import SPLITS, Fact
 from nngraph.zoo.fit import FitResult, FitSettings, fit_images
 from nngraph.zoo.idx import load_idx_folder, read_idx
+from nngraph.zoo.manifest import Manifest, Origin, SplitPolicy
 from nngraph.zoo.population import fit_zoo, suggested_settings
 from nngraph.zoo.render import render
+from nngraph.zoo.selection import select
 from nngraph.zoo.siren import pixel_coordinates, siren_architecture
 from nngraph.zoo.sources import ImageSource, load_digits_images
-from nngraph.zoo.storage import SPLITS, Zoo
+from nngraph.zoo.storage import Zoo
+from nngraph.zoo.verification import find_problems
 
 __all__ = [
     "SPLITS",
+    "Fact",
     "FitResult",
     "FitSettings",
     "ImageSource",
+    "Manifest",
+    "Origin",
+    "SplitPolicy",
     "Zoo",
+    "append_networks",
+    "create_zoo",
+    "filter_zoo",
+    "find_problems",
     "fit_images",
     "fit_zoo",
     "load_digits_images",
     "load_idx_folder",
+    "merge_zoos",
     "pixel_coordinates",
     "read_idx",
     "render",
+    "select",
     "siren_architecture",
     "suggested_settings",
 ]

@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nngraph.errors import ArchitectureError, DataFileError
-from nngraph.files import write_atomically
+from nngraph.errors import ArchitectureError, DataFileError, InvalidGraphError
 from nngraph.graph import Architecture
-from nngraph.zoo.shards import read_bounded
+from nngraph.zoo.facts import SPLITS, Fact
+from nngraph.zoo.manifest_json import Malformed, fields_of, shard_from_plain
+from nngraph.zoo.shards import DTYPES, Shard, read_bounded, write_whole
 
-__all__ = ["MANIFEST", "Manifest", "Shard"]
+__all__ = ["MANIFEST", "SCHEMA_VERSION", "Manifest", "Origin", "SplitPolicy"]
 
 MANIFEST = "manifest.json"
 #: Version of the manifest. It changes whenever an older reader would misread a newer zoo.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _FORMAT = "nngraph.zoo"
-_MAX_BYTES = 2**26
-#: More networks than this in one shard are refused when a manifest is read.
-_MAX_COUNT = 2**31
+_MAX_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class Shard:
-    """A shard: file name, number of networks, and, once it is finished, checksum and versions."""
+class Origin:
+    """How some of the shards were made.
 
-    file: str
-    count: int
-    sha256: str | None = None
-    versions: dict[str, str] = field(default_factory=dict, compare=False)
+    Args:
+        source: SHA-256 of what the groups are numbered in, such as the images of a source. Groups
+            of two origins are the same groups exactly if their sources are the same.
+        recipe: all that determines the weights: source, counts, splits, settings, seed.
+        image_shape: ``(H, W, C)`` of the images that the networks were fitted to, if they were.
+        command: the command line that made them, if one did; where folders are is left out.
+    """
 
-    @property
-    def done(self) -> bool:
-        """Whether the shard was fitted and written."""
-        return self.sha256 is not None
+    source: str
+    recipe: dict[str, Any]
+    image_shape: tuple[int, int, int] | None = None
+    command: str | None = field(default=None, compare=False)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        shape = None if self.image_shape is None else list(self.image_shape)
+        return {
+            "source": self.source, "recipe": self.recipe, "image_shape": shape,
+            "command": self.command,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SplitPolicy:
+    """How groups that a zoo does not have yet are split: fractions of ``SPLITS``, and a seed."""
+
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,18 +61,56 @@ class Manifest:
     """Everything about a zoo but its numbers.
 
     Args:
-        architecture: of all networks.
-        class_names: name of each label.
-        image_shape: ``(H, W, C)`` of the images the networks were fitted to.
-        recipe: all that determines the weights: source, counts, splits, fit settings.
+        architectures: of the networks; all networks of a shard have the same.
+        facts: what is known of each network; ``"split"`` and the group are among them.
+        group: name of the fact whose number decides the split: networks of one group are never in
+            two splits.
+        target: name of the fact that models are to tell.
+        origins: how the shards were made.
         shards: in order; network n of the zoo lies in the shard that its number falls into.
+        dtype: of the weights.
+        policy: how groups are split that come later.
+        history: what was done to the zoo since: merges and filters.
     """
 
-    architecture: Architecture
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    recipe: dict[str, Any]
+    architectures: tuple[Architecture, ...]
+    facts: tuple[Fact, ...]
+    group: str
+    target: str
+    origins: tuple[Origin, ...]
     shards: tuple[Shard, ...]
+    dtype: str = "float32"
+    policy: SplitPolicy = SplitPolicy()
+    history: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [fact.name for fact in self.facts]
+        if len(set(names)) < len(names):
+            raise InvalidGraphError(f"two facts have one name, among {', '.join(names)}.")
+        for what, name in (("group", self.group), ("target", self.target), ("split", "split")):
+            if name not in names:
+                raise InvalidGraphError(
+                    f"the {what} is the fact {name!r}; expected one of {', '.join(names)}."
+                )
+        if self.fact("split").values != SPLITS:
+            raise InvalidGraphError(f"the fact 'split' has not the values {', '.join(SPLITS)}.")
+        if self.dtype not in DTYPES:
+            raise InvalidGraphError(
+                f"the weights have dtype {self.dtype!r:.40}; expected one of {', '.join(DTYPES)}."
+            )
+
+    def fact(self, name: str) -> Fact:
+        """Return a fact by its name.
+
+        Raises:
+            InvalidGraphError: if there is none of that name.
+        """
+        for fact in self.facts:
+            if fact.name == name:
+                return fact
+        raise InvalidGraphError(
+            f"the zoo has no fact {name!r}; it has {', '.join(fact.name for fact in self.facts)}."
+        )
 
     @property
     def starts(self) -> list[int]:
@@ -65,34 +120,41 @@ class Manifest:
             starts.append(starts[-1] + shard.count)
         return starts
 
-    def with_done(self, index: int, sha256: str, versions: dict[str, str]) -> Manifest:
-        """Return the manifest with shard ``index`` marked as finished."""
-        shards = list(self.shards)
-        shards[index] = replace(shards[index], sha256=sha256, versions=versions)
-        return replace(self, shards=tuple(shards))
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of the first origin; a zoo that was merged has several origins."""
+        return self.origins[0].recipe if self.origins else {}
+
+    def with_done(self, done: dict[int, Shard]) -> Manifest:
+        """Return the manifest with some shards replaced."""
+        shards = tuple(done.get(i, shard) for i, shard in enumerate(self.shards))
+        return replace(self, shards=shards)
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the manifest as plain data."""
+        return {
+            "format": _FORMAT,
+            "version": SCHEMA_VERSION,
+            "target": self.target,
+            "group": self.group,
+            "dtype": self.dtype,
+            "policy": {"fractions": list(self.policy.fractions), "seed": self.policy.seed},
+            "facts": [
+                {"name": fact.name, "dtype": fact.dtype, "values": list(fact.values)}
+                for fact in self.facts
+            ],
+            "architectures": [architecture.to_dict() for architecture in self.architectures],
+            "origins": [origin.to_plain() for origin in self.origins],
+            "history": list(self.history),
+            "shards": [shard.to_plain() for shard in self.shards],
+        }
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a zoo's folder, atomically."""
-        data = {
-            "format": _FORMAT,
-            "version": SCHEMA_VERSION,
-            "architecture": self.architecture.to_dict(),
-            "class_names": list(self.class_names),
-            "image_shape": list(self.image_shape),
-            "recipe": self.recipe,
-            "shards": [
-                {
-                    "file": shard.file,
-                    "count": shard.count,
-                    "status": "done" if shard.done else "missing",
-                    "sha256": shard.sha256,
-                    "versions": shard.versions,
-                }
-                for shard in self.shards
-            ],
-        }
-        text = json.dumps(data, indent=1, allow_nan=False) + "\n"
-        write_atomically(folder / MANIFEST, text.encode())
+        text = json.dumps(self.to_plain(), indent=1, allow_nan=False) + "\n"
+        write_whole(folder / MANIFEST, text.encode())
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -116,76 +178,73 @@ class Manifest:
             raise DataFileError(f"{path} is not valid JSON: {error!s:.200}.") from None
         try:
             return cls._parse(data)
-        except (_Malformed, ArchitectureError) as error:
+        except (Malformed, ArchitectureError, InvalidGraphError) as error:
             raise DataFileError(f"{path}: {error}") from None
 
     @classmethod
     def _parse(cls, data: object) -> Manifest:
-        top = _fields(
+        top = fields_of(data, "the manifest", format=str, version=int)
+        if top["format"] != _FORMAT:
+            raise Malformed(f"format is {top['format']!r:.80}; expected {_FORMAT!r}.")
+        if top["version"] != SCHEMA_VERSION:
+            raise Malformed(
+                f"version is {top['version']}; this nngraph reads version {SCHEMA_VERSION}. "
+                "Read the zoo with the nngraph that wrote it, or make it again."
+            )
+        top = fields_of(
             data,
             "the manifest",
-            format=str, version=int, architecture=dict, class_names=list, image_shape=list,
-            recipe=dict, shards=list,
+            target=str, group=str, dtype=str, policy=dict, facts=list, architectures=list,
+            origins=list, history=list, shards=list,
         )  # fmt: skip
-        if top["format"] != _FORMAT:
-            raise _Malformed(f"format is {top['format']!r:.80}; expected {_FORMAT!r}.")
-        if top["version"] != SCHEMA_VERSION:
-            raise _Malformed(
-                f"version is {top['version']}; this nngraph reads version {SCHEMA_VERSION}. "
-                "Read the zoo with the nngraph that wrote it, or a newer one."
-            )
-        names, shape = top["class_names"], top["image_shape"]
-        if not all(isinstance(name, str) for name in names):
-            raise _Malformed("class_names are not all strings.")
-        if len(shape) != 3 or not all(type(n) is int and 1 <= n <= 2**16 for n in shape):
-            raise _Malformed(f"image_shape is {shape!r:.80}; expected height, width, channels.")
-        shards = tuple(_shard(item, i) for i, item in enumerate(top["shards"]))
+        origins = tuple(_origin(item, i) for i, item in enumerate(top["origins"]))
+        count = len(top["architectures"])
+        shards = tuple(
+            shard_from_plain(item, i, count, len(origins)) for i, item in enumerate(top["shards"])
+        )
         if len({shard.file for shard in shards}) < len(shards):
-            raise _Malformed("two shards have one file name.")
+            raise Malformed("two shards have one file name.")
+        if not all(isinstance(item, dict) for item in top["history"]):
+            raise Malformed("history is not a list of objects.")
         return cls(
-            Architecture.from_dict(top["architecture"]),
-            tuple(names),
-            (shape[0], shape[1], shape[2]),
-            top["recipe"],
-            shards,
+            architectures=tuple(Architecture.from_dict(item) for item in top["architectures"]),
+            facts=tuple(_fact(item, i) for i, item in enumerate(top["facts"])),
+            group=top["group"],
+            target=top["target"],
+            origins=origins,
+            shards=shards,
+            dtype=top["dtype"],
+            policy=_policy(top["policy"]),
+            history=tuple(top["history"]),
         )
 
 
-class _Malformed(Exception):
-    """What is wrong inside a manifest; the reader adds the file's name."""
+def _fact(data: object, index: int) -> Fact:
+    item = fields_of(data, f"facts[{index}]", name=str, dtype=str, values=list)
+    return Fact(item["name"], item["dtype"], tuple(item["values"]))
 
 
-def _fields(data: object, where: str, **types: type) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise _Malformed(f"{where} is a {type(data).__name__}; expected an object.")
-    for name, kind in types.items():
-        if type(data.get(name)) is not kind:
-            raise _Malformed(
-                f"{where} has {name} = {data.get(name)!r:.80}; expected a {kind.__name__}."
+def _origin(data: object, index: int) -> Origin:
+    where = f"origins[{index}]"
+    item = fields_of(data, where, source=str, recipe=dict)
+    shape, command = item.get("image_shape"), item.get("command")
+    if shape is not None:
+        sizes = shape if isinstance(shape, list) and len(shape) == 3 else [0]
+        if not all(type(n) is int and 1 <= n <= 2**16 for n in sizes):
+            raise Malformed(
+                f"{where}: image_shape is {shape!r:.80}; expected height, width, channels."
             )
-    return data
+        shape = (shape[0], shape[1], shape[2])
+    if not (command is None or isinstance(command, str)):
+        raise Malformed(f"{where}: command is {command!r:.80}; expected words, or null.")
+    return Origin(item["source"], item["recipe"], shape, command)
 
 
-def _shard(data: object, index: int) -> Shard:
-    where = f"shards[{index}]"
-    item = _fields(data, where, file=str, count=int, status=str, versions=dict)
-    if not re.fullmatch(r"shard-[0-9]{1,12}\.safetensors", item["file"]):
-        raise _Malformed(
-            f"{where} has file = {item['file']!r:.80}; expected a plain name such as "
-            "'shard-00000.safetensors', in the zoo's own folder."
-        )
-    if not 1 <= item["count"] <= _MAX_COUNT:
-        raise _Malformed(f"{where} has count = {item['count']}; expected 1 to {_MAX_COUNT}.")
-    digest = item.get("sha256")
-    if item["status"] == "missing" and digest is None:
-        return Shard(item["file"], item["count"])
-    if (
-        item["status"] != "done"
-        or not isinstance(digest, str)
-        or not re.fullmatch(r"[0-9a-f]{64}", digest)
+def _policy(data: dict[str, Any]) -> SplitPolicy:
+    item = fields_of(data, "policy", fractions=list, seed=int)
+    fractions = item["fractions"]
+    if len(fractions) != 3 or not all(
+        isinstance(f, (int, float)) and not isinstance(f, bool) and 0 <= f <= 1 for f in fractions
     ):
-        raise _Malformed(
-            f"{where} has status {item['status']!r:.40} and sha256 {digest!r:.80}; expected 'done' "
-            "with a checksum of 64 hexadecimal digits, or 'missing' with null."
-        )
-    return Shard(item["file"], item["count"], digest, item["versions"])
+        raise Malformed(f"policy has fractions = {fractions!r:.80}; expected three in [0, 1].")
+    return SplitPolicy((fractions[0], fractions[1], fractions[2]), item["seed"])

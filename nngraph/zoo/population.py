@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nngraph.errors import DataFileError, InvalidGraphError
-from nngraph.files import TEMPORARY
+from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
+from nngraph.zoo.facts import SPLITS, Fact
 from nngraph.zoo.fit import FitSettings, fit_images
-from nngraph.zoo.manifest import MANIFEST, Manifest, Shard
-from nngraph.zoo.shards import expected_tensors, read_shard, write_shard
+from nngraph.zoo.manifest import Manifest, Origin
+from nngraph.zoo.ranks import Ranks
+from nngraph.zoo.shards import Shard
 from nngraph.zoo.siren import sine_scales, siren_architecture
 from nngraph.zoo.sources import ImageSource
+from nngraph.zoo.splits import policy_of, split_of_images
 from nngraph.zoo.storage import Zoo
+from nngraph.zoo.writing import continue_or_begin, finish_shard, fold_receipts, locked
 
-__all__ = ["fit_zoo", "split_of_images", "suggested_settings"]
+__all__ = ["fit_zoo", "suggested_settings"]
 
 
 def suggested_settings(image_shape: Sequence[int]) -> tuple[float, FitSettings]:
@@ -37,31 +36,6 @@ def suggested_settings(image_shape: Sequence[int]) -> tuple[float, FitSettings]:
     if max(image_shape[:2]) <= 16:
         return 10.0, FitSettings(steps=150, pixels=0, chunk=64)
     return 30.0, FitSettings()
-
-
-def split_of_images(count: int, splits: Sequence[float], seed: int) -> Tensor:
-    """Assign each of ``count`` images to a split at random: ``[count]``, 0 train, 1 val, 2 test.
-
-    Args:
-        splits: fractions of train, validation and test images; they sum to 1.
-
-    Raises:
-        InvalidGraphError: if they are not three fractions that sum to 1.
-    """
-    fractions = [float(fraction) for fraction in splits]
-    inside = all(0 <= fraction <= 1 for fraction in fractions)
-    if len(fractions) != 3 or not inside or abs(sum(fractions) - 1) > 1e-6:
-        raise InvalidGraphError(
-            f"splits are {list(splits)!r}; expected fractions of train, validation and test images "
-            "that sum to 1, such as (0.8, 0.1, 0.1)."
-        )
-    first = round(count * fractions[0])
-    second = round(count * (fractions[0] + fractions[1]))
-    order = torch.from_numpy(np.random.default_rng([seed, count]).permutation(count))
-    split = torch.zeros(count, dtype=torch.int64)
-    split[order[first:second]] = 1
-    split[order[second:]] = 2
-    return split
 
 
 def fit_zoo(
@@ -82,6 +56,7 @@ def fit_zoo(
     splits: Sequence[float] = (0.8, 0.1, 0.1),
     threads: int | None = None,
     progress: bool = True,
+    command: str | None = None,
 ) -> Zoo:
     """Fit SIRENs to the images of a source and store them as a zoo.
 
@@ -101,6 +76,7 @@ def fit_zoo(
         threads: networks are fitted on so many cores; default as many as torch uses. The result
             does not depend on it.
         progress: whether a progress bar on stderr shows the loss and the PSNR.
+        command: the command line that this is part of, for the record.
 
     Raises:
         ArchitectureError: if the architecture is not a SIREN on 2 coordinates.
@@ -132,15 +108,19 @@ def fit_zoo(
         raise InvalidGraphError("an architecture is given; widths and w0 are then part of it.")
     source = source.take(len(source) if count is None else count)
     _at_least_one(views=views, shard_size=shard_size)
-    wanted = _plan(source, architecture, settings, views, shard_size, splits)
+    wanted = _plan(source, architecture, settings, views, shard_size, splits, command)
     split = split_of_images(len(source), splits, seed)
-    path.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
-        manifest = _start_or_continue(path, wanted)
+    ranks = Ranks.of_environment()
+    if ranks.leads:
+        path.mkdir(parents=True, exist_ok=True)
+    with locked(path) if ranks.leads else contextlib.nullcontext():
+        manifest = ranks.first_alone(lambda: continue_or_begin(path, wanted))
         _fit_missing(
-            path, manifest, source, settings, split,
-            torch.get_num_threads() if threads is None else threads, progress,
+            path, manifest, source, settings, split, ranks,
+            torch.get_num_threads() if threads is None else threads, progress and ranks.leads,
         )  # fmt: skip
+        ranks.wait()
+        ranks.first_alone(lambda: bool(fold_receipts(path)))
     return Zoo.open(path)
 
 
@@ -150,14 +130,17 @@ def _fit_missing(
     source: ImageSource,
     settings: FitSettings,
     split: Tensor,
+    ranks: Ranks,
     threads: int,
     progress: bool,
 ) -> None:
     starts = manifest.starts
+    missing = [index for index, shard in enumerate(manifest.shards) if not shard.done]
+    mine = [missing[i] for i in ranks.share(len(missing))]
     done = sum(shard.count for shard in manifest.shards if shard.done)
     total, error = 0, 0.0
     with tqdm(
-        total=starts[-1],
+        total=done + sum(manifest.shards[index].count for index in mine),
         initial=done,
         unit="net",
         desc="fit",
@@ -174,31 +157,26 @@ def _fit_missing(
             )
             bar.update(count)
 
-        for index, shard in enumerate(manifest.shards):
-            if shard.done:
-                continue
+        for index in mine:
             numbers = torch.arange(starts[index], starts[index + 1])
             image = numbers % len(source)
             result = fit_images(
-                manifest.architecture,
+                manifest.architectures[0],
                 source.targets(image),
                 settings,
                 stream=index,
                 threads=threads,
                 on_chunk=show,
             )
-            tensors = {
-                **result.parameters,
-                "network.label": source.labels[image].to(torch.int64),
-                "network.image": image,
-                "network.view": numbers // len(source),
-                "network.split": split[image],
-                "network.psnr": result.psnr,
+            told = {
+                "label": source.labels[image].to(torch.int64),
+                "image": image,
+                "view": numbers // len(source),
+                "psnr": result.psnr,
+                "split": split[image],
             }
-            # The shard first: a manifest never names a shard that is not there.
-            digest = write_shard(path / shard.file, tensors)
-            manifest = manifest.with_done(index, digest, _versions())
-            manifest.write(path)
+            facts = {fact.key: told[fact.name] for fact in manifest.facts}
+            finish_shard(path, manifest, index, {**result.parameters, **facts})
 
 
 def _plan(
@@ -208,10 +186,10 @@ def _plan(
     views: int,
     shard_size: int,
     splits: Sequence[float],
+    command: str | None,
 ) -> Manifest:
     """Return the manifest of the zoo to be made, all of its shards missing."""
     sine_scales(architecture)
-    expected_tensors(architecture, 1)
     count, channels = len(source), source.images.shape[-1]
     if architecture.widths[-1] != channels:
         raise InvalidGraphError(
@@ -220,7 +198,6 @@ def _plan(
         )
     recipe: dict[str, Any] = {
         "source": source.name,
-        "source_sha256": source.fingerprint(),
         "count": count,
         "views": views,
         "splits": [float(fraction) for fraction in splits],
@@ -233,91 +210,18 @@ def _plan(
         for i, start in enumerate(range(0, total, shard_size))
     )
     height, width = source.images.shape[1:3]
-    return Manifest(architecture, source.class_names, (height, width, channels), recipe, shards)
-
-
-def _start_or_continue(path: Path, wanted: Manifest) -> Manifest:
-    """Return the manifest to work on, after checking that what is there belongs to it."""
-    for leftover in path.glob(f"{TEMPORARY}*"):
-        # Of a process that was killed while writing; this one holds the lock.
-        leftover.unlink(missing_ok=True)
-    if not (path / MANIFEST).exists():
-        if others := sorted(entry.name for entry in path.iterdir()):
-            raise DataFileError(
-                f"{path} has no {MANIFEST} but holds {others[0]!r}; expected an empty folder or a "
-                "zoo. Choose another folder."
-            )
-        wanted.write(path)
-        return wanted
-    found = Manifest.read(path)
-    if difference := _difference(found, wanted):
-        raise DataFileError(
-            f"{path / MANIFEST} was made with other settings: {difference}. Use the same settings "
-            "to continue it, or another folder."
-        )
-    for index, shard in enumerate(found.shards):
-        file = path / shard.file
-        if shard.sha256 is None:
-            continue
-        if file.exists() or file.is_symlink():
-            read_shard(file, found.architecture, shard.count, shard.sha256)
-        else:
-            shards = list(found.shards)
-            shards[index] = Shard(shard.file, shard.count)
-            found = replace(found, shards=tuple(shards))
-    return found
-
-
-def _difference(found: Manifest, wanted: Manifest) -> str | None:
-    """Name the first setting in which two zoos differ, with both values."""
-
-    def flat(manifest: Manifest) -> dict[str, Any]:
-        recipe = dict(manifest.recipe)
-        fit = recipe.pop("fit", None)
-        values = {"architecture": str(manifest.architecture), **recipe}
-        values.update(fit if isinstance(fit, dict) else {"fit": fit})
-        return values
-
-    theirs, ours = flat(found), flat(wanted)
-    for name in [*ours, *theirs]:
-        if theirs.get(name) != ours.get(name):
-            return f"{name} is {theirs.get(name)!r:.100} there and {ours.get(name)!r:.100} here"
-    if found.architecture != wanted.architecture:
-        return "the architectures differ in names or groups"
-    if [(s.file, s.count) for s in found.shards] != [(s.file, s.count) for s in wanted.shards]:
-        return "the shards differ in names or sizes"
-    if (found.class_names, found.image_shape) != (wanted.class_names, wanted.image_shape):
-        return "class names or image shape differ"
-    return None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep a second process from fitting into the folder, where the system has such locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes would write the same bits, atomically
-        yield
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataFileError(
-                f"{path} is being fitted by another process; wait for it, or stop it."
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
+    origin = Origin(source.fingerprint(), recipe, (height, width, channels), command)
+    facts = (
+        Fact("label", "int64", source.class_names),
+        Fact("image"),
+        Fact("view"),
+        Fact("psnr", "float32"),
+        Fact("split", "int64", SPLITS),
+    )
+    return Manifest(
+        (architecture,), facts, "image", "label", (origin,), shards,
+        policy=policy_of(splits, settings.seed),
+    )  # fmt: skip
 
 
 def _at_least_one(**values: int) -> None:

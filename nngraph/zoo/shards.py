@@ -1,9 +1,9 @@
 """One shard of a zoo: a safetensors file of stacked networks, written whole and read warily.
 
-A shard of B networks holds every parameter of the architecture as float32 ``[B, *shape]`` under its
-own name, and a column per fact about each network, ``[B]``, under the names of :data:`COLUMNS`.
-What a shard must hold follows from the architecture and B, so that a file is checked to the byte
-before its data are read.
+A shard of B networks holds every parameter of its architecture as ``[B, *shape]`` under its own
+name, and every fact as ``[B]`` under ``network.`` and its name. What a shard must hold follows from
+its :class:`Layout` and B, so that a file is checked to the byte before its data are read. Weights
+are read by mapping the file into memory: only what is looked at is read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import json
 import math
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +25,158 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError, DataFileError
 from nngraph.files import write_atomically
 from nngraph.graph import Architecture
+from nngraph.zoo.facts import FACT_PREFIX, Fact
 
 __all__ = [
-    "COLUMNS",
+    "DTYPES",
+    "Layout",
+    "Shard",
     "check_shard",
-    "expected_tensors",
-    "read_columns",
-    "read_shard",
+    "map_shard",
+    "read_bounded",
+    "read_facts",
+    "verify_digest",
     "write_shard",
+    "write_whole",
 ]
 
-#: Facts about each network: its label, its image and which fit of it, its split and its PSNR in dB.
-COLUMNS: dict[str, torch.dtype] = {
-    "network.label": torch.int64,
-    "network.image": torch.int64,
-    "network.view": torch.int64,
-    "network.split": torch.int64,
-    "network.psnr": torch.float32,
+#: Dtypes that weights may have.
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
 }
-_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
-_MAX_HEADER = 2**20
+_CODES = {
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+_MAX_HEADER = 2**22
 
 
-def expected_tensors(
-    architecture: Architecture, count: int
-) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Return dtype and shape of everything in a shard of ``count`` networks, by name.
+@dataclass(frozen=True)
+class Shard:
+    """A shard: its file, how many networks of which architecture and origin, its checksums.
+
+    ``architecture`` and ``origin`` are indices into the manifest's. The checksums, of the whole
+    file and of the facts alone, and the versions of what wrote it are there once it is finished.
+    """
+
+    file: str
+    count: int
+    architecture: int = 0
+    origin: int = 0
+    sha256: str | None = None
+    facts_sha256: str | None = None
+    versions: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether the shard was written."""
+        return self.sha256 is not None
+
+    def finished(self, sha256: str, facts_sha256: str, versions: dict[str, str]) -> Shard:
+        """Return the shard with its checksums."""
+        return replace(self, sha256=sha256, facts_sha256=facts_sha256, versions=versions)
+
+    def missing(self) -> Shard:
+        """Return the shard without its checksums: to be written."""
+        return Shard(self.file, self.count, self.architecture, self.origin)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "file": self.file,
+            "count": self.count,
+            "architecture": self.architecture,
+            "origin": self.origin,
+            "status": "done" if self.done else "missing",
+            "sha256": self.sha256,
+            "facts_sha256": self.facts_sha256,
+            "versions": self.versions,
+        }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What every network of a shard has: parameters of an architecture in a dtype, and facts.
 
     Raises:
-        ArchitectureError: if a parameter has the name of a column.
+        ArchitectureError: if a parameter has the name of a fact.
     """
-    tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-    for parameter in architecture.parameters:
-        if parameter.name in COLUMNS:
-            raise ArchitectureError(
-                f"parameter {parameter.name!r} has the name of a column of the zoo; rename it."
-            )
-        tensors[parameter.name] = (torch.float32, (count, *parameter.shape))
-    tensors.update({name: (dtype, (count,)) for name, dtype in COLUMNS.items()})
-    return tensors
+
+    architecture: Architecture
+    facts: tuple[Fact, ...]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for parameter in self.architecture.parameters:
+            if parameter.name.startswith(FACT_PREFIX) and parameter.name in self.fact_keys:
+                raise ArchitectureError(
+                    f"parameter {parameter.name!r} has the name of a fact of the zoo; rename it."
+                )
+
+    @property
+    def fact_keys(self) -> dict[str, Fact]:
+        """Facts by the names of their tensors."""
+        return {fact.key: fact for fact in self.facts}
+
+    @cached_property
+    def entries(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape of what one network has, by name of the tensor."""
+        dtype = DTYPES[self.dtype]
+        entries = {p.name: (dtype, p.shape) for p in self.architecture.parameters}
+        return {**entries, **{fact.key: (fact.torch_dtype, ()) for fact in self.facts}}
+
+    @cached_property
+    def bytes_per_network(self) -> int:
+        """Bytes that a network takes."""
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.entries.values())
+
+    def nbytes(self, name: str, count: int) -> int:
+        """Bytes of a tensor of ``count`` networks."""
+        dtype, shape = self.entries[name]
+        return dtype.itemsize * math.prod(shape) * count
 
 
-def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write a shard atomically and return its SHA-256 in hexadecimal."""
-    data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
-    write_atomically(path, data)
-    return hashlib.sha256(data).hexdigest()
+def write_shard(path: Path, layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Write a shard atomically; return the SHA-256 of the file and of its facts.
+
+    Raises:
+        DataFileError: if the file cannot be written, such as on a full disk; what was there before
+            is left.
+    """
+    data = safetensors.torch.save({name: tensors[name].contiguous() for name in layout.entries})
+    write_whole(path, data)
+    facts = {fact.name: tensors[fact.key] for fact in layout.facts}
+    return hashlib.sha256(data).hexdigest(), _facts_digest(layout.facts, facts)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file of a zoo whole or not at all.
+
+    Raises:
+        DataFileError: if it cannot be written, such as on a full disk; what was there before is
+            left.
+    """
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise DataFileError(
+            f"{path} cannot be written: {error.strerror or error}. What was finished before is "
+            "kept; make room and run the same command again."
+        ) from None
+
+
+def _facts_digest(facts: tuple[Fact, ...], values: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for fact in facts:
+        digest.update(fact.key.encode() + b"\0")
+        digest.update(values[fact.name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
@@ -91,7 +199,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         raise DataFileError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def check_shard(path: Path, architecture: Architecture, count: int) -> dict[str, int]:
+def check_shard(path: Path, layout: Layout, count: int) -> dict[str, int]:
     """Check type, length and header of a shard without reading its data.
 
     Returns:
@@ -99,10 +207,9 @@ def check_shard(path: Path, architecture: Architecture, count: int) -> dict[str,
 
     Raises:
         DataFileError: naming the file, if it does not hold exactly the tensors of ``count``
-            networks of the architecture.
+            networks.
     """
-    expected = expected_tensors(architecture, count)
-    total = sum(_nbytes(dtype, shape) for dtype, shape in expected.values())
+    total = layout.bytes_per_network * count
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -110,7 +217,7 @@ def check_shard(path: Path, architecture: Architecture, count: int) -> dict[str,
         size = status.st_size
         if not total + 8 <= size <= total + 8 + _MAX_HEADER:
             raise DataFileError(
-                f"{path} has {size} bytes; {count} networks of {architecture} take "
+                f"{path} has {size} bytes; {count} networks of {layout.architecture} take "
                 f"{total} and a header. The file is truncated, or of another zoo."
             )
         with path.open("rb") as file:
@@ -125,15 +232,10 @@ def check_shard(path: Path, architecture: Architecture, count: int) -> dict[str,
         raise DataFileError(f"{path} is missing; expected a shard of the zoo.") from None
     except OSError as error:
         raise DataFileError(f"{path} cannot be read: {error.strerror or error}.") from None
-    return _offsets(path, header, expected, 8 + length)
+    return _offsets(path, header, layout, count, 8 + length)
 
 
-def _offsets(
-    path: Path,
-    header: bytes,
-    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]],
-    base: int,
-) -> dict[str, int]:
+def _offsets(path: Path, header: bytes, layout: Layout, count: int, base: int) -> dict[str, int]:
     try:
         entries = json.loads(header)
     except (ValueError, RecursionError):
@@ -141,6 +243,7 @@ def _offsets(
     if not isinstance(entries, dict):
         raise DataFileError(f"{path} has a header that is not a JSON object; the file is damaged.")
     entries.pop("__metadata__", None)
+    expected = layout.entries
     if set(entries) != set(expected):
         different = sorted(set(entries) ^ set(expected))[0]
         what = "unknown" if different in entries else "missing"
@@ -150,59 +253,87 @@ def _offsets(
     spans: list[tuple[int, int]] = []
     for name, (dtype, shape) in expected.items():
         entry: Any = entries[name]
-        wanted = (_DTYPES[dtype], list(shape))
+        wanted = (_CODES[dtype], [count, *shape])
         fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
         found = (fields.get("dtype"), fields.get("shape"))
         if found != wanted:
             raise DataFileError(f"{path}: tensor {name!r} is {found!s:.200}; expected {wanted}.")
         span: Any = fields.get("data_offsets")
         valid = isinstance(span, list) and len(span) == 2 and all(type(s) is int for s in span)
-        if not valid or span[1] - span[0] != _nbytes(dtype, shape):
+        nbytes = layout.nbytes(name, count)
+        if not valid or span[1] - span[0] != nbytes:
             raise DataFileError(
-                f"{path}: tensor {name!r} lies at {span!s:.80}; expected "
-                f"{_nbytes(dtype, shape)} bytes. The file is damaged."
+                f"{path}: tensor {name!r} lies at {span!s:.80}; expected {nbytes} bytes. "
+                "The file is damaged."
             )
         spans.append((span[0], span[1]))
     ordered = sorted(spans)
     if [stop for _, stop in ordered[:-1]] != [start for start, _ in ordered[1:]] or ordered[0][0]:
         raise DataFileError(f"{path}: tensors overlap or leave gaps; the file is damaged.")
-    return {name: base + start for name, (start, _) in zip(expected, spans, strict=True)}
+    offsets = {name: base + start for name, (start, _) in zip(expected, spans, strict=True)}
+    for name, offset in offsets.items():
+        if offset % expected[name][0].itemsize:  # such a file cannot be mapped
+            raise DataFileError(f"{path}: tensor {name!r} is not aligned; the file is damaged.")
+    return offsets
 
 
-def read_columns(path: Path, architecture: Architecture, count: int) -> dict[str, Tensor]:
-    """Read the columns of a shard alone, after :func:`check_shard`; raises as that does."""
-    offsets = check_shard(path, architecture, count)
-    columns: dict[str, Tensor] = {}
-    with path.open("rb") as file:
-        for name, dtype in COLUMNS.items():
-            file.seek(offsets[name])
-            data = file.read(_nbytes(dtype, (count,)))
-            if len(data) != _nbytes(dtype, (count,)):
-                raise DataFileError(f"{path} was truncated while it was read.")
-            columns[name] = torch.frombuffer(bytearray(data), dtype=dtype)
-    return columns
-
-
-def read_shard(
-    path: Path, architecture: Architecture, count: int, sha256: str
-) -> dict[str, Tensor]:
-    """Read a whole shard and hold it against its checksum.
+def read_facts(path: Path, layout: Layout, shard: Shard) -> dict[str, Tensor]:
+    """Read the facts of a shard alone, and hold them against their checksum.
 
     Raises:
-        DataFileError: as :func:`check_shard`, or if the checksum differs.
+        DataFileError: as :func:`check_shard`, or if the checksum differs, or a fact is out of its
+            range.
     """
-    check_shard(path, architecture, count)
-    expected = expected_tensors(architecture, count)
-    total = sum(_nbytes(dtype, shape) for dtype, shape in expected.values())
-    data = read_bounded(path, total + 8 + _MAX_HEADER)
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+    offsets = check_shard(path, layout, shard.count)
+    values: dict[str, Tensor] = {}
+    with path.open("rb") as file:
+        for fact in layout.facts:
+            file.seek(offsets[fact.key])
+            data = file.read(layout.nbytes(fact.key, shard.count))
+            if len(data) != layout.nbytes(fact.key, shard.count):
+                raise DataFileError(f"{path} was truncated while it was read.")
+            values[fact.name] = torch.frombuffer(bytearray(data), dtype=fact.torch_dtype)
+            if problem := fact.problem(values[fact.name]):
+                raise DataFileError(f"{path}: {problem}. The file is damaged.")
+    found = _facts_digest(layout.facts, values)
+    if found != shard.facts_sha256:
         raise DataFileError(
-            f"{path} has SHA-256 {found}; the manifest says {sha256}. The file is damaged or was "
-            "changed. Delete it and run the same fit again to make it anew."
+            f"{path} has facts of SHA-256 {found}; the manifest says {shard.facts_sha256}. The "
+            "file is damaged or was changed."
         )
-    return safetensors.torch.load(data)
+    return values
 
 
-def _nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    return dtype.itemsize * math.prod(shape)
+def map_shard(path: Path, layout: Layout, count: int) -> dict[str, Tensor]:
+    """Map a shard into memory, after :func:`check_shard`; raises as that does.
+
+    The tensors are private to this process: nothing that is written to them reaches the file.
+    """
+    offsets = check_shard(path, layout, count)
+    size = path.stat().st_size
+    whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    tensors = {}
+    for name, (dtype, shape) in layout.entries.items():
+        part = whole[offsets[name] : offsets[name] + layout.nbytes(name, count)]
+        tensors[name] = part.view(dtype).view(count, *shape)
+    return tensors
+
+
+def verify_digest(path: Path, sha256: str) -> None:
+    """Hold a file against its checksum.
+
+    Raises:
+        DataFileError: if it differs, or the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while data := file.read(2**20):
+                digest.update(data)
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if digest.hexdigest() != sha256:
+        raise DataFileError(
+            f"{path} has SHA-256 {digest.hexdigest()}; the manifest says {sha256}. The file is "
+            "damaged or was changed. Delete it and run the same command again to make it anew."
+        )

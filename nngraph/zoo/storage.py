@@ -1,7 +1,9 @@
-"""A zoo: a folder of shards of networks of one architecture, and what is known of each network."""
+"""A zoo: a folder of shards of networks, and what is known of each network."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +11,28 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import DataFileError, InvalidGraphError
-from nngraph.graph import Architecture, NeuralGraphStack
-from nngraph.graph.parameters import unpack
+from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
+from nngraph.zoo.facts import SPLITS
 from nngraph.zoo.manifest import Manifest
-from nngraph.zoo.shards import COLUMNS, read_columns, read_shard
+from nngraph.zoo.shards import Shard, map_shard, read_facts, verify_digest
+from nngraph.zoo.writing import layout_of, with_receipts
 
 __all__ = ["SPLITS", "Zoo"]
-
-#: Names of the splits; a network's split is its index here.
-SPLITS = ("train", "val", "test")
 
 
 class Zoo:
     """A population of networks on disk; open one with :meth:`open`, make one with ``fit_zoo``.
 
-    The facts about each network are in memory, its weights are read when they are asked for.
+    The facts about each network are in memory. Weights are read by mapping shards into memory: a
+    shard is held against its checksum when it is first touched, and then only what is asked for is
+    read.
 
     Attributes:
         path: the folder.
-        architecture: of all networks.
-        class_names: name of each label.
-        image_shape: ``(H, W, C)`` of the images that the networks were fitted to.
-        labels: ``[B]`` int64, class of each network.
-        image: ``[B]`` int64, number of its image in the source.
-        view: ``[B]`` int64, which of the independent fits of its image it is, from 0.
-        split: ``[B]`` int64, index into ``SPLITS``. All fits of an image are in one split.
-        psnr: ``[B]`` float32, in dB over the whole image.
+        manifest: everything about the zoo but its numbers.
+        facts: what is known of each network, ``[B]`` by name; see ``manifest.facts``.
+        architecture_index: ``[B]`` int64, index of each network's architecture into
+            ``architectures``.
 
     Example:
         >>> zoo = Zoo.open("zoos/digits")  # doctest: +SKIP
@@ -42,52 +40,56 @@ class Zoo:
         NeuralGraphStack(5748 x 2-32-32-1 sine(w0=10), torch.float32)
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, verify_on_read: bool = True) -> None:
         self.path = path
         self.manifest = manifest
-        self.architecture: Architecture = manifest.architecture
-        self.class_names = manifest.class_names
-        self.image_shape = manifest.image_shape
+        self.verify_on_read = verify_on_read
         self._done = [shard for shard in manifest.shards if shard.done]
+        self._starts = [0]
+        for shard in self._done:
+            self._starts.append(self._starts[-1] + shard.count)
         columns = [
-            read_columns(path / shard.file, self.architecture, shard.count) for shard in self._done
+            read_facts(path / shard.file, layout_of(manifest, shard), shard)
+            for shard in self._done
         ]
-        for shard, column in zip(self._done, columns, strict=True):
-            _check_columns(path / shard.file, column, len(self.class_names))
-        joined = {
-            name: torch.cat([column[name] for column in columns] or [torch.empty(0, dtype=dtype)])
-            for name, dtype in COLUMNS.items()
+        self.facts: dict[str, Tensor] = {
+            fact.name: torch.cat(
+                [column[fact.name] for column in columns]
+                or [torch.empty(0, dtype=fact.torch_dtype)]
+            )
+            for fact in manifest.facts
         }
-        self.labels = joined["network.label"]
-        self.image = joined["network.image"]
-        self.view = joined["network.view"]
-        self.split = joined["network.split"]
-        self.psnr = joined["network.psnr"]
+        self.architecture_index = self._per_network([s.architecture for s in self._done])
+        self._mapped: dict[int, Mapping[str, Tensor]] = {}
 
     @classmethod
-    def open(cls, path: str | Path, partial: bool = False) -> Zoo:
+    def open(cls, path: str | Path, partial: bool = False, verify_on_read: bool = True) -> Zoo:
         """Open a zoo: read its manifest and the facts about each network.
 
-        Every shard's length, header and columns are checked here; its checksum when its weights
-        are read, or by :meth:`verify`.
+        Every shard's length and header and the checksum of its facts are checked here; the checksum
+        of the whole when its weights are first read, or by :meth:`verify`.
 
         Args:
             path: the folder.
             partial: whether a zoo with unfinished shards is opened, with the networks it has.
+            verify_on_read: whether a shard is held against its checksum when it is first read,
+                which reads all of it once.
 
         Raises:
             DataFileError: naming the file, if one is missing, damaged or not of this zoo, or if the
                 zoo is not finished.
         """
         path = Path(path)
-        manifest = Manifest.read(path)
+        manifest = with_receipts(path, Manifest.read(path))
         missing = sum(not shard.done for shard in manifest.shards)
         if missing and not partial:
             raise DataFileError(
                 f"{path} is not finished: {missing} of {len(manifest.shards)} shards are missing. "
-                "Run the same fit again to continue it, or pass partial=True."
+                "Run the same command again to continue it, or pass partial=True."
             )
-        return cls(path, manifest)
+        return cls(path, manifest, verify_on_read)
+
+    # -- what there is ----------------------------------------------------------------------------
 
     @property
     def complete(self) -> bool:
@@ -95,16 +97,110 @@ class Zoo:
         return len(self._done) == len(self.manifest.shards)
 
     @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The finished shards."""
+        return tuple(self._done)
+
+    @property
+    def architectures(self) -> tuple[Architecture, ...]:
+        """The architectures of the networks, each once."""
+        return self.manifest.architectures
+
+    @property
+    def architecture(self) -> Architecture:
+        """The one architecture of all networks.
+
+        Raises:
+            InvalidGraphError: if there are several.
+        """
+        if len(self.architectures) != 1:
+            raise InvalidGraphError(
+                f"the networks of {self.path} have {len(self.architectures)} architectures; ask "
+                "for zoo.architectures, or keep one with 'nngraph zoo filter'."
+            )
+        return self.architectures[0]
+
+    def fact(self, name: str) -> Tensor:
+        """Return a fact about each network, ``[B]``.
+
+        Raises:
+            InvalidGraphError: if the zoo does not have it.
+        """
+        self.manifest.fact(name)
+        return self.facts[name]
+
+    @property
+    def target(self) -> Tensor:
+        """What models are to tell of each network, ``[B]``."""
+        return self.facts[self.manifest.target]
+
+    @property
+    def labels(self) -> Tensor:
+        """``[B]`` int64, class of each network."""
+        return self.fact("label")
+
+    @property
+    def image(self) -> Tensor:
+        """``[B]`` int64, number of each network's image in the source."""
+        return self.fact("image")
+
+    @property
+    def view(self) -> Tensor:
+        """``[B]`` int64, which of the fits of its image a network is, from 0."""
+        return self.fact("view")
+
+    @property
+    def split(self) -> Tensor:
+        """``[B]`` int64, index into ``SPLITS``. All networks of a group are in one split."""
+        return self.facts["split"]
+
+    @property
+    def psnr(self) -> Tensor:
+        """``[B]`` float32, in dB over the whole image."""
+        return self.fact("psnr")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each label; none if the networks have no labels."""
+        for fact in self.manifest.facts:
+            if fact.name == "label":
+                return fact.values
+        return ()
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(H, W, C)`` of the images that the networks were fitted to.
+
+        Raises:
+            InvalidGraphError: if they were fitted to none, or to images of several shapes.
+        """
+        shapes = {origin.image_shape for origin in self.manifest.origins}
+        shape = next(iter(shapes), None)
+        if len(shapes) != 1 or shape is None:
+            raise InvalidGraphError(
+                f"the networks of {self.path} have not one image shape but "
+                f"{', '.join(map(str, shapes)) or 'none'}."
+            )
+        return shape
+
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._starts[-1]
 
     def __repr__(self) -> str:
         state = "" if self.complete else ", not finished"
-        return f"Zoo({len(self)} x {self.architecture}, {self.num_classes} classes{state})"
+        many = len(self.architectures)
+        what = str(self.architecture) if many == 1 else f"networks of {many} architectures"
+        classes = f", {self.num_classes} classes" if self.num_classes else ""
+        return f"Zoo({len(self)} x {what}{classes}{state})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the mapped shards: another process maps them itself.
+        return {**self.__dict__, "_mapped": {}}
 
     def indices(self, split: str | None = None) -> Tensor:
         """Return the numbers of the networks of a split (``None``: of all), ascending.
@@ -118,8 +214,64 @@ class Zoo:
             raise InvalidGraphError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
         return torch.nonzero(self.split == SPLITS.index(split)).squeeze(1)
 
+    def group_keys(self) -> Tensor:
+        """Return a number for each network, ``[B]``, equal exactly within a group.
+
+        Groups are told apart by their source too: image 3 of one data set is not image 3 of
+        another.
+        """
+        sources = [origin.source for origin in self.manifest.origins]
+        order = {source: i for i, source in enumerate(dict.fromkeys(sources))}
+        per_shard = [order[sources[shard.origin]] for shard in self._done]
+        pairs = torch.stack([self._per_network(per_shard), self.facts[self.manifest.group]])
+        keys: Tensor = torch.unique(pairs, dim=1, return_inverse=True)[1]
+        return keys
+
+    # -- weights ----------------------------------------------------------------------------------
+
+    def network(self, number: int) -> NeuralGraph:
+        """Read one network, in tens of microseconds once its shard is mapped.
+
+        The graph has ``y`` ``[1]``, the target, and ``network`` ``[1]``, its number. Its parameters
+        are views of the mapped file: change a copy of them, not them.
+
+        Raises:
+            DataFileError: if its shard is damaged.
+            InvalidGraphError: if there is no such network.
+        """
+        if not 0 <= number < len(self):
+            raise InvalidGraphError(
+                f"network {number} is asked for; expected 0 to {len(self) - 1}."
+            )
+        index = bisect_right(self._starts, number) - 1
+        row = number - self._starts[index]
+        shard = self._done[index]
+        architecture = self.architectures[shard.architecture]
+        held = self.mapped(index)
+        return NeuralGraph.from_parameters(
+            architecture,
+            {p.name: held[p.name][row] for p in architecture.parameters},
+            y=self.target[number : number + 1],
+            network=torch.tensor([number]),
+        )
+
+    def mapped(self, index: int) -> Mapping[str, Tensor]:
+        """Return the tensors of finished shard ``index``, mapped into memory.
+
+        Raises:
+            DataFileError: if the shard is damaged.
+        """
+        if (held := self._mapped.get(index)) is None:
+            shard = self._done[index]
+            path = self.path / shard.file
+            held = map_shard(path, layout_of(self.manifest, shard), shard.count)
+            if self.verify_on_read:
+                verify_digest(path, shard.sha256 or "")
+            self._mapped[index] = held
+        return held
+
     def stack(self, networks: str | Tensor | None = None) -> NeuralGraphStack:
-        """Read the weights of some networks, stacked, with their labels as ``y``.
+        """Read the weights of some networks, stacked, with the target as ``y``.
 
         Args:
             networks: a split's name, the networks' numbers ``[n]`` in any order, or ``None`` for
@@ -127,29 +279,66 @@ class Zoo:
 
         Raises:
             DataFileError: if a shard is damaged; its checksum is held against the manifest's.
+            InvalidGraphError: if there is no such split, a number is out of range, or the networks
+                have several architectures; see :meth:`stacks` for those.
+        """
+        chosen = self.chosen(networks)
+        kinds = torch.unique(self.architecture_index[chosen]).tolist()
+        if len(kinds) > 1:
+            raise InvalidGraphError(
+                f"the networks have {len(kinds)} architectures, and stack only one by one; "
+                "ask for zoo.stacks."
+            )
+        return self._stack(kinds[0] if kinds else 0, chosen)
+
+    def stacks(
+        self, networks: str | Tensor | None = None
+    ) -> list[tuple[Tensor, NeuralGraphStack]]:
+        """Read the weights of some networks, stacked by architecture; raises as :meth:`stack` does.
+
+        Returns:
+            for each architecture that occurs the numbers of its networks and their stack.
+        """
+        chosen = self.chosen(networks)
+        kinds = self.architecture_index[chosen]
+        parts = [(kind, chosen[kinds == kind]) for kind in torch.unique(kinds).tolist()]
+        return [(numbers, self._stack(kind, numbers)) for kind, numbers in parts]
+
+    def _stack(self, kind: int, chosen: Tensor) -> NeuralGraphStack:
+        architecture = self.architectures[kind]
+        parameters = self.parameters(kind, chosen)
+        return NeuralGraphStack.from_parameters(architecture, parameters, self.target[chosen])
+
+    def parameters(self, kind: int, chosen: Tensor) -> dict[str, Tensor]:
+        """Return the parameters of networks of architecture ``kind``, each ``[n, *shape]``.
+
+        Args:
+            chosen: their numbers, in any order; all of them of that architecture.
+
+        Raises:
+            DataFileError: if a shard is damaged.
+        """
+        layout = layout_of(self.manifest, Shard("", 1, kind))
+        names = [p.name for p in layout.architecture.parameters]
+        values = {
+            name: torch.empty(len(chosen), *layout.entries[name][1], dtype=layout.entries[name][0])
+            for name in names
+        }
+        shard_of = torch.bucketize(chosen, torch.tensor(self._starts[1:]), right=True)
+        for index in torch.unique(shard_of).tolist():
+            here = torch.nonzero(shard_of == index).squeeze(1)
+            rows = chosen[here] - self._starts[index]
+            held = self.mapped(index)
+            for name in names:
+                values[name][here] = held[name][rows]
+        return values
+
+    def chosen(self, networks: str | Tensor | None) -> Tensor:
+        """Return the numbers of networks that a split's name, numbers or ``None`` stand for.
+
+        Raises:
             InvalidGraphError: if there is no such split, or a number is out of range.
         """
-        chosen = self._chosen(networks)
-        architecture = self.architecture
-        shape = (len(chosen), architecture.num_nodes, len(architecture.column_names))
-        x = torch.zeros(shape, dtype=torch.float32)
-        edge_attr = torch.empty(len(chosen), architecture.num_edges, 1, dtype=torch.float32)
-        # Views into the stack: each number is copied once, from its shard to its place.
-        places = unpack(architecture, x, edge_attr)
-        start = 0
-        for shard in self._done:
-            here = (chosen >= start) & (chosen < start + shard.count)
-            if bool(here.any()):
-                rows = chosen[here] - start
-                held = read_shard(
-                    self.path / shard.file, architecture, shard.count, shard.sha256 or ""
-                )
-                for name, place in places.items():
-                    place[here] = held[name][rows]
-            start += shard.count
-        return NeuralGraphStack(architecture, x, edge_attr, self.labels[chosen])
-
-    def _chosen(self, networks: str | Tensor | None) -> Tensor:
         if networks is None or isinstance(networks, str):
             return self.indices(networks)
         if networks.dim() != 1 or networks.dtype not in (torch.int64, torch.int32):
@@ -165,60 +354,26 @@ class Zoo:
                 )
         return networks.to(torch.int64).cpu()
 
+    def _per_network(self, per_shard: list[int]) -> Tensor:
+        counts = torch.tensor([shard.count for shard in self._done], dtype=torch.int64)
+        return torch.tensor(per_shard, dtype=torch.int64).repeat_interleave(counts)
+
+    # -- the whole --------------------------------------------------------------------------------
+
     def verify(self) -> None:
-        """Read everything: checksums, finite weights, and no image in two splits.
+        """Read everything: checksums, finite weights, and no group in two splits.
 
         Raises:
-            DataFileError: naming the file, at the first thing that is wrong.
+            DataFileError: naming the file, at the first thing that is wrong; see
+                :func:`~nngraph.zoo.find_problems` for all of them.
         """
-        for shard in self._done:
-            path = self.path / shard.file
-            held = read_shard(path, self.architecture, shard.count, shard.sha256 or "")
-            for name, value in held.items():
-                if value.dtype.is_floating_point and not bool(torch.isfinite(value).all()):
-                    raise DataFileError(f"{path}: tensor {name!r} has NaN or infinite entries.")
-        pairs = torch.unique(torch.stack([self.image, self.split]), dim=1)
-        if pairs.shape[1] != len(torch.unique(self.image)):
-            raise DataFileError(f"{self.path}: fits of one image are in different splits.")
+        from nngraph.zoo.verification import problems_of
+
+        for problem in problems_of(self):
+            raise DataFileError(problem)
 
     def info(self) -> dict[str, Any]:
-        """Return what there is to know, as plain values: sizes, splits, classes, PSNR in dB."""
-        some = len(self) > 0
-        return {
-            "networks": len(self),
-            "complete": self.complete,
-            "shards": len(self.manifest.shards),
-            "shards_done": len(self._done),
-            "architecture": str(self.architecture),
-            "parameters_per_network": sum(p.numel for p in self.architecture.parameters),
-            "image_shape": list(self.image_shape),
-            "images": len(torch.unique(self.image)),
-            "views": int(self.view.max()) + 1 if some else 0,
-            "splits": {name: int((self.split == index).sum()) for index, name in enumerate(SPLITS)},
-            "classes": {
-                name: int((self.labels == index).sum())
-                for index, name in enumerate(self.class_names)
-            },
-            "psnr_db": {
-                "mean": float(self.psnr.mean()),
-                "min": float(self.psnr.min()),
-                "max": float(self.psnr.max()),
-            }
-            if some
-            else None,
-            "bytes": sum((self.path / shard.file).stat().st_size for shard in self._done),
-            "recipe": self.manifest.recipe,
-        }
+        """Return what there is to know, as plain values: sizes, splits, facts, how it was made."""
+        from nngraph.zoo.summary import summary_of
 
-
-def _check_columns(path: Path, columns: dict[str, Tensor], classes: int) -> None:
-    limits = {"network.label": classes, "network.split": len(SPLITS)}
-    for name, value in columns.items():
-        if not value.dtype.is_floating_point:
-            low, high = int(value.min()), int(value.max())
-            limit = limits.get(name, 2**62)
-            if low < 0 or high >= limit:
-                raise DataFileError(
-                    f"{path}: {name} ranges from {low} to {high}; expected 0 to {limit - 1}. "
-                    "The file is damaged."
-                )
+        return summary_of(self)

@@ -83,7 +83,7 @@ def test_the_module_runs_and_tells_mistakes_without_a_traceback(tmp_path):
     [
         ((), ["expected one of demo"]),
         (("frobnicate",), ["'frobnicate'", "nngraph --help"]),
-        (("zoo",), ["fit, info"]),
+        (("zoo",), ["fit, info, verify"]),
         (("train",), ["missing: zoo", "nngraph train --help"]),
         (("train", "--zoo", "z", "--epochs", "many"), ["--epochs: expected int, got many"]),
         (("train", "--zoo", "z", "--epochs", "0"), ["epochs is 0"]),
@@ -173,8 +173,10 @@ def test_zoo_fit_makes_what_it_says(tmp_path, answer):
     assert code == 0
     zoo = Zoo.open(path)
     assert str(zoo.architecture) == "2-4-1 sine(w0=7)"
-    assert (info["path"], info["networks"], info["images"], info["views"]) == (str(path), 40, 20, 2)
-    assert info["recipe"]["fit"]["seed"] == 3
+    assert (info["path"], info["networks"], info["groups"]) == (str(path), 40, 20)
+    assert info["facts"]["view"]["max"] == 1
+    (origin,) = info["origins"]
+    assert origin["recipe"]["fit"]["seed"] == 3
     assert {key: info[key] for key in zoo.info()} == json.loads(json.dumps(zoo.info()))
 
 
@@ -205,7 +207,7 @@ def test_zoo_fit_reads_idx_folders_and_has_a_default_place(tmp_path, monkeypatch
     assert info["splits"] == {"train": 6, "val": 3, "test": 3}
     code, out, _ = command("zoo", "info", "zoos/mnist", "--verify")
     assert code == 0
-    assert "12 of mnist-train, 8 x 8 x 1, 1 fit of each" in out
+    assert "12, by image" in out
 
 
 def test_zoo_info_finds_damage(tmp_path, command):

@@ -28,7 +28,7 @@ from nngraph.zoo import (
     render,
     suggested_settings,
 )
-from nngraph.zoo.population import split_of_images
+from nngraph.zoo.splits import split_of_images
 
 SHARDS = ["shard-00000.safetensors", "shard-00001.safetensors", "shard-00002.safetensors"]
 MakeZoo = Callable[..., Zoo]
@@ -123,11 +123,16 @@ def test_info_is_plain_and_says_how_it_was_made(make_zoo: MakeZoo):
     zoo = make_zoo()
     info = json.loads(json.dumps(zoo.info()))
     assert info["networks"] == 20
-    assert (info["images"], info["views"]) == (10, 2)
+    assert (info["groups"], info["group"], info["target"]) == (10, "image", "label")
     assert info["splits"] == {"train": 12, "val": 4, "test": 4}
-    assert info["classes"] == {"a": 8, "b": 6, "c": 6}
-    assert info["parameters_per_network"] == 2 * 4 + 4 + 4 * 3 + 3 + 3 + 1
-    assert info["recipe"]["fit"] == {"steps": 5, "lr": 1e-3, "pixels": 0, "seed": 0, "chunk": 3}
+    assert info["facts"]["label"] == {"a": 8, "b": 6, "c": 6}
+    assert info["facts"]["view"] == {"mean": 0.5, "min": 0, "max": 1}
+    (architecture,) = info["architectures"]
+    assert architecture["parameters"] == 2 * 4 + 4 + 4 * 3 + 3 + 3 + 1
+    assert (architecture["networks"], architecture["architecture"]) == (20, "2-4-3-1 sine(w0=10)")
+    (origin,) = info["origins"]
+    assert (origin["image_shape"], origin["command"]) == ([4, 5, 1], None)
+    assert origin["recipe"]["fit"] == {"steps": 5, "lr": 1e-3, "pixels": 0, "seed": 0, "chunk": 3}
     manifest = (zoo.path / "manifest.json").read_text()
     assert str(zoo.path.parent) not in manifest
 
@@ -261,7 +266,7 @@ def test_two_fits_at_once_are_refused(make_zoo: MakeZoo, tmp_path: Path):
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with pytest.raises(DataFileError, match="being fitted by another process"):
+        with pytest.raises(DataFileError, match="being written by another process"):
             make_zoo()
     finally:
         os.close(descriptor)
@@ -316,12 +321,28 @@ def test_a_manifest_cannot_name_files_elsewhere(make_zoo: MakeZoo, name: str):
     ("change", "match"),
     [
         (lambda d: d.update(format="other"), "format is 'other'"),
-        (lambda d: d.update(version=2), "this nngraph reads version 1"),
+        (lambda d: d.update(version=1), "version is 1; this nngraph reads version 2"),
+        (lambda d: d.update(version=3), "this nngraph reads version 2"),
         (lambda d: d.update(version=True), "version = True"),
-        (lambda d: d.pop("recipe"), "recipe = None; expected a dict"),
+        (lambda d: d.pop("policy"), "policy = None; expected a dict"),
+        (lambda d: d["policy"].update(fractions=[1, 2]), "policy has fractions"),
+        (lambda d: d.update(history=[1]), "history is not a list of objects"),
+        (lambda d: d.update(group="nothing"), "the group is the fact 'nothing'"),
+        (lambda d: d.update(target="../x"), "the target is the fact"),
+        (lambda d: d.update(dtype="int4"), "dtype 'int4'"),
+        (lambda d: d["origins"][0].pop("recipe"), "recipe = None; expected a dict"),
+        (lambda d: d["origins"][0].update(command=3), "command is 3"),
         (lambda d: d.update(shards={}), "expected a list"),
-        (lambda d: d.update(class_names=[1]), "not all strings"),
-        (lambda d: d.update(image_shape=[4, 5]), "image_shape is"),
+        (lambda d: d["facts"][0].update(values=[1]), "has values"),
+        (lambda d: d["facts"][0].update(values=["\x1b[2J"]), "expected printable names"),
+        (lambda d: d["facts"][0].update(name="../label"), "a fact is called '../label'"),
+        (lambda d: d["facts"][0].update(dtype="object"), "dtype 'object'"),
+        (lambda d: d["facts"].append(dict(d["facts"][1])), "two facts have one name"),
+        (lambda d: d["facts"].pop(), "the split is the fact 'split'"),
+        (lambda d: d["facts"][-1].update(values=["a"]), "'split' has not the values"),
+        (lambda d: d["origins"][0].update(image_shape=[4, 5]), "image_shape is"),
+        (lambda d: d["shards"][0].update(architecture=1), "architecture = 1; the manifest has 1"),
+        (lambda d: d["shards"][0].update(origin=-1), "origin = -1"),
         (lambda d: d["shards"].append(dict(d["shards"][0])), "two shards have one file name"),
         (lambda d: d["shards"].append(7), r"shards\[3\] is a int"),
         (lambda d: d["shards"][0].update(count=0), "count = 0"),
@@ -329,8 +350,8 @@ def test_a_manifest_cannot_name_files_elsewhere(make_zoo: MakeZoo, name: str):
         (lambda d: d["shards"][0].update(status="maybe"), "status 'maybe'"),
         (lambda d: d["shards"][0].update(sha256=None), "status 'done' and sha256 None"),
         (lambda d: d["shards"][0].update(sha256="../x"), "64 hexadecimal digits"),
-        (lambda d: d["architecture"].update(version=9), "version 9"),
-        (lambda d: d["architecture"].pop("groups"), "lacks the field 'groups'"),
+        (lambda d: d["architectures"][0].update(version=9), "version 9"),
+        (lambda d: d["architectures"][0].pop("groups"), "lacks the field 'groups'"),
     ],
 )
 def test_a_malformed_manifest_is_refused_and_named(make_zoo: MakeZoo, change: Any, match: str):
@@ -379,7 +400,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda data: b"", "has 0 bytes"),
     "truncated": (lambda data: data[:-1], "expected"),
     "longer": (lambda data: data + b"\0", "declares a header"),
-    "huge": (lambda data: data + bytes(2**20 + 1), "truncated, or of another zoo"),
+    "huge": (lambda data: data + bytes(2**22 + 1), "truncated, or of another zoo"),
     "another format": (lambda data: b"PK\3\4" + data[4:], "declares a header of"),
     "huge header": (lambda data: struct.pack("<Q", 2**60) + data[8:], "declares a header of"),
     "header not JSON": (lambda data: data[:8] + b"?" + data[9:], "not JSON"),
@@ -398,6 +419,8 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         with_header(lambda h: h["0.bias"].update(data_offsets=[4, 4 + 8 * 4 * 4])),
         "overlap or leave gaps",
     ),
+    "not aligned": (with_header(lambda h: h.update(__metadata__={"a": "1"})), "is not aligned"),
+    "fact changed": (lambda data: damaged_column(data, "network.view", 1), "facts of SHA-256"),
     "label out of range": (lambda data: damaged_column(data, "network.label", 3), "label ranges"),
     "split out of range": (lambda data: damaged_column(data, "network.split", -1), "split ranges"),
 }
@@ -468,8 +491,12 @@ def test_verify_finds_what_a_consistent_forgery_hides(make_zoo: MakeZoo):
         change(tensors)
         data = save(tensors)
         (path / SHARDS[0]).write_bytes(data)
-        digest = hashlib.sha256(data).hexdigest()
-        edit(path, lambda manifest: manifest["shards"][0].update(sha256=digest))
+        digest, facts = hashlib.sha256(data).hexdigest(), hashlib.sha256()
+        for fact in ("label", "image", "view", "psnr", "split"):
+            facts.update(f"network.{fact}".encode() + b"\0")
+            facts.update(tensors[f"network.{fact}"].numpy().tobytes())
+        told = {"sha256": digest, "facts_sha256": facts.hexdigest()}
+        edit(path, lambda manifest: manifest["shards"][0].update(told))
 
     original = contents(path)
     forge(lambda tensors: tensors["0.bias"].fill_(float("nan")))
@@ -478,7 +505,7 @@ def test_verify_finds_what_a_consistent_forgery_hides(make_zoo: MakeZoo):
     for name, data in original.items():
         (path / name).write_bytes(data)
     forge(lambda tensors: tensors["network.split"].add_(1).remainder_(3))
-    with pytest.raises(DataFileError, match="fits of one image are in different splits"):
+    with pytest.raises(DataFileError, match=r"group \(fact 'image'\) are in different"):
         Zoo.open(path).verify()
 
 

@@ -1,0 +1,107 @@
+"""What is known of each network of a zoo: one number per network and fact, some of them named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nngraph.errors import InvalidGraphError
+
+__all__ = ["FACT_PREFIX", "SPLITS", "Fact", "check_facts"]
+
+#: Names of the splits; a network's split is its index here.
+SPLITS = ("train", "val", "test")
+#: What the name of a fact's tensor in a shard begins with.
+FACT_PREFIX = "network."
+_DTYPES = {"int64": torch.int64, "float32": torch.float32}
+_MAX_WHOLE = 2**62
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A column of a zoo: a whole number, a real number, or a choice, for each network.
+
+    Args:
+        name: lower-case letters, digits and underscores.
+        dtype: ``"int64"`` for whole numbers from 0, ``"float32"`` for real ones, which may be NaN
+            where a network has none.
+        values: what the whole numbers stand for, if they stand for something.
+
+    Raises:
+        InvalidGraphError: if one of these is not as said.
+    """
+
+    name: str
+    dtype: str = "int64"
+    values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name):
+            raise InvalidGraphError(
+                f"a fact is called {self.name!r:.80}; expected lower-case letters, digits and "
+                "underscores, a letter first."
+            )
+        if self.dtype not in _DTYPES:
+            raise InvalidGraphError(
+                f"fact {self.name!r} has dtype {self.dtype!r:.40}; expected int64 or float32."
+            )
+        printable = all(isinstance(v, str) and v.isprintable() for v in self.values)
+        if not printable or (self.values and self.dtype != "int64"):
+            raise InvalidGraphError(
+                f"fact {self.name!r} has values {self.values!r:.80}; expected printable names, and "
+                "only for whole numbers."
+            )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Dtype of its tensor."""
+        return _DTYPES[self.dtype]
+
+    @property
+    def key(self) -> str:
+        """Name of its tensor in a shard."""
+        return FACT_PREFIX + self.name
+
+    def problem(self, value: Tensor) -> str | None:
+        """Say what is wrong with the fact's tensor ``[B]``; ``None`` if nothing is."""
+        if self.dtype == "float32" or not value.numel():
+            return None
+        low, high = int(value.min()), int(value.max())
+        limit = len(self.values) or _MAX_WHOLE
+        if low < 0 or high >= limit:
+            return f"{self.key} ranges from {low} to {high}; expected 0 to {limit - 1}"
+        return None
+
+
+def check_facts(
+    expected: tuple[Fact, ...], given: Mapping[str, Tensor], count: int
+) -> dict[str, Tensor]:
+    """Return facts in order, in their dtypes, after checking them.
+
+    Raises:
+        InvalidGraphError: if one is missing, unknown, of a wrong shape or kind, or out of range.
+    """
+    names = [fact.name for fact in expected]
+    if different := sorted(set(names) ^ set(given)):
+        state = "unknown" if different[0] in given else "missing"
+        raise InvalidGraphError(
+            f"fact {different[0]!r} is {state}; expected {', '.join(names)}, one number per "
+            "network each."
+        )
+    checked: dict[str, Tensor] = {}
+    for fact in expected:
+        value = given[fact.name]
+        whole = not value.dtype.is_floating_point
+        if tuple(value.shape) != (count,) or (fact.dtype == "int64" and not whole):
+            raise InvalidGraphError(
+                f"fact {fact.name!r} is {value.dtype} of shape {tuple(value.shape)}; expected "
+                f"{fact.dtype} of shape ({count},), one per network."
+            )
+        checked[fact.name] = value.detach().to("cpu", fact.torch_dtype).contiguous()
+        if problem := fact.problem(checked[fact.name]):
+            raise InvalidGraphError(f"{problem}.")
+    return checked
