@@ -46,7 +46,7 @@ def load_state_dict(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str
         DataFileError: if the file is missing, of another kind, too large, truncated or damaged, or
             holds no state dict.
     """
-    path = _checked(path, max_bytes)
+    path = checked_path(path, max_bytes)
     if path.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(path)
         if metadata.get("format") == _FORMAT:
@@ -144,7 +144,7 @@ def load_graph(
             version, or if its tensors do not fit its architecture.
         NonFiniteError: if a weight is NaN or infinite, and they are not allowed.
     """
-    path = _checked(path, max_bytes)
+    path = checked_path(path, max_bytes)
     if path.suffix != ".safetensors":
         raise DataFileError(f"{path} has the ending {path.suffix!r}; expected .safetensors.")
     tensors, metadata = _read_safetensors(path)
@@ -183,7 +183,7 @@ def _is_attribute(name: str) -> bool:
     return name.isidentifier() and not taken and not callable(getattr(NeuralGraph, name, None))
 
 
-def _checked(path: str | Path, max_bytes: int) -> Path:
+def checked_path(path: str | Path, max_bytes: int) -> Path:
     path = Path(path)
     try:
         size = path.stat().st_size

@@ -1,0 +1,150 @@
+"""What a handler is given: one node with its values, asked for in the form that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.onnx_files.elements import ELEMENTS, element_name
+from converters.onnx_files.node import Node
+from nngraph.errors import UnsupportedModuleError
+
+__all__ = ["Array", "Call", "Handler", "Number", "Value"]
+
+#: A value that is known without running the network: a shape, an index, a scalar.
+Array = np.ndarray[Any, Any]
+Number = float | int | bool
+#: What flows along an edge of the graph.
+Value = Tensor | Array
+#: Runs one node: one value, or as many as the node has outputs.
+Handler = Callable[["Call"], Value | Sequence[Value]]
+
+
+class Call:
+    """One node with the values of its inputs.
+
+    Args:
+        working: the floating-point type that the file's weights have.
+        present: the one that they have now, after ``module.double()``, say. Where the file names
+            ``working``, the present type is meant.
+        device: where tensors are made.
+    """
+
+    __slots__ = ("device", "node", "present", "values", "working")
+
+    def __init__(
+        self,
+        node: Node,
+        values: Sequence[Value | None],
+        working: torch.dtype,
+        present: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.node = node
+        self.values = values
+        self.working = working
+        self.present = present
+        self.device = device
+
+    def has(self, place: int) -> bool:
+        """Return whether an input is given."""
+        return place < len(self.values) and self.values[place] is not None
+
+    def value(self, place: int) -> Value:
+        """Return an input that must be there."""
+        value = self.values[place] if place < len(self.values) else None
+        if value is None:
+            raise self.refuse(f"input {place} is left out, which the operator needs.")
+        return value
+
+    def tensor(self, place: int) -> Tensor:
+        """Return an input as a tensor."""
+        value = self.value(place)
+        return value if isinstance(value, Tensor) else self.as_tensor(value)
+
+    def optional(self, place: int) -> Tensor | None:
+        """Return an input as a tensor, or ``None`` if it is left out."""
+        return self.tensor(place) if self.has(place) else None
+
+    def tensors(self) -> list[Tensor]:
+        """Return all inputs as tensors."""
+        return [self.tensor(place) for place in range(len(self.values))]
+
+    def operands(self) -> list[Tensor | Number]:
+        """Return the inputs of a pointwise operation, known scalars as numbers.
+
+        At least one is a tensor, and no number has more dimensions than the tensors.
+        """
+        values = [self.value(place) for place in range(len(self.values))]
+        rank = max((v.dim() for v in values if isinstance(v, Tensor)), default=-1)
+        return [
+            v.item()
+            if not isinstance(v, Tensor) and v.size == 1 and v.ndim <= rank
+            else self.tensor(place)
+            for place, v in enumerate(values)
+        ]
+
+    def array(self, place: int) -> Array:
+        """Return an input that must be known without running the network."""
+        value = self.value(place)
+        if isinstance(value, Tensor):
+            raise self.refuse(
+                f"input {place} ({self.node.inputs[place]!r}) is computed from data or trained; "
+                "here only a value is supported that is known from the file and the input's shape."
+            )
+        return value
+
+    def integers(self, place: int) -> list[int]:
+        """Return a known input as a flat list of integers."""
+        return [int(number) for number in self.array(place).reshape(-1)]
+
+    def integer(self, place: int) -> int:
+        """Return a known input of one number as an integer."""
+        return int(self._single(place))
+
+    def number(self, place: int) -> float:
+        """Return a known input of one number."""
+        return float(self._single(place))
+
+    def numbers(self, place: int) -> list[float]:
+        """Return a known input as a flat list of numbers."""
+        return [float(number) for number in self.array(place).reshape(-1)]
+
+    def integers_or(self, place: int, attribute: str) -> list[int] | None:
+        """Return what newer operator sets have as an input and older ones as an attribute."""
+        return self.integers(place) if self.has(place) else self.node.integers(attribute)
+
+    def as_tensor(self, array: Array) -> Tensor:
+        """Return a known value as a tensor, on the device of the weights."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)
+        return tensor.to(self.device, self.meant(tensor.dtype))
+
+    def meant(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the type that the file means by a type: the weights' may have been changed."""
+        converted = self.present != self.working and dtype.is_floating_point
+        return self.present if converted else dtype
+
+    def dtype(self, number: int) -> torch.dtype:
+        """Return the type for a number of ``TensorProto.DataType``."""
+        if number not in ELEMENTS:
+            raise self.refuse(f"the type {element_name(number)} is not supported.")
+        return self.meant(ELEMENTS[number].torch)
+
+    def refuse(self, reason: str) -> UnsupportedModuleError:
+        """Return the error that says what of this node cannot be run."""
+        return self.node.refuse(reason)
+
+    def only_first_output(self, hint: str = "") -> None:
+        """Refuse a node whose further outputs are read."""
+        if any(self.node.outputs[1:]):
+            raise self.refuse(f"only its first output is supported. {hint}".rstrip())
+
+    def _single(self, place: int) -> Any:
+        array = self.array(place)
+        if array.size != 1:
+            raise self.refuse(f"input {place} holds {array.size} numbers; expected one.")
+        return array.reshape(-1)[0]

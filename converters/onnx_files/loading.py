@@ -1,0 +1,61 @@
+"""From an ONNX file to a module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converters.files import MAX_BYTES
+from converters.onnx_files.external import ExternalData
+from converters.onnx_files.module import OnnxModule
+from converters.onnx_files.reading import read_model
+from converters.onnx_files.roles import assign_roles
+from converters.onnx_files.structure import read_graph
+from converters.onnx_files.tensors import Budget, read_tensor
+from nngraph.errors import DataFileError, NNGraphError
+
+__all__ = ["load_onnx"]
+
+
+def load_onnx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> OnnxModule:
+    r"""Read a network from an ONNX file, as a torch module with the file's weights as parameters.
+
+    Gemm and MatMul in either orientation, weights inside ``Constant`` nodes, recurrent layers in
+    ONNX's gate order: the parameters keep the file's bits, names and layout, and the forward does
+    what the file says. What it computes from shapes alone is worked out when it is run or traced,
+    and leaves nothing in a trace.
+
+    Nothing in a file is executed, and a file is trusted in nothing: the sizes that tensors declare
+    are held against the bytes that are there before anything is allocated; tensors in other files
+    are taken from regular files in the model's own folder only, and mapped rather than read.
+
+    Args:
+        max_bytes: larger files, and files whose tensors are larger together, are refused.
+
+    Raises:
+        MissingDependencyError: if the package onnx is not installed (extra ``onnx``).
+        DataFileError: if the file, or one that its weights lie in, is missing, too large, truncated
+            or damaged; if a value is made twice or never, or nodes form a cycle.
+        UnsupportedModuleError: if it has an operator without a handler, control flow, quantised,
+            sparse or complex tensors; the message names the node.
+
+    Example:
+        >>> module = load_onnx("network.onnx").double()  # doctest: +SKIP
+        >>> torch.export.export(module, (x,), strict=False)  # doctest: +SKIP
+    """
+    path = Path(path)
+    model = read_model(path, max_bytes)
+    budget = Budget(max_bytes)
+    external = ExternalData(path.parent)
+    try:
+        graph = read_graph(model, path, budget, external)
+        tensors = {
+            name: read_tensor(proto, f"{path}: the tensor {name!r}", budget, external)
+            for name, proto in graph.initialisers.items()
+        }
+        roles = assign_roles(graph.nodes, tensors, graph.outputs)
+        return OnnxModule(graph.inputs, graph.outputs, roles, graph.opset)
+    except NNGraphError as error:
+        text = str(error)
+        raise error if text.startswith(str(path)) else type(error)(f"{path}: {text}") from error
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path} is damaged: a name in it is no text ({error}).") from None

@@ -1,0 +1,168 @@
+"""A network from an ONNX file, as a torch module."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from converters.onnx_files.call import Call, Value
+from converters.onnx_files.elements import ELEMENTS, element_name
+from converters.onnx_files.names import onnx_name, state_dict_keys
+from converters.onnx_files.roles import Roles, evaluate
+from converters.onnx_files.structure import Declaration
+from converters.onnx_files.table import HOST
+from nngraph.errors import InvalidGraphError, NNGraphError
+
+__all__ = ["OnnxModule"]
+
+
+class OnnxModule(nn.Module):
+    """A network whose forward runs the nodes of an ONNX graph with torch's operators.
+
+    Made by :func:`~converters.onnx_files.load_onnx`. Its parameters are the file's tensors, bit by
+    bit and in the file's orientation; reordering, where torch wants another order, is part of the
+    forward. ``torch.export.export(module, inputs, strict=False)`` sees the operators that a module
+    written by hand has.
+
+    The state dict has the names of the file; :meth:`onnx_names` gives them where torch cannot hold
+    a name as it is. Converting the module, ``module.double()``, converts what the file computes in
+    its weights' own floating-point type, casts included.
+
+    Shape:
+        one tensor for each of ``inputs`` -> a tensor, or a tuple of them if there are several
+        ``outputs``.
+
+    Raises:
+        InvalidGraphError: if the inputs do not fit, or a node cannot be run on them.
+        UnsupportedModuleError: if a node asks for something that is not supported; it names it.
+    """
+
+    def __init__(
+        self, inputs: Sequence[Declaration], outputs: Sequence[str], roles: Roles, opset: int
+    ) -> None:
+        super().__init__()
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.opset = opset
+        self._nodes = roles.nodes
+        self._known = dict(roles.known)
+        self._working = _working_type([*roles.parameters.values(), *roles.buffers.values()])
+        # Has the type and device of the weights now, whatever the module was converted to.
+        self.register_buffer("_present", torch.empty(0, dtype=self._working), persistent=False)
+        self._keys: dict[str, str] = {}
+        self._keys = state_dict_keys([*roles.parameters, *roles.buffers], self)
+        for name, tensor in roles.parameters.items():
+            holder, last = self._holder(name)
+            holder.register_parameter(last, nn.Parameter(tensor))
+        for name, tensor in roles.buffers.items():
+            holder, last = self._holder(name)
+            holder.register_buffer(last, tensor)
+
+    def onnx_names(self) -> dict[str, str]:
+        """Return for each key of the state dict the name of that tensor in the file."""
+        return {key: onnx_name(key) for key in self.state_dict()}
+
+    def operators(self) -> dict[str, int]:
+        """Return how many nodes of each operator are run, the most frequent first."""
+        return dict(Counter(node.op_type for node in self._nodes).most_common())
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the network."""
+        present: Tensor = self.get_buffer("_present")
+        values: dict[str, Value] = dict(zip(self._input_names(), inputs, strict=False))
+        self._check(inputs)
+        values.update(self._known)
+        for name, key in self._keys.items():
+            values[name] = _tensor_at(self, key)
+        for node in self._nodes:
+            arguments = [values[name] if name else None for name in node.inputs]
+            call = Call(node, arguments, self._working, present.dtype, present.device)
+            for name, value in zip(node.outputs, self._run(call), strict=False):
+                if name:
+                    values[name] = value  # type: ignore[assignment]
+            for name in node.last_reads:
+                values.pop(name, None)
+        found = [self._output(values[name], present) for name in self.outputs]
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def extra_repr(self) -> str:
+        """Return inputs, outputs and operators, for printing."""
+        operators = ", ".join(f"{count} {name}" for name, count in self.operators().items())
+        return (
+            f"inputs={', '.join(map(str, self.inputs))}; outputs={', '.join(self.outputs)}; "
+            f"opset={self.opset}; {operators}"
+        )
+
+    def _input_names(self) -> list[str]:
+        return [declared.name for declared in self.inputs]
+
+    def _holder(self, name: str) -> tuple[nn.Module, str]:
+        """Return the module that holds a tensor, and its name there; submodules are made."""
+        *path, last = self._keys[name].split(".")
+        holder: nn.Module = self
+        for part in path:
+            if part not in dict(holder.named_children()):
+                holder.add_module(part, nn.Module())
+            holder = holder.get_submodule(part)
+        return holder, last
+
+    def _check(self, inputs: Sequence[Tensor]) -> None:
+        expected = f"expected {', '.join(map(str, self.inputs))}"
+        if len(inputs) != len(self.inputs):
+            raise InvalidGraphError(f"the network was given {len(inputs)} inputs; {expected}.")
+        for x, declared in zip(inputs, self.inputs, strict=True):
+            if not isinstance(x, Tensor):
+                raise InvalidGraphError(
+                    f"input {declared.name!r} is a {type(x).__name__}; {expected}."
+                )
+            dims = declared.dims
+            fits = dims is None or (
+                len(dims) == x.dim()
+                and all(d is None or d == n for d, n in zip(dims, x.shape, strict=True))
+            )
+            # The kind only: a module that was converted takes inputs that were, too.
+            wanted = ELEMENTS[declared.element].torch
+            same = x.dtype == wanted or (x.is_floating_point() and wanted.is_floating_point)
+            if not fits or not same:
+                raise InvalidGraphError(
+                    f"input {declared.name!r} has the shape {list(x.shape)} and type {x.dtype}; "
+                    f"the file declares {declared}. Its sizes are fixed in the file where they are "
+                    f"numbers; its type is {element_name(declared.element)}."
+                )
+
+    def _run(self, call: Call) -> Sequence[object]:
+        values = [value for value in call.values if value is not None]
+        host = call.node.op_type in HOST and not any(isinstance(v, Tensor) for v in values)
+        try:
+            return evaluate(call, host=host)
+        except NNGraphError:
+            raise
+        except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError) as error:
+            shapes = ", ".join(str(list(value.shape)) for value in values)
+            raise InvalidGraphError(
+                f"{call.node.where} cannot be run on inputs of the shapes {shapes}: {error}"
+            ) from error
+
+    def _output(self, value: Value, present: Tensor) -> Tensor:
+        if isinstance(value, Tensor):
+            return value
+        return torch.from_numpy(value.copy()).to(present.device)
+
+
+def _tensor_at(module: nn.Module, key: str) -> Tensor:
+    found = module
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _working_type(tensors: Sequence[Tensor]) -> torch.dtype:
+    """Return the type of most weights; float32 if there are none."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        counts[tensor.dtype] += tensor.numel()
+    return max(counts, key=counts.__getitem__, default=torch.float32)

@@ -1,0 +1,75 @@
+"""One node of an ONNX graph, read off its message: names and plain attributes, no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from torch import Tensor
+
+from nngraph.errors import UnsupportedModuleError
+
+__all__ = ["Node"]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation: its type, the values it reads and writes, and its attributes.
+
+    An input ``""`` is an optional one that is left out. An attribute is an ``int``, a ``float``, a
+    ``str``, a tuple of one of these, or a tensor.
+    """
+
+    op_type: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    opset: int
+    #: values that no later node reads
+    last_reads: tuple[str, ...] = field(default=())
+
+    @property
+    def where(self) -> str:
+        """The node as messages name it."""
+        return f"node {self.name or self.outputs[0]!r} ({self.op_type}, opset {self.opset})"
+
+    def refuse(self, reason: str) -> UnsupportedModuleError:
+        """Return the error that says what of this node cannot be run."""
+        return UnsupportedModuleError(f"{self.where}: {reason}")
+
+    def has(self, attribute: str) -> bool:
+        """Return whether an attribute is given."""
+        return attribute in self.attributes
+
+    def integer(self, attribute: str, default: int) -> int:
+        """Return an integer attribute."""
+        return cast(int, self.attributes.get(attribute, default))
+
+    def integers(self, attribute: str) -> list[int] | None:
+        """Return a list of integers, or ``None`` if it is not given."""
+        value = self.attributes.get(attribute)
+        return None if value is None else list(value)
+
+    def real(self, attribute: str, default: float) -> float:
+        """Return a floating-point attribute."""
+        return cast(float, self.attributes.get(attribute, default))
+
+    def reals(self, attribute: str) -> list[float] | None:
+        """Return a list of numbers, or ``None`` if it is not given."""
+        value = self.attributes.get(attribute)
+        return None if value is None else list(value)
+
+    def text(self, attribute: str, default: str) -> str:
+        """Return a string attribute."""
+        return cast(str, self.attributes.get(attribute, default))
+
+    def texts(self, attribute: str) -> list[str] | None:
+        """Return a list of strings, or ``None`` if it is not given."""
+        value = self.attributes.get(attribute)
+        return None if value is None else list(value)
+
+    def tensor(self, attribute: str) -> Tensor | None:
+        """Return a tensor, or ``None`` if it is not given."""
+        return cast("Tensor | None", self.attributes.get(attribute))

@@ -1,0 +1,50 @@
+"""Attention as one operator (operator set 23); exporters before it write its parts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from converters.onnx_files.call import Call, Handler
+
+__all__ = ["HANDLERS"]
+
+_QUERY, _KEY, _VALUE, _MASK = range(4)
+
+
+def _heads(call: Call, place: int, attribute: str) -> Tensor:
+    """Return ``[B, heads, T, dim]`` also of ``[B, T, heads * dim]``."""
+    x = call.tensor(place)
+    if x.dim() == 4:
+        return x
+    count = call.node.integer(attribute, 0)
+    if x.dim() != 3 or count < 1:
+        raise call.refuse(f"input {place} has the shape {list(x.shape)} and {attribute} {count}.")
+    return x.reshape(*x.shape[:2], count, x.shape[-1] // count).transpose(1, 2)
+
+
+def _attention(call: Call) -> Tensor:
+    node = call.node
+    call.only_first_output("Keys and values of earlier calls are not supported.")
+    if call.has(4) or call.has(5) or call.has(6):
+        raise call.refuse("keys and values of earlier calls are not supported.")
+    if node.real("softcap", 0.0):
+        raise call.refuse("softcap is not supported.")
+    query = _heads(call, _QUERY, "q_num_heads")
+    key, value = (_heads(call, place, "kv_num_heads") for place in (_KEY, _VALUE))
+    causal, mask = bool(node.integer("is_causal", 0)), call.optional(_MASK)
+    if causal and mask is not None:
+        raise call.refuse("a mask and is_causal together are not supported.")
+    y = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        mask,
+        is_causal=causal,
+        scale=node.attributes.get("scale"),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return y if call.tensor(_QUERY).dim() == 4 else y.transpose(1, 2).flatten(2)
+
+
+HANDLERS: dict[str, Handler] = {"Attention": _attention}

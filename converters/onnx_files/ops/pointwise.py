@@ -1,0 +1,238 @@
+"""Element-wise operators: arithmetic, comparisons, logic, activations."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from converters.onnx_files.call import Call, Handler
+
+__all__ = ["HANDLERS"]
+
+
+def _unary(function: Callable[[Tensor], Tensor]) -> Handler:
+    return lambda call: function(call.tensor(0))
+
+
+def _binary(function: Callable[[Any, Any], Tensor]) -> Handler:
+    """Run a function whose second argument may be a number, and whose first may not."""
+
+    def run(call: Call) -> Tensor:
+        _, second = call.operands()
+        return function(call.tensor(0), second)
+
+    return run
+
+
+def _commuting(function: Callable[[Any, Any], Tensor]) -> Handler:
+    """Run a function whose arguments may be exchanged, so that either may be a number."""
+
+    def run(call: Call) -> Tensor:
+        first, second = call.operands()
+        return function(first, second) if isinstance(first, Tensor) else function(second, first)
+
+    return run
+
+
+def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Handler:
+    return lambda call: functools.reduce(function, call.tensors())
+
+
+def _divide(first: Tensor, second: Tensor | float) -> Tensor:
+    whole = not first.is_floating_point()
+    return torch.div(first, second, rounding_mode="trunc" if whole else None)
+
+
+def _power(call: Call) -> Tensor:
+    base, (_, exponent) = call.tensor(0), call.operands()
+    return torch.pow(base, exponent).to(base.dtype)  # ONNX: the type of the base
+
+
+def _modulo(call: Call) -> Tensor:
+    function = torch.fmod if call.node.integer("fmod", 0) else torch.remainder
+    _, second = call.operands()
+    out: Tensor = function(call.tensor(0), second)
+    return out
+
+
+def _mean(call: Call) -> Tensor:
+    values = call.tensors()
+    return functools.reduce(operator.add, values) / len(values)
+
+
+def _clip(call: Call) -> Tensor:
+    bounds: list[Any] = []
+    for place, attribute in ((1, "min"), (2, "max")):
+        if call.has(place):
+            value = call.value(place)
+            known = not isinstance(value, Tensor)
+            bounds.append(call.array(place).item() if known else value)
+        else:
+            bounds.append(call.node.attributes.get(attribute))
+    x = call.tensor(0)
+    if bounds == [None, None]:
+        return x
+    return torch.clamp(x, *bounds)
+
+
+def _where(call: Call) -> Tensor:
+    condition = call.tensor(0)
+    _, first, second = call.operands()
+    if not isinstance(first, Tensor) and not isinstance(second, Tensor):
+        first = call.tensor(1)
+    return torch.where(condition, first, second)
+
+
+def _is_infinite(call: Call) -> Tensor:
+    x = call.tensor(0)
+    out = torch.zeros_like(x, dtype=torch.bool)
+    if call.node.integer("detect_positive", 1):
+        out = out | torch.isposinf(x)
+    if call.node.integer("detect_negative", 1):
+        out = out | torch.isneginf(x)
+    return out
+
+
+def _shift(call: Call) -> Tensor:
+    left = call.node.text("direction", "") == "LEFT"
+    function = torch.bitwise_left_shift if left else torch.bitwise_right_shift
+    return function(call.tensor(0), call.tensor(1))
+
+
+def _cast(call: Call) -> Tensor:
+    return call.tensor(0).to(call.dtype(call.node.integer("to", 1)))
+
+
+def _parametric_relu(call: Call) -> Tensor:
+    x, slope = call.tensor(0), call.tensor(1)
+    # [C, 1, .., 1] against [B, C, ..]: torch's own operator, which takes one slope per channel.
+    channels = slope.dim() == x.dim() - 1 >= 1 and slope.numel() == slope.shape[0] == x.shape[1]
+    if slope.numel() == 1 or channels:
+        return F.prelu(x, slope.reshape(-1))
+    return torch.where(x >= 0, x, slope * x)
+
+
+def _selu(call: Call) -> Tensor:
+    x = call.tensor(0)
+    alpha, gamma = call.node.attributes.get("alpha"), call.node.attributes.get("gamma")
+    if alpha is None and gamma is None:
+        return F.selu(x)
+    alpha = call.node.real("alpha", 1.67326319217681884765625)
+    gamma = call.node.real("gamma", 1.05070102214813232421875)
+    return gamma * torch.where(x > 0, x, alpha * torch.expm1(x))
+
+
+def _gelu(call: Call) -> Tensor:
+    return F.gelu(call.tensor(0), approximate=call.node.text("approximate", "none"))
+
+
+def _shrink(call: Call) -> Tensor:
+    x, bias, bound = call.tensor(0), call.node.real("bias", 0.0), call.node.real("lambd", 0.5)
+    inner = torch.where(x > bound, x - bias, torch.zeros_like(x))
+    return torch.where(x < -bound, x + bias, inner)
+
+
+def _swish(call: Call) -> Tensor:
+    x, alpha = call.tensor(0), call.node.real("alpha", 1.0)
+    return F.silu(x) if alpha == 1.0 else x * torch.sigmoid(alpha * x)
+
+
+def _hard_sigmoid(call: Call) -> Tensor:
+    alpha, beta = call.node.real("alpha", 0.2), call.node.real("beta", 0.5)
+    return torch.clamp(alpha * call.tensor(0) + beta, 0.0, 1.0)
+
+
+def _dropout(call: Call) -> Tensor:
+    if call.has(2) and call.integer(2):
+        raise call.refuse("it drops at random, in training mode. Export in evaluation mode.")
+    call.only_first_output("The mask of a dropout is of use in training only.")
+    return call.tensor(0)
+
+
+def _with(attribute: str, default: float, function: Callable[..., Tensor]) -> Handler:
+    """Run an activation with one parameter."""
+    return lambda call: function(call.tensor(0), call.node.real(attribute, default))
+
+
+HANDLERS: dict[str, Handler] = {
+    # arithmetic
+    "Add": _commuting(torch.add),
+    "Sub": _binary(torch.sub),
+    "Mul": _commuting(torch.mul),
+    "Div": _binary(_divide),
+    "Mod": _modulo,
+    "Pow": _power,
+    "Sum": _variadic(torch.add),
+    "Mean": _mean,
+    "Max": _variadic(torch.maximum),
+    "Min": _variadic(torch.minimum),
+    "Neg": _unary(torch.neg),
+    "Abs": _unary(torch.abs),
+    "Sign": _unary(torch.sign),
+    "Reciprocal": _unary(torch.reciprocal),
+    "Sqrt": _unary(torch.sqrt),
+    "Exp": _unary(torch.exp),
+    "Log": _unary(torch.log),
+    "Erf": _unary(torch.erf),
+    "Floor": _unary(torch.floor),
+    "Ceil": _unary(torch.ceil),
+    "Round": _unary(torch.round),
+    "Clip": _clip,
+    "Sin": _unary(torch.sin),
+    "Cos": _unary(torch.cos),
+    "Tan": _unary(torch.tan),
+    "Asin": _unary(torch.asin),
+    "Acos": _unary(torch.acos),
+    "Atan": _unary(torch.atan),
+    "Sinh": _unary(torch.sinh),
+    "Cosh": _unary(torch.cosh),
+    "Asinh": _unary(torch.asinh),
+    "Acosh": _unary(torch.acosh),
+    "Atanh": _unary(torch.atanh),
+    # comparisons, logic, types
+    "Equal": _commuting(torch.eq),
+    "Less": _binary(torch.lt),
+    "LessOrEqual": _binary(torch.le),
+    "Greater": _binary(torch.gt),
+    "GreaterOrEqual": _binary(torch.ge),
+    "And": _variadic(torch.logical_and),
+    "Or": _variadic(torch.logical_or),
+    "Xor": _variadic(torch.logical_xor),
+    "Not": _unary(torch.logical_not),
+    "BitwiseAnd": _variadic(torch.bitwise_and),
+    "BitwiseOr": _variadic(torch.bitwise_or),
+    "BitwiseXor": _variadic(torch.bitwise_xor),
+    "BitwiseNot": _unary(torch.bitwise_not),
+    "BitShift": _shift,
+    "IsNaN": _unary(torch.isnan),
+    "IsInf": _is_infinite,
+    "Where": _where,
+    "Cast": _cast,
+    "CastLike": lambda call: call.tensor(0).to(call.tensor(1).dtype),
+    "Identity": lambda call: call.value(0),
+    "Dropout": _dropout,
+    # activations
+    "Relu": _unary(F.relu),
+    "LeakyRelu": _with("alpha", 0.01, F.leaky_relu),
+    "PRelu": _parametric_relu,
+    "ThresholdedRelu": _with("alpha", 1.0, lambda x, alpha: F.threshold(x, alpha, 0.0)),
+    "Elu": _with("alpha", 1.0, F.elu),
+    "Celu": _with("alpha", 1.0, F.celu),
+    "Selu": _selu,
+    "Gelu": _gelu,
+    "Sigmoid": _unary(torch.sigmoid),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _unary(F.hardswish),
+    "Mish": _unary(F.mish),
+    "Swish": _swish,
+    "Softplus": _unary(F.softplus),
+    "Softsign": _unary(F.softsign),
+    "Tanh": _unary(torch.tanh),
+    "Shrink": _shrink,
+}

@@ -1,0 +1,163 @@
+"""LSTM, GRU and plain recurrent layers, with torch's operators.
+
+A weight of the file has the gates below each other, in ONNX's order. Torch has its own order; the
+gates are exchanged by cutting and joining while the network runs, so that the parameter itself
+keeps the bits of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from converters.onnx_files.call import Call, Handler
+
+__all__ = ["HANDLERS"]
+
+#: For each gate of torch (input, forget, cell, output), its place in ONNX (input, output, forget,
+#: cell).
+_LSTM_GATES = (0, 2, 3, 1)
+#: For each gate of torch (reset, update, new), its place in ONNX (update, reset, hidden).
+_GRU_GATES = (1, 0, 2)
+_RNN_GATES = (0,)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What the three kinds share; ``x`` is ``[T, B, in]``, states ``[directions, B, hidden]``."""
+
+    x: Tensor
+    weights: list[Tensor]
+    has_bias: bool
+    states: list[Tensor]
+    bidirectional: bool
+    backwards: bool
+    hidden: int
+
+    @property
+    def options(self) -> tuple[bool, int, float, bool, bool, bool]:
+        """The last arguments of torch's operators.
+
+        Whether there are biases, the number of layers, dropout, training, whether there are two
+        directions, and whether the batch comes first.
+        """
+        return self.has_bias, 1, 0.0, False, self.bidirectional, False
+
+
+def _layer(call: Call, gates: tuple[int, ...], activations: list[str], state_count: int) -> _Layer:
+    node = call.node
+    direction = node.text("direction", "forward")
+    count = 2 if direction == "bidirectional" else 1
+    given = [name.lower() for name in node.texts("activations") or activations * count]
+    if given != [name.lower() for name in activations * count]:
+        raise call.refuse(
+            f"its activations are {given}; torch's operator has {activations} in each direction."
+        )
+    for attribute in ("clip", "activation_alpha", "activation_beta"):
+        if node.has(attribute):
+            raise call.refuse(f"the attribute {attribute!r} is not supported.")
+    x, weight, recurrent = (call.tensor(place) for place in range(3))
+    if weight.shape[0] != count or recurrent.shape[0] != count:
+        raise call.refuse(
+            f"its weights are for {weight.shape[0]} directions; expected {count} ({direction})."
+        )
+    if node.integer("layout", 0):
+        x = x.transpose(0, 1)
+    if call.has(4):
+        lengths = call.integers(4)
+        if any(length != x.shape[0] for length in lengths):
+            raise call.refuse(f"its sequence_lens are {lengths}; expected {x.shape[0]} for all.")
+    hidden = int(recurrent.shape[-1])
+    bias = call.optional(3)
+    weights = []
+    for which in range(count):
+        tensors = [weight[which], recurrent[which]]
+        if bias is not None:
+            tensors += bias[which].chunk(2)
+        for tensor in tensors:
+            pieces = tensor.chunk(len(gates))
+            weights.append(torch.cat([pieces[g] for g in gates]) if len(gates) > 1 else tensor)
+    states = []
+    for place in range(5, 5 + state_count):
+        state = call.optional(place)
+        if state is None:
+            state = x.new_zeros(count, x.shape[1], hidden)
+        elif node.integer("layout", 0):
+            state = state.transpose(0, 1)
+        states.append(state)
+    backwards = direction == "reverse"
+    x = x.flip(0) if backwards else x
+    return _Layer(x, weights, bias is not None, states, count == 2, backwards, hidden)
+
+
+def _outputs(call: Call, layer: _Layer, y: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return Y ``[T, directions, B, hidden]`` and the last states, as ONNX lays them out."""
+    y = y.flip(0) if layer.backwards else y
+    directions = 2 if layer.bidirectional else 1
+    y = y.reshape(*y.shape[:2], directions, layer.hidden).transpose(1, 2)
+    if call.node.integer("layout", 0):
+        return y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in states)
+    return y, *states
+
+
+def _lstm(call: Call) -> tuple[Tensor, ...]:
+    if call.has(7):
+        raise call.refuse("peephole weights are not supported.")
+    if call.node.integer("input_forget", 0):
+        raise call.refuse("input_forget is not supported.")
+    layer = _layer(call, _LSTM_GATES, ["Sigmoid", "Tanh", "Tanh"], 2)
+    y, last, cell = torch.lstm(layer.x, layer.states, layer.weights, *layer.options)
+    return _outputs(call, layer, y, [last, cell])
+
+
+def _gru(call: Call) -> tuple[Tensor, ...]:
+    layer = _layer(call, _GRU_GATES, ["Sigmoid", "Tanh"], 1)
+    if call.node.integer("linear_before_reset", 0):
+        y, last = torch.gru(layer.x, layer.states[0], layer.weights, *layer.options)
+        return _outputs(call, layer, y, [last])
+    per_direction = 4 if layer.has_bias else 2
+    outs, lasts = [], []
+    for which in range(2 if layer.bidirectional else 1):
+        x = layer.x.flip(0) if which else layer.x
+        weights = layer.weights[which * per_direction : (which + 1) * per_direction]
+        steps = _reset_first(x, weights, layer.states[0][which])
+        lasts.append(steps[-1])
+        outs.append(torch.stack(steps[::-1] if which else steps))
+    return _outputs(call, layer, torch.cat(outs, -1), [torch.stack(lasts)])
+
+
+def _reset_first(x: Tensor, weights: list[Tensor], state: Tensor) -> list[Tensor]:
+    """Run a GRU whose reset gate is applied before the recurrent weight, which torch has not."""
+    weight, recurrent, *biases = weights
+    inputs = torch.matmul(x, weight.t())
+    reset_r, update_r, new_r = recurrent.chunk(3)
+    added: Sequence[Tensor | None] = [None, None, None]
+    if biases:
+        inputs = inputs + biases[0]
+        added = biases[1].chunk(3)
+    out = []
+    for step in inputs.unbind(0):
+        reset_x, update_x, new_x = step.chunk(3, -1)
+        linear = F.linear
+        reset = torch.sigmoid(reset_x + linear(state, reset_r, added[0]))
+        update = torch.sigmoid(update_x + linear(state, update_r, added[1]))
+        new = torch.tanh(new_x + linear(reset * state, new_r, added[2]))
+        state = (1 - update) * new + update * state
+        out.append(state)
+    return out
+
+
+def _rnn(call: Call) -> tuple[Tensor, ...]:
+    given = call.node.texts("activations") or ["Tanh"]
+    relu = given[0].lower() == "relu"
+    layer = _layer(call, _RNN_GATES, ["Relu" if relu else "Tanh"], 1)
+    run = torch.rnn_relu if relu else torch.rnn_tanh
+    y, last = run(layer.x, layer.states[0], layer.weights, *layer.options)
+    return _outputs(call, layer, y, [last])
+
+
+HANDLERS: dict[str, Handler] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}

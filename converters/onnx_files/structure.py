@@ -1,0 +1,269 @@
+"""The graph of an ONNX model, checked: every value made once, no cycles, every operator known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.onnx_files.elements import ELEMENTS, element_name
+from converters.onnx_files.external import ExternalData
+from converters.onnx_files.node import Node
+from converters.onnx_files.table import HANDLERS, HOST
+from converters.onnx_files.tensors import Budget, read_tensor
+from nngraph.errors import DataFileError, UnsupportedModuleError
+
+if TYPE_CHECKING:
+    from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+__all__ = ["Declaration", "Graph", "read_graph", "with_last_reads"]
+
+#: Operator sets whose semantics the handlers implement.
+OPSETS = (9, 24)
+_DOMAINS = ("", "ai.onnx")
+_CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """An input or output of the graph: its name, element type and sizes (``None``: not fixed)."""
+
+    name: str
+    element: int
+    dims: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        sizes = "any shape" if self.dims is None else str([d or "?" for d in self.dims])
+        return f"{self.name} {sizes} {element_name(self.element)}".replace("'", "")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What of a model is run: only the nodes that an output needs, each after what it reads."""
+
+    inputs: tuple[Declaration, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    #: initialisers that a node or an output reads
+    initialisers: dict[str, TensorProto]
+    opset: int
+
+
+def read_graph(model: ModelProto, path: Path, budget: Budget, external: ExternalData) -> Graph:
+    """Check the graph of a model, sort its nodes and leave out those that no output needs.
+
+    Raises:
+        DataFileError: if a value is made twice or never, or if nodes read each other in a cycle.
+        UnsupportedModuleError: if an operator, its domain or the operator set is none that nngraph
+            runs, or if the graph holds control flow, sparse tensors or inputs that are no tensors.
+    """
+    graph = model.graph
+    opset = _opset(model, path)
+    if graph.sparse_initializer:
+        raise UnsupportedModuleError(
+            f"{path}: the model holds sparse tensors; expected dense ones. Export it with dense "
+            "weights."
+        )
+    initialisers: dict[str, TensorProto] = {}
+    for tensor in graph.initializer:
+        if not tensor.name or tensor.name in initialisers:
+            raise DataFileError(f"{path}: two or no tensors are called {tensor.name!r}.")
+        initialisers[tensor.name] = tensor
+    inputs = tuple(_declaration(v, path) for v in graph.input if v.name not in initialisers)
+    made: dict[str, int] = {}
+    for name in [declared.name for declared in inputs] + list(initialisers):
+        if not name or name in made:
+            raise DataFileError(f"{path}: two inputs are called {name!r}, or one has no name.")
+        made[name] = -1
+    for place, proto in enumerate(graph.node):
+        for name in filter(None, proto.output):
+            if name in made:
+                raise DataFileError(
+                    f"{path}: {_title(proto)} makes the value {name!r}, which is there already."
+                )
+            made[name] = place
+    outputs = tuple(value.name for value in graph.output)
+    if not outputs or not inputs:
+        raise DataFileError(
+            f"{path}: the graph has no {'outputs' if inputs else 'inputs'}; expected a network."
+        )
+    for name in outputs:
+        if name not in made:
+            raise DataFileError(f"{path}: nothing makes the output {name!r}.")
+    order = _order([(_title(p), list(p.input)) for p in graph.node], made, outputs, path)
+    nodes = [_node(graph.node[place], opset, path, budget, external) for place in order]
+    read = {name for node in nodes for name in node.inputs} | set(outputs)
+    return Graph(
+        inputs=inputs,
+        outputs=outputs,
+        nodes=tuple(nodes),
+        initialisers={name: t for name, t in initialisers.items() if name in read},
+        opset=opset,
+    )
+
+
+def with_last_reads(nodes: Iterable[Node], kept: Iterable[str]) -> tuple[Node, ...]:
+    """Note at each node which values may be dropped after it; ``kept`` are needed at the end."""
+    later = set(kept)
+    out = []
+    for node in reversed(list(nodes)):
+        mine = dict.fromkeys((*node.inputs, *node.outputs))
+        out.append(replace(node, last_reads=tuple(n for n in mine if n and n not in later)))
+        later.update(mine)
+    return tuple(reversed(out))
+
+
+def _opset(model: ModelProto, path: Path) -> int:
+    versions = [entry.version for entry in model.opset_import if entry.domain in _DOMAINS]
+    least, most = OPSETS
+    if not versions or not least <= versions[0] <= most:
+        raise UnsupportedModuleError(
+            f"{path} uses operator set {versions[0] if versions else 'of other domains only'}; "
+            f"expected ai.onnx {least} to {most}. Convert it with onnx.version_converter."
+        )
+    return int(versions[0])
+
+
+def _title(proto: NodeProto) -> str:
+    return f"node {(proto.name or next(iter(proto.output), ''))!r} ({proto.op_type})"
+
+
+def _declaration(value: ValueInfoProto, path: Path) -> Declaration:
+    kind = value.type.WhichOneof("value")
+    tensor = value.type.tensor_type
+    if kind != "tensor_type" or tensor.elem_type not in ELEMENTS:
+        found = element_name(tensor.elem_type) if kind == "tensor_type" else kind
+        raise UnsupportedModuleError(
+            f"{path}: the input {value.name!r} is {found}; expected a tensor of real numbers, "
+            "integers or booleans."
+        )
+    dims = None
+    if tensor.HasField("shape"):
+        dims = tuple(
+            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
+            for d in tensor.shape.dim
+        )
+    return Declaration(value.name, tensor.elem_type, dims)
+
+
+def _order(
+    nodes: list[tuple[str, list[str]]], made: dict[str, int], outputs: Iterable[str], path: Path
+) -> list[int]:
+    """Return the places of the nodes that the outputs need, each after those that it reads."""
+    needed: set[int] = set()
+    todo = [made[name] for name in outputs]
+    while todo:
+        place = todo.pop()
+        if place < 0 or place in needed:
+            continue
+        needed.add(place)
+        for name in filter(None, nodes[place][1]):
+            if name not in made:
+                raise DataFileError(
+                    f"{path}: {nodes[place][0]} reads {name!r}, which nothing makes."
+                )
+            todo.append(made[name])
+    readers: dict[int, list[int]] = {}
+    waiting: dict[int, int] = {}
+    for place in sorted(needed):
+        sources = {made[name] for name in filter(None, nodes[place][1])} - {-1}
+        waiting[place] = len(sources)
+        for source in sources:
+            readers.setdefault(source, []).append(place)
+    # The first in the file that can be run: the order of a sorted file is kept.
+    ready = [place for place, count in waiting.items() if count == 0]
+    heapify(ready)
+    order = []
+    while ready:
+        place = heappop(ready)
+        order.append(place)
+        for reader in readers.get(place, ()):
+            waiting[reader] -= 1
+            if waiting[reader] == 0:
+                heappush(ready, reader)
+    if len(order) < len(needed):
+        stuck = [nodes[place][0] for place in sorted(needed - set(order))]
+        raise DataFileError(
+            f"{path}: {len(stuck)} nodes wait for each other in a cycle, or for one: "
+            f"{', '.join(stuck[:4])}. A network's graph has none."
+        )
+    return order
+
+
+def _node(proto: NodeProto, opset: int, path: Path, budget: Budget, external: ExternalData) -> Node:
+    from onnx.defs import SchemaError, get_schema
+
+    title = f"{path}: {_title(proto)}"
+    name = proto.op_type
+    if proto.domain not in _DOMAINS:
+        raise UnsupportedModuleError(
+            f"{title} is an operator of the domain {proto.domain!r}, which nngraph does not know. "
+            f"{_known()} If it is a function of the model, expand it with "
+            "onnx.inliner.inline_local_functions first."
+        )
+    if name in _CONTROL_FLOW:
+        raise UnsupportedModuleError(
+            f"{title} is control flow, whose path depends on data; a neural graph has one path. "
+            "Export the network with fixed sizes, in evaluation mode, or simplify the file."
+        )
+    if name not in HANDLERS and name not in HOST and name != "Constant":
+        quantised = any(word in name for word in ("Quantize", "QLinear", "Integer"))
+        raise UnsupportedModuleError(
+            f"{title} has no handler"
+            + (": quantised weights have no neural graph. " if quantised else ". ")
+            + _known()
+        )
+    try:
+        schema = get_schema(name, opset, "")
+    except SchemaError:
+        raise UnsupportedModuleError(
+            f"{title} is no operator of ai.onnx {opset}, the set that the file declares."
+        ) from None
+    found, made = len(proto.input), len(proto.output)
+    if not schema.min_input <= found <= schema.max_input or not 1 <= made <= schema.max_output:
+        raise DataFileError(
+            f"{title} has {found} inputs and {made} outputs; expected {schema.min_input} to "
+            f"{schema.max_input} inputs and up to {schema.max_output} outputs."
+        )
+    attributes: dict[str, Any] = {}
+    for attribute in proto.attribute:
+        expected = schema.attributes.get(attribute.name)
+        if expected is None or expected.type.value != attribute.type:  # type: ignore[attr-defined]
+            raise DataFileError(
+                f"{title} has an attribute {attribute.name!r} of type {attribute.type}, which "
+                f"{name} of ai.onnx {opset} does not have."
+            )
+        attributes[attribute.name] = _value(attribute, title, budget, external)
+    missing = [n for n, a in schema.attributes.items() if a.required and n not in attributes]
+    if missing:
+        raise DataFileError(f"{title} lacks the attribute {missing[0]!r}.")
+    return Node(name, proto.name, tuple(proto.input), tuple(proto.output), attributes, opset)
+
+
+def _value(attribute: AttributeProto, title: str, budget: Budget, external: ExternalData) -> object:
+    kind = attribute.type
+    if kind == attribute.FLOAT:
+        return attribute.f
+    if kind == attribute.INT:
+        return attribute.i
+    if kind == attribute.STRING:
+        return attribute.s.decode()
+    if kind == attribute.FLOATS:
+        return tuple(attribute.floats)
+    if kind == attribute.INTS:
+        return tuple(attribute.ints)
+    if kind == attribute.STRINGS:
+        return tuple(text.decode() for text in attribute.strings)
+    if kind == attribute.TENSOR:
+        what = f"{title}, attribute {attribute.name!r},"
+        return read_tensor(attribute.t, what, budget, external)
+    raise UnsupportedModuleError(
+        f"{title} has an attribute {attribute.name!r} that holds a graph or sparse tensors; "
+        "expected numbers, strings and dense tensors."
+    )
+
+
+def _known() -> str:
+    return f"Known operators: {', '.join(sorted({*HANDLERS, *HOST, 'Constant'}))}."
