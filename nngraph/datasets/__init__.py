@@ -1,6 +1,23 @@
-"""Data sets of networks in PyG's interface, and transforms of networks."""
+"""Data sets of networks in PyG's interface, batches and streams of them, and transforms."""
 
+from nngraph.datasets.batching import EdgeBudgetSampler
 from nngraph.datasets.neural_graphs import NeuralGraphDataset
+from nngraph.datasets.perturbations import DropWeights, ScaleNeurons, WeightNoise
+from nngraph.datasets.statistics import Standardise, TensorStatistics, training_statistics
+from nngraph.datasets.streams import ZooStream
 from nngraph.datasets.transforms import CanonicaliseSines, InputMotion, Relabel
 
-__all__ = ["CanonicaliseSines", "InputMotion", "NeuralGraphDataset", "Relabel"]
+__all__ = [
+    "CanonicaliseSines",
+    "DropWeights",
+    "EdgeBudgetSampler",
+    "InputMotion",
+    "NeuralGraphDataset",
+    "Relabel",
+    "ScaleNeurons",
+    "Standardise",
+    "TensorStatistics",
+    "WeightNoise",
+    "ZooStream",
+    "training_statistics",
+]

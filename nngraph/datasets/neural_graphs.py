@@ -19,16 +19,18 @@ __all__ = ["NeuralGraphDataset"]
 class NeuralGraphDataset(Dataset):  # type: ignore[misc]
     """Networks of a zoo as :class:`~nngraph.graph.NeuralGraph` objects.
 
-    A graph has ``y`` ``[1]``, its label, ``psnr`` ``[1]``, ``image`` ``[1]``, the number of its
-    image in the source, and ``network`` ``[1]``, its number in the zoo. The weights are read once,
-    stacked; a graph is a view of them, made when it is asked for. Training on whole stacks needs no
-    graph at all: see :meth:`stack`.
+    A graph has ``y`` ``[1]``, the zoo's target, ``network`` ``[1]``, its number in the zoo, and
+    every other fact of the zoo but the split as ``[1]``, such as ``psnr`` and ``image``. In memory
+    the weights are read once, stacked, and a graph is a view of them, made when it is asked for; on
+    disk each is read when it is asked for, in tens of microseconds. Training on whole stacks needs
+    no graph at all: see :meth:`stack`.
 
     Args:
         zoo: a zoo, or its folder.
         split: ``"train"``, ``"val"``, ``"test"``, or ``None`` for all networks.
         transform: applied to each graph whenever it is asked for.
         pre_filter: networks whose graph it refuses are left out, once and for all.
+        in_memory: whether all weights are read at once. A zoo larger than memory stays on disk.
 
     Raises:
         DataFileError: if the zoo is damaged or not finished.
@@ -48,19 +50,36 @@ class NeuralGraphDataset(Dataset):  # type: ignore[misc]
         split: str | None = None,
         transform: Callable[[Any], Any] | None = None,
         pre_filter: Callable[[Any], bool] | None = None,
+        in_memory: bool = True,
     ) -> None:
         self.zoo = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
         self.split = split
+        self.in_memory = in_memory
+        hidden = {"split", self.zoo.manifest.target}
+        self._facts = [f.name for f in self.zoo.manifest.facts if f.name not in hidden]
         self._networks = self.zoo.indices(split)
-        self._stack = self.zoo.stack(self._networks)
+        self._read()
         super().__init__(None, transform, None, pre_filter)
         if pre_filter is not None:
             kept = torch.tensor([pre_filter(self.get(i)) for i in range(self.len())]).bool()
-            self._networks, self._stack = self._networks[kept], self._stack[kept]
+            self._networks = self._networks[kept]
+            self._read()
+
+    def _read(self) -> None:
+        """Read the networks, if they are to be held in memory: stacks, and each network's row."""
+        self._stacks: dict[int, NeuralGraphStack] = {}
+        self._rows = torch.zeros(len(self._networks), dtype=torch.int64)
+        if not self.in_memory:
+            return
+        kinds = self.zoo.architecture_index[self._networks]
+        for kind in torch.unique(kinds).tolist():
+            here = kinds == kind
+            self._stacks[kind] = self.zoo.stack(self._networks[here])
+            self._rows[here] = torch.arange(int(here.sum()))
 
     @property
     def architecture(self) -> Architecture:
-        """Architecture of all networks."""
+        """The one architecture of all networks of the zoo; an error if there are several."""
         return self.zoo.architecture
 
     @property
@@ -88,27 +107,44 @@ class NeuralGraphDataset(Dataset):  # type: ignore[misc]
         """Numbers in the zoo of the networks of this dataset, ``[n]``."""
         return self._networks[self._chosen()]
 
+    @property
+    def sizes(self) -> Tensor:
+        """E, the number of edges, of each network of this dataset, ``[n]``; reads no weights."""
+        edges = torch.tensor([a.num_edges for a in self.zoo.architectures], dtype=torch.int64)
+        return edges[self.zoo.architecture_index[self.networks]]
+
     def len(self) -> int:
         """Return the number of networks before slicing."""
         return len(self._networks)
 
     def get(self, idx: int) -> NeuralGraph:
         """Return graph ``idx`` before slicing and transform."""
-        graph: NeuralGraph = self._stack[int(idx)]
-        number = self._networks[int(idx)].reshape(1)
-        graph.psnr, graph.image = self.zoo.psnr[number], self.zoo.image[number]
-        graph.network = number
+        number = int(self._networks[idx])
+        if self.in_memory:
+            stack = self._stacks[int(self.zoo.architecture_index[number])]
+            graph: NeuralGraph = stack[int(self._rows[idx])]
+            graph.network = torch.tensor([number])
+        else:
+            graph = self.zoo.network(number)
+        for name in self._facts:
+            setattr(graph, name, self.zoo.facts[name][number : number + 1])
         return graph
 
     def stack(self) -> NeuralGraphStack:
-        """Return the networks of this dataset stacked, ``y`` ``[n]`` their labels.
+        """Return the networks of this dataset stacked, ``y`` ``[n]`` the zoo's target.
 
-        No graph is made, and ``transform`` is not applied. Without slicing this is the dataset's
-        own memory, not a copy.
+        No graph is made, and ``transform`` is not applied. In memory and without slicing this is
+        the dataset's own memory, not a copy.
+
+        Raises:
+            InvalidGraphError: if the networks have several architectures.
         """
+        if len(self._stacks) != 1:
+            return self.zoo.stack(self.networks)
+        (stack,) = self._stacks.values()
         if self._indices is None:
-            return self._stack
-        chosen: NeuralGraphStack = self._stack[self._chosen()]
+            return stack
+        chosen: NeuralGraphStack = stack[self._chosen()]
         return chosen
 
     def _chosen(self) -> Tensor:

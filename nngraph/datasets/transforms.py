@@ -14,12 +14,12 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, Symmetry
 from nngraph.graph.sine_symmetry import canonicalise_sines
 
-__all__ = ["CanonicaliseSines", "InputMotion", "Relabel"]
+__all__ = ["CanonicaliseSines", "InputMotion", "Relabel", "with_parameters"]
 
 _Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
 
 
-def _with_parameters(networks: Any, parameters: Mapping[str, Tensor]) -> Any:
+def with_parameters(networks: Any, parameters: Mapping[str, Tensor]) -> Any:
     """Return a graph or stack of the same architecture and attributes with other parameters."""
     if isinstance(networks, NeuralGraphStack):
         return NeuralGraphStack.from_parameters(networks.architecture, parameters, networks.y)
@@ -51,7 +51,7 @@ class CanonicaliseSines(BaseTransform):  # type: ignore[misc]
     def forward(self, networks: _Networks) -> _Networks:
         """Return a graph or a stack in canonical form."""
         values = canonicalise_sines(networks.architecture, networks.parameters())
-        canonical: _Networks = _with_parameters(networks, values)
+        canonical: _Networks = with_parameters(networks, values)
         return canonical
 
 
@@ -92,7 +92,7 @@ class InputMotion(BaseTransform):  # type: ignore[misc]
         shift = torch.stack([draw(self.shift), draw(self.shift)], dim=-1)
         values[bias_name] = bias + (weight @ shift.unsqueeze(-1)).squeeze(-1)
         values[weight_name] = weight @ motion
-        moved: _Networks = _with_parameters(networks, values)
+        moved: _Networks = with_parameters(networks, values)
         return moved
 
 

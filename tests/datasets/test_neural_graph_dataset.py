@@ -11,17 +11,7 @@ from torch_geometric.loader import DataLoader
 from nngraph.datasets import NeuralGraphDataset
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import NeuralGraph, NeuralGraphStack
-from nngraph.zoo import ImageSource, Zoo, fit_zoo
-
-
-@pytest.fixture(scope="module")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    images = torch.rand(20, 4, 4, 1, generator=torch.Generator().manual_seed(0))
-    source = ImageSource("tiny", images, torch.arange(20) % 4, ("a", "b", "c", "d"))
-    return fit_zoo(
-        tmp_path_factory.mktemp("zoos") / "zoo", source, widths=[2, 4, 3, 1], views=2, steps=3,
-        shard_size=15, splits=(0.5, 0.25, 0.25), progress=False,
-    )  # fmt: skip
+from nngraph.zoo import Zoo
 
 
 def test_the_splits_are_those_of_the_zoo(zoo: Zoo):
@@ -102,6 +92,39 @@ def test_transform_and_pre_filter(zoo: Zoo):
     assert dataset[4].marked
     assert int(dataset[4].y) == 2
     assert len(NeuralGraphDataset(zoo, pre_filter=lambda graph: False)) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_on_disk_the_graphs_are_the_same(zoo: Zoo, workers: int):
+    held, read = NeuralGraphDataset(zoo, "train"), NeuralGraphDataset(zoo, "train", in_memory=False)
+    assert len(held) == len(read)
+    for one, other in zip(held, read, strict=True):
+        assert torch.equal(one.edge_attr, other.edge_attr)
+        assert torch.equal(one.x, other.x)
+        assert one.keys() == other.keys()
+        for name in ("y", "network", "psnr", "image", "view"):
+            assert torch.equal(one[name], other[name])
+    assert torch.equal(held.stack().edge_attr, read.stack().edge_attr)
+    assert torch.equal(held[3:7].stack().x, read[3:7].stack().x)
+    loader = DataLoader(read, batch_size=8, num_workers=workers)
+    batches = torch.cat([batch.edge_attr for batch in loader])
+    assert torch.equal(batches, held.stack().edge_attr.flatten(0, 1))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_networks_of_several_architectures_are_graphs_too(mixed_zoo: Zoo, in_memory: bool):
+    dataset = NeuralGraphDataset(mixed_zoo, "train", in_memory=in_memory)
+    assert len(dataset) == 72
+    for i in (0, 30, 71):
+        graph, number = dataset[i], int(dataset.networks[i])
+        assert graph.validate()
+        kind = int(mixed_zoo.architecture_index[number])
+        assert graph.architecture == mixed_zoo.architectures[kind]
+        assert dataset.sizes[i] == graph.num_edges
+        held = mixed_zoo.stack(torch.tensor([number]))
+        assert torch.equal(held.edge_attr[0], graph.edge_attr)
+    with pytest.raises(InvalidGraphError, match="have 3 architectures"):
+        dataset.stack()
 
 
 def test_graphs_do_not_change_the_data_set(zoo: Zoo):

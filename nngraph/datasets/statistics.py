@@ -1,0 +1,111 @@
+"""Mean and spread of each parameter tensor, over training networks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch_geometric.transforms import BaseTransform
+
+from nngraph.datasets.transforms import with_parameters
+from nngraph.errors import InvalidGraphError
+from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
+from nngraph.zoo import SPLITS, Zoo
+
+__all__ = ["Standardise", "TensorStatistics", "training_statistics"]
+
+_Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """Mean and standard deviation over all entries of a tensor in all training networks.
+
+    One number per tensor: statistics of single entries would break the symmetry of relabelling.
+    """
+
+    mean: float
+    std: float
+    networks: int
+
+
+def training_statistics(zoo: Zoo) -> dict[Architecture, dict[str, TensorStatistics]]:
+    """Return statistics of every parameter of every architecture, over the training split alone.
+
+    Shard by shard and in float64: memory holds one tensor of one shard.
+
+    Raises:
+        DataFileError: if the zoo is damaged.
+        InvalidGraphError: if the zoo has no training networks.
+    """
+    train = zoo.split == SPLITS.index("train")
+    if not bool(train.any()):
+        raise InvalidGraphError(f"{zoo.path} has no training networks; expected at least one.")
+    moments: dict[tuple[int, str], tuple[int, float, float, int]] = {}
+    start = 0
+    for index, shard in enumerate(zoo.shards):
+        rows = torch.nonzero(train[start : start + shard.count]).squeeze(1)
+        start += shard.count
+        if not len(rows):
+            continue
+        held = zoo.mapped(index)
+        for parameter in zoo.architectures[shard.architecture].parameters:
+            values = held[parameter.name][rows].double()
+            mean = float(values.mean())
+            squares = float((values - mean).square().sum())
+            new = (values.numel(), mean, squares, len(rows))
+            key = (shard.architecture, parameter.name)
+            moments[key] = _joined(moments[key], new) if key in moments else new
+    found: dict[Architecture, dict[str, TensorStatistics]] = {}
+    for (kind, name), (count, mean, squares, networks) in moments.items():
+        statistics = TensorStatistics(mean, (squares / count) ** 0.5, networks)
+        found.setdefault(zoo.architectures[kind], {})[name] = statistics
+    return found
+
+
+def _joined(
+    one: tuple[int, float, float, int], other: tuple[int, float, float, int]
+) -> tuple[int, float, float, int]:
+    """Join count, mean and sum of squared deviations of two parts (Chan et al., 1979)."""
+    count = one[0] + other[0]
+    apart = other[1] - one[1]
+    mean = one[1] + apart * other[0] / count
+    squares = one[2] + other[2] + apart**2 * one[0] * other[0] / count
+    return count, mean, squares, one[3] + other[3]
+
+
+class Standardise(BaseTransform):  # type: ignore[misc]
+    r"""Standardise each parameter tensor: :math:`W \to (W - \mu) / \sigma`.
+
+    A tensor without spread (:math:`\sigma = 0`) is only centred.
+
+    Args:
+        statistics: of :func:`training_statistics`.
+
+    Raises:
+        InvalidGraphError: if there are none for a network's architecture.
+    """
+
+    def __init__(
+        self, statistics: Mapping[Architecture, Mapping[str, TensorStatistics]]
+    ) -> None:
+        self.statistics = statistics
+
+    def forward(self, networks: _Networks) -> _Networks:
+        """Return a graph or a stack with standardised parameters."""
+        architecture = networks.architecture
+        if architecture not in self.statistics:
+            raise InvalidGraphError(
+                f"there are no statistics for networks of {architecture}; the training networks "
+                "that they were computed on had none of it."
+            )
+        found = self.statistics[architecture]
+        values: dict[str, Tensor] = {
+            name: (value - found[name].mean) / (found[name].std or 1.0)
+            for name, value in networks.parameters().items()
+        }
+        standardised: _Networks = with_parameters(networks, values)
+        return standardised
