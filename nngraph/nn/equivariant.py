@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.architecture import Architecture
-from nngraph.nn.mixing import mix_dense, mix_tables
+from nngraph.nn.dense_mixing import DenseMixing
+from nngraph.nn.mixing import mix_tables
 from nngraph.nn.scatter_mixing import ScatterMixing
 from nngraph.nn.terms import MixedTensor, PermuteIO, Terms
 
@@ -95,7 +96,9 @@ class EquivariantLinear(nn.Module):
             torch.empty(out_channels, in_channels) for _ in self.terms.edge_mixing
         )
         self.bias = nn.Parameter(torch.empty(slots * out_channels)) if bias else None
-        self.messages = ScatterMixing(self.terms) if backend == "scatter" else None
+        self.messages = (
+            ScatterMixing(self.terms) if backend == "scatter" else DenseMixing(self.terms)
+        )
         self.reset_parameters()
 
     @torch.no_grad()
@@ -136,9 +139,9 @@ class EquivariantLinear(nn.Module):
                 architecture's own order.
         """
         nodes, edges = self._stack(x, edge_attr)
-        if self.messages is None:
+        if isinstance(self.messages, DenseMixing):
             weights = (self.global_weight, *self.node_weights, *self.edge_weights)
-            out_x, out_edges = mix_dense(self.terms, nodes, edges, self.bias, *weights)
+            out_x, out_edges = self.messages(nodes, edges, self.bias, *weights)
         else:
             index = self.messages.index(len(nodes), x.device, edge_index)
             tables = self.messages.pool(index, nodes, edges)
