@@ -28,10 +28,12 @@ __all__ = [
     "RESULTS",
     "Timing",
     "command_line",
+    "keep_memory",
     "machine",
     "markdown",
     "matmul_gflops",
     "measure",
+    "measure_together",
     "peak_growth_mib",
     "read_rows",
     "write_rows",
@@ -60,16 +62,44 @@ class Timing:
 
 def measure(function: Callable[[], object], repeats: int = 20, warmup: int = 3) -> Timing:
     """Time a function after some calls that are not counted."""
-    for _ in range(warmup):
+    (timing,) = measure_together([function], repeats, warmup)
+    return timing
+
+
+def measure_together(
+    functions: Sequence[Callable[[], object]], repeats: int = 20, warmup: int = 3
+) -> list[Timing]:
+    """Time functions in turns, so that what disturbs the machine disturbs all of them alike."""
+    for function in list(functions) * warmup:
         function()
-    cpu, wall = [], []
+    cpu: list[list[float]] = [[] for _ in functions]
+    wall: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
-        at_cpu, at_wall = time.process_time(), time.perf_counter()
-        function()
-        cpu.append((time.process_time() - at_cpu) * 1e3)
-        wall.append((time.perf_counter() - at_wall) * 1e3)
-    low, median, high = torch.tensor(cpu).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
-    return Timing(median, low, high, float(torch.tensor(wall).median()))
+        for i, function in enumerate(functions):
+            at_cpu, at_wall = time.process_time(), time.perf_counter()
+            function()
+            cpu[i].append((time.process_time() - at_cpu) * 1e3)
+            wall[i].append((time.perf_counter() - at_wall) * 1e3)
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    found = []
+    for one, other in zip(cpu, wall, strict=True):
+        low, median, high = torch.tensor(one).quantile(levels).tolist()
+        found.append(Timing(median, low, high, float(torch.tensor(other).median())))
+    return found
+
+
+def keep_memory() -> None:
+    """Have the process keep what it frees, where the C library can: no call fetches pages again.
+
+    By default a large array is fetched from the system page by page, and given back, at each call
+    or at none, as it happens: up to a third of a time, of whichever function it hits.
+    """
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(-4, 0)  # M_MMAP_MAX: nothing outside the heap
+        library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never give back by itself
+    except (OSError, AttributeError):
+        return
 
 
 def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:

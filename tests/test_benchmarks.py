@@ -17,7 +17,7 @@ from nngraph.nn import MODELS
 from nngraph.zoo import ImageSource, fit_zoo
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("accuracy", "fit", "models")
+SCRIPTS = ("accuracy", "equivariant", "fit", "models")
 
 
 @pytest.fixture
@@ -76,6 +76,37 @@ def test_models_are_not_timed_when_they_disagree(load: Any, monkeypatch: pytest.
     )
     with pytest.raises(SystemExit, match="Nothing was timed"):
         module.main(["--model", "probe", "--width", "4", "--batch", "3"])
+
+
+def test_equivariant(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = load("equivariant")
+    # What it does to the allocator would stay with the process of the tests.
+    monkeypatch.setattr(module.harness, "keep_memory", lambda: None)
+    out = tmp_path / "equivariant.csv"
+    arguments = ["--channels", "2", "--networks", "3", "--repeats", "2", "--out", str(out)]
+    module.main(["--widths", "4", "--depths", "2", "4", *arguments])
+    found = rows(out)
+    assert [(row["width"], row["depth"], row["edges"]) for row in found] == [
+        ("4", "2", "12"), ("4", "4", "44"),
+    ]  # fmt: skip
+    assert all(float(row["disagreement"]) < 1e-5 for row in found)
+    assert all(float(row["products_ms"]) > 0 for row in found)
+
+
+def test_the_products_alone_are_those_of_the_layer(load: Any):
+    module = load("equivariant")
+    layer = module.EquivariantLinear(module.Architecture.mlp([2, 4, 4, 4, 1]), 3, 5)
+    run, operations = module.products(layer, torch.ones(2, 44, 3), torch.ones(2, 44, 5))
+    out, back, *rest = run()
+    hidden = slice(8, 40)
+    for k, weight in enumerate(layer.edge_weights):
+        rows = slice(8 + 16 * k, 24 + 16 * k)
+        torch.testing.assert_close(out[:, rows], torch.ones(2, 16, 3) @ weight.detach().mT)
+        torch.testing.assert_close(back[:, rows], torch.ones(2, 16, 5) @ weight.detach())
+    assert [tuple(sums.shape) for sums in rest[-2:]] == [(5, 3)] * 2
+    # Two networks: a global table of 9 slots, group tables of 4, 3 and 3, and 32 edges.
+    by_hand = 9 * 9 + 4 * (4 * 4 + 3 * 3 + 3 * 3) + (hidden.stop - hidden.start)
+    assert operations == 6 * 2 * 3 * 5 * by_hand
 
 
 def test_fit(load: Any, tmp_path: Path):
