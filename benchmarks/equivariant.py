@@ -25,7 +25,7 @@ from torch.nn.functional import linear
 from nngraph.graph import Architecture
 from nngraph.nn import EquivariantLinear
 from nngraph.nn.dense_mixing import DenseMixing
-from nngraph.nn.layout import TILE
+from nngraph.nn.table_layout import TILE
 from nngraph.nn.terms import MixedTensor, Slot
 
 #: Edge features of one input stay near this many numbers, unless --networks says otherwise.

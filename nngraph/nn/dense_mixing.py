@@ -9,8 +9,8 @@ product of each edge with its own weight, the layer is
 Its transpose is of the same form with sums for means, so the backward pass is one call of the same
 functions. In each direction an edge is read by one mean per side and by its product, and written
 once; nothing else of edge size is made. Neighbouring blocks of one shape are pooled as one array,
-and tables of one shape are mixed as one product (:class:`~nngraph.nn.layout.Layout`), so that deep
-networks of small layers do not drown in calls.
+and tables of one shape are mixed as one product (:class:`~nngraph.nn.table_layout.Layout`), so that
+deep networks of small layers do not drown in calls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from nngraph.nn.layout import Layout, Run, Tile
+from nngraph.nn.table_layout import Layout, Run, Tile
 from nngraph.nn.terms import Terms
 
 __all__ = ["DenseMixing"]

@@ -7,8 +7,8 @@ import torch
 
 from nngraph.graph import Architecture
 from nngraph.nn import EquivariantLinear, Terms
-from nngraph.nn import layout as module
-from nngraph.nn.layout import Layout
+from nngraph.nn import table_layout as module
+from nngraph.nn.table_layout import Layout
 from nngraph.testing import random_architectures, random_features
 
 mlp = Architecture.mlp
