@@ -1,0 +1,21 @@
+"""The permutation symmetry of any PyTorch module, derived from its computation and proven on it."""
+
+from converters.symmetry.derive import Derivation, Layer, derive, permutation_spec
+from converters.symmetry.spec import Axis, Factor, FixedReport, PermutationSpec, Segment, Space
+from converters.symmetry.verification import SpaceCheck, Verification, verify
+
+__all__ = [
+    "Axis",
+    "Derivation",
+    "Factor",
+    "FixedReport",
+    "Layer",
+    "PermutationSpec",
+    "Segment",
+    "Space",
+    "SpaceCheck",
+    "Verification",
+    "derive",
+    "permutation_spec",
+    "verify",
+]

@@ -1,0 +1,418 @@
+r"""The algebra of tensor dimensions: atoms, their products and their concatenations.
+
+A dimension of a tensor is a term: an **atom** (a set of neurons that has not been cut so far), a
+**product** of terms (row-major, outermost first: what ``view`` makes of several dimensions) or a
+**concatenation** of terms (what ``cat`` makes). Terms live in a union-find structure: two
+dimensions that one operation aligns are *unified*, and from then on are one. A later operation may
+look into a dimension, by cutting it (a slice) or factoring it (a view). Then its atom gets parts,
+and everything that was ever unified with it, such as the axis of the weight that made it, has the
+same parts from that moment on. That is how a ``view`` into heads splits the axis of a projection
+that came long before.
+
+An atom without a *reason* may be relabelled by any permutation; a reason says why it may not. Where
+two structures have no common refinement (3 x 4 against 4 x 3), everything in them is fixed: less
+symmetry than there may be, never more.
+
+Unification merges classes with path compression, and each cut makes parts once, so that a pass over
+a network takes near-linear time in the number of its operations.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = [
+    "STRUCTURE",
+    "Dim",
+    "Term",
+    "atom",
+    "atoms",
+    "concatenate",
+    "cut",
+    "expand",
+    "factor",
+    "find",
+    "fix",
+    "is_fixed",
+    "monomials",
+    "multiply",
+    "regroup",
+    "unify",
+]
+
+ATOM, PRODUCT, CONCATENATION = "atom", "product", "concatenation"
+
+#: The reason of what is fixed because two structures have no common refinement.
+STRUCTURE = "structures without a common refinement"
+
+_serial = itertools.count()
+
+
+class Dim:
+    """One term; ``find`` gives the term that it has been unified with.
+
+    Attributes:
+        size: number of indices.
+        kind: atom, product or concatenation.
+        children: the parts of a product or concatenation.
+        reasons: why an atom is fixed; empty for an atom that may be relabelled.
+        hint: a word for what the indices count, such as ``"heads"``; for names only.
+        serial: position in the order of creation.
+    """
+
+    __slots__ = ("children", "hint", "kind", "parent", "reasons", "serial", "size")
+
+    def __init__(self, size: int, kind: str = ATOM, children: Sequence[Dim] = ()) -> None:
+        self.size = size
+        self.kind = kind
+        self.children: tuple[Dim, ...] = tuple(children)
+        self.reasons: frozenset[object] = frozenset()
+        self.hint: str | None = None
+        self.parent: Dim | None = None
+        self.serial = next(_serial)
+
+    def __repr__(self) -> str:
+        dim = find(self)
+        if dim.kind == ATOM:
+            return f"{dim.size}{'!' if dim.reasons else ''}#{dim.serial}"
+        return "(" + (" x " if dim.kind == PRODUCT else " | ").join(map(repr, dim.children)) + ")"
+
+
+#: A factor of a segment: an atom, or a concatenation that stands inside of a product.
+Term = Dim
+
+
+def find(dim: Dim) -> Dim:
+    """Return the term that stands for ``dim``."""
+    root = dim
+    while root.parent is not None:
+        root = root.parent
+    while dim.parent is not None:
+        dim.parent, dim = root, dim.parent
+    return root
+
+
+def atom(size: int, reason: object = None, hint: str | None = None) -> Dim:
+    """Return a new atom, fixed if there is a reason."""
+    dim = Dim(size)
+    dim.hint = hint
+    if reason is not None:
+        dim.reasons = frozenset((reason,))
+    return dim
+
+
+def multiply(dims: Iterable[Dim]) -> Dim:
+    """Return the product of dimensions, outermost first, as ``view`` makes it."""
+    factors = [factor for dim in dims for factor in _factors(dim)]
+    if not factors:
+        return atom(1)
+    if len(factors) == 1:
+        return factors[0]
+    return Dim(math.prod(f.size for f in factors), PRODUCT, factors)
+
+
+def concatenate(dims: Iterable[Dim]) -> Dim:
+    """Return the concatenation of dimensions, as ``cat`` makes it."""
+    parts = [part for dim in dims for part in _parts(dim)]
+    if len(parts) == 1:
+        return parts[0]
+    return Dim(sum(part.size for part in parts), CONCATENATION, parts)
+
+
+def _factors(dim: Dim) -> Iterator[Dim]:
+    dim = find(dim)
+    if dim.kind == PRODUCT:
+        for child in dim.children:
+            yield from _factors(child)
+    elif dim.size != 1:
+        yield dim
+
+
+def _parts(dim: Dim) -> Iterator[Dim]:
+    dim = find(dim)
+    if dim.kind == CONCATENATION:
+        for child in dim.children:
+            yield from _parts(child)
+    elif dim.size:
+        yield dim
+
+
+def _become(dim: Dim, other: Dim) -> None:
+    """Let ``dim`` be the same term as ``other``."""
+    dim, other = find(dim), find(other)
+    if dim is not other:
+        if other.hint is None:
+            other.hint = dim.hint
+        dim.parent = other
+
+
+def _split_atom(dim: Dim, kind: str, sizes: Sequence[int]) -> list[Dim]:
+    parts = []
+    for size in sizes:
+        part = atom(size)
+        part.reasons = dim.reasons
+        parts.append(part)
+    _become(dim, Dim(dim.size, kind, parts))
+    return parts
+
+
+def cut(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
+    """Cut a dimension into consecutive pieces; all that is unified with it is cut as well.
+
+    Returns:
+        one term per size. If the pieces cut through the rows of a product, the whole dimension is
+        fixed, and so are they.
+    """
+    dim = find(dim)
+    assert sum(sizes) == dim.size
+    if 0 in sizes:
+        found = iter(cut(dim, [size for size in sizes if size])) if dim.size else iter(())
+        return [next(found) if size else atom(0) for size in sizes]
+    if len(sizes) == 1:
+        return [dim]
+    if dim.kind == ATOM:
+        if dim.reasons:
+            # Nothing is gained by knowing the parts of what is fixed: unbinding a sequence step by
+            # step would make a term as long as the sequence.
+            return [_fixed_like(dim, size) for size in sizes]
+        return _split_atom(dim, CONCATENATION, sizes)
+    if dim.kind == CONCATENATION:
+        return _cut_parts(dim, sizes)
+    outer, *rest = _factors(dim)
+    inner = multiply(rest)
+    step = math.gcd(*sizes)
+    if step % inner.size == 0:
+        pieces = [
+            multiply((piece, inner)) for piece in cut(outer, [size // inner.size for size in sizes])
+        ]
+        _become(dim, concatenate(pieces))
+        return pieces
+    return _cut_fixed(dim, sizes)
+
+
+def _fixed_everywhere(dim: Dim) -> bool:
+    return all(part.reasons or part.size == 1 for part in atoms(dim))
+
+
+def _fixed_like(dim: Dim, size: int) -> Dim:
+    part = atom(size)
+    part.reasons = frozenset().union(*(a.reasons for a in atoms(dim))) or frozenset((STRUCTURE,))
+    return part
+
+
+def _cut_fixed(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
+    fix(dim, STRUCTURE)
+    return [_fixed_like(dim, size) for size in sizes]
+
+
+def _cut_parts(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
+    pending = list(_parts(dim))[::-1]
+    pieces = []
+    for size in sizes:
+        group, needed = [], size
+        while needed:
+            part = pending.pop()
+            if part.size > needed:
+                part, rest = cut(part, (needed, part.size - needed))
+                pending.append(rest)
+            group.append(part)
+            needed -= part.size
+        pieces.append(concatenate(group))
+    return pieces
+
+
+def factor(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
+    """Factor a dimension row-major, outermost first; all that is unified with it is factored too.
+
+    Returns:
+        one term per size. If the dimension has another structure already, with no common
+        refinement, it is fixed, and so are they.
+    """
+    dim = find(dim)
+    assert math.prod(sizes) == dim.size
+    if len(sizes) == 1:
+        return [dim]
+    if 1 in sizes:
+        found = iter(factor(dim, [size for size in sizes if size != 1] or [1]))
+        if dim.size == 1:
+            return [atom(1) for _ in sizes]
+        return [atom(1) if size == 1 else next(found) for size in sizes]
+    if dim.kind == ATOM:
+        return _split_atom(dim, PRODUCT, sizes)
+    if dim.kind == PRODUCT:
+        return regroup(list(_factors(dim)), sizes)
+    outer, inner = _rows(dim, sizes[0])
+    return [outer, *factor(inner, sizes[1:])]
+
+
+def regroup(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim]:
+    """Read consecutive dimensions as others of the same number of entries, as ``view`` does.
+
+    Dimensions that have no common refinement with the new sizes are fixed.
+    """
+    pending = [dim for dim in dims if dim.size != 1][::-1]
+    wanted = list(sizes)[::-1]
+    result: list[Dim] = []
+    while wanted:
+        size = wanted.pop()
+        group: list[Dim] = []
+        needed = size
+        while needed > 1:
+            part = pending.pop()
+            if needed % part.size == 0:
+                group.append(part)
+                needed //= part.size
+            elif part.size % needed == 0:
+                head, rest = factor(part, (needed, part.size // needed))
+                pending.append(rest)
+                group.append(head)
+                needed = 1
+            else:
+                result += _no_refinement([*group, part], size, pending, wanted)
+                break
+        else:
+            result.append(multiply(group))
+    return result
+
+
+def _no_refinement(
+    group: list[Dim], size: int, pending: list[Dim], wanted: list[int]
+) -> list[Dim]:
+    """Fix the dimensions up to the next boundary that old and new sizes share."""
+    sizes = [size]
+    while (have := math.prod(dim.size for dim in group)) != (want := math.prod(sizes)):
+        if have < want:
+            group.append(pending.pop())
+        else:
+            sizes.append(wanted.pop())
+    for dim in group:
+        fix(dim, STRUCTURE)
+    return [atom(size, STRUCTURE) for size in sizes]
+
+
+def _rows(dim: Dim, count: int) -> tuple[Dim, Dim]:
+    """Read a concatenation as ``count`` rows of one structure."""
+    inner_size = dim.size // count
+    parts = list(_parts(dim))
+    if all(part.size % inner_size == 0 for part in parts):
+        outers, inners = [], []
+        for part in parts:
+            if part.size == inner_size:
+                outer, inner = atom(1), part
+            else:
+                outer, inner = factor(part, (part.size // inner_size, inner_size))
+            outers.append(outer)
+            inners.append(inner)
+    else:
+        inners = cut(dim, [inner_size] * count)
+        outers = [atom(count, STRUCTURE)]
+    for inner in inners[1:]:
+        unify(inners[0], inner)
+    return concatenate(outers), find(inners[0])
+
+
+def unify(one: Dim, other: Dim) -> None:
+    """Let two dimensions of equal size be relabelled together, index by index."""
+    one, other = find(one), find(other)
+    if one is other:
+        return
+    assert one.size == other.size, (one, other)
+    if one.size == 1:
+        return
+    if one.kind == ATOM or other.kind == ATOM:
+        if one.kind != ATOM:
+            one, other = other, one
+        for reason in one.reasons:
+            fix(other, reason)
+        if other.kind == ATOM and one.serial < other.serial:
+            one, other = other, one
+            for reason in one.reasons:
+                fix(other, reason)
+        _become(one, other)
+        return
+    if one.kind == other.kind:
+        if _unify_children(one, other):
+            _become(one, other)
+        return
+    if one.kind == PRODUCT:
+        one, other = other, one
+    # A concatenation against a product: whole rows of the product, or no common structure.
+    sizes = [part.size for part in _parts(one)]
+    for part, piece in zip(_parts(one), cut(other, sizes), strict=True):
+        unify(part, piece)
+
+
+def _unify_children(one: Dim, other: Dim) -> bool:
+    product = one.kind == PRODUCT
+    children = _factors if product else _parts
+    left, right = list(children(one))[::-1], list(children(other))[::-1]
+    while left and right:
+        a, b = left.pop(), right.pop()
+        if a.size == b.size:
+            unify(a, b)
+            continue
+        stack = left if a.size > b.size else right
+        big, small = (a, b) if a.size > b.size else (b, a)
+        if product:
+            if big.size % small.size:
+                fix(one, STRUCTURE)
+                fix(other, STRUCTURE)
+                return False
+            head, rest = factor(big, (small.size, big.size // small.size))
+        else:
+            head, rest = cut(big, (small.size, big.size - small.size))
+        unify(head, small)
+        stack.append(rest)
+    return True
+
+
+def atoms(dim: Dim) -> Iterator[Dim]:
+    """Iterate over the atoms of a dimension, size-1 atoms included."""
+    dim = find(dim)
+    if dim.kind == ATOM:
+        yield dim
+    else:
+        for child in dim.children:
+            yield from atoms(child)
+
+
+def fix(dim: Dim, reason: object) -> None:
+    """Let nothing in a dimension be relabelled, for a reason."""
+    for part in atoms(dim):
+        if reason not in part.reasons:
+            part.reasons |= {reason}
+
+
+def is_fixed(dim: Dim) -> bool:
+    """Whether nothing in the dimension may be relabelled."""
+    return _fixed_everywhere(dim)
+
+
+def expand(dim: Dim) -> list[list[Term]]:
+    """Return a dimension as segments, each a list of factors, outermost first.
+
+    A factor is an atom, or a concatenation that stands below the outermost factor of its segment,
+    where its parts interleave.
+    """
+    dim = find(dim)
+    if dim.kind == ATOM:
+        return [[dim]]
+    if dim.kind == CONCATENATION:
+        return [segment for child in dim.children for segment in expand(child)]
+    outer, *rest = _factors(dim)
+    return [segment + rest for segment in expand(outer)]
+
+
+def monomials(dim: Dim) -> list[list[Dim]]:
+    """Return the sets of atoms that index the entries of a dimension, order disregarded."""
+    dim = find(dim)
+    if dim.kind == ATOM:
+        return [[dim]]
+    if dim.kind == CONCATENATION:
+        return [monomial for child in dim.children for monomial in monomials(child)]
+    result: list[list[Dim]] = [[]]
+    for child in dim.children:
+        result = [left + right for left in result for right in monomials(child)]
+    return result

@@ -1,0 +1,166 @@
+"""Searching a small network for symmetry that its spec forbids.
+
+A candidate is a swap of two indices in some of the segments that have one structure: all of them,
+or a subset, since the spec may tie more than it must. Segments that the outputs do not depend on
+(the bias of keys, which softmax cancels) are left out. A candidate that the spec allows is not
+tried; one that it forbids and that leaves the outputs unchanged was missed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from converters.symmetry.spec import PermutationSpec, Segment, segment_size
+
+if TYPE_CHECKING:
+    from converters.symmetry.verification import Runner
+
+__all__ = ["Missed", "search_missed"]
+
+#: Subsets of at most this many segments are all tried; of more, only few.
+MAX_ALL_SUBSETS = 7
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A swap that leaves the function unchanged though the spec forbids it.
+
+    Args:
+        pair: the two indices, counted within the segment.
+        segments: (parameter, axis, first index of the segment) of each segment in which they are
+            swapped.
+    """
+
+    pair: tuple[int, int]
+    segments: tuple[tuple[str, int, int], ...]
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{name}[{axis}] from {start}" for name, axis, start in self.segments)
+        return f"swapping {self.pair[0]} and {self.pair[1]} of {where}"
+
+
+@dataclass(frozen=True)
+class _Unit:
+    name: str
+    axis: int
+    start: int
+    segment: Segment
+
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """What segments have in common that may be swapped together."""
+        spaces = [factor.space or factor.parts for factor in self.segment]
+        if not any(spaces):
+            return (segment_size(self.segment),)
+        return self.segment
+
+
+def search_missed(
+    spec: PermutationSpec,
+    runners: Sequence[Runner],
+    generator: torch.Generator,
+    tolerance: float,
+    pairs: int = 3,
+) -> tuple[Missed, ...]:
+    """Try swaps that the spec forbids; return those that leave the outputs unchanged."""
+    groups: dict[tuple[object, ...], list[_Unit]] = {}
+    for unit in _units(spec):
+        if runners[0].state[unit.name].is_floating_point():
+            groups.setdefault(unit.structure, []).append(unit)
+    missed = []
+    for units in groups.values():
+        size = segment_size(units[0].segment)
+        chosen = _pairs(size, pairs, generator)
+        units = [u for u in units if not _unchanged(spec, runners, [u], chosen, tolerance)]
+        for pair in chosen:
+            for subset in _subsets(units):
+                if len(subset) == len(units) and _allowed(spec, units[0].segment, pair):
+                    continue
+                if _unchanged(spec, runners, subset, [pair], tolerance):
+                    missed.append(Missed(pair, tuple((u.name, u.axis, u.start) for u in subset)))
+                    break
+    return tuple(missed)
+
+
+def _units(spec: PermutationSpec) -> Iterator[_Unit]:
+    for name, axes in spec.parameters.items():
+        if name in spec.unused:
+            continue
+        for place, axis in enumerate(axes):
+            start = 0
+            for segment in axis:
+                size = segment_size(segment)
+                if size > 1:
+                    yield _Unit(name, place, start, segment)
+                start += size
+
+
+def _pairs(size: int, count: int, generator: torch.Generator) -> list[tuple[int, int]]:
+    every = math.comb(size, 2)
+    if every <= count:
+        return list(itertools.combinations(range(size), 2))
+    # Neighbours, one far apart, and random ones.
+    found = {(0, 1), (0, size - 1)}
+    while len(found) < count:
+        one, other = torch.randperm(size, generator=generator)[:2].tolist()
+        found.add((min(one, other), max(one, other)))
+    return sorted(found)
+
+
+def _subsets(units: Sequence[_Unit]) -> Iterator[Sequence[_Unit]]:
+    """Iterate over subsets, the largest first."""
+    if len(units) <= MAX_ALL_SUBSETS:
+        for count in range(len(units), 0, -1):
+            yield from itertools.combinations(units, count)
+        return
+    yield units
+    for left_out in units:
+        yield [unit for unit in units if unit is not left_out]
+    yield from itertools.combinations(units, 2)
+
+
+def _allowed(spec: PermutationSpec, segment: Segment, pair: tuple[int, int]) -> bool:
+    """Whether the spec has the swap of two indices of a segment, wherever it is counted."""
+    differing = []
+    stride = segment_size(segment)
+    for place, factor in enumerate(segment):
+        stride //= factor.size
+        if (pair[0] // stride) % factor.size != (pair[1] // stride) % factor.size:
+            differing.append(place)
+    if len(differing) != 1:
+        return False
+    moved = segment[differing[0]]
+    if moved.space is None or spec.by_name[moved.space].fixed:
+        return False
+    others = [factor for place, factor in enumerate(segment) if place != differing[0]]
+    return all(factor.space in spec.by_name[moved.space].within for factor in others)
+
+
+def _unchanged(
+    spec: PermutationSpec,
+    runners: Sequence[Runner],
+    units: Sequence[_Unit],
+    pairs: Sequence[tuple[int, int]],
+    tolerance: float,
+) -> bool:
+    """Whether each swap leaves the outputs as they are."""
+    for runner, (one, other) in itertools.product(runners, pairs):
+        changed: dict[str, Tensor] = {}
+        for unit in units:
+            tensor = changed.get(unit.name, runner.state[unit.name])
+            index = torch.arange(tensor.shape[unit.axis])
+            a, b = unit.start + one, unit.start + other
+            index[a], index[b] = b, a
+            swapped = tensor.index_select(unit.axis, index)
+            for name in (unit.name, *spec.aliases.get(unit.name, ())):
+                changed[name] = swapped
+        if runner.change({**runner.state, **changed}) > tolerance:
+            return False
+    return True

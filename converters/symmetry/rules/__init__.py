@@ -1,0 +1,54 @@
+"""The rules: operator -> what it does to the dimensions of tensors, a family per file.
+
+A rule takes a :class:`~converters.symmetry.engine.Call` and returns the value of the result (or one
+per result). It unifies the dimensions that the operation aligns, cuts or factors those that it
+takes apart, and fixes those along which it treats one index unlike another. A rule that does not
+cover its arguments raises ``Unruled``, and everything is fixed. Operators that torch tags as
+pointwise share one rule. To add a rule, write it in its family and name its operators in the
+family's table.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from converters.symmetry.engine import Rule
+from converters.symmetry.program import Operation
+from converters.symmetry.rules.attention import ATTENTION
+from converters.symmetry.rules.constants import CONSTANTS
+from converters.symmetry.rules.convolution import CONVOLUTION
+from converters.symmetry.rules.indexing import INDEXING
+from converters.symmetry.rules.linear import LINEAR
+from converters.symmetry.rules.normalisation import NORMALISATION
+from converters.symmetry.rules.pointwise import POINTWISE, pointwise
+from converters.symmetry.rules.pooling import POOLING
+from converters.symmetry.rules.recurrent import RECURRENT
+from converters.symmetry.rules.reduction import REDUCTION
+from converters.symmetry.rules.segments import SEGMENTS
+from converters.symmetry.rules.shape import SHAPE
+
+__all__ = ["RULES", "fallback"]
+
+#: Operator name, without overload -> rule.
+RULES: dict[str, Rule] = {
+    **POINTWISE,
+    **SHAPE,
+    **SEGMENTS,
+    **INDEXING,
+    **REDUCTION,
+    **LINEAR,
+    **CONVOLUTION,
+    **POOLING,
+    **NORMALISATION,
+    **ATTENTION,
+    **RECURRENT,
+    **CONSTANTS,
+}
+
+
+def fallback(operation: Operation) -> Rule | None:
+    """Return the rule of an operator that has none by name: pointwise operators share one."""
+    tags = getattr(operation.target, "tags", ())
+    if torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags:
+        return pointwise
+    return None

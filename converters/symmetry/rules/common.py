@@ -1,0 +1,70 @@
+"""What several families of rules need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from converters.symmetry.dims import Dim, atom, unify
+from converters.symmetry.engine import Call, Rule
+from converters.symmetry.values import Value
+
+__all__ = ["align", "axes", "axis", "broadcast", "rest_fixed", "table", "tensors"]
+
+
+def table(rule: Rule, *names: str) -> dict[str, Rule]:
+    """Return a rule under the names of its operators, ``aten.`` understood."""
+    return {name if "." in name else f"aten.{name}": rule for name in names}
+
+
+def tensors(arguments: Any) -> list[Value]:
+    """Return the values among arguments, lists opened, in order."""
+    if isinstance(arguments, Value):
+        return [arguments]
+    if isinstance(arguments, dict):
+        return tensors(list(arguments.values()))
+    if isinstance(arguments, (list, tuple)):
+        return [value for item in arguments for value in tensors(item)]
+    return []
+
+
+def axis(index: int, rank: int) -> int:
+    """Return an axis counted from the front."""
+    return index + rank if index < 0 else index
+
+
+def axes(indices: int | Sequence[int] | None, rank: int) -> list[int]:
+    """Return axes counted from the front; none given means all."""
+    if indices is None or (not isinstance(indices, int) and len(indices) == 0):
+        return list(range(rank))
+    return [axis(i, rank) for i in ([indices] if isinstance(indices, int) else indices)]
+
+
+def align(dims: Iterable[Dim]) -> Dim:
+    """Unify dimensions that stand at one place, and return what stands there after broadcasting."""
+    found: Dim | None = None
+    for dim in dims:
+        if dim.size == 1:
+            continue
+        if found is not None:
+            unify(found, dim)
+        found = found or dim
+    return found if found is not None else atom(1)
+
+
+def broadcast(all_dims: Sequence[Sequence[Dim]]) -> list[Dim]:
+    """Unify the dimensions of tensors that are broadcast against one another."""
+    rank = max((len(dims) for dims in all_dims), default=0)
+    return [
+        align(dims[place - rank] for dims in all_dims if len(dims) >= rank - place)
+        for place in range(rank)
+    ]
+
+
+def rest_fixed(call: Call, first: Value) -> list[Value | None]:
+    """Return results of which only the first is of interest; what else is used is fixed."""
+    results: list[Value | None] = [first]
+    for output, shape in list(enumerate(call.shapes))[1:]:
+        used = call.used(output)
+        results.append(Value(tuple(call.fixed(size) for size in shape)) if used else None)
+    return results

@@ -1,0 +1,100 @@
+"""Convolutions: channels are relabelled, within groups where there are groups; pixels are fixed."""
+
+from __future__ import annotations
+
+from converters.symmetry.dims import factor, find, multiply, unify
+from converters.symmetry.engine import Call
+from converters.symmetry.rules.common import align, table
+from converters.symmetry.values import Value
+
+__all__ = ["CONVOLUTION"]
+
+
+def convolve(call: Call) -> Value:
+    r"""Convolve, :math:`y_{b,gc,p} = \sum_{i,k} W_{gc,i,k} x_{b,gi,p+k} + b_{gc}`.
+
+    The weight is ``[g c, i, *k]``, and ``[g i, c, *k]`` for a transposed convolution.
+    """
+    value, weight, bias = call.value("input"), call["weight"], call["bias"]
+    transposed = bool(call.get("transposed", "transpose" in call.operation.name))
+    groups = int(call["groups"])
+    taps = list(weight.dims[2:])
+    lead = list(value.dims[: len(value.dims) - len(taps) - 1])
+    channels, pixels = value.dims[len(lead)], value.dims[len(lead) + 1 :]
+    # The axis of the weight that is whole, and the one that stands for one group.
+    whole, part = weight.dims[0], weight.dims[1]
+    if groups == 1:
+        inner, outer = (whole, part) if transposed else (part, whole)
+        align([channels, inner])
+        call.iterates(*lead, inner, outer)
+    else:
+        group, inner = factor(channels, (groups, channels.size // groups))
+        weight_group, rest = factor(whole, (groups, whole.size // groups))
+        unify(group, weight_group)
+        group = find(group)
+        if inner.size > 1 or rest.size > 1:
+            group.hint = group.hint or "groups"
+        if transposed:
+            unify(inner, rest)
+            outer = multiply((group, part))
+            call.iterates(*lead, group, inner, part)
+        else:
+            unify(inner, part)
+            outer = whole
+            call.iterates(*lead, group, inner, rest)
+    if bias is not None:
+        align([outer, bias.dims[0]])
+    if all(tap.size == 1 for tap in taps) and call.shape[len(lead) + 1 :] == tuple(
+        pixel.size for pixel in pixels
+    ) and not _moves(call):
+        places = list(pixels)
+    else:
+        call.fix(pixels, "is convolved over")
+        call.fix(taps, "counts taps", natural=True)
+        places = [call.fixed(size) for size in call.shape[len(lead) + 1 :]]
+    facts = {
+        name: call[name] for name in ("stride", "padding", "dilation", "output_padding")
+        if name in call.arguments
+    }
+    return call.enter(
+        "convolution", [value], Value((*lead, outer, *places)),
+        {"weight": weight, "bias": bias}, groups=groups, transposed=transposed, **facts,
+    )
+
+
+def _moves(call: Call) -> bool:
+    """Whether pixels of the result stand elsewhere than those they come from."""
+    stride, padding = call["stride"], call["padding"]
+    return any(s != 1 for s in stride) or (
+        padding != "valid" and padding != "same" and any(p != 0 for p in padding)
+    )
+
+
+def im2col(call: Call) -> Value:
+    """Take windows: (C, H, W) -> (C k k, windows)."""
+    value = call.value("self")
+    *lead, channels, height, width = value.dims
+    call.fix([height, width], "has windows taken")
+    taps = call.shape[-2] // channels.size
+    return value.like([*lead, multiply((channels, call.fixed(taps))), call.fixed(call.shape[-1])])
+
+
+def col2im(call: Call) -> Value:
+    """Add up windows: (C k k, windows) -> (C, H, W)."""
+    value = call.value("self")
+    *lead, columns, windows = value.dims
+    call.fix([windows], "has windows added up")
+    channels = call.shape[-3]
+    outer, taps = factor(columns, (channels, columns.size // channels))
+    call.fix([taps], "has windows added up")
+    return value.like([*lead, outer, *(call.fixed(size) for size in call.shape[-2:])])
+
+
+CONVOLUTION = {
+    **table(
+        convolve, "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d",
+        "conv_transpose2d", "conv_transpose3d",
+    ),
+    **table(im2col, "im2col"),
+    **table(col2im, "col2im"),
+}

@@ -1,0 +1,239 @@
+"""Operations that read or write at indices, order entries, or take positions."""
+
+from __future__ import annotations
+
+import torch
+
+from converters.symmetry.dims import Dim, multiply
+from converters.symmetry.engine import Call, Unruled
+from converters.symmetry.rules.common import axes, axis, broadcast, table
+from converters.symmetry.rules.segments import piece
+from converters.symmetry.values import Value
+
+__all__ = ["INDEXING"]
+
+
+def _taken(call: Call, dim: Dim, index: Value) -> list[Dim]:
+    """Return the dimensions that stand for one that is read at the entries of an index."""
+    known = index.constant.value if index.constant is not None else None
+    if known is not None and known.dim() == 1 and known.dtype != torch.bool and known.numel():
+        first = int(known[0])
+        ahead = torch.arange(first, first + known.numel())
+        if torch.equal(known.cpu().to(torch.int64), ahead) and 0 <= first <= dim.size - len(ahead):
+            return [piece(dim, first, first + len(ahead))]
+    call.fix([dim], "is read at computed indices")
+    return list(index.dims)
+
+
+def embedding(call: Call) -> Value:
+    """Look up rows: entry v of the vocabulary is told from others, the features are free."""
+    weight, indices = call.value("weight"), call.value("indices")
+    dims = [*_taken(call, weight.dims[0], indices), weight.dims[1]]
+    if len(dims) != len(indices.dims) + 1:
+        dims = [*indices.dims, weight.dims[1]]
+    inputs = [] if indices.constant is not None else [indices]
+    return call.enter("embedding", inputs, Value(tuple(dims)), {"weight": weight})
+
+
+def index_select(call: Call) -> Value:
+    """Read one axis at indices."""
+    value, index = call.value("self"), call.value("index")
+    place = axis(call["dim"], len(value.dims))
+    taken = _taken(call, value.dims[place], index)
+    return value.like([*value.dims[:place], *taken, *value.dims[place + 1 :]])
+
+
+def index(call: Call) -> Value:
+    """Read axes at indices that are broadcast against each other."""
+    value = call.value("self")
+    indices: list[Value | None] = list(call["indices"])
+    indices += [None] * (len(value.dims) - len(indices))
+    given = [i for i, item in enumerate(indices) if item is not None]
+    if any(item is not None and item.dtype == torch.bool for item in indices):
+        raise Unruled("reads at a mask")
+    items = [item for item in indices if item is not None]
+    if len(items) == 1:
+        place = given[0]
+        taken = _taken(call, value.dims[place], items[0])
+        return value.like([*value.dims[:place], *taken, *value.dims[place + 1 :]])
+    call.fix([value.dims[i] for i in given], "is read at computed indices")
+    joint = broadcast([item.dims for item in items])
+    rest = [dim for i, dim in enumerate(value.dims) if i not in given]
+    adjacent = given == list(range(given[0], given[-1] + 1))
+    start = given[0] if adjacent else 0
+    return value.like([*rest[:start], *joint, *rest[start:]])
+
+
+def index_put(call: Call) -> Value:
+    """Write at indices: the axes that are written at are fixed, the others are aligned."""
+    value, source = call.value("self"), call.value("values")
+    indices: list[Value | None] = list(call["indices"])
+    given = [i for i, item in enumerate(indices) if item is not None]
+    if given != list(range(len(given))) or any(
+        item is not None and item.dtype == torch.bool for item in indices
+    ):
+        raise Unruled("writes at a mask, or at axes behind others")
+    call.fix([value.dims[i] for i in given], "is written at computed indices")
+    joint = broadcast([item.dims for item in indices if item is not None])
+    broadcast([source.dims, [*joint, *value.dims[len(given) :]]])
+    return call.enter("scatter", [value, source], value.like(value.dims))
+
+
+def gather(call: Call) -> Value:
+    """Read one axis at an index for each entry: that axis is fixed, the others are aligned."""
+    value, index = call.value("self"), call.value("index")
+    place = axis(call["dim"], len(value.dims)) if value.dims else 0
+    if not value.dims:
+        return value.like(index.dims)
+    call.fix([value.dims[place]], "is read at computed indices")
+    _align_others(call, value, index, place)
+    return value.like(index.dims)
+
+
+def scatter(call: Call) -> Value:
+    """Write (or add) along one axis at an index for each entry: that axis is fixed."""
+    value, index = call.value("self"), call.value("index")
+    source = call.get("src", call.get("source"))
+    place = axis(call["dim"], len(value.dims))
+    call.fix([value.dims[place]], "is written at computed indices")
+    _align_others(call, value, index, place)
+    inputs = [value, index]
+    if isinstance(source, Value):
+        _align_others(call, value, source, place)
+        inputs.append(source)
+    return call.enter("scatter", inputs, value.like(value.dims))
+
+
+def _align_others(call: Call, value: Value, other: Value, place: int) -> None:
+    for i, (mine, theirs) in enumerate(zip(value.dims, other.dims, strict=True)):
+        if i == place:
+            continue
+        if mine.size == theirs.size:
+            broadcast([[mine], [theirs]])
+        else:
+            call.fix([mine, theirs], "is read or written in part")
+
+
+def index_add(call: Call) -> Value:
+    """Add slices at indices of one axis: that axis is fixed, the others are aligned."""
+    value, source = call.value("self"), call.value("source")
+    place = axis(call["dim"], len(value.dims))
+    call.fix([value.dims[place]], "is written at computed indices")
+    call.fix([source.dims[place]], "is added at computed indices")
+    dims = [
+        mine if i == place else broadcast([[mine], [theirs]])[0]
+        for i, (mine, theirs) in enumerate(zip(value.dims, source.dims, strict=True))
+    ]
+    return call.enter("add", [value, source], Value(tuple(dims)))
+
+
+def index_copy(call: Call) -> Value:
+    """Write slices at indices of one axis."""
+    return index_add(call)
+
+
+def roll(call: Call) -> Value:
+    """Shift along axes, whose order counts."""
+    value = call.value("self")
+    if not call["dims"]:
+        raise Unruled("rolls over all axes at once")
+    call.fix([value.dims[i] for i in axes(call["dims"], len(value.dims))], "is shifted")
+    return value.like(value.dims)
+
+
+def flip(call: Call) -> Value:
+    """Turn axes round, whose order counts."""
+    value = call.value("self")
+    call.fix([value.dims[i] for i in axes(call["dims"], len(value.dims))], "is turned round")
+    return value.like(value.dims)
+
+
+def order(call: Call) -> list[Value | None]:
+    """Sort an axis, or take the largest of it: its indices are told apart by the results."""
+    value = call.value("self")
+    place = axis(call.get("dim", -1), len(value.dims))
+    call.fix([value.dims[place]], "is sorted")
+    results: list[Value | None] = []
+    for number, shape in enumerate(call.shapes):
+        if not call.used(number):
+            results.append(None)
+            continue
+        dims = list(value.dims)
+        dims[place] = call.fixed(shape[place])
+        results.append(value.like(dims))
+    return results
+
+
+def position(call: Call) -> Value:
+    """Take the index of the largest or smallest: indices are told apart."""
+    value = call.value("self")
+    dims = list(value.dims)
+    if call["dim"] is None:
+        call.fix(dims, "has the index of its largest entry taken")
+        return value.like([call.fixed(size) for size in call.shape])
+    place = axis(call["dim"], len(dims))
+    call.fix([dims[place]], "has the index of its largest entry taken")
+    dims[place : place + 1] = [call.fixed(1)] if call["keepdim"] else []
+    return value.like(dims)
+
+
+def scan(call: Call) -> list[Value]:
+    """Accumulate along an axis, whose order counts."""
+    value = call.value("self")
+    place = axis(call["dim"], len(value.dims))
+    call.fix([value.dims[place]], "is accumulated in order")
+    result = value.like(value.dims)
+    return [result] + [value.like(value.dims) for _ in call.shapes[1:]]
+
+
+def one_hot(call: Call) -> Value:
+    """Write each class as a unit vector; classes are told apart."""
+    value = call.value("self")
+    return value.like([*value.dims, call.fixed(call.shape[-1], "counts classes")])
+
+
+def nonzero(call: Call) -> Value:
+    """List the positions of entries that are not zero."""
+    value = call.value("self")
+    call.fix(value.dims, "has positions of its entries listed")
+    return value.like([call.fixed(size) for size in call.shape])
+
+
+def grid_sample(call: Call) -> Value:
+    """Read pixels at computed places, channel by channel."""
+    value, grid = call.value("input"), call.value("grid")
+    call.fix(value.dims[2:], "is read at computed places")
+    call.fix(grid.dims[-1:], "counts coordinates")
+    lead = broadcast([[value.dims[0]], [grid.dims[0]]])
+    return call.enter(
+        "gather", [value, grid], Value((*lead, value.dims[1], *grid.dims[1:-1]))
+    )
+
+
+def masked_scatter(call: Call) -> Value:
+    """Write entries in order where a mask is set: the order of everything counts."""
+    value, mask, source = (call.value(name) for name in ("self", "mask", "source"))
+    text = "is filled in order"
+    call.fix([*value.dims, *mask.dims, multiply(source.dims)], text)
+    return call.enter("scatter", [value, source], value.like(value.dims))
+
+
+INDEXING = {
+    **table(embedding, "embedding"),
+    **table(index_select, "index_select"),
+    **table(index, "index", "_unsafe_index"),
+    **table(index_put, "index_put", "_unsafe_index_put"),
+    **table(gather, "gather", "take_along_dim"),
+    **table(scatter, "scatter", "scatter_add", "scatter_reduce"),
+    **table(index_add, "index_add"),
+    **table(index_copy, "index_copy"),
+    **table(roll, "roll"),
+    **table(flip, "flip"),
+    **table(order, "sort", "topk", "kthvalue", "mode"),
+    **table(position, "argmax", "argmin"),
+    **table(scan, "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
+    **table(one_hot, "one_hot"),
+    **table(nonzero, "nonzero"),
+    **table(grid_sample, "grid_sampler", "grid_sampler_2d", "grid_sampler_3d"),
+    **table(masked_scatter, "masked_scatter"),
+}

@@ -1,0 +1,154 @@
+"""Linear maps and products: the indices that are summed over are relabelled together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from converters.symmetry.dims import Dim
+from converters.symmetry.engine import Call, Unruled
+from converters.symmetry.rules.common import align, broadcast, table
+from converters.symmetry.values import Value
+
+__all__ = ["LINEAR"]
+
+
+def _enter(
+    call: Call, kind: str, operands: dict[str, Value | None], output: Sequence[Dim]
+) -> Value:
+    """Record a product: its parameters by role, everything else as inputs."""
+    moving = [v for v in operands.values() if v is not None and v.parameter is None]
+    inputs = [v for v in moving if v.constant is None]
+    named = {k: v for k, v in operands.items() if v is not None and v.parameter is not None}
+    return call.enter(kind, inputs, Value(tuple(output)), dict(named))
+
+
+def linear(call: Call) -> Value:
+    r""":math:`y_{..o} = \sum_i W_{oi} x_{..i} + b_o`."""
+    value, weight, bias = call.value("input"), call["weight"], call["bias"]
+    inner = align([value.dims[-1], weight.dims[-1]])
+    output = [*value.dims[:-1], *weight.dims[:-1]]
+    call.iterates(*output, inner)
+    if bias is not None:
+        output = broadcast([output, bias.dims])
+    return _enter(call, "linear", {"input": value, "weight": weight, "bias": bias}, output)
+
+
+def _product(call: Call, one: Value, other: Value) -> list[Dim]:
+    """Contract as ``torch.matmul`` does."""
+    left, right = list(one.dims), list(other.dims)
+    rows = [] if len(left) == 1 else [left[-2]]
+    columns = [] if len(right) == 1 else [right[-1]]
+    inner = align([left[-1], right[-1] if len(right) == 1 else right[-2]])
+    lead = broadcast([left[:-2], right[:-2]])
+    call.iterates(*lead, *rows, inner, *columns)
+    return [*lead, *rows, *columns]
+
+
+def matmul(call: Call) -> Value:
+    r""":math:`y_{..rc} = \sum_i a_{..ri} b_{..ic}`."""
+    one = call.value("self")
+    other = next(call[n] for n in ("other", "mat2", "vec", "tensor") if n in call.arguments)
+    return _enter(call, "linear", {"left": one, "right": other}, _product(call, one, other))
+
+
+def outer(call: Call) -> Value:
+    """Outer product of vectors."""
+    one, other = call.value("self"), call.value("vec2")
+    return _enter(call, "linear", {"left": one, "right": other}, [*one.dims, *other.dims])
+
+
+def addmm(call: Call) -> Value:
+    """A matrix product, added to a tensor."""
+    names = ("mat1", "mat2") if "mat1" in call.arguments else ("batch1", "batch2")
+    if "vec" in call.arguments:
+        names = ("mat", "vec")
+    bias, one, other = call.value("self"), call[names[0]], call[names[1]]
+    dims = broadcast([_product(call, one, other), bias.dims])
+    return _enter(call, "linear", {"left": one, "right": other, "bias": bias}, dims)
+
+
+def addbmm(call: Call) -> Value:
+    """A sum of matrix products over the batch, added to a matrix."""
+    product = _product(call, call["batch1"], call["batch2"])[1:]
+    dims = broadcast([product, call.value("self").dims])
+    operands = {"left": call["batch1"], "right": call["batch2"], "bias": call.value("self")}
+    return _enter(call, "linear", operands, dims)
+
+
+def bilinear(call: Call) -> Value:
+    r""":math:`y_{..o} = \sum_{ij} x_{..i} W_{oij} z_{..j} + b_o`."""
+    one, other = call.value("input1"), call.value("input2")
+    weight, bias = call["weight"], call["bias"]
+    lead = broadcast([one.dims[:-1], other.dims[:-1]])
+    i = align([one.dims[-1], weight.dims[1]])
+    j = align([other.dims[-1], weight.dims[2]])
+    call.iterates(*lead, weight.dims[0], i, j)
+    dims = [*lead, weight.dims[0]]
+    if bias is not None:
+        dims = broadcast([dims, bias.dims])
+    operands = {"input1": one, "input2": other, "weight": weight, "bias": bias}
+    return _enter(call, "bilinear", operands, dims)
+
+
+def einsum(call: Call) -> Value:
+    """Contract over the letters that the result does not have."""
+    equation, operands = str(call["equation"]).replace(" ", ""), call["tensors"]
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    letters: dict[str, list[Dim]] = {}
+    dots: list[list[Dim]] = []
+    for term, value in zip(terms, operands, strict=True):
+        before, ellipsis, after = term.partition("...")
+        hidden = len(value.dims) - len(before) - len(after)
+        if hidden < 0 or (hidden and not ellipsis):
+            raise Unruled(f"has the equation {equation!r}, which does not fit its operands")
+        dims = list(value.dims)
+        dots.append(dims[len(before) : len(before) + hidden])
+        named = dims[: len(before)] + dims[len(before) + hidden :]
+        for letter, dim in zip(before + after, named, strict=True):
+            letters.setdefault(letter, []).append(dim)
+    meaning = {letter: align(dims) for letter, dims in letters.items()}
+    shared = broadcast(dots)
+    call.iterates(*shared, *meaning.values())
+    if not arrow:
+        once = sorted(c for c in letters if left.count(c) == 1)
+        right = ("..." if "..." in left else "") + "".join(once)
+    before, ellipsis, after = right.partition("...")
+    result = [meaning[c] for c in before]
+    result += shared if ellipsis else []
+    result += [meaning[c] for c in after]
+    moving = [v for v in operands if v.parameter is None and v.constant is None]
+    named_operands: dict[str, Value | None] = {
+        f"operand_{i}": v for i, v in enumerate(operands) if v.parameter is not None
+    }
+    return call.enter(
+        "linear", moving, Value(tuple(result)), named_operands, equation=equation
+    )
+
+
+def trace(call: Call) -> Value:
+    """Sum of the diagonal."""
+    value = call.value("self")
+    align(value.dims)
+    return call.enter("reduce", [value], Value(()))
+
+
+def cross(call: Call) -> Value:
+    """Cross product: three coordinates that are told apart."""
+    one, other = call.value("self"), call.value("other")
+    dims = broadcast([one.dims, other.dims])
+    call.fix([dims[call["dim"]]], "counts the coordinates of a cross product")
+    return _enter(call, "linear", {"left": one, "right": other}, dims)
+
+
+LINEAR = {
+    **table(linear, "linear"),
+    **table(matmul, "matmul", "mm", "bmm", "mv", "dot", "vdot"),
+    **table(outer, "outer", "ger"),
+    **table(addmm, "addmm", "baddbmm", "addmv"),
+    **table(addbmm, "addbmm"),
+    **table(bilinear, "bilinear"),
+    **table(einsum, "einsum"),
+    **table(trace, "trace"),
+    **table(cross, "linalg_cross"),
+}

@@ -1,0 +1,83 @@
+"""Normalisation: statistics that do not see the order of what they run over."""
+
+from __future__ import annotations
+
+from converters.symmetry.dims import factor, find
+from converters.symmetry.engine import Call
+from converters.symmetry.rules.common import align, broadcast, rest_fixed, table
+from converters.symmetry.values import Value
+
+__all__ = ["NORMALISATION"]
+
+
+def _channels(call: Call, kind: str) -> list[Value | None]:
+    """Tie parameters and statistics of one number per channel to axis 1."""
+    value = call.value("input")
+    names = ("weight", "bias", "running_mean", "running_var")
+    roles = {name: call.get(name) for name in names}
+    place = 1 if len(value.dims) > 1 else 0
+    for parameter in roles.values():
+        if parameter is not None:
+            align([value.dims[place], parameter.dims[0]])
+    eps = call.get("eps", 1e-5)
+    return rest_fixed(call, call.enter(kind, [value], value.like(value.dims), roles, eps=eps))
+
+
+def batch_norm(call: Call) -> list[Value | None]:
+    """Normalise each channel by its statistics."""
+    return _channels(call, "batch_norm")
+
+
+def instance_norm(call: Call) -> list[Value | None]:
+    """Normalise each channel of each example over its pixels."""
+    return _channels(call, "instance_norm")
+
+
+def group_norm(call: Call) -> list[Value | None]:
+    """Normalise over groups of channels: relabelled within groups, and groups as wholes."""
+    value = call.value("input")
+    groups = int(call["num_groups"] if "num_groups" in call.arguments else call["group"])
+    channels = value.dims[1]
+    if 1 < groups < channels.size:
+        group, _ = factor(channels, (groups, channels.size // groups))
+        find(group).hint = find(group).hint or "groups"
+    roles = {name: call[name] for name in ("weight", "bias")}
+    for parameter in roles.values():
+        if parameter is not None:
+            align([channels, parameter.dims[0]])
+    result = call.enter(
+        "group_norm", [value], value.like(value.dims), roles, groups=groups, eps=call["eps"]
+    )
+    return rest_fixed(call, result)
+
+
+def layer_norm(call: Call) -> list[Value | None]:
+    """Normalise over the last axes; scale and shift are indexed by them."""
+    value = call.value("input")
+    roles = {name: call.get(name) for name in ("weight", "bias")}
+    rank = len(call["normalized_shape"])
+    for parameter in roles.values():
+        if parameter is not None:
+            broadcast([value.dims[-rank:], parameter.dims])
+    kind = "rms_norm" if "rms" in call.operation.name else "layer_norm"
+    result = call.enter(kind, [value], value.like(value.dims), roles, eps=call.get("eps"))
+    return rest_fixed(call, result)
+
+
+def local_response_norm(call: Call) -> Value:
+    """Normalise over neighbouring channels, whose order counts."""
+    value = call.value("self")
+    call.fix([value.dims[1]], "is normalised over its neighbours")
+    return call.enter("normalise", [value], value.like(value.dims))
+
+
+NORMALISATION = {
+    **table(
+        batch_norm, "batch_norm", "native_batch_norm", "_native_batch_norm_legit",
+        "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_batch_norm_no_update",
+    ),
+    **table(instance_norm, "instance_norm"),
+    **table(group_norm, "group_norm", "native_group_norm"),
+    **table(layer_norm, "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"),
+    **table(local_response_norm, "local_response_norm"),
+}

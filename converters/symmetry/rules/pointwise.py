@@ -1,0 +1,85 @@
+"""Pointwise operations: aligned indices are relabelled together."""
+
+from __future__ import annotations
+
+from converters.symmetry.dims import atom, cut, unify
+from converters.symmetry.engine import Call
+from converters.symmetry.rules.common import axis, broadcast, table, tensors
+from converters.symmetry.values import Value
+
+__all__ = ["POINTWISE", "pointwise", "same"]
+
+#: Operations that join values, by the kind under which the record of layers has them.
+_KINDS = {
+    "aten.add": "add", "aten.sub": "add", "aten.rsub": "add",
+    "aten.mul": "multiply", "aten.div": "multiply",
+}
+
+
+def pointwise(call: Call) -> Value:
+    """Combine tensors entry by entry, with broadcasting."""
+    values = tensors(call.arguments)
+    result = Value(tuple(broadcast([value.dims for value in values])))
+    moving = [value for value in values if value.constant is None and value.parameter is None]
+    parameters = [value for value in values if value.parameter is not None]
+    name = call.operation.name
+    kind = _KINDS.get(name, "activation" if len(values) == 1 else "pointwise")
+    if kind == "multiply" and not parameters and len(moving) == 1:
+        kind = "scale"
+    if not moving:
+        return result
+    plain = {
+        key: value for key, value in call.arguments.items()
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    }
+    roles: dict[str, Value | None] = {
+        key: value for key, value in call.arguments.items()
+        if isinstance(value, Value) and value.parameter is not None
+    }
+    return call.enter(kind, moving, result, roles, **plain)
+
+
+def same(call: Call) -> Value:
+    """Change type, layout or ownership: nothing that a dimension sees."""
+    value: Value = tensors(call.arguments)[0]
+    return Value(value.dims, value.sources)
+
+
+def fill(call: Call) -> Value:
+    """Overwrite with one number."""
+    return Value(tuple(atom(size) for size in call.shape))
+
+
+def prelu(call: Call) -> Value:
+    """Multiply what is negative by one number, or one per channel (axis 1)."""
+    value, weight = call.value("self"), call["weight"]
+    if weight.shape != (1,) and weight.shape != ():
+        channels = value.dims[1] if len(value.dims) > 1 else value.dims[0]
+        broadcast([[channels], weight.dims])
+    return call.enter("activation", [value], value.like(value.dims), {"weight": weight})
+
+
+def glu(call: Call) -> Value:
+    """Gate one half of an axis with the other: index i of one with index i of the other."""
+    value = call.value("self")
+    place = axis(call["dim"], len(value.dims))
+    half = value.dims[place].size // 2
+    left, right = cut(value.dims[place], (half, half))
+    unify(left, right)
+    dims = [left if i == place else dim for i, dim in enumerate(value.dims)]
+    return call.enter("gate", [value], value.like(dims), dim=place)
+
+
+POINTWISE = {
+    **table(
+        same, "clone", "_to_copy", "to", "contiguous", "alias", "detach", "detach_", "dropout",
+        "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "lift_fresh_copy", "lift",
+        "positive", "type_as", "conj", "resolve_conj", "resolve_neg",
+    ),
+    **table(fill, "fill", "zero"),
+    **table(prelu, "prelu"),
+    **table(glu, "glu"),
+    **table(
+        pointwise, "_prelu_kernel", "copy", "masked_fill", "where", "lerp", "addcmul", "addcdiv",
+    ),
+}

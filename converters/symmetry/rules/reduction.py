@@ -1,0 +1,78 @@
+"""Reductions: symmetric in what they reduce over, so that nothing there is fixed."""
+
+from __future__ import annotations
+
+from converters.symmetry.dims import atom
+from converters.symmetry.engine import Call
+from converters.symmetry.rules.common import axes, axis, broadcast, table
+from converters.symmetry.values import Value
+
+__all__ = ["REDUCTION"]
+
+
+def reduce(call: Call) -> list[Value | None]:
+    """Sum, average or otherwise reduce over axes in a way that does not see their order."""
+    value = call.value("self")
+    rank = len(value.dims)
+    places = axes(call.get("dim"), rank)
+    keep = call.get("keepdim", False)
+    dims = [
+        atom(1) if i in places else dim
+        for i, dim in enumerate(value.dims) if keep or i not in places
+    ]
+    first = call.enter("reduce", [value], value.like(dims))
+    return [first] + [
+        Value(first.dims, first.sources) if call.used(i) else None
+        for i in range(1, len(call.shapes))
+    ]
+
+
+def extreme(call: Call) -> list[Value | None]:
+    """Take the largest or smallest, and perhaps its index."""
+    value = call.value("self")
+    if "dim" not in call.arguments:
+        return reduce(call)
+    place = axis(call["dim"], len(value.dims))
+    if call.used(1):
+        call.fix([value.dims[place]], "has the index of its largest entry taken")
+    dims = list(value.dims)
+    dims[place : place + 1] = [atom(1)] if call["keepdim"] else []
+    first = call.enter("reduce", [value], value.like(dims))
+    return [first, Value(first.dims, first.sources) if call.used(1) else None]
+
+
+def softmax(call: Call) -> Value:
+    """Normalise over an axis in a way that does not see its order."""
+    value = call.value("self")
+    return call.enter("softmax", [value], value.like(value.dims), dim=call["dim"])
+
+
+def cosine(call: Call) -> Value:
+    """Cosine of the angle between vectors along an axis."""
+    one, other = call.value("x1"), call.value("x2")
+    dims = broadcast([one.dims, other.dims])
+    call.iterates(*dims)
+    del dims[axis(call["dim"], len(dims))]
+    return call.enter("reduce", [one, other], Value(tuple(dims)))
+
+
+def distances(call: Call) -> Value:
+    """Distances between the rows of two sets of points."""
+    one, other = call.value("x1"), call.value("x2")
+    lead = broadcast([one.dims[:-2], other.dims[:-2]])
+    inner = broadcast([one.dims[-1:], other.dims[-1:]])
+    call.iterates(*lead, one.dims[-2], other.dims[-2], *inner)
+    return call.enter("reduce", [one, other], Value((*lead, one.dims[-2], other.dims[-2])))
+
+
+REDUCTION = {
+    **table(
+        reduce, "sum", "mean", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "norm",
+        "linalg_vector_norm", "logsumexp", "any", "all", "nansum", "nanmean", "count_nonzero",
+        "aminmax",
+    ),
+    **table(extreme, "max", "min", "median", "nanmedian"),
+    **table(softmax, "softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax"),
+    **table(cosine, "cosine_similarity"),
+    **table(distances, "cdist", "_cdist_forward"),
+}

@@ -1,0 +1,184 @@
+"""Operations that put segments of an axis together or take them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, find, is_fixed
+from converters.symmetry.engine import Call, Unruled
+from converters.symmetry.rules.common import axis, broadcast, table
+from converters.symmetry.values import Value
+
+__all__ = ["SEGMENTS", "piece"]
+
+
+def cat(call: Call) -> Value:
+    """Concatenate along one axis; all others are aligned."""
+    values: list[Value] = [v for v in call["tensors"] if v.shape != (0,)]
+    place = axis(call.get("dim", 0), len(values[0].dims))
+    rest = [[d for i, d in enumerate(v.dims) if i != place] for v in values]
+    dims = broadcast(rest)
+    dims.insert(place, concatenate(value.dims[place] for value in values))
+    moving = [v for v in values if v.constant is None and v.parameter is None]
+    parameters: dict[str, Value | None] = {
+        f"part_{i}": v for i, v in enumerate(values) if v.parameter is not None
+    }
+    return call.enter("concatenate", moving, Value(tuple(dims)), parameters, dim=place)
+
+
+def stack(call: Call) -> Value:
+    """Put tensors side by side along a new axis, whose indices are told apart by their number."""
+    values: list[Value] = call["tensors"]
+    place = axis(call["dim"], len(values[0].dims) + 1)
+    dims = broadcast([value.dims for value in values])
+    dims.insert(place, concatenate(atom(1) for _ in values))
+    moving = [v for v in values if v.constant is None and v.parameter is None]
+    parameters: dict[str, Value | None] = {
+        f"part_{i}": v for i, v in enumerate(values) if v.parameter is not None
+    }
+    return call.enter("concatenate", moving, Value(tuple(dims)), parameters, dim=place)
+
+
+def _replaced(value: Value, place: int, dim: Dim | None) -> Value:
+    dims = list(value.dims)
+    dims[place : place + 1] = [] if dim is None else [dim]
+    return value.like(dims)
+
+
+def _pieces(value: Value, place: int, sizes: Sequence[int]) -> list[Value]:
+    return [_replaced(value, place, piece) for piece in cut(value.dims[place], sizes)]
+
+
+def split(call: Call) -> list[Value]:
+    """Cut an axis into consecutive pieces."""
+    value = call.value("self")
+    place = axis(call["dim"], len(value.dims))
+    total = value.dims[place].size
+    if "split_sizes" in call.arguments:
+        sizes = list(call["split_sizes"])
+    else:
+        step = call["split_size"] if "split_size" in call.arguments else -(-total // call["chunks"])
+        sizes = [min(step, total - start) for start in range(0, total, step)]
+    return _pieces(value, place, sizes)
+
+
+def unbind(call: Call) -> list[Value]:
+    """Take an axis apart, index by index."""
+    value = call.value("self")
+    place = axis(call["dim"], len(value.dims))
+    count = value.dims[place].size
+    cut(value.dims[place], [1] * count)
+    return [_replaced(value, place, None) for _ in range(count)]
+
+
+def select(call: Call) -> Value:
+    """Take one index of an axis."""
+    value = call.value("self")
+    place = axis(call["dim"], len(value.dims))
+    size = value.dims[place].size
+    index = axis(call["index"], size)
+    if not 0 <= index < size:
+        raise Unruled("selects an index that depends on the data")
+    piece(value.dims[place], index, index + 1)
+    return _replaced(value, place, None)
+
+
+def piece(dim: Dim, start: int, stop: int) -> Dim:
+    """Return indices ``start`` to ``stop`` of a dimension."""
+    sizes = [start, stop - start, dim.size - stop]
+    return cut(dim, sizes)[1]
+
+
+def slice_bounds(call: Call, size: int) -> tuple[int, int, int]:
+    """Return start, stop and step of a slice, within the size."""
+    start, stop = call.get("start"), call.get("end")
+    return slice(start, stop, call.get("step", 1)).indices(size)
+
+
+def take_slice(call: Call) -> Value:
+    """Take some consecutive indices of an axis, or every k-th."""
+    value = call.value("self")
+    place = axis(call["dim"], len(value.dims))
+    dim = value.dims[place]
+    start, stop, step = slice_bounds(call, dim.size)
+    if max(0, -(-(stop - start) // step)) != call.shape[place]:
+        raise Unruled("slices to a length that depends on the data")
+    if step == 1:
+        return _replaced(value, place, piece(dim, start, max(stop, start)))
+    if is_fixed(dim):
+        return _replaced(value, place, call.fixed(call.shape[place]))
+    if dim.size % step == 0 and -(-(stop - start) // step) == dim.size // step:
+        outer, phase = factor(dim, (dim.size // step, step))
+        piece(phase, start, start + 1)
+        return _replaced(value, place, outer)
+    call.fix([dim], "takes every k-th index of a part of it")
+    return _replaced(value, place, call.fixed(call.shape[place]))
+
+
+def slice_scatter(call: Call) -> Value:
+    """Overwrite some indices of an axis by another tensor."""
+    value, source = call.value("self"), call.value("src")
+    place = axis(call.get("dim", 0), len(value.dims))
+    dim = value.dims[place]
+    start, stop, step = slice_bounds(call, dim.size)
+    if step != 1 or source.dims[place].size != stop - start:
+        raise Unruled("overwrites every k-th index")
+    before, _, after = cut(dim, (start, stop - start, dim.size - stop))
+    return _scattered(call, value, source, place, [before, source.dims[place], after])
+
+
+def select_scatter(call: Call) -> Value:
+    """Overwrite one index of an axis by another tensor."""
+    value, source = call.value("self"), call.value("src")
+    place = axis(call["dim"], len(value.dims))
+    dim = value.dims[place]
+    index = axis(call["index"], dim.size)
+    before, own, after = cut(dim, (index, 1, dim.size - index - 1))
+    dims = list(source.dims)
+    dims.insert(place, own)
+    return _scattered(call, value, source.like(dims), place, [before, own, after])
+
+
+def _scattered(
+    call: Call, value: Value, source: Value, place: int, parts: Sequence[Dim]
+) -> Value:
+    rest = [[d for i, d in enumerate(v.dims) if i != place] for v in (value, source)]
+    dims = broadcast(rest)
+    dims.insert(place, concatenate(part for part in parts if find(part).size))
+    return call.enter("scatter", [value, source], Value(tuple(dims)), dim=place)
+
+
+def pad(call: Call) -> Value:
+    """Put a constant, or copies of the border, around the last axes."""
+    value, widths = call.value("self"), list(call.get("pad", call.get("padding")))
+    constant = call.get("mode", "constant") == "constant" and "pad" in call.arguments
+    dims = list(value.dims)
+    for i in range(len(widths) // 2):
+        place = len(dims) - 1 - i
+        before, after = widths[2 * i], widths[2 * i + 1]
+        if not before and not after:
+            continue
+        if constant and before >= 0 and after >= 0:
+            # What is put in is alike everywhere, so that its order is free.
+            parts = (atom(before), dims[place], atom(after))
+            dims[place] = concatenate(part for part in parts if part.size)
+        else:
+            call.fix([dims[place]], "pads it with its own border, or crops it")
+            dims[place] = call.fixed(call.shape[place])
+    return value.like(dims)
+
+
+SEGMENTS = {
+    **table(cat, "cat", "concat", "concatenate"),
+    **table(stack, "stack"),
+    **table(split, "split", "split_with_sizes", "chunk", "split_copy", "split_with_sizes_copy"),
+    **table(unbind, "unbind", "unbind_copy"),
+    **table(select, "select", "select_copy"),
+    **table(take_slice, "slice", "slice_copy"),
+    **table(slice_scatter, "slice_scatter"),
+    **table(select_scatter, "select_scatter"),
+    **table(
+        pad, "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+        "replication_pad1d", "replication_pad2d", "replication_pad3d",
+    ),
+}

@@ -1,0 +1,355 @@
+r"""The permutation symmetry of a network as data: spaces, and what each axis of each tensor counts.
+
+A :class:`PermutationSpec` says which neurons may be relabelled without changing the function. Each
+axis of a parameter is a concatenation of segments, each segment a row-major product of factors,
+each factor fixed or one neuron space::
+
+    fc1.weight   [512 (fc1)] [flatten: 16 (conv2) x 49]
+
+A space may lie *within* others: then its neurons are relabelled independently for each neuron of
+those (a wreath product). With heads :math:`h` and features :math:`j` within heads, a relabelling
+:math:`(\sigma, \tau)` takes old neuron :math:`(\sigma(h), \tau_h(j))` to the new place
+:math:`(h, j)`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from nngraph.errors import ArchitectureError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["Axis", "Factor", "FixedReport", "PermutationSpec", "Relabelling", "Segment", "Space"]
+
+#: space -> the old neuron at each new place, an integer tensor ``[*outer sizes, size]`` where the
+#: outer sizes are those of the spaces that it is within, indexed by their new places.
+Relabelling = dict[str, "Tensor"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """One set of neurons that are relabelled together wherever they are counted.
+
+    Args:
+        name: unique; the module path that makes the neurons, and a word where it makes several.
+        size: number of neurons.
+        within: spaces for each of whose neurons this one is relabelled independently.
+        fixed: not relabelled itself; there because other spaces lie within it, as channels do
+            within the groups of a convolution.
+    """
+
+    name: str
+    size: int
+    within: tuple[str, ...] = ()
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One factor of a segment.
+
+    Args:
+        size: number of indices.
+        space: name of the neuron space that it counts; ``None`` if it is fixed.
+        parts: set in place of a space where a concatenation stands inside of a product, as in a
+            projection that is laid out head by head, each with its query, key and value.
+    """
+
+    size: int
+    space: str | None = None
+    parts: Axis = ()
+
+    def __str__(self) -> str:
+        if self.parts:
+            return "(" + " | ".join(map(_segment_text, self.parts)) + ")"
+        return str(self.size) if self.space is None else f"{self.size} {self.space}"
+
+
+#: A row-major product, outermost factor first.
+Segment = tuple[Factor, ...]
+#: A concatenation of segments.
+Axis = tuple[Segment, ...]
+
+
+def segment_size(segment: Segment) -> int:
+    """Return the number of indices of a segment."""
+    return math.prod(factor.size for factor in segment)
+
+
+def axis_size(axis: Axis) -> int:
+    """Return the number of indices of an axis."""
+    return sum(map(segment_size, axis))
+
+
+def _segment_text(segment: Segment) -> str:
+    return " x ".join(map(str, segment))
+
+
+def factors_of(axis: Axis) -> Iterator[Factor]:
+    """Iterate over all factors of an axis that have no parts, wherever they stand."""
+    for segment in axis:
+        for factor in segment:
+            if factor.parts:
+                yield from factors_of(factor.parts)
+            else:
+                yield factor
+
+
+@dataclass(frozen=True)
+class FixedReport:
+    """Freedom that was lost, and why.
+
+    Args:
+        op: the operation.
+        module_path: the module whose forward holds it.
+        parameters: parameters with an axis that is fixed because of it and of nothing else.
+        reason: what it does, for people.
+        unknown: whether that is for want of a rule (a sound answer that may be too small).
+    """
+
+    op: str
+    module_path: str
+    parameters: tuple[str, ...]
+    reason: str
+    unknown: bool = False
+
+    def __str__(self) -> str:
+        where = f" in {self.module_path!r}" if self.module_path else ""
+        return f"{self.op}{where}: {self.reason}; fixes {', '.join(self.parameters)}"
+
+
+@dataclass(frozen=True)
+class PermutationSpec:
+    """Which relabellings of neurons leave the function of a network unchanged.
+
+    Args:
+        spaces: every neuron space, in the order of computation.
+        parameters: name -> its axes; parameters and persistent buffers, shared ones once.
+        aliases: name -> other names of the same tensor.
+        buffers: those of the names that are buffers.
+        unused: names that the function does not depend on; their axes are fixed.
+        reports: freedom that was lost, and why.
+
+    Raises:
+        ArchitectureError: if a factor names no space or has another size than its space.
+
+    Example:
+        >>> spec = permutation_spec(mlp, torch.randn(1, 2))
+        >>> other = spec.permute(mlp.state_dict(), spec.sample(0))   # the same function
+    """
+
+    spaces: tuple[Space, ...]
+    parameters: Mapping[str, tuple[Axis, ...]]
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    buffers: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    reports: tuple[FixedReport, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {space.name: space.size for space in self.spaces}
+        if len(sizes) < len(self.spaces):
+            raise ArchitectureError("two neuron spaces have one name; names are unique.")
+        for space in self.spaces:
+            for outer in space.within:
+                if outer not in sizes:
+                    raise ArchitectureError(
+                        f"space {space.name!r} is within {outer!r}, which is no space."
+                    )
+        for name, axes in self.parameters.items():
+            for place, axis in enumerate(axes):
+                for factor in factors_of(axis):
+                    if factor.space is not None and sizes.get(factor.space) != factor.size:
+                        raise ArchitectureError(
+                            f"axis {place} of {name!r} counts {factor.size} neurons of "
+                            f"{factor.space!r}, which has {sizes.get(factor.space, 'no place')} "
+                            "in the list of spaces."
+                        )
+
+    # -- what follows -----------------------------------------------------------------------------
+
+    @cached_property
+    def by_name(self) -> dict[str, Space]:
+        """Every space by its name."""
+        return {space.name: space for space in self.spaces}
+
+    @property
+    def free_spaces(self) -> tuple[Space, ...]:
+        """The spaces that may be relabelled."""
+        return tuple(space for space in self.spaces if not space.fixed)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return tuple(map(axis_size, self.parameters[name]))
+
+    def ties(self, space: str) -> tuple[tuple[str, int], ...]:
+        """Return the (parameter, axis) pairs that count a space."""
+        return tuple(
+            (name, place)
+            for name, axes in self.parameters.items()
+            for place, axis in enumerate(axes)
+            if any(factor.space == space for factor in factors_of(axis))
+        )
+
+    def is_free(self, axis: Axis) -> bool:
+        """Whether some neurons of an axis may be relabelled."""
+        return any(
+            factor.space is not None and not self.by_name[factor.space].fixed
+            for factor in factors_of(axis)
+        )
+
+    @property
+    def log10_order(self) -> float:
+        """log10 of the number of relabellings."""
+        total = 0.0
+        for space in self.free_spaces:
+            copies = math.prod(self.by_name[outer].size for outer in space.within)
+            total += copies * math.lgamma(space.size + 1)
+        return total / math.log(10)
+
+    # -- relabelling ------------------------------------------------------------------------------
+
+    def identity(self) -> Relabelling:
+        """Return the relabelling that moves nothing."""
+        from converters.symmetry.relabelling import identity
+
+        return identity(self)
+
+    def sample(
+        self, generator: torch.Generator | int | None = None, spaces: tuple[str, ...] | None = None
+    ) -> Relabelling:
+        """Return a relabelling drawn uniformly.
+
+        Args:
+            generator: source of randomness, or a seed; ``None`` uses torch's global one.
+            spaces: only these are relabelled; all by default.
+        """
+        from converters.symmetry.relabelling import sample
+
+        return sample(self, generator, spaces)
+
+    def permute(self, state: Mapping[str, Tensor], relabelling: Relabelling) -> dict[str, Tensor]:
+        """Return the tensors of a network relabelled: another network with the same function.
+
+        Args:
+            state: such as ``module.state_dict()``; the names of this spec, aliases with them.
+            relabelling: as :meth:`sample` gives it.
+
+        Raises:
+            ArchitectureError: if a tensor is unknown, or has another shape, or the relabelling does
+                not fit this spec.
+        """
+        from converters.symmetry.relabelling import permute
+
+        return permute(self, state, relabelling)
+
+    # -- reading and writing ----------------------------------------------------------------------
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return the spec as JSON text."""
+        return json.dumps(
+            {
+                "spaces": [
+                    {"name": s.name, "size": s.size, "within": list(s.within), "fixed": s.fixed}
+                    for s in self.spaces
+                ],
+                "parameters": {
+                    name: [_axis_to_list(axis) for axis in axes]
+                    for name, axes in self.parameters.items()
+                },
+                "aliases": {name: list(others) for name, others in self.aliases.items()},
+                "buffers": list(self.buffers),
+                "unused": list(self.unused),
+                "reports": [
+                    {
+                        "op": r.op, "module_path": r.module_path, "parameters": list(r.parameters),
+                        "reason": r.reason, "unknown": r.unknown,
+                    }
+                    for r in self.reports
+                ],
+            },
+            indent=indent,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> PermutationSpec:
+        """Read a spec from JSON text.
+
+        Raises:
+            ArchitectureError: if the text is not one that :meth:`to_json` wrote.
+        """
+        try:
+            data = json.loads(text)
+            return cls(
+                tuple(
+                    Space(s["name"], s["size"], tuple(s["within"]), s["fixed"])
+                    for s in data["spaces"]
+                ),
+                {
+                    name: tuple(_axis_from_list(axis) for axis in axes)
+                    for name, axes in data["parameters"].items()
+                },
+                {name: tuple(others) for name, others in data["aliases"].items()},
+                tuple(data["buffers"]),
+                tuple(data["unused"]),
+                tuple(
+                    FixedReport(
+                        r["op"], r["module_path"], tuple(r["parameters"]), r["reason"], r["unknown"]
+                    )
+                    for r in data["reports"]
+                ),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, ArchitectureError):
+                raise
+            raise ArchitectureError(
+                f"the text is no permutation spec ({type(error).__name__}: {error}); expected what "
+                "PermutationSpec.to_json wrote."
+            ) from error
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.spaces)} neuron spaces, 10^{self.log10_order:.1f} relabellings"]
+        width = max((len(space.name) for space in self.spaces), default=0)
+        for space in self.spaces:
+            notes = ["fixed"] if space.fixed else []
+            notes += [f"within {', '.join(space.within)}"] if space.within else []
+            lines.append(f"  {space.name:<{width}} {space.size:>7}  {'; '.join(notes)}".rstrip())
+        lines.append(f"{len(self.parameters)} tensors")
+        width = max((len(name) for name in self.parameters), default=0)
+        for name, axes in self.parameters.items():
+            text = " ".join(f"[{' | '.join(map(_segment_text, axis))}]" for axis in axes)
+            notes = [f"also {', '.join(self.aliases[name])}"] if name in self.aliases else []
+            notes += ["unused"] if name in self.unused else []
+            lines.append(f"  {name:<{width}}  {text}  {'; '.join(notes)}".rstrip())
+        if self.reports:
+            lines.append("fixed")
+            lines += [f"  {report}" for report in self.reports]
+        return "\n".join(lines)
+
+
+def _axis_to_list(axis: Axis) -> list[Any]:
+    return [
+        [
+            {"size": f.size, "parts": _axis_to_list(f.parts)} if f.parts
+            else {"size": f.size, "space": f.space}
+            for f in segment
+        ]
+        for segment in axis
+    ]
+
+
+def _axis_from_list(data: list[Any]) -> Axis:
+    return tuple(
+        tuple(
+            Factor(f["size"], f.get("space"), _axis_from_list(f.get("parts", [])))
+            for f in segment
+        )
+        for segment in data
+    )
