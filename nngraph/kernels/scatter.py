@@ -44,6 +44,23 @@ def _sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     return total
 
 
+@torch.library.custom_op("nngraph::scatter_place", mutates_args=())
+def _place(values: Tensor, index: Tensor, size: int, op: str) -> Tensor:
+    """Row of the largest or smallest value of each channel among those that share an index.
+
+    An operator of its own, since ``torch.compile`` cannot look into torch-scatter's.
+    """
+    kernel = getattr(torch_scatter(), f"scatter_{op}")
+    place: Tensor = kernel(values, index, dim=-2, dim_size=size)[1]
+    return place
+
+
+@_place.register_fake
+def _(values: Tensor, index: Tensor, size: int, op: str) -> Tensor:
+    shape = (*values.shape[:-2], size, values.shape[-1])
+    return values.new_empty(shape, dtype=torch.long)
+
+
 def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
     """See :func:`nngraph.kernels.gather`."""
     torch_scatter()  # refuse here as in the other primitives, not at the first reduction
@@ -61,10 +78,9 @@ def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
     if not e.numel():
         torch_scatter()
         return e.new_zeros(*e.shape[:-2], size, e.shape[-1])
-    kernel = getattr(torch_scatter(), f"scatter_{op}")
     # Its place is what the kernel is asked for: reading it is differentiable to any order, which
     # the kernel is not.
-    _, place = kernel(e.detach(), index, dim=-2, dim_size=size)
+    place = _place(e.detach(), index, size, op)
     reached = place < e.shape[-2]
     found = e.gather(-2, place.where(reached, torch.zeros_like(place)))
     return found.where(reached, torch.zeros_like(found))

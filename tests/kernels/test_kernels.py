@@ -356,3 +356,58 @@ def test_features_in_any_memory_order_and_of_no_networks(backend: str):
         assert none.shape == (0, topology.num_nodes, 3)
     assert kernels.attend(topology, e[:0], e[:0], "source", backend).shape[0] == 0
     assert kernels.reduce(topology, e[..., :0], "block", "sum", backend).shape[-1] == 0
+
+
+COMPILED = {
+    "stack": (Topology.of(STRUCTURED["grouped"]), (2,)),
+    "ragged": (Topology.of_batch([mlp([2, 3, 1]), mlp([2, 4, 1])]), ()),
+}
+
+
+def everything(t: Topology, e: Tensor, x: Tensor, backend: str) -> Tensor:
+    z = kernels.edge_affine(t, e, x, x, backend)
+    parts = [kernels.reduce(t, z, "target", op, backend) for op in FOLDS]
+    parts.append(kernels.attend(t, z, z, "source", backend))
+    parts.append(kernels.propagate(t, z[..., 0], x, "source", backend))
+    first = kernels.take(x, t.level_nodes[0])
+    parts.append(kernels.propagate_level(t, 1, z[..., 0], first, backend))
+    parts.append(kernels.pool_blocks(t, z, backend))
+    parts.append(kernels.pool_groups(t, x))
+    return torch.cat([part.flatten() for part in parts])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", COMPILED)
+def test_compiled_whole_without_a_break(layout: str, backend: str):
+    topology, lead = COMPILED[layout]
+    e = draw(*lead, topology.num_edges, 2).requires_grad_()
+    x = draw(*lead, topology.num_nodes, 2, seed=1).requires_grad_()
+    torch._dynamo.reset()
+    compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
+    out, expected = compiled(topology, e, x, backend), everything(topology, e, x, backend)
+    close(out, expected)
+    gradients = torch.autograd.grad(out.square().sum(), (e, x))
+    for one, other in zip(
+        gradients, torch.autograd.grad(expected.square().sum(), (e, x)), strict=True
+    ):
+        close(one, other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@torch.no_grad()
+def test_autocast_errs_at_most_twice_as_much_as_plain_bfloat16(backend: str):
+    """Under autocast products are made in bfloat16; the rest in the precision that comes in."""
+    topology = Topology.of(NAMED["depth-six"])
+    e, x = draw(4, topology.num_edges, 8).float(), draw(4, topology.num_nodes, 8, seed=1).float()
+    linear = torch.nn.Linear(8, 8)
+
+    def run() -> Tensor:
+        return everything(topology, linear(e), linear(x), backend)
+
+    exact = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run()
+    plain_e, plain_x = (linear(v).bfloat16() for v in (e, x))
+    plain = everything(topology, plain_e, plain_x, "reference").float()
+    assert float((found - exact).norm()) <= 2 * float((plain - exact).norm())
