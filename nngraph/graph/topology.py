@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -133,6 +133,7 @@ class Topology:
     architectures: tuple[Architecture, ...]
     ends: tuple[Tensor, Tensor] | None = None
     _moved: dict[torch.device, Topology] = field(default_factory=dict, repr=False)
+    _made: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, architecture: Architecture) -> Topology:
@@ -189,43 +190,59 @@ class Topology:
 
     # -- as long as the edges ---------------------------------------------------------------------
 
-    @cached_property
+    @property
     def edge_block(self) -> Tensor:
         """``[E]`` block of each edge, counted over the whole batch in the order of edges."""
+        return self._once("edge_block", self._edge_block)
+
+    @property
+    def source(self) -> Tensor:
+        """``[E]`` neuron that each edge leaves."""
+        return self._once("source", self._source)
+
+    @property
+    def target(self) -> Tensor:
+        """``[E]`` neuron that each edge enters."""
+        return self._once("target", self._target)
+
+    @property
+    def edge_order(self) -> Tensor | None:
+        """``[E]`` or ``None``: feature ``i`` here is feature ``edge_order[i]`` of the batch."""
+        return self._once("edge_order", self._edge_order) if self.reordered else None
+
+    def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        # Not cached_property: torch.compile cannot pass through its lock.
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def _edge_block(self) -> Tensor:
         if self.ends is not None:
             return self.node_graph[self.ends[0]]
         count = torch.arange(len(self.block_size), device=self.block_size.device)
-        return count.repeat_interleave(self.block_size)
+        return count.repeat_interleave(self.block_size, output_size=self.num_edges)
 
-    @cached_property
     def _within(self) -> Tensor:
         """``[E]`` place of each edge within its block."""
         starts = self.block_size.cumsum(0) - self.block_size
         places = torch.arange(self.num_edges, device=starts.device)
         return places - starts.index_select(0, self.edge_block)
 
-    @cached_property
-    def source(self) -> Tensor:
-        """``[E]`` neuron that each edge leaves."""
+    def _source(self) -> Tensor:
         if self.ends is not None:
             return self.ends[0]
         rows, columns, _, first, _, _ = self.blocks[self.edge_block].unbind(1)
-        return first + self._within // (rows * columns) * columns + self._within % columns
+        within = self._within()
+        return first + within // (rows * columns) * columns + within % columns
 
-    @cached_property
-    def target(self) -> Tensor:
-        """``[E]`` neuron that each edge enters."""
+    def _target(self) -> Tensor:
         if self.ends is not None:
             return self.ends[1]
         _, columns, _, _, first, _ = self.blocks[self.edge_block].unbind(1)
-        return first + self._within // columns
+        return first + self._within() // columns
 
-    @cached_property
-    def edge_order(self) -> Tensor | None:
-        """``[E]`` or ``None``: feature ``i`` here is feature ``edge_order[i]`` of the batch."""
-        if not self.reordered:
-            return None
-        return self.blocks[:, 5].index_select(0, self.edge_block) + self._within
+    def _edge_order(self) -> Tensor:
+        return self.blocks[:, 5].index_select(0, self.edge_block) + self._within()
 
 
 @lru_cache(maxsize=64)
@@ -266,5 +283,5 @@ def _move(topology: Topology, device: torch.device) -> Topology:
         tuple((kind, None if rows is None else rows.to(device)) for kind, rows in level)
         for level in topology.level_activations
     )
-    fields["_moved"] = {}
+    fields["_moved"], fields["_made"] = {}, {}
     return Topology(**fields)
