@@ -2,7 +2,7 @@
 
 from nngraph.graph.activations import ACTIVATIONS, Activation
 from nngraph.graph.architecture import ROLES, Architecture, Block, Column, NeuronGroup, Parameter
-from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, to_batch
 from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
 from nngraph.graph.symmetry import Symmetry
@@ -21,4 +21,5 @@ __all__ = [
     "Relabelling",
     "Symmetry",
     "forward",
+    "to_batch",
 ]

@@ -24,7 +24,12 @@ from nngraph.graph.layout import (
 )
 from nngraph.graph.spaces import Space, check_spaces, copies
 
-__all__ = ["ROLES", "Architecture", "Block", "Column", "NeuronGroup", "Parameter"]
+__all__ = ["COLUMNS", "ROLES", "Architecture", "Block", "Column", "NeuronGroup", "Parameter"]
+
+#: Columns of node features that have one place in every architecture, up to the last that it uses:
+#: what a neuron adds, statistics of a norm, a second bias, and a factor of its own.
+COLUMNS = ("bias", "running_mean", "running_var", "bias_hh", "factor")
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -290,17 +295,18 @@ class Architecture:
 
     @cached_property
     def _column_widths(self) -> dict[str, int]:
-        widths = {"bias": 1}
+        widths: dict[str, int] = {}
         for parameter in self.parameters:
             for slab in slabs_of(parameter):
                 if slab.column is not None:
                     width = slab.sizes(parameter.shape)["f"]
                     widths[slab.column] = max(widths.get(slab.column, 1), width)
-        return widths
+        last = max((COLUMNS.index(name) for name in widths if name in COLUMNS), default=0)
+        return {**{name: widths.get(name, 1) for name in COLUMNS[: last + 1]}, **widths}
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:
-        """Names of the F columns of node features; always starts with ``"bias"``."""
+        """Names of the F columns of node features: those of ``COLUMNS`` at their place, others."""
         return tuple(
             name if width == 1 else f"{name}.{i}"
             for name, width in self._column_widths.items() for i in range(width)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
 import torch_geometric.data.data as pyg_data
 from torch import Tensor
+from torch.nn.functional import pad
 from torch_geometric.data import Batch, Data
 from torch_geometric.data.storage import GlobalStorage
 
@@ -19,7 +21,7 @@ from nngraph.graph.layout import Parameter, Slab, read_slab
 from nngraph.graph.parameters import check_parameters, pack, pack_integers, unpack
 from nngraph.graph.spaces import Factor, Space
 
-__all__ = ["NeuralGraph", "NeuralGraphStack"]
+__all__ = ["NeuralGraph", "NeuralGraphStack", "to_batch"]
 
 #: Index tensors of a graph, each a function of its architecture.
 _STRUCTURE = {
@@ -326,6 +328,37 @@ class NeuralGraphStack:
 
     def __repr__(self) -> str:
         return f"NeuralGraphStack({len(self)} x {self.architecture}, {self.x.dtype})"
+
+
+def to_batch(graphs: Sequence[NeuralGraph]) -> Batch:
+    """Return a PyG ``Batch`` of networks of any architectures.
+
+    Node and edge features get as many columns and taps as the most of them have, 0 where a network
+    has none; ``get_example`` still gives each network back, bit by bit. For networks of the same
+    numbers of both this is ``Batch.from_data_list``.
+
+    Raises:
+        InvalidGraphError: if there are no graphs.
+    """
+    if not graphs:
+        raise InvalidGraphError("there are no graphs to batch; expected at least one.")
+    columns = max(graph.x.shape[-1] for graph in graphs)
+    taps = max(graph.edge_attr.shape[-1] for graph in graphs)
+    counted = any(graph.architecture.integers for graph in graphs)
+    return Batch.from_data_list([_padded(graph, columns, taps, counted) for graph in graphs])
+
+
+def _padded(graph: NeuralGraph, columns: int, taps: int, counted: bool) -> NeuralGraph:
+    if (graph.x.shape[-1], graph.edge_attr.shape[-1], "integers" in graph) == (
+        columns, taps, counted
+    ):  # fmt: skip
+        return graph
+    out = copy.copy(graph)
+    out.x, out.x_mask = (pad(v, (0, columns - v.shape[-1])) for v in (graph.x, graph.x_mask))
+    out.edge_attr = pad(graph.edge_attr, (0, taps - graph.edge_attr.shape[-1]))
+    if counted and "integers" not in graph:
+        out.integers = torch.zeros(0, dtype=torch.long, device=out.x.device)
+    return out
 
 
 def _new_batch() -> Batch:

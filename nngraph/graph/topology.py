@@ -82,7 +82,10 @@ class Topology:
             which of its neurons they are.
         level_order: ``[N]`` place of each neuron in the order of levels.
         group_level: as ``node_level``, per group.
-        node_has_bias: ``[N]`` whether the neuron has a bias at all.
+        node_mask: ``[N, F]`` whether a parameter fills each column of the node features; F is the
+            most of any architecture.
+        output_place: ``[N]`` place of an output neuron among those of its network, else -1.
+        in_level_order: whether neurons stand level by level already.
         buckets: maximal runs of blocks of equal shape; ``None`` for an irregular topology.
         levels: for each level from 1, the buckets whose targets lie there, with target neurons
             counted within their level. Source neurons are counted within the level before, or, at
@@ -110,7 +113,9 @@ class Topology:
     node_position: Tensor
     node_level: Tensor
     node_height: Tensor
-    node_has_bias: Tensor
+    node_mask: Tensor
+    output_place: Tensor
+    in_level_order: bool
     output_rows: dict[int, Tensor]
     level_order: Tensor
     max_inputs: int
@@ -187,6 +192,11 @@ class Topology:
                 "architecture. Stack networks of one architecture in a NeuralGraphStack."
             )
         return self.architectures[0]
+
+    @property
+    def node_has_bias(self) -> Tensor:
+        """``[N]`` whether the neuron has a bias at all."""
+        return self.node_mask[:, 0]
 
     # -- as long as the edges ---------------------------------------------------------------------
 

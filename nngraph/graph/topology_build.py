@@ -37,13 +37,24 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
     functions = {a: i for i, a in enumerate(
         dict.fromkeys(group.activation for a in distinct for group in a.groups)
     )}
+    # Which columns the neurons of each group fill, as rows of one table.
+    width = max(len(a.column_names) for a in distinct)
+    masks = {a: np.zeros(len(a.groups), dtype=np.int64) for a in distinct}
+    rows_of: dict[frozenset[int], int] = {frozenset(): 0}
+    for a in distinct:
+        own: list[set[int]] = [set() for _ in a.groups]
+        for c in a.columns:
+            own[c.group].update(range(c.column, c.column + c.width))
+        masks[a][:] = [rows_of.setdefault(frozenset(columns), len(rows_of)) for columns in own]
+    filled = np.zeros((len(rows_of), width), dtype=bool)
+    for columns, row in rows_of.items():
+        filled[row, list(columns)] = True
     group_count = np.array([len(a.groups) for a in distinct])[kind]
     first_group = np.concatenate([[0], np.cumsum(group_count)])
     block_parts, group_parts = [], []
     for a, i in distinct.items():
         graphs = np.flatnonzero(kind == i)[:, None]
         level, height = _levels(a)
-        biased = {c.group for c in a.columns if a.column_names[c.column] == "bias"}
         table = np.array(
             [
                 (b.rows, b.columns, b.parts, a.node_starts[b.source], a.node_starts[b.target],
@@ -61,7 +72,7 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         block_parts.append(np.concatenate([part, owner], axis=2).reshape(-1, 11))
         table = np.array(
             [
-                (group.size, ROLES.index(group.role), level[g], height[g], g in biased,
+                (group.size, ROLES.index(group.role), level[g], height[g], masks[a][g],
                  functions[group.activation], g)
                 for g, group in enumerate(a.groups)
             ],
@@ -95,6 +106,10 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
     output = ROLES.index("output")
     outputs = groups[groups[:, 1] == output]
     node_role = groups[node_group, 1]
+    is_output = node_role == output
+    graph_of_node = groups[node_group, 7]
+    before = np.cumsum(is_output) - is_output
+    place = np.where(is_output, before - before[node_start[:-1]][graph_of_node], -1)
     return Topology(
         num_nodes=num_nodes,
         num_edges=int(starts[-1]),
@@ -107,14 +122,16 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         node_position=tensor(np.arange(num_nodes) - group_start[node_group]),
         node_level=tensor(groups[node_group, 2]),
         node_height=tensor(groups[node_group, 3]),
-        node_has_bias=tensor(groups[node_group, 4]).bool(),
+        node_mask=torch.from_numpy(filled[groups[node_group, 4]]),
+        output_place=tensor(place),
+        in_level_order=bool((np.diff(np.concatenate(level_rows)) == 1).all()),
         output_rows={
             level: tensor(np.flatnonzero(node_role[level_rows[level]] == output))
             for level in sorted(set(outputs[:, 2].tolist()))
         },
         level_order=tensor(np.argsort(np.concatenate(level_rows))),
         max_inputs=int(groups[groups[:, 2] == 0, 0].max()),
-        max_outputs=int(outputs[:, 0].max()) if len(outputs) else 0,
+        max_outputs=int(place.max()) + 1,
         group_level=tensor(groups[:, 2]),
         block_level=tensor(blocks[:, 6]),
         in_degree=tensor(degrees[0][node_group]),

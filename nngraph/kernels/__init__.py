@@ -14,7 +14,7 @@ A backend that is named is used, or refused with an error; none replaces another
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -156,15 +156,22 @@ def _count(topology: Topology, side: str) -> Tensor:
 
 
 def edge_affine(
-    topology: Topology, e: Tensor | None, source: Tensor, target: Tensor, backend: str = "auto"
+    topology: Topology,
+    e: Tensor | None,
+    source: Tensor,
+    target: Tensor,
+    backend: str = "auto",
+    activation: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    r"""Return :math:`e_{ij} + s_j + t_i` for each edge j -> i without the gathered features.
+    r"""Return :math:`\sigma(e_{ij} + s_j + t_i)` for each edge j -> i without gathered features.
 
     ``e`` ``[*, E, C]`` or ``None`` for 0; ``source``, ``target`` ``[*, N, C]``. With ``e``,
     ``source`` and ``target`` linear images of edge and node features this is a linear map of
     ``[x_src, x_dst, e]`` at the cost of one product per neuron instead of one per edge.
     """
-    return cast(Tensor, _kernel(topology, backend, "edge_affine")(topology, e, source, target))
+    kernel = _kernel(topology, backend, "edge_affine")
+    total = cast(Tensor, kernel(topology, e, source, target))
+    return total if activation is None else activation(total)
 
 
 def propagate(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph.architecture import Architecture
 from nngraph.nn.equivariant import EquivariantLinear
-from nngraph.nn.features import Networks, input_features
+from nngraph.nn.features import Networks
 from nngraph.nn.invariant import InvariantLinear
 from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, fan_in
 from nngraph.nn.pointwise import FeatureDropout, Pointwise, TensorNorm
@@ -48,7 +48,7 @@ class EquivariantNetwork(Metanetwork):
         super().__init__(architecture, num_outputs)
         if layers < 1:
             raise ValueError(f"layers is {layers}; expected at least 1.")
-        self.scales = TensorScales(architecture)
+        self.scales = TensorScales(self.extent)
         self.linear = nn.ModuleList(
             EquivariantLinear(architecture, channels if i else 1, channels, permute_io)
             for i in range(layers)
@@ -64,7 +64,7 @@ class EquivariantNetwork(Metanetwork):
         return "generic weights-only"
 
     def forward(self, networks: Networks) -> Tensor:
-        features = input_features(networks)
+        features = self.read(networks)
         topology = features.topology
         own = _tensors(self.architecture)
         if other := [a for a in dict.fromkeys(topology.architectures) if _tensors(a) != own]:

@@ -33,6 +33,12 @@ class Features:
         return self.x[..., :1]
 
     @property
+    def taps(self) -> Tensor:
+        """``[*, E, taps]``: the weights of each edge, one unless a kernel has more."""
+        most = max((a.num_taps for a in set(self.topology.architectures)), default=1)
+        return self.edge_attr[..., :most]
+
+    @property
     def weight(self) -> Tensor:
         """``[*, E]``: weight of each edge."""
         return self.edge_attr[..., 0]

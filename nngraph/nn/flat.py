@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
-from nngraph.nn.features import Networks, input_features
+from nngraph.nn.features import Networks
 from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, fan_in, mlp
 
 __all__ = ["FlatNetwork"]
@@ -32,7 +32,7 @@ class FlatNetwork(Metanetwork):
         self, architecture: Architecture, num_outputs: int, hidden: int = 512, dropout: float = 0.2
     ) -> None:
         super().__init__(architecture, num_outputs)
-        self.scales = TensorScales(architecture)
+        self.scales = TensorScales(self.extent)
         size = architecture.num_edges + architecture.num_nodes
         self.readout = mlp([size, hidden, hidden, hidden, num_outputs], dropout)
 
@@ -42,7 +42,7 @@ class FlatNetwork(Metanetwork):
         return "generic weights-only"
 
     def forward(self, networks: Networks) -> Tensor:
-        features = input_features(networks)
+        features = self.read(networks)
         topology = features.topology
         if other := [a for a in topology.architectures if a.widths != self.architecture.widths]:
             raise ArchitectureError(

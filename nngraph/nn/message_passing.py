@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -10,12 +11,12 @@ from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture
-from nngraph.graph.architecture import ROLES
+from nngraph.graph import ACTIVATIONS, Architecture
 from nngraph.graph.topology import Topology
-from nngraph.nn.features import Networks, input_features
+from nngraph.nn.features import Networks
 from nngraph.nn.metanetwork import (
     Column,
+    Extent,
     Metanetwork,
     TensorScales,
     at_inputs,
@@ -39,30 +40,43 @@ class OrderedPass(nn.Module):
 
     Layer by layer from the inputs, so that a neuron hears of everything before it in one pass at
     the cost of one forward pass of the networks, times channels. A layer beyond the depth it was
-    made for takes the last maps.
+    made for takes the last maps. Kernels with taps pass messages by several learned sums of their
+    taps, each for its share of the channels.
 
     Args:
+        extent: of the networks to read.
         channels: C, of the states.
         messages: channels of the messages.
+        max_levels: number of sets of maps at most.
 
     Shape:
-        weight ``[*, E]``, bias ``[*, N, 1]`` -> states ``[*, n_l, C]`` of the neurons of each
-        level from 1, and for the levels that have outputs the sums that reach them.
+        weight ``[*, E, taps]``, columns ``[*, N, F]`` -> states ``[*, n_l, C]`` of the neurons of
+        each level from 1, and for the levels that have outputs the sums that reach them.
     """
 
-    def __init__(self, architecture: Architecture, channels: int, messages: int) -> None:
+    def __init__(
+        self, extent: Extent, channels: int, messages: int, max_levels: int = 16
+    ) -> None:
         super().__init__()
-        inputs = architecture.widths[0]
-        # As many channels as inputs keep all of a row of the first weight.
-        self.inputs = nn.Parameter(torch.eye(inputs, min(inputs, messages)))
-        if inputs > messages:
+        # As many channels as inputs keep all of a row of the first weight. A neuron that hears of
+        # several levels hears of all in the same channels.
+        width = min(extent.inputs, messages) if extent.chains else messages
+        self.inputs = nn.Parameter(torch.eye(extent.inputs, width))
+        if extent.inputs > messages:
             nn.init.orthogonal_(self.inputs)
+        self.chains = extent.chains
+        own = 2 * extent.columns
         #: channels of the sums that reach the outputs
-        self.width = max(messages, self.inputs.shape[1]) + 2
-        levels = max(len(architecture.widths) - 1, 2)
+        self.width = max(messages, width) + own
+        levels = min(max(extent.levels - 1, 2), max_levels)
+        if not extent.chains:
+            # Inputs of an MLP have no parameters; constants and embeddings stand there elsewhere.
+            self.first = nn.Linear(own, width)
+        if extent.taps > 1:
+            self.reads = nn.Parameter(torch.randn(extent.taps, min(extent.taps, 4)))
         self.cells = nn.ModuleList(
             nn.Sequential(
-                nn.Linear((messages if i else self.inputs.shape[1]) + 2, channels),
+                nn.Linear((messages if i else width) + own, channels),
                 nn.Tanh(),
                 nn.Linear(channels, channels),
                 nn.Tanh(),
@@ -80,27 +94,45 @@ class OrderedPass(nn.Module):
         for i, cell in enumerate(self.cells):
             first = cast(nn.Linear, cast(nn.Sequential, cell)[0])
             slope, offset = (10.0, 4.0) if i == 0 else (0.5, 2.0)
-            nn.init.normal_(first.weight, 0, slope / (first.in_features - 2) ** 0.5)
-            nn.init.normal_(first.weight[:, -2:], 0, 2.0)
+            nn.init.normal_(first.weight, 0, slope / (first.in_features - own) ** 0.5)
+            nn.init.normal_(first.weight[:, -own:], 0, 2.0)
             nn.init.normal_(first.bias, 0, offset)
 
     def forward(
-        self, topology: Topology, weight: Tensor, bias: Tensor
+        self, topology: Topology, weight: Tensor, columns: Tensor
     ) -> tuple[list[Tensor], list[tuple[int, Tensor]]]:
-        has_bias = topology.node_has_bias.to(bias.dtype).unsqueeze(-1).expand_as(bias)
-        entries = torch.cat([bias, has_bias], dim=-1)
-        message = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
+        entries = node_entries(topology, columns)
+        first = at_inputs(topology, self.inputs).expand(*columns.shape[:-2], -1, -1)
+        if not self.chains:
+            first = first + self.first(kernels.take(entries, topology.level_nodes[0]))
+        messages = [first]
+        reads = (weight @ self.reads if weight.shape[-1] > 1 else weight).unbind(-1)
         states, outputs = [], []
         for level, nodes in enumerate(topology.level_nodes[1:], start=1):
-            sums = kernels.propagate_level(topology, level, weight, message)
+            sums = self._heard(topology, level, reads, messages)
             sums = torch.cat([sums, kernels.take(entries, nodes)], dim=-1)
             if level in topology.output_rows:
                 outputs.append((level, sums))
             last = min(level, len(self.cells)) - 1
             states.append(self.cells[last](sums))
             if level < len(topology.levels):
-                message = self.messages[min(level, len(self.messages)) - 1](states[-1])
+                messages.append(self.messages[min(level, len(self.messages)) - 1](states[-1]))
         return states, outputs
+
+    def _heard(
+        self, topology: Topology, level: int, reads: Sequence[Tensor], messages: list[Tensor]
+    ) -> Tensor:
+        """Pass the messages of earlier levels on, each share of the channels by its own weights."""
+        if len(reads) == 1:
+            return kernels.propagate_level(topology, level, reads[0], messages)
+        shares = [torch.tensor_split(message, len(reads), dim=-1) for message in messages]
+        return torch.cat(
+            [
+                kernels.propagate_level(topology, level, weight, [share[i] for share in shares])
+                for i, weight in enumerate(reads)
+            ],
+            dim=-1,
+        )
 
 
 class MessagePassingLayer(nn.Module):
@@ -172,10 +204,10 @@ class MessagePassingLayer(nn.Module):
             own = self.edge(normal_edges)
             if told is not None:
                 own = own + kernels.spread_blocks(topology, self.block(told[1]))
-            pre_activation = kernels.edge_affine(
-                topology, own, self.source(normal), self.target(normal)
+            source, target = self.source(normal), self.target(normal)
+            e = e + kernels.edge_affine(
+                topology, own, source, target, activation=nn.functional.silu
             )
-            e = e + nn.functional.silu(pre_activation)
             heard += [
                 self.incoming(topology, e, "target"),
                 self.outgoing(topology, e, "source"),
@@ -195,7 +227,10 @@ class MessagePassingNetwork(Metanetwork):
     3. *Read-out*: an MLP on the mean over neurons and over weights of each layer and on the
        features of each output neuron.
 
-    It knows nothing of an activation's own symmetry. For networks of sine neurons, bring them to a
+    Reads networks of any architecture, also in one batch, as far as it was built for them: give all
+    architectures, or those with the most inputs, outputs, levels and taps. Every neuron has learned
+    features of its activation, but the model knows nothing of an activation's own symmetry. For
+    networks of sine neurons, bring them to a
     canonical form first (:class:`nngraph.datasets.CanonicaliseSines`): the accuracy is far higher.
 
     Args:
@@ -206,6 +241,7 @@ class MessagePassingNetwork(Metanetwork):
         probes: number of learned inputs at which the networks are run; 0 reads weights only.
         hidden, dropout: width of the MLP of the read-out, and dropout.
         norm, pooling, tensor_nodes: of each :class:`MessagePassingLayer`.
+        max_levels: levels that are told apart; deeper ones count as the last.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -217,7 +253,7 @@ class MessagePassingNetwork(Metanetwork):
 
     def __init__(
         self,
-        architecture: Architecture,
+        architecture: Architecture | Sequence[Architecture],
         num_outputs: int,
         channels: int = 128,
         messages: int = 64,
@@ -229,20 +265,30 @@ class MessagePassingNetwork(Metanetwork):
         norm: bool = True,
         pooling: Literal["mean", "max", "attention"] = "mean",
         tensor_nodes: bool = False,
+        max_levels: int = 16,
     ) -> None:
         super().__init__(architecture, num_outputs)
-        self.levels = len(architecture.widths)
-        self.outputs = architecture.widths[-1]
-        self.scales = TensorScales(architecture)
-        self.encoder = OrderedPass(architecture, channels, messages)
-        self.input_place = nn.Parameter(torch.randn(architecture.widths[0], channels))
+        extent = self.extent
+        if probes and not extent.chains:
+            raise ArchitectureError(
+                "probes run the networks, which is possible for chains of affine maps alone; "
+                "expected probes=0 for other architectures."
+            )
+        self.levels = min(extent.levels, max_levels)
+        self.outputs = extent.outputs
+        self.scales = TensorScales(extent)
+        self.encoder = OrderedPass(extent, channels, messages, max_levels)
+        self.input_place = nn.Parameter(torch.randn(extent.inputs, channels))
         self.layer_place = nn.Parameter(torch.randn(self.levels, channels) * 0.1)
-        self.probes = Probes(architecture, probes) if probes else None
+        self.activation_place = nn.Parameter(torch.randn(len(ACTIVATIONS), channels) * 0.1)
+        if not extent.chains:
+            self.own = nn.Linear(2 * extent.columns, channels)
+        self.probes = Probes(self.architecture, probes) if probes else None
         if probes:
             self.responses = mlp([probes, channels, channels])
         self.edge_channels = edge_channels if rounds else 0
         if self.edge_channels:
-            self.edge_encoder = nn.Linear(1, edge_channels)
+            self.edge_encoder = nn.Linear(extent.taps, edge_channels)
             self.edge_place = nn.Parameter(torch.randn(self.levels, edge_channels) * 0.1)
         self.rounds = nn.ModuleList(
             MessagePassingLayer(channels, self.edge_channels, dropout, norm, pooling, tensor_nodes)
@@ -255,19 +301,24 @@ class MessagePassingNetwork(Metanetwork):
         self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
         self.output_place = nn.Parameter(torch.randn(self.outputs, channels) * 0.1)
 
+    chains_only = False
+
     @property
     def column(self) -> Column:
         """The column of a comparison that the model stands in."""
         return "with probes" if self.probes is not None else "generic weights-only"
 
     def forward(self, networks: Networks) -> Tensor:
-        features = input_features(networks)
+        features = self.read(networks)
         topology = features.topology
-        weight, bias = self.scales(features)
-        states, outputs = self.encoder(topology, weight, bias)
+        taps, columns = self.scales.all(features)
+        states, outputs = self.encoder(topology, taps, columns)
         places = at_inputs(topology, self.input_place).expand(*features.x.shape[:-2], -1, -1)
         x = join_levels(topology, [places, *states])
         x = x + self.layer_place[topology.node_level.clamp(max=self.levels - 1)]
+        x = x + self.activation_place[_activation_kinds(topology)]
+        if not self.extent.chains:
+            x = x + self.own(node_entries(topology, columns))
         x = x + _by_output(topology, self.output_place)
         responses = None if self.probes is None else self.probes(features)
         if responses is not None:
@@ -275,7 +326,8 @@ class MessagePassingNetwork(Metanetwork):
         e = None
         if self.edge_channels:
             places = self.edge_place[topology.block_level.clamp(max=self.levels - 1)]
-            e = self.edge_encoder(weight.unsqueeze(-1)) + kernels.spread_blocks(topology, places)
+            e = self.edge_encoder(taps) + kernels.spread_blocks(topology, places)
+        weight = taps[..., 0] if taps.shape[-1] == 1 else taps.mean(-1)
         for layer in self.rounds:
             x, e = layer(topology, weight, x, e)
         return self.readout(  # type: ignore[no-any-return]
@@ -311,6 +363,13 @@ class MessagePassingNetwork(Metanetwork):
         return pooled
 
 
+def node_entries(topology: Topology, columns: Tensor) -> Tensor:
+    """Return the columns of the nodes and which of them a parameter fills: ``[*, N, 2 F]``."""
+    filled = topology.node_mask.to(columns.dtype)
+    filled = pad(filled, (0, columns.shape[-1] - filled.shape[-1])).expand_as(columns)
+    return torch.cat([columns, filled], dim=-1)
+
+
 def _by_output(topology: Topology, table: Tensor) -> Tensor:
     """Give output neuron o of every network row o of a table: ``[d_L, C] -> [N, C]``, else 0.
 
@@ -321,6 +380,10 @@ def _by_output(topology: Topology, table: Tensor) -> Tensor:
         raise ArchitectureError(
             f"a network has {topology.max_outputs} outputs; the model was built for {len(table)}."
         )
-    is_output = topology.node_role == ROLES.index("output")
-    row = topology.node_position.where(is_output, torch.full_like(topology.node_position, -1))
-    return pad(table, (0, 0, 0, 1))[row]  # the last row is 0
+    return pad(table, (0, 0, 0, 1))[topology.output_place]  # the last row is 0
+
+
+def _activation_kinds(topology: Topology) -> Tensor:
+    """Index into ``ACTIVATIONS`` of each neuron's activation, ``[N]``."""
+    kinds = [list(ACTIVATIONS).index(activation.name) for activation in topology.activations]
+    return torch.tensor(kinds, device=topology.node_activation.device)[topology.node_activation]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -18,6 +20,7 @@ from nngraph.nn.features import Features, Networks, input_features
 
 __all__ = [
     "Column",
+    "Extent",
     "Metanetwork",
     "TensorScales",
     "at_inputs",
@@ -32,27 +35,88 @@ __all__ = [
 Column = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
 
 
+@dataclass(frozen=True)
+class Extent:
+    """The most of what a model meets in the networks it is built for.
+
+    Attributes:
+        inputs, outputs: neurons of the largest first group, and of all outputs.
+        levels: of neurons.
+        columns, taps: features of nodes and of edges.
+        chains: whether all are chains of affine maps.
+    """
+
+    inputs: int
+    outputs: int
+    levels: int
+    columns: int
+    taps: int
+    chains: bool
+
+    @classmethod
+    def of(cls, architectures: Sequence[Architecture]) -> Extent:
+        """Take the most of several architectures."""
+        topologies = [Topology.of(a) for a in architectures]
+        return cls(
+            max(t.max_inputs for t in topologies),
+            max(t.max_outputs for t in topologies),
+            max(len(t.level_nodes) for t in topologies),
+            max(len(a.column_names) for a in architectures),
+            max(a.num_taps for a in architectures),
+            all(a.is_chain for a in architectures),
+        )
+
+
 class Metanetwork(nn.Module, ABC):
     """A model that reads networks and answers for each of them.
 
-    Called on a :class:`~nngraph.graph.NeuralGraphStack`, on a PyG ``Batch`` of neural graphs of any
-    chain architectures, or on one graph; returns ``[networks, num_outputs]``.
+    Called on a :class:`~nngraph.graph.NeuralGraphStack`, on a PyG ``Batch`` of neural graphs, or on
+    one graph; returns ``[networks, num_outputs]``.
 
     Args:
-        architecture: the networks it is built for: sizes of inputs and outputs and depth. Deeper
-            and wider networks are read too, where a model says so.
+        architecture: the networks it is built for, one architecture or several: sizes of inputs and
+            outputs and depth. Deeper and wider networks are read too, where a model says so.
         num_outputs: length of the answer.
+
+    Raises:
+        ArchitectureError: if an architecture is no chain of affine maps and the model reads no
+            others (``chains_only``).
     """
 
-    def __init__(self, architecture: Architecture, num_outputs: int) -> None:
+    def __init__(
+        self, architecture: Architecture | Sequence[Architecture], num_outputs: int
+    ) -> None:
         super().__init__()
-        if not architecture.is_chain:
+        several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
+        if not several:
+            raise ArchitectureError("a metanetwork was given no architecture; expected one.")
+        if self.chains_only and (other := [a for a in several if not a.is_chain]):
             raise ArchitectureError(
-                f"{type(self).__name__} was given the architecture {architecture}, whose blocks "
+                f"{type(self).__name__} was given the architecture {other[0]}, whose blocks "
                 "are not a chain; expected an MLP."
             )
-        self.architecture = architecture
+        self.architecture = several[0]
+        self.extent = Extent.of(several)
         self.num_outputs = num_outputs
+
+    def read(self, networks: Networks) -> Features:
+        """Bring networks to the features that a model works on.
+
+        Raises:
+            ArchitectureError: if one is no chain of affine maps and the model reads no others.
+        """
+        features = input_features(networks)
+        for architecture in set(features.topology.architectures) if self.chains_only else ():
+            if not architecture.is_chain:
+                raise ArchitectureError(
+                    f"{type(self).__name__} was called on a network of the architecture "
+                    f"{architecture}, which is not a chain; expected MLPs. MessagePassingNetwork "
+                    "reads others."
+                )
+        return features
+
+    #: Whether it reads chains of affine maps alone.
+    chains_only: ClassVar[bool] = True
 
     #: Whether relabelling the hidden neurons of a network leaves its answer as it is.
     invariant: ClassVar[bool] = True
@@ -96,11 +160,11 @@ class TensorScales(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, extent: Extent) -> None:
         super().__init__()
-        levels = len(Topology.of(architecture).levels) + 1
-        self.register_buffer("weight", torch.ones(levels))
-        self.register_buffer("bias", torch.ones(levels))
+        self.extent = extent
+        self.register_buffer("weight", torch.ones(extent.levels))
+        self.register_buffer("bias", torch.ones(extent.levels, extent.columns))
 
     def _slot(self, level: Tensor) -> Tensor:
         return level.clamp(max=len(self.weight) - 1)
@@ -110,28 +174,51 @@ class TensorScales(nn.Module):
         """Set the scales from networks."""
         features = input_features(networks)
         topology = features.topology
+        edges, nodes = self._padded(features)
         kinds = (
-            (self.weight, kernels.pool_blocks(topology, features.edge_attr[..., :1].square()),
+            (self.weight.unsqueeze(-1), kernels.pool_blocks(topology, edges.square()),
              topology.block_level),
-            (self.bias, kernels.pool_groups(topology, features.bias.square()),
-             topology.group_level),
+            (self.bias, kernels.pool_groups(topology, nodes.square()), topology.group_level),
         )  # fmt: skip
         for scale, power, level in kinds:
             power = power.flatten(0, -3).mean(0) if power.dim() > 2 else power
-            total = torch.zeros_like(scale).index_add(0, self._slot(level), power[:, 0].to(scale))
+            # Taps share one scale: they are entries of one tensor.
+            power = power if scale.shape[-1] == power.shape[-1] else power.sum(-1, keepdim=True)
+            total = torch.zeros_like(scale).index_add(0, self._slot(level), power.to(scale))
             count = torch.bincount(self._slot(level), minlength=len(scale)).clamp(min=1)
-            rms = (total / count).sqrt()
+            rms = (total / count.unsqueeze(-1)).sqrt()
             scale.copy_(torch.where(rms > 0, rms, torch.ones_like(rms)))
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Return scaled weights ``[*, E]`` and biases ``[*, N, 1]``."""
+        """Return scaled weights ``[*, E]`` and biases ``[*, N, 1]`` of chains."""
+        weight, columns = self.all(features)
+        return weight[..., 0], columns[..., :1]
+
+    def _padded(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Return edge and node features with as many taps and columns as the model has."""
+        sizes = self.extent.taps, self.extent.columns
+        for what, value, size in zip(
+            ("taps on edges", "columns on nodes"), (features.taps, features.x), sizes, strict=True
+        ):
+            if value.shape[-1] > size:
+                raise ArchitectureError(
+                    f"the networks have {value.shape[-1]} {what}; the model was built for {size}. "
+                    "Build it with all architectures that it shall read."
+                )
+        edges, nodes = (
+            pad(value, (0, size - value.shape[-1]))
+            for value, size in zip((features.taps, features.x), sizes, strict=True)
+        )
+        return edges, nodes
+
+    def all(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Return scaled weights ``[*, E, taps]`` and columns ``[*, N, F]``."""
         topology = features.topology
+        edges, nodes = self._padded(features)
         dtype = features.x.dtype
         per_block = self.weight[self._slot(topology.block_level)].to(dtype).unsqueeze(-1)
         scale = kernels.spread_blocks(topology, per_block) * fan_in(topology, dtype)
-        weight = features.weight / scale.squeeze(-1)
-        per_node = self.bias[self._slot(topology.node_level)].to(features.x.dtype)
-        return weight, features.bias / per_node.unsqueeze(-1)
+        return edges / scale, nodes / self.bias[self._slot(topology.node_level)].to(dtype)
 
 
 def fan_in(topology: Topology, dtype: torch.dtype) -> Tensor:
@@ -179,9 +266,10 @@ def at_inputs(topology: Topology, table: Tensor) -> Tensor:
         raise ArchitectureError(
             f"a network has {topology.max_inputs} inputs; the model was built for {len(table)}."
         )
-    if topology.num_graphs == 1 and topology.max_inputs == len(table):
+    first = topology.level_nodes[0]
+    if topology.num_graphs == 1 and first.count * first.size == len(table) == topology.max_inputs:
         return table
-    return table[kernels.take(topology.node_position.unsqueeze(-1), topology.level_nodes[0])[:, 0]]
+    return table[kernels.take(topology.node_position.unsqueeze(-1), first)[:, 0]]
 
 
 def at_outputs(
@@ -209,9 +297,9 @@ def at_outputs(
         values if values.shape[-1] == channels else pad(values, (0, channels - values.shape[-1]))
         for _, values in levels
     ]
-    if topology.num_graphs == 1 and topology.max_outputs == size:
+    if topology.num_graphs == 1 and topology.max_outputs == size == padded[0].shape[-2]:
         return padded[0].reshape(-1, size * channels)
-    index = topology.node_graph * size + topology.node_position
+    index = topology.node_graph * size + topology.output_place
     shape = (*padded[0].shape[:-2], topology.num_graphs * size, channels)
     placed = padded[0].new_zeros(shape)
     for (level, _), values in zip(levels, padded, strict=True):
@@ -225,6 +313,6 @@ def at_outputs(
 def join_levels(topology: Topology, levels: list[Tensor]) -> Tensor:
     """Put the features of all levels' neurons together: ``[*, n_l, C]`` each ``-> [*, N, C]``."""
     joined = torch.cat(levels, dim=-2)
-    if topology.num_graphs == 1:
-        return joined  # neurons stand level by level already
+    if topology.in_level_order:
+        return joined
     return joined.index_select(-2, topology.level_order)

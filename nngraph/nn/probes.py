@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nngraph import kernels
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology import Topology
-from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.features import Features, Networks
 from nngraph.nn.metanetwork import Column, Metanetwork, at_inputs, at_outputs, mlp
 
 __all__ = ["ProbeNetwork", "Probes"]
@@ -119,7 +119,7 @@ class ProbeNetwork(Metanetwork):
         self.deviation.copy_(answers.std().clamp(min=1e-12))
 
     def _answers(self, networks: Networks) -> Tensor:
-        features = input_features(networks)
+        features = self.read(networks)
         topology = features.topology
         return self.probes.at_outputs(topology, self.probes(features), self.outputs)
 

@@ -11,7 +11,7 @@ from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
-from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.features import Features, Networks
 from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, at_inputs, at_outputs, mlp
 from nngraph.nn.probes import Probes
 
@@ -101,7 +101,7 @@ class SineNetwork(Metanetwork):
             raise ValueError(f"function {unknown[0]!r}; expected one of {', '.join(FUNCTIONS)}.")
         self.functions = tuple(functions)
         self.inputs, self.outputs = architecture.widths[0], architecture.widths[-1]
-        self.scales = TensorScales(architecture)
+        self.scales = TensorScales(self.extent)
         # One set of maps per hidden layer, and at least two: those of the first, and of all deeper.
         depth = max(len(architecture.widths) - 2, 2)
         sizes = [channels[min(i, len(channels) - 1)] for i in range(depth)]
@@ -139,7 +139,7 @@ class SineNetwork(Metanetwork):
         return "with probes" if self.probes is not None else "activation-structured weights-only"
 
     def forward(self, networks: Networks) -> Tensor:
-        features = input_features(networks)
+        features = self.read(networks)
         topology = features.topology
         for architecture in dict.fromkeys(topology.architectures):
             _check_activations(architecture)
@@ -208,7 +208,7 @@ class SineNetwork(Metanetwork):
         Raises:
             ArchitectureError: if the networks have not two inputs and two hidden layers.
         """
-        features = input_features(networks)
+        features = self.read(networks)
         topology = features.topology
         widths = topology.single.widths
         if widths[0] != 2 or len(widths) < 4:

@@ -11,7 +11,7 @@ from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from nngraph.errors import InvalidGraphError, NonFiniteError
-from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, Symmetry
+from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, Symmetry, to_batch
 from nngraph.graph.parameters import check_parameters
 from nngraph.testing import (
     random_architectures,
@@ -401,3 +401,18 @@ def test_the_library_does_not_import_the_converters():
         "assert not {'converters', 'networkx.drawing.nx_pylab'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_networks_of_all_architectures_in_one_batch():
+    architectures = [p.values[0] for p in ARCHITECTURES]
+    graphs = [graph_of(architecture, i) for i, architecture in enumerate(architectures)]
+    batch = to_batch(graphs)
+    assert batch.x.shape == (sum(a.num_nodes for a in architectures), batch.x_mask.shape[1])
+    assert batch.edge_attr.shape[1] == 9
+    for i, graph in enumerate(graphs):
+        assert same_bits(batch.get_example(i).parameters(), graph.parameters())
+    assert graphs[0].edge_attr.shape[1] == 1  # the given graphs stay as they are
+    chains = to_batch(graphs[:3])
+    assert torch.equal(chains.x, Batch.from_data_list(graphs[:3]).x)
+    with pytest.raises(InvalidGraphError, match="no graphs"):
+        to_batch([])

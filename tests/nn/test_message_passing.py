@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from nngraph.graph import Architecture, NeuralGraphStack
+from nngraph.errors import ArchitectureError
+from nngraph.graph import Architecture, NeuralGraphStack, to_batch
 from nngraph.graph.topology import Topology
 from nngraph.nn import MessagePassingLayer, MessagePassingNetwork
 from nngraph.testing import (
@@ -19,6 +20,7 @@ from nngraph.testing import (
     random_architectures,
     random_features,
     random_stack,
+    structured_architectures,
 )
 
 mlp = Architecture.mlp
@@ -193,3 +195,46 @@ class TestOptions:
             for (found, _, _, owner, _), own in zip(kinds, z, strict=True):
                 expected = nodes.update(torch.cat([own, summary.expand_as(own)], dim=-1))
                 torch.testing.assert_close(found[owner == graph], expected)
+
+
+STRUCTURED = dict(structured_architectures())
+
+
+class TestNetworksThatAreNoChains:
+    def model(self) -> MessagePassingNetwork:
+        every = [*STRUCTURED.values(), mlp([2, 4, 3])]
+        return MessagePassingNetwork(every, 3, **SMALL, tensor_nodes=True).double().eval()
+
+    @pytest.mark.parametrize("name", STRUCTURED)
+    def test_invariant_and_not_to_anything_else(self, name: str):
+        model, networks = self.model(), random_stack(STRUCTURED[name], 3, 0)
+        model.fit_statistics(networks)
+        architecture, integers = networks.architecture, networks.integers
+        assert_invariant(
+            lambda x, e: model(NeuralGraphStack(architecture, x, e, integers=integers)),
+            architecture,
+            features=(networks.x, networks.edge_attr),
+        )
+        # Every parameter counts.
+        for key, value in networks.parameters().items():
+            if value.dtype.is_floating_point:
+                changed = {k: v.clone() for k, v in networks.parameters().items()}
+                changed[key][0].flatten()[-1] += 1
+                other = NeuralGraphStack.from_parameters(networks.architecture, changed)
+                moved = (model(other) - model(networks)).abs().amax(-1)
+                assert moved[0] > 1e-9, key
+                assert not moved[1:].any()
+
+    def test_one_batch_of_all_answers_as_one_by_one(self):
+        model = self.model()
+        graphs = [random_stack(a, 1, 0)[0] for a in (*STRUCTURED.values(), mlp([2, 4, 3]))]
+        together = model(to_batch(graphs))
+        apart = torch.cat([model(graph) for graph in graphs])
+        torch.testing.assert_close(together, apart, rtol=1e-10, atol=1e-12)
+
+    def test_what_it_was_not_built_for_is_refused(self):
+        model = MessagePassingNetwork(mlp([2, 4, 3]), 3, **SMALL).double()
+        with pytest.raises(ArchitectureError, match="9 taps on edges; the model was built for 1"):
+            model(random_stack(STRUCTURED["convolutions"], 1, 0))
+        with pytest.raises(ArchitectureError, match="probes run the networks"):
+            MessagePassingNetwork(STRUCTURED["residual"], 3, probes=4)

@@ -304,11 +304,17 @@ def test_networks_of_different_frequencies_in_one_batch():
     assert relative(answers[:1], answers[1:]) > 1e-3
 
 
-def test_what_is_not_a_chain_is_refused_by_every_model():
+def test_what_is_not_a_chain_is_refused_by_models_of_chains():
     from nngraph.graph import NeuronGroup, Parameter
 
     groups = (NeuronGroup("in", 2, "input"), NeuronGroup("out", 2, "output"))
     two = (Parameter("a", (2, 2), (1, 0)), Parameter("b", (2, 2), (1, 0)))
-    for name in MODELS:
+    networks = random_stack(Architecture(groups, two), 2, 0)
+    for name, model in MODELS.items():
+        if not model.chains_only:
+            assert model(networks.architecture, 3).double()(networks).shape == (2, 3)
+            continue
         with pytest.raises(ArchitectureError, match="not a chain"):
-            MODELS[name](Architecture(groups, two), 3)
+            MODELS[name](networks.architecture, 3)
+        with pytest.raises(ArchitectureError, match="is not a chain"):
+            MODELS[name](Architecture.mlp([2, 3, 2], Activation("sine", w0=30)), 3)(networks)

@@ -10,7 +10,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation, Architecture, NeuralGraph, NeuralGraphStack, forward
 from nngraph.graph.symmetry import Symmetry
 from nngraph.nn import ProbeNetwork, Probes, SineNetwork, TensorScales, input_features
-from nngraph.nn.metanetwork import at_outputs
+from nngraph.nn.metanetwork import Extent, at_outputs
 from nngraph.testing import random_architectures, random_stack
 
 mlp = Architecture.mlp
@@ -35,11 +35,15 @@ TWO = network(
 )
 
 
+def scales_of(architecture: Architecture) -> TensorScales:
+    return TensorScales(Extent.of([architecture])).double()
+
+
 def test_scales_by_hand():
-    scales = TensorScales(mlp([2, 2, 1])).double()
+    scales = scales_of(mlp([2, 2, 1]))
     scales.fit(TWO)
     torch.testing.assert_close(scales.weight, torch.tensor([1, 6.25**0.5, 1]).double())
-    torch.testing.assert_close(scales.bias, torch.tensor([1, 1, 12.5**0.5]).double())
+    torch.testing.assert_close(scales.bias, torch.tensor([[1], [1], [12.5**0.5]]).double())
     weight, bias = scales(input_features(TWO))
     fan_in = 2**0.5
     expected = torch.tensor([[3, 4, 0, 0, 0, 0], [0, 5, 0, 0, 0, 0]]).double() / (2.5 * fan_in)
@@ -51,7 +55,7 @@ def test_scales_by_hand():
 def test_a_batch_has_the_scales_of_its_stack():
     architecture = mlp([2, 4, 3, 1], sine)
     networks = random_stack(architecture, 5, 0)
-    one, other = TensorScales(architecture).double(), TensorScales(architecture).double()
+    one, other = scales_of(architecture), scales_of(architecture)
     one.fit(networks)
     other.fit(networks.to_batch())
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-12, atol=0)
@@ -60,7 +64,7 @@ def test_a_batch_has_the_scales_of_its_stack():
 def test_scales_are_per_tensor_and_not_per_entry():
     architecture = mlp([2, 4, 3, 1], sine)
     networks = random_stack(architecture, 5, 0)
-    one, other = TensorScales(architecture).double(), TensorScales(architecture).double()
+    one, other = scales_of(architecture), scales_of(architecture)
     one.fit(networks)
     other.fit(Symmetry(architecture).sample_stack(5, 0).act_on_stack(networks))
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-14, atol=0)
@@ -68,7 +72,7 @@ def test_scales_are_per_tensor_and_not_per_entry():
 
 
 def test_deeper_layers_take_the_last_scale():
-    scales = TensorScales(mlp([1, 1, 1])).double()
+    scales = scales_of(mlp([1, 1, 1]))
     scales.weight.copy_(torch.tensor([1.0, 2.0, 4.0]))
     deeper = mlp([1, 1, 1, 1, 1])
     ones = {p.name: torch.ones(1, *p.shape, dtype=torch.float64) for p in deeper.parameters}
