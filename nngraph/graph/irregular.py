@@ -50,6 +50,7 @@ def of_edges(edge_index: Tensor, num_nodes: int, batch: Tensor | None = None) ->
         group_graph=each,
         node_role=torch.full_like(zeros, ROLES.index("hidden")),
         node_position=zeros,
+        node_moves=torch.ones_like(zeros).bool(),
         node_level=zeros,
         node_height=zeros,
         node_mask=torch.ones_like(zeros).bool().unsqueeze(-1),

@@ -74,6 +74,8 @@ class Topology:
         node_graph, block_graph, group_graph: network of each node, block, group.
         node_role: ``[N]`` input 0, hidden 1, output 2.
         node_position: ``[N]`` place within the group.
+        node_moves: ``[N]`` whether some relabelling moves the neuron, so that its place says
+            nothing.
         node_level, block_level: distance from the input group, in blocks; a block has the level of
             its target.
         node_height: distance to the output group.
@@ -111,6 +113,7 @@ class Topology:
     group_graph: Tensor
     node_role: Tensor
     node_position: Tensor
+    node_moves: Tensor
     node_level: Tensor
     node_height: Tensor
     node_mask: Tensor

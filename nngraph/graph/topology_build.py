@@ -73,16 +73,17 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         table = np.array(
             [
                 (group.size, ROLES.index(group.role), level[g], height[g], masks[a][g],
-                 functions[group.activation], g)
+                 functions[group.activation], g,
+                 any(factor.space in a.spaces for factor in group.factors))
                 for g, group in enumerate(a.groups)
             ],
             dtype=np.int64,
         )
         part = np.broadcast_to(table[None], (len(graphs), *table.shape))
         owner = np.broadcast_to(graphs[:, :, None], (*part.shape[:2], 1))
-        group_parts.append(np.concatenate([part, owner], axis=2).reshape(-1, 8))
+        group_parts.append(np.concatenate([part, owner], axis=2).reshape(-1, 9))
     blocks, groups = np.concatenate(block_parts), np.concatenate(group_parts)
-    groups = groups[np.lexsort((groups[:, 6], groups[:, 7]))]
+    groups = groups[np.lexsort((groups[:, 6], groups[:, 8]))]
     # Native order is by network and block; ragged batches sort by shape, then level.
     keys = [7, 10, 6, 2, 1, 0] if reorder else [7, 10]
     blocks = blocks[np.lexsort(tuple(blocks[:, key] for key in keys))]
@@ -107,7 +108,7 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
     outputs = groups[groups[:, 1] == output]
     node_role = groups[node_group, 1]
     is_output = node_role == output
-    graph_of_node = groups[node_group, 7]
+    graph_of_node = groups[node_group, 8]
     before = np.cumsum(is_output) - is_output
     place = np.where(is_output, before - before[node_start[:-1]][graph_of_node], -1)
     return Topology(
@@ -115,11 +116,12 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         num_edges=int(starts[-1]),
         num_graphs=len(architectures),
         node_group=tensor(node_group),
-        node_graph=tensor(groups[node_group, 7]),
+        node_graph=tensor(groups[node_group, 8]),
         block_graph=tensor(blocks[:, 10]),
-        group_graph=tensor(groups[:, 7]),
+        group_graph=tensor(groups[:, 8]),
         node_role=tensor(node_role),
         node_position=tensor(np.arange(num_nodes) - group_start[node_group]),
+        node_moves=tensor(groups[node_group, 7]).bool(),
         node_level=tensor(groups[node_group, 2]),
         node_height=tensor(groups[node_group, 3]),
         node_mask=torch.from_numpy(filled[groups[node_group, 4]]),
@@ -130,7 +132,7 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
             for level in sorted(set(outputs[:, 2].tolist()))
         },
         level_order=tensor(np.argsort(np.concatenate(level_rows))),
-        max_inputs=int(groups[groups[:, 2] == 0, 0].max()),
+        max_inputs=int(groups[(groups[:, 2] == 0) & (groups[:, 7] == 0), 0].max(initial=0)),
         max_outputs=int(place.max()) + 1,
         group_level=tensor(groups[:, 2]),
         block_level=tensor(blocks[:, 6]),

@@ -259,6 +259,8 @@ def level_means(topology: Topology, values: Tensor, level: Tensor, slots: int, s
 def at_inputs(topology: Topology, table: Tensor) -> Tensor:
     """Give input neuron i of every network row i of a table: ``-> [n, C]`` at the level 0 neurons.
 
+    Neurons there that relabelling moves have no place, and get 0.
+
     Raises:
         ArchitectureError: if a network has more inputs than the table ``[d_0, C]`` has rows.
     """
@@ -269,7 +271,9 @@ def at_inputs(topology: Topology, table: Tensor) -> Tensor:
     first = topology.level_nodes[0]
     if topology.num_graphs == 1 and first.count * first.size == len(table) == topology.max_inputs:
         return table
-    return table[kernels.take(topology.node_position.unsqueeze(-1), first)[:, 0]]
+    moves = kernels.take(topology.node_moves.unsqueeze(-1), first)
+    place = kernels.take(topology.node_position.unsqueeze(-1), first)
+    return table[place.masked_fill(moves, 0)[:, 0]] * ~moves
 
 
 def at_outputs(
