@@ -19,8 +19,8 @@ from converters.onnx_files.ops.shape import slices, split_sizes, target_shape
 
 __all__ = ["HOST"]
 
-#: More numbers than a mask of 8,192 by 8,192: a file that wants them is refused.
-MOST = 2**26
+#: More numbers than a mask of 4,096 by 4,096 has: a file that wants them is refused.
+MOST = 2**24
 
 
 def _bounded(call: Call, shape: Sequence[int]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from converters.onnx_files.reading import read_model
 from converters.onnx_files.roles import assign_roles
 from converters.onnx_files.structure import read_graph
 from converters.onnx_files.tensors import Budget, read_tensor
-from nngraph.errors import DataFileError, NNGraphError
+from nngraph.errors import NNGraphError
 
 __all__ = ["load_onnx"]
 
@@ -27,6 +27,7 @@ def load_onnx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> OnnxModule:
     Nothing in a file is executed, and a file is trusted in nothing: the sizes that tensors declare
     are held against the bytes that are there before anything is allocated; tensors in other files
     are taken from regular files in the model's own folder only, and mapped rather than read.
+    Running the network takes what its operators take, which nothing here bounds.
 
     Args:
         max_bytes: larger files, and files whose tensors are larger together, are refused.
@@ -52,10 +53,8 @@ def load_onnx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> OnnxModule:
             name: read_tensor(proto, f"{path}: the tensor {name!r}", budget, external)
             for name, proto in graph.initialisers.items()
         }
-        roles = assign_roles(graph.nodes, tensors, graph.outputs)
+        roles = assign_roles(graph.nodes, tensors, graph.outputs, budget)
         return OnnxModule(graph.inputs, graph.outputs, roles, graph.opset)
     except NNGraphError as error:
         text = str(error)
         raise error if text.startswith(str(path)) else type(error)(f"{path}: {text}") from error
-    except UnicodeDecodeError as error:
-        raise DataFileError(f"{path} is damaged: a name in it is no text ({error}).") from None

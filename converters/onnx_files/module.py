@@ -18,6 +18,9 @@ from nngraph.errors import InvalidGraphError, NNGraphError
 
 __all__ = ["OnnxModule"]
 
+#: What torch and numpy raise when values do not fit an operator.
+_FAILURES = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
+
 
 class OnnxModule(nn.Module):
     """A network whose forward runs the nodes of an ONNX graph with torch's operators.
@@ -140,7 +143,7 @@ class OnnxModule(nn.Module):
             return evaluate(call, host=host)
         except NNGraphError:
             raise
-        except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError) as error:
+        except _FAILURES as error:
             shapes = ", ".join(str(list(value.shape)) for value in values)
             raise InvalidGraphError(
                 f"{call.node.where} cannot be run on inputs of the shapes {shapes}: {error}"

@@ -9,6 +9,7 @@ from converters.files import checked_path
 from nngraph.errors import DataFileError, MissingDependencyError
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
     from onnx import ModelProto
 
 __all__ = ["read_model"]
@@ -41,9 +42,22 @@ def read_model(path: Path, max_bytes: int) -> ModelProto:
         model: ModelProto = ModelProto.FromString(content)
     except (DecodeError, RuntimeError) as error:
         raise DataFileError(f"{path} is damaged or no ONNX file: {error}.") from None
+    _check_text(model, path)
     if not model.HasField("graph") or not model.opset_import:
         raise DataFileError(
             f"{path} is no ONNX model: it has no "
             f"{'graph' if not model.HasField('graph') else 'operator set'}."
         )
     return model
+
+
+def _check_text(message: Message, path: Path) -> None:
+    """Refuse names that are no text, which protobuf hands on as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            for text in [value] if isinstance(value, str | bytes) else value:
+                if not isinstance(text, str):
+                    raise DataFileError(f"{path} is damaged: a name in it is no text: {text!r}.")
+        elif field.type == field.TYPE_MESSAGE:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _check_text(part, path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from converters.onnx_files.elements import array_of
 from converters.onnx_files.node import Node
 from converters.onnx_files.structure import with_last_reads
 from converters.onnx_files.table import HANDLERS, HOST, STATES, STEERING
+from converters.onnx_files.tensors import Budget
 from nngraph.errors import DataFileError, NNGraphError
 
 __all__ = ["Roles", "assign_roles", "evaluate"]
@@ -32,7 +35,7 @@ class Roles:
 
 
 def assign_roles(
-    nodes: Sequence[Node], initialisers: dict[str, Tensor], kept: Sequence[str]
+    nodes: Sequence[Node], initialisers: dict[str, Tensor], kept: Sequence[str], budget: Budget
 ) -> Roles:
     """Sort the constants of a graph, and run the nodes that read nothing but known values.
 
@@ -47,6 +50,7 @@ def assign_roles(
     Args:
         nodes: in an order in which they can be run.
         kept: values that are read at the end: the outputs of the graph.
+        budget: what known values may take together with the tensors.
     """
     constants = dict(initialisers)
     written: set[str] = set()
@@ -67,7 +71,9 @@ def assign_roles(
     left: list[Node] = []
     for node in rest:
         if node.op_type in HOST and all(name in known or not name for name in node.inputs):
-            known.update(zip(node.outputs, _fold(node, known), strict=False))
+            made = _fold(node, known)
+            budget.spend(sum(array.nbytes for array in made), node.where)
+            known.update(zip(node.outputs, made, strict=False))
         else:
             left.append(node)
     read = {name for node in left for name in node.inputs} | set(kept)
@@ -94,7 +100,8 @@ def evaluate(call: Call, *, host: bool) -> Sequence[object]:
             "it is supported only on values that are known from the file and the input's shape; "
             "here it reads what is computed from data."
         )
-    result = handler(call)
+    with np.errstate(all="ignore") if host else contextlib.nullcontext():
+        result = handler(call)
     values = result if isinstance(result, list | tuple) else [result]
     if len(values) < len(node.outputs) and any(node.outputs[len(values) :]):
         raise node.refuse(f"only its first {len(values)} outputs are supported.")
@@ -108,7 +115,7 @@ def _fold(node: Node, known: dict[str, Array]) -> Sequence[Array]:
         return evaluate(call, host=True)  # type: ignore[return-value]
     except NNGraphError:
         raise
-    except (ValueError, IndexError, TypeError, OverflowError, ArithmeticError) as error:
+    except (ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as error:
         raise DataFileError(f"{node.where} cannot be run on its constants: {error}.") from error
 
 

@@ -209,7 +209,7 @@ def _node(proto: NodeProto, opset: int, path: Path, budget: Budget, external: Ex
             "Export the network with fixed sizes, in evaluation mode, or simplify the file."
         )
     if name not in HANDLERS and name not in HOST and name != "Constant":
-        quantised = any(word in name for word in ("Quantize", "QLinear", "Integer"))
+        quantised = any(word in name for word in ("uantize", "QLinear", "Integer"))
         raise UnsupportedModuleError(
             f"{title} has no handler"
             + (": quantised weights have no neural graph. " if quantised else ". ")
@@ -249,13 +249,13 @@ def _value(attribute: AttributeProto, title: str, budget: Budget, external: Exte
     if kind == attribute.INT:
         return attribute.i
     if kind == attribute.STRING:
-        return attribute.s.decode()
+        return _decoded(attribute.s, title)
     if kind == attribute.FLOATS:
         return tuple(attribute.floats)
     if kind == attribute.INTS:
         return tuple(attribute.ints)
     if kind == attribute.STRINGS:
-        return tuple(text.decode() for text in attribute.strings)
+        return tuple(_decoded(text, title) for text in attribute.strings)
     if kind == attribute.TENSOR:
         what = f"{title}, attribute {attribute.name!r},"
         return read_tensor(attribute.t, what, budget, external)
@@ -263,6 +263,13 @@ def _value(attribute: AttributeProto, title: str, budget: Budget, external: Exte
         f"{title} has an attribute {attribute.name!r} that holds a graph or sparse tensors; "
         "expected numbers, strings and dense tensors."
     )
+
+
+def _decoded(text: bytes, title: str) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise DataFileError(f"{title} has an attribute that is no text: {text[:40]!r}.") from None
 
 
 def _known() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from onnx import TensorProto, helper, numpy_helper, save_model
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from converters.onnx_files import load_onnx
@@ -37,7 +37,7 @@ def model(nodes, inputs, outputs, weights=None, *, opset=OPSET, shapes=None):
 
 
 def write(proto, path):
-    save_model(proto, path)
+    path.write_bytes(proto.SerializeToString())
     return path
 
 
