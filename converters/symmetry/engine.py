@@ -123,6 +123,7 @@ class Call:
         inputs: Sequence[Value],
         output: Value,
         parameters: dict[str, Value | None] | None = None,
+        /,
         **arguments: Any,
     ) -> Value:
         """Put this operation into the record of layers; return its output as coming from it.

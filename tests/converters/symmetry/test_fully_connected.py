@@ -96,3 +96,20 @@ def test_bare_parameters_in_either_order():
         "w1": (8, "w1[1] b1[0] w2[1]"),
         "w2": (5, "w2[0] gain[0]"),
     })
+
+
+class Chosen(nn.Module):
+    """An activation by torch.where, whose first branch is a number: an argument called ``self``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(torch.where(h < 0, 0.25, h))
+
+
+def test_an_activation_by_where():
+    ties = "first.weight[0] first.bias[0] last.weight[1]"
+    check(Chosen(), torch.randn(7, 3), {"first": (5, ties)})
