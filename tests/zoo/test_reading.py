@@ -76,7 +76,7 @@ def test_all_that_is_wrong_is_named(make_zoo: MakeZoo):
     (zoo.path / "shard-00007.safetensors").write_bytes(b"?")
     found = find_problems(zoo.path)
     assert len(found) == 3
-    assert "shard-00002.safetensors has" in found[0]
+    assert "shard-00002.safetensors declares" in found[0]
     assert "shard-00000.safetensors has SHA-256" in found[1]
     assert "shard-00007.safetensors is not in the manifest" in found[2]
     with pytest.raises(DataFileError, match="shard-00000"):
