@@ -10,13 +10,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentError, Namespace
 
 from converters import save_graph
 from nngraph.basis import draw_basis
 from nngraph.cli import text
-from nngraph.cli.common import tell, values_of_the_user
+from nngraph.cli.common import check_device, tell, values_of_the_user
 from nngraph.cli.demo import run_demo
 from nngraph.cli.networks import (
     activations_of,
@@ -191,7 +190,7 @@ def train_command(options: Namespace) -> int:
     names = [item.name for item in fields(TrainSettings)]
     with values_of_the_user():
         settings = TrainSettings(**{name: options[name] for name in names})
-        _check_device(settings.device)
+        check_device(settings.device)
         # A model that cannot be built is told before anything is written.
         build_model(settings, Zoo.open(settings.zoo))
     run = Path(options.run or f"runs/{Path(settings.zoo).resolve().name}-{settings.model}")
@@ -211,14 +210,6 @@ def train_command(options: Namespace) -> int:
         ) + "\n\n" + _confusion_words(report.confusion, report.class_names),
     )  # fmt: skip
     return 0
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(None, f"the device {name!r} cannot be used: {reason}.") from None
 
 
 def _confusion_words(confusion: list[list[int]], names: list[str]) -> str:

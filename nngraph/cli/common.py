@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError, Namespace
 
-__all__ = ["tell", "values_of_the_user"]
+__all__ = ["check_device", "tell", "values_of_the_user"]
 
 
 @contextmanager
@@ -24,3 +25,12 @@ def values_of_the_user() -> Iterator[None]:
 def tell(options: Namespace, data: dict[str, Any], words: Callable[[], str]) -> None:
     """Write the result to stdout: one JSON document, or words."""
     print(json.dumps(data, indent=2, allow_nan=False) if options.json else words())
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that cannot be used."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(None, f"the device {name!r} cannot be used: {reason}.") from None

@@ -10,8 +10,9 @@ from torch import nn
 from nngraph.errors import ArchitectureError, InvalidGraphError, NonFiniteError
 from nngraph.graph import Activation, Architecture
 from nngraph.zoo import FitSettings, fit_images, pixel_coordinates, render, siren_architecture
-from nngraph.zoo.fit import BETAS, _Chunk, _pixel_order
-from nngraph.zoo.siren import initial_parameters
+from nngraph.zoo.chunk import BETAS, Chunk
+from nngraph.zoo.fit import _pixel_order
+from nngraph.zoo.inits import fitted_layers, initial_parameters
 
 SPECS = [
     pytest.param([2, 5, 1], 30.0, id="one hidden layer"),
@@ -58,17 +59,17 @@ def test_the_written_gradient_is_autograds(widths: list[int], w0: float):
     parameters = {name: value.double() for name, value in drawn.items()}
     targets = images(3, 4, 5, widths[-1]).double().reshape(3, 20, -1).transpose(1, 2)
     points = pixel_coordinates(4, 5).double()
-    chunk = _Chunk(architecture, parameters, points, targets.contiguous())
+    chunk = Chunk(fitted_layers(architecture), parameters, points.t(), targets.contiguous())
     leaves = [layer.clone().requires_grad_() for layer in chunk.layers]
-    value = chunk.coordinates.expand(3, -1, -1)
+    value = chunk.inputs.expand(3, -1, -1)
     for i, layer in enumerate(leaves):
         if i:
             value = torch.cat([value.sin(), torch.ones_like(value[:, :1])], dim=1)
         value = layer @ value
     loss = ((value - targets) ** 2).mean(dim=(1, 2)).sum()
     expected = torch.autograd.grad(loss, leaves)
-    delta = chunk.forward(chunk.coordinates).sub_(targets).mul_(2 / targets[0].numel())
-    chunk.backward(chunk.coordinates, delta)
+    delta = chunk.forward(chunk.inputs).sub_(targets).mul_(2 / targets[0].numel())
+    chunk.backward(chunk.inputs, delta)
     for found, wanted in zip(chunk.grads, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 
@@ -189,7 +190,7 @@ def test_an_error_in_the_callback_ends_the_fit():
     ("architecture", "match"),
     [
         (Architecture.mlp([3, 4, 1], Activation("sine", w0=30)), "2 inputs"),
-        (Architecture.mlp([2, 4, 1], "relu"), "'hidden.1' has the activation relu"),
+        (Architecture.mlp([2, 4, 1], "tanh"), "'hidden.1' has the activation tanh"),
         (Architecture.mlp([2, 4, 1], Activation("sine", w0=-1)), "w0 above 0"),
         (Architecture.mlp([2, 4, 1], Activation("sine"), bias=False), "bias in every layer"),
         (Architecture.mlp([2, 4, 1], ["sine", "sigmoid"]), "linear output"),

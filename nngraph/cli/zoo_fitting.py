@@ -1,0 +1,82 @@
+"""What the command ``nngraph zoo fit`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentError, Namespace
+
+from nngraph.cli.common import check_device, values_of_the_user
+from nngraph.cli.zoo_words import tell_zoo, this_command
+from nngraph.graph import Architecture
+from nngraph.zoo import (
+    Augmentation,
+    ImageSource,
+    draw_architectures,
+    fit_zoo,
+    load_digits_images,
+    load_idx_folder,
+    load_png_folder,
+    suggested_settings,
+)
+
+__all__ = ["image_source", "zoo_fit"]
+
+
+def zoo_fit(options: Namespace) -> int:
+    """Fit a zoo."""
+    source = image_source(options.data, options.part)
+    out = Path(options.out or f"zoos/{options.data[0]}")
+    check_device(options.device)
+    with values_of_the_user():
+        architectures = _architectures(options, source)
+        zoo = fit_zoo(
+            out, source,
+            architecture=architectures, widths=options.widths,
+            w0=None if architectures else options.w0, features=options.features,
+            feature_scale=options.feature_scale, count=options.count, views=options.views,
+            augmentation=None if options.augment is None else Augmentation(*options.augment),
+            steps=options.steps, lr=options.lr, pixels=options.pixels, psnr=options.psnr,
+            init=options.init, seed=options.seed, shard_size=options.shard_size,
+            splits=options.splits, threads=options.threads, device=options.device,
+            progress=not options.quiet, command=this_command(),
+        )  # fmt: skip
+    return tell_zoo(options, zoo)
+
+
+def _architectures(options: Namespace, source: ImageSource) -> list[Architecture] | None:
+    """Return the architectures that are to be drawn; ``None`` if there is one."""
+    if options.architectures == 1:
+        return None
+    if options.architectures < 1 or options.widths is not None:
+        raise ArgumentError(
+            None,
+            f"--architectures {options.architectures} draws architectures from --depth and "
+            "--width; expected at least 1, and no --widths.",
+        )
+    shape = source.images.shape[1:]
+    return draw_architectures(
+        options.architectures, shape[-1], depth=tuple(options.depth), width=tuple(options.width),
+        w0=suggested_settings(shape)[0] if options.w0 is None else options.w0,
+        features=options.features, seed=options.seed,
+    )  # fmt: skip
+
+
+def image_source(data: list[str], part: str) -> ImageSource:
+    """Return the images that ``--data`` and ``--part`` name."""
+    name, *folders = data
+    if name == "digits":
+        if folders:
+            raise ArgumentError(
+                None,
+                f"--data digits takes no folder, and got {folders[0]!r}. If that is where the zoo "
+                "is to be, give it before --data.",
+            )
+        return load_digits_images()
+    if len(folders) != 1:
+        raise ArgumentError(
+            None, f"--data {name} was given {len(folders)} folders; expected one, of IDX files."
+        )
+    if name == "png":
+        return load_png_folder(folders[0])
+    return load_idx_folder(folders[0], part, name)
