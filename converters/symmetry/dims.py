@@ -58,7 +58,7 @@ class Dim:
         kind: atom, product or concatenation.
         children: the parts of a product or concatenation.
         reasons: why an atom is fixed; empty for an atom that may be relabelled.
-        hint: a word for what the indices count, such as ``"heads"``; for names only.
+        hint: what the indices count, such as ``"attn.heads"``; for names only.
         serial: position in the order of creation.
     """
 

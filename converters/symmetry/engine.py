@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -9,7 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from converters.symmetry.dims import Dim, atom, fix
+from converters.symmetry.demands import Demands, find_demands
+from converters.symmetry.dims import Dim, atom, atoms, find, fix
 from converters.symmetry.program import Operation, Program, Ref, Result, references
 from converters.symmetry.values import MAX_ENTRIES, Constant, Reason, Value
 
@@ -32,9 +34,19 @@ class Entry:
     module_path: str
     parameters: tuple[tuple[str, str], ...]
     inputs: tuple[int, ...]
-    input_dims: tuple[tuple[Dim, ...], ...]
-    output_dims: tuple[Dim, ...]
+    values: tuple[Value, ...]
+    output: Value
     arguments: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def input_dims(self) -> tuple[tuple[Dim, ...], ...]:
+        """Dimensions of what it takes."""
+        return tuple(value.shown for value in self.values)
+
+    @property
+    def output_dims(self) -> tuple[Dim, ...]:
+        """Dimensions of what it gives."""
+        return self.output.shown
 
 
 Outcome: TypeAlias = "Value | Sequence[Value | None]"
@@ -81,6 +93,13 @@ class Call:
         """Shape of the first result."""
         return self.shapes[0]
 
+    def cuts(self, axis: int) -> list[int]:
+        """Return sizes of the pieces into which an axis of the first result is cut later on."""
+        ref = self.operation.outputs[0]
+        places = self.engine.demands.get(ref, {}).get(axis, ()) if ref is not None else ()
+        ends = [0, *sorted(places), self.shape[axis]]
+        return [end - start for start, end in itertools.pairwise(ends)]
+
     @property
     def dtype(self) -> torch.dtype:
         """Type of the first result."""
@@ -109,9 +128,28 @@ class Call:
         for dim in dims:
             fix(dim, reason)
 
+    def resampled(self, dims: Sequence[Dim], sizes: Sequence[int], text: str) -> list[Dim]:
+        """Fix dimensions along which neighbours are combined; return those of the result.
+
+        Where they were neurons, and not fixed positions already, that is freedom lost, also for
+        what meets the result.
+        """
+        natural = all(
+            part.size == 1 or any(r.natural for r in part.reasons if isinstance(r, Reason))
+            for dim in dims for part in atoms(dim)
+        )
+        self.fix(dims, text, natural)
+        reason = self.reason(text, natural=natural)
+        return [atom(size, reason) for size in sizes]
+
     def fixed(self, size: int, text: str = "counts positions") -> Dim:
         """Return a new fixed dimension, for what are no neurons."""
         return atom(size, self.reason(text, natural=True))
+
+    def name(self, dim: Dim, word: str) -> None:
+        """Say what a dimension counts, for the name of its space."""
+        path = self.operation.module_path
+        find(dim).hint = find(dim).hint or (f"{path}.{word}" if path else word)
 
     def iterates(self, *dims: Dim) -> None:
         """Note that this operation runs over these dimensions jointly (those it sums over too)."""
@@ -145,11 +183,10 @@ class Call:
         index = self.engine.enter(
             Entry(
                 kind, self.operation.name, self.operation.module_path, tuple(named),
-                _sources(values), tuple(value.dims for value in values), output.dims,
-                tuple(arguments.items()),
+                _sources(values), tuple(values), output, tuple(arguments.items()),
             )
         )
-        return Value(output.dims, (index,))
+        return output.made_by(index)
 
 
 def _sources(values: Iterable[Value]) -> tuple[int, ...]:
@@ -179,13 +216,16 @@ class Engine:
     unruled: list[Operation] = field(default_factory=list)
     #: names of integer buffers, which hold positions and masks: their values are what matters
     tables: dict[str, Tensor] = field(default_factory=dict)
+    #: where the axes of each tensor are cut later on
+    demands: Demands = field(default_factory=dict)
 
     def run(self) -> None:
         """Run all rules, in the order of computation."""
         program = self.program
+        self.demands = find_demands(program)
         for name, ref in program.inputs.items():
             dims = tuple(atom(size, INPUT) for size in program.results[ref].shape)
-            entry = self.enter(Entry("input", name, "", (), (), (), dims))
+            entry = self.enter(Entry("input", name, "", (), (), (), Value(dims)))
             self.values[ref] = Value(dims, (entry,), dtype=program.results[ref].dtype)
         for name, ref in program.parameters.items():
             dims = tuple(atom(size) for size in program.results[ref].shape)
@@ -203,7 +243,7 @@ class Engine:
             value = self._use(self.values[ref], OUTPUT)
             for dim in value.dims:
                 fix(dim, OUTPUT)
-            self.enter(Entry("output", "output", "", (), value.sources, (value.dims,), value.dims))
+            self.enter(Entry("output", "output", "", (), value.sources, (value,), value))
 
     def enter(self, entry: Entry) -> int:
         """Append an entry to the record of layers; return its number."""
@@ -241,7 +281,7 @@ class Engine:
             if ref is not None and value is not None:
                 value.dtype = self.program.results[ref].dtype
                 if value.constant is None:
-                    self.records.append(value.dims)
+                    self.records.extend(value.cells)
                     if not call.entered and not value.sources:
                         value.sources = sources
                 self.values[ref] = value
@@ -327,7 +367,8 @@ class Engine:
             value = self.values[ref]
             if value.parameter is not None:
                 # A table that the state dict holds: it stays as it is.
-                reason = Reason(operation.name, operation.module_path, "a table of numbers")
+                text = "a table of numbers"
+                reason = Reason(operation.name, operation.module_path, text, natural=True)
                 for dim in value.dims:
                     fix(dim, reason)
         results = [

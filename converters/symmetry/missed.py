@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,11 +65,23 @@ class _Unit:
 def search_missed(
     spec: PermutationSpec,
     runners: Sequence[Runner],
+    confirm: Callable[[], Sequence[Runner]],
     generator: torch.Generator,
     tolerance: float,
     pairs: int = 3,
 ) -> tuple[Missed, ...]:
-    """Try swaps that the spec forbids; return those that leave the outputs unchanged."""
+    """Try swaps that the spec forbids; return those that leave the outputs unchanged.
+
+    Args:
+        spec: what is allowed.
+        runners: the network with a few sets of parameters.
+        confirm: gives the network with further parameters, on which a finding must hold as well:
+            two neurons that are dead on one set may be swapped there by accident.
+        generator: chooses pairs.
+        tolerance: what counts as unchanged.
+        pairs: pairs of indices to try in each structure.
+    """
+    further: list[Runner] = []
     groups: dict[tuple[object, ...], list[_Unit]] = {}
     for unit in _units(spec):
         if runners[0].state[unit.name].is_floating_point():
@@ -83,7 +95,10 @@ def search_missed(
             for subset in _subsets(units):
                 if len(subset) == len(units) and _allowed(spec, units[0].segment, pair):
                     continue
-                if _unchanged(spec, runners, subset, [pair], tolerance):
+                if not _unchanged(spec, runners, subset, [pair], tolerance):
+                    continue
+                further = further or list(confirm())
+                if _unchanged(spec, further, subset, [pair], tolerance):
                     missed.append(Missed(pair, tuple((u.name, u.axis, u.start) for u in subset)))
                     break
     return tuple(missed)

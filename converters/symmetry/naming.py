@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from converters.symmetry.dims import Dim, Term, atoms, expand, find
 from converters.symmetry.engine import Engine
+from converters.symmetry.roles import find_roles
 from converters.symmetry.spec import Axis, Factor, Segment, Space, segment_size
 from converters.symmetry.wreath import find_within
 
@@ -92,19 +93,23 @@ def _in_order(
     engine: Engine, parameters: Mapping[str, Sequence[Dim]]
 ) -> Iterator[tuple[Dim, str]]:
     """Iterate over atoms in the order in which layers make them, each with the name it wants."""
+    roles = find_roles(engine.entries)
     for entry in engine.entries:
         if not entry.parameters:
             continue
         known = {part for dims in entry.input_dims for dim in dims for part in atoms(dim)}
-        base = _stem(entry.parameters[0][1])
-        for dim in entry.output_dims:
+        weights = [name for role, name in entry.parameters if role in ("weight", "right")]
+        base = _stem((weights or [name for _, name in entry.parameters])[0])
+        # The layers inside of one recurrent operation are told apart by its parameters alone.
+        inside = [d for _, name in entry.parameters for d in parameters[name]]
+        for dim in [*(inside if entry.kind == "recurrent" else ()), *entry.output_dims]:
             for part in atoms(dim):
                 if part not in known:
-                    yield part, part.hint or base
+                    yield part, roles.get(part) or part.hint or base
     for name, dims in parameters.items():
         for dim in dims:
             for part in atoms(dim):
-                yield part, part.hint or _stem(name)
+                yield part, roles.get(part) or part.hint or _stem(name)
 
 
 def _stem(name: str) -> str:

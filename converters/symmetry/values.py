@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from converters.symmetry.dims import Dim
+from converters.symmetry.dims import Dim, concatenate, unify
 
 __all__ = ["Constant", "Reason", "Value"]
 
@@ -63,29 +63,82 @@ class Constant:
         return self._varies[axis]
 
 
-@dataclass(eq=False)
 class Value:
     """A tensor of the network.
 
-    Attributes:
+    A tensor that was put together from others along an axis, or that will be taken apart along one,
+    may be held in **blocks**: pieces along that axis whose other dimensions are not tied to one
+    another. That keeps the queries' features apart from the values' in a projection for both.
+    Asking a value in blocks for its dimensions ties its pieces together for good.
+
+    Args:
         dims: its dimensions.
         sources: layers of the record from which it comes.
         constant: what is known of it, if it depends on no parameter and no input.
         parameter: its name, if it is a parameter as stored.
         dtype: type of its entries.
+        blocks: in place of dimensions, an axis and the pieces along it.
     """
 
-    dims: tuple[Dim, ...]
-    sources: tuple[int, ...] = ()
-    constant: Constant | None = None
-    parameter: str | None = None
-    dtype: torch.dtype | None = None
+    def __init__(
+        self,
+        dims: Sequence[Dim] = (),
+        sources: tuple[int, ...] = (),
+        constant: Constant | None = None,
+        parameter: str | None = None,
+        dtype: torch.dtype | None = None,
+        blocks: tuple[int, tuple[Value, ...]] | None = None,
+    ) -> None:
+        self._dims = tuple(dims)
+        self.sources = sources
+        self.constant = constant
+        self.parameter = parameter
+        self.dtype = dtype
+        self.blocks = blocks
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """The dimensions; pieces are tied together."""
+        if self.blocks is not None:
+            axis, pieces = self.blocks
+            for piece in pieces[1:]:
+                for place, (one, other) in enumerate(zip(pieces[0].dims, piece.dims, strict=True)):
+                    if place != axis:
+                        unify(one, other)
+            self._dims, self.blocks = self.shown, None
+        return self._dims
+
+    @property
+    def shown(self) -> tuple[Dim, ...]:
+        """The dimensions, those of the first piece where pieces differ; nothing is tied."""
+        if self.blocks is None:
+            return self._dims
+        axis, pieces = self.blocks
+        dims = list(pieces[0].shown)
+        dims[axis] = concatenate(piece.shown[axis] for piece in pieces)
+        return tuple(dims)
+
+    @property
+    def cells(self) -> list[tuple[Dim, ...]]:
+        """The dimensions of each piece."""
+        if self.blocks is None:
+            return [self._dims]
+        return [cell for piece in self.blocks[1] for cell in piece.cells]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of the dimensions."""
-        return tuple(dim.size for dim in self.dims)
+        return tuple(dim.size for dim in self.shown)
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self._dims) if self.blocks is None else self.blocks[1][0].rank
 
     def like(self, dims: Sequence[Dim]) -> Value:
         """Return a value from the same layers with other dimensions."""
         return Value(tuple(dims), self.sources)
+
+    def made_by(self, entry: int) -> Value:
+        """Return the same value as the result of an entry of the record of layers."""
+        return Value(self._dims, (entry,), blocks=self.blocks)

@@ -136,10 +136,11 @@ def verify(
     """
     spec = subject.spec if isinstance(subject, Derivation) else subject
     args = as_arguments(example_inputs)
-    runners = [
-        Runner(module, args, kwargs or {}, spec, seed + i if shake else None)
-        for i in range(samples)
-    ]
+
+    def run_with(seeds: range) -> list[Runner]:
+        return [Runner(module, args, kwargs or {}, spec, s if shake else None) for s in seeds]
+
+    runners = run_with(range(seed, seed + samples))
     generator = torch.Generator().manual_seed(seed)
 
     def change(names: Sequence[str] | None) -> float:
@@ -163,7 +164,10 @@ def verify(
         ties = spec.ties(space.name)
         error = change((space.name,))
         checks.append(SpaceCheck(space.name, space.size, ties, error, power(space, ties)))
-    missed = search_missed(spec, runners, generator, tolerance) if maximal else None
+    missed = None
+    if maximal:
+        more = range(seed + samples, seed + 3 * samples)
+        missed = search_missed(spec, runners, lambda: run_with(more), generator, tolerance)
     return Verification(tuple(checks), change(None), tolerance, missed)
 
 

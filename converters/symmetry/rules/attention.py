@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converters.symmetry.dims import Dim, cut, factor, find, multiply, unify
+from converters.symmetry.dims import Dim, cut, factor, multiply, unify
 from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import align, broadcast, rest_fixed, table
 from converters.symmetry.values import Value
@@ -31,10 +31,6 @@ def attention(call: Call) -> list[Value | None]:
     rows = query.dims[-2]
     features = align([query.dims[-1], key.dims[-1]])
     columns = align([key.dims[-2], value.dims[-2]])
-    for dim, hint in ((features, "qk"), (value.dims[-1], "v")):
-        find(dim).hint = find(dim).hint or hint
-    if lead:
-        find(lead[-1]).hint = find(lead[-1]).hint or "heads"
     call.iterates(*joint, rows, columns, features)
     call.iterates(*joint, rows, columns, value.dims[-1])
     if isinstance(mask, Value):
@@ -61,9 +57,9 @@ def multihead(call: Call) -> list[Value | None]:
     for head, _ in parts[1:]:
         unify(parts[0][0], head)
     unify(parts[0][1], parts[1][1])
-    head = find(parts[0][0])
-    head.hint = "heads"
-    find(parts[0][1]).hint, find(parts[2][1]).hint = "qk", "v"
+    head = parts[0][0]
+    for dim, word in ((head, "heads"), (parts[0][1], "qk"), (parts[2][1], "v")):
+        call.name(dim, word)
     align([weight.dims[0], bias.dims[0]])
     unify(out_weight.dims[1], multiply((head, parts[2][1])))
     unify(out_weight.dims[0], out_bias.dims[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converters.symmetry.dims import factor, find, multiply, unify
+from converters.symmetry.dims import factor, multiply, unify
 from converters.symmetry.engine import Call
 from converters.symmetry.rules.common import align, table
 from converters.symmetry.values import Value
@@ -31,9 +31,8 @@ def convolve(call: Call) -> Value:
         group, inner = factor(channels, (groups, channels.size // groups))
         weight_group, rest = factor(whole, (groups, whole.size // groups))
         unify(group, weight_group)
-        group = find(group)
         if inner.size > 1 or rest.size > 1:
-            group.hint = group.hint or "groups"
+            call.name(group, "groups")
         if transposed:
             unify(inner, rest)
             outer = multiply((group, part))
@@ -49,9 +48,8 @@ def convolve(call: Call) -> Value:
     ) and not _moves(call):
         places = list(pixels)
     else:
-        call.fix(pixels, "is convolved over")
         call.fix(taps, "counts taps", natural=True)
-        places = [call.fixed(size) for size in call.shape[len(lead) + 1 :]]
+        places = call.resampled(pixels, call.shape[len(lead) + 1 :], "is convolved over")
     facts = {
         name: call[name] for name in ("stride", "padding", "dilation", "output_padding")
         if name in call.arguments
@@ -74,20 +72,19 @@ def im2col(call: Call) -> Value:
     """Take windows: (C, H, W) -> (C k k, windows)."""
     value = call.value("self")
     *lead, channels, height, width = value.dims
-    call.fix([height, width], "has windows taken")
-    taps = call.shape[-2] // channels.size
-    return value.like([*lead, multiply((channels, call.fixed(taps))), call.fixed(call.shape[-1])])
+    sizes = (call.shape[-2] // channels.size, call.shape[-1])
+    taps, windows = call.resampled([height, width], sizes, "has windows taken")
+    return value.like([*lead, multiply((channels, taps)), windows])
 
 
 def col2im(call: Call) -> Value:
     """Add up windows: (C k k, windows) -> (C, H, W)."""
     value = call.value("self")
     *lead, columns, windows = value.dims
-    call.fix([windows], "has windows added up")
     channels = call.shape[-3]
     outer, taps = factor(columns, (channels, columns.size // channels))
-    call.fix([taps], "has windows added up")
-    return value.like([*lead, outer, *(call.fixed(size) for size in call.shape[-2:])])
+    pixels = call.resampled([taps, windows], call.shape[-2:], "has windows added up")
+    return value.like([*lead, outer, *pixels])
 
 
 CONVOLUTION = {

@@ -13,7 +13,7 @@ from converters.symmetry.values import Value
 __all__ = ["INDEXING"]
 
 
-def _taken(call: Call, dim: Dim, index: Value) -> list[Dim]:
+def _taken(call: Call, value: Value, dim: Dim, index: Value) -> list[Dim]:
     """Return the dimensions that stand for one that is read at the entries of an index."""
     known = index.constant.value if index.constant is not None else None
     if known is not None and known.dim() == 1 and known.dtype != torch.bool and known.numel():
@@ -21,14 +21,15 @@ def _taken(call: Call, dim: Dim, index: Value) -> list[Dim]:
         ahead = torch.arange(first, first + known.numel())
         if torch.equal(known.cpu().to(torch.int64), ahead) and 0 <= first <= dim.size - len(ahead):
             return [piece(dim, first, first + len(ahead))]
-    call.fix([dim], "is read at computed indices")
+    # The entries of a table that is a parameter are no neurons.
+    call.fix([dim], "is read at computed indices", natural=value.parameter is not None)
     return list(index.dims)
 
 
 def embedding(call: Call) -> Value:
     """Look up rows: entry v of the vocabulary is told from others, the features are free."""
     weight, indices = call.value("weight"), call.value("indices")
-    dims = [*_taken(call, weight.dims[0], indices), weight.dims[1]]
+    dims = [*_taken(call, weight, weight.dims[0], indices), weight.dims[1]]
     if len(dims) != len(indices.dims) + 1:
         dims = [*indices.dims, weight.dims[1]]
     inputs = [] if indices.constant is not None else [indices]
@@ -39,7 +40,7 @@ def index_select(call: Call) -> Value:
     """Read one axis at indices."""
     value, index = call.value("self"), call.value("index")
     place = axis(call["dim"], len(value.dims))
-    taken = _taken(call, value.dims[place], index)
+    taken = _taken(call, value, value.dims[place], index)
     return value.like([*value.dims[:place], *taken, *value.dims[place + 1 :]])
 
 
@@ -54,7 +55,7 @@ def index(call: Call) -> Value:
     items = [item for item in indices if item is not None]
     if len(items) == 1:
         place = given[0]
-        taken = _taken(call, value.dims[place], items[0])
+        taken = _taken(call, value, value.dims[place], items[0])
         return value.like([*value.dims[:place], *taken, *value.dims[place + 1 :]])
     call.fix([value.dims[i] for i in given], "is read at computed indices")
     joint = broadcast([item.dims for item in items])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converters.symmetry.dims import factor, find
+from converters.symmetry.dims import factor
 from converters.symmetry.engine import Call
 from converters.symmetry.rules.common import align, broadcast, rest_fixed, table
 from converters.symmetry.values import Value
@@ -40,7 +40,7 @@ def group_norm(call: Call) -> list[Value | None]:
     channels = value.dims[1]
     if 1 < groups < channels.size:
         group, _ = factor(channels, (groups, channels.size // groups))
-        find(group).hint = find(group).hint or "groups"
+        call.name(group, "groups")
     roles = {name: call[name] for name in ("weight", "bias")}
     for parameter in roles.values():
         if parameter is not None:

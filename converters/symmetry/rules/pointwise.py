@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from converters.symmetry.blocks import blocked, rearrange, take
 from converters.symmetry.dims import atom, cut, unify
 from converters.symmetry.engine import Call
 from converters.symmetry.rules.common import axis, broadcast, table, tensors
@@ -12,14 +13,15 @@ __all__ = ["POINTWISE", "pointwise", "same"]
 #: Operations that join values, by the kind under which the record of layers has them.
 _KINDS = {
     "aten.add": "add", "aten.sub": "add", "aten.rsub": "add",
-    "aten.mul": "multiply", "aten.div": "multiply",
+    "aten.mul": "multiply", "aten.div": "multiply", "aten.multiply": "multiply",
+    "aten.subtract": "add", "aten.divide": "multiply", "aten.true_divide": "multiply",
 }
 
 
 def pointwise(call: Call) -> Value:
     """Combine tensors entry by entry, with broadcasting."""
     values = tensors(call.arguments)
-    result = Value(tuple(broadcast([value.dims for value in values])))
+    result = _combined(values)
     moving = [value for value in values if value.constant is None and value.parameter is None]
     parameters = [value for value in values if value.parameter is not None]
     name = call.operation.name
@@ -39,10 +41,34 @@ def pointwise(call: Call) -> Value:
     return call.enter(kind, moving, result, roles, **plain)
 
 
+def _combined(values: list[Value]) -> Value:
+    """Broadcast, piece by piece if one is in pieces."""
+    split = next((value for value in values if value.blocks is not None), None)
+    if split is None or split.blocks is None:
+        return Value(tuple(broadcast([value.dims for value in values])))
+    # Counted from the right, since ranks may differ.
+    axis, pieces = split.blocks[0] - split.rank, split.blocks[1]
+    rank = max(value.rank for value in values)
+    parts, start = [], 0
+    for piece in pieces:
+        stop = start + piece.shape[axis]
+        parts.append(
+            _combined(
+                [
+                    take(value, axis + value.rank, start, stop)
+                    if value.rank >= -axis and value.shape[axis] > 1 else value
+                    for value in values
+                ]
+            )
+        )
+        start = stop
+    return blocked(axis + rank, parts)
+
+
 def same(call: Call) -> Value:
     """Change type, layout or ownership: nothing that a dimension sees."""
-    value: Value = tensors(call.arguments)[0]
-    return Value(value.dims, value.sources)
+    value = tensors(call.arguments)[0]
+    return rearrange(value, range(value.rank))
 
 
 def fill(call: Call) -> Value:
@@ -80,6 +106,12 @@ POINTWISE = {
     **table(prelu, "prelu"),
     **table(glu, "glu"),
     **table(
+        # Pointwise operators that torch does not tag as such.
         pointwise, "_prelu_kernel", "copy", "masked_fill", "where", "lerp", "addcmul", "addcdiv",
+        "hardswish", "hardsigmoid", "hardtanh", "relu6", "elu", "celu", "selu", "gelu", "silu",
+        "mish", "softplus", "softshrink", "hardshrink", "tanhshrink", "leaky_relu", "log_sigmoid",
+        "log_sigmoid_forward", "threshold", "logit", "nan_to_num", "clamp", "clip", "square",
+        "true_divide", "divide", "multiply", "subtract", "absolute", "special_expit", "xlogy",
+        "isfinite", "isnan", "isinf", "rsub", "erfinv", "heaviside", "float_power",
     ),
 }

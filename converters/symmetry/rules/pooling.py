@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from converters.symmetry.dims import atom
 from converters.symmetry.engine import Call
 from converters.symmetry.rules.common import rest_fixed, table, tensors
 from converters.symmetry.values import Value
@@ -13,9 +14,12 @@ def _windows(call: Call, rank: int) -> list[Value | None]:
     value = tensors(call.arguments)[0]
     lead = len(value.dims) - rank
     sizes = call.shape[lead:]
-    if any(size != 1 for size in sizes):
-        call.fix(value.dims[lead:], "is pooled or resampled")
-    dims = [*value.dims[:lead], *(call.fixed(size) for size in sizes)]
+    pooled = value.dims[lead:]
+    if all(size == 1 for size in sizes) and "adaptive" in call.operation.name:
+        # One window over everything does not see the order.
+        dims = [*value.dims[:lead], *(atom(1) for _ in sizes)]
+    else:
+        dims = [*value.dims[:lead], *call.resampled(pooled, sizes, "is pooled or resampled")]
     first = call.enter("pool", [value], Value(tuple(dims)))
     return rest_fixed(call, first)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from converters.symmetry.blocks import blocked, take
 from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, find, unify
 from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import align, broadcast, table
-from converters.symmetry.values import Value
+from converters.symmetry.values import Constant, Value
 
 __all__ = ["RECURRENT"]
 
@@ -29,7 +30,7 @@ def _layer(
     align([source, weight_ih.dims[1]])
     units = _gates(weight_ih.dims[0], gates)
     unify(units, _gates(weight_hh.dims[0], gates))
-    find(units).hint = find(units).hint or "units"
+    call.name(units, "units")
     biases = [value for value in rest if len(value.dims) == 1]
     projections = [value for value in rest if len(value.dims) == 2]
     for bias in biases:
@@ -68,25 +69,24 @@ def recurrent(call: Call) -> list[Value]:
     sequence = lead[1] if call["batch_first"] and len(lead) > 1 else lead[0]
     batch = [dim for dim in lead if dim is not sequence][:1]
     call.fix([sequence], "is a sequence")
-    final: list[list[Dim]] = []
+    final: list[Value] = []
     for state, units in zip(states, (outputs, cells), strict=False):
-        for unit in units:
-            unify(state.dims[-1], unit)
-        stacked = atom(state.dims[0].size)
-        if stacked.size > 1:
-            call.fix([state.dims[0], stacked], "counts layers")
-        final.append([stacked, *batch, units[-1]])
-    for i in range(len(final)):
-        if call.used(1 + i):
-            for unit in (outputs, cells)[i]:
-                unify(unit, final[i][-1])
+        final.append(blocked(0, [Value((atom(1), *batch, unit)) for unit in units]))
+        for i, unit in enumerate(units):
+            _start(take(state, 0, i, i + 1), state.constant, unit)
     inputs = [v for v in (value, *states) if v.constant is None]
     roles: dict[str, Value | None] = {str(i): weight for i, weight in enumerate(weights)}
     first = call.enter(
         "recurrent", inputs, Value((*lead, source)), roles, cell=name, layers=layers,
         directions=directions, gates=gates,
     )
-    return [first] + [Value(tuple(dims), first.sources) for dims in final]
+    return [first] + [state.made_by(first.sources[0]) for state in final]
+
+
+def _start(state: Value, constant: Constant | None, units: Dim) -> None:
+    """Tie an initial state to the units, unless it is the same number everywhere."""
+    if constant is None or constant.varies(len(constant.shape) - 1):
+        unify(state.dims[-1], units)
 
 
 def cell(call: Call) -> list[Value]:
@@ -99,7 +99,7 @@ def cell(call: Call) -> list[Value]:
     weights = [value for value in named.values() if value is not None]
     _, units = _layer(call, call.value("input").dims[-1], weights, gates)
     for state in states:
-        unify(state.dims[-1], units)
+        _start(state, state.constant, units)
     lead = broadcast([call.value("input").dims[:-1], *(state.dims[:-1] for state in states)])
     inputs = [v for v in (call.value("input"), *states) if v.constant is None]
     first = call.enter("recurrent", inputs, Value((*lead, units)), named, cell=name, gates=gates)

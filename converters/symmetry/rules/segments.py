@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
+from converters.symmetry.blocks import blocked, rearrange, take, with_dim
 from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, find, is_fixed
 from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import axis, broadcast, table
@@ -13,80 +15,71 @@ __all__ = ["SEGMENTS", "piece"]
 
 
 def cat(call: Call) -> Value:
-    """Concatenate along one axis; all others are aligned."""
+    """Concatenate along one axis; the others are aligned once something asks for them as one."""
     values: list[Value] = [v for v in call["tensors"] if v.shape != (0,)]
-    place = axis(call.get("dim", 0), len(values[0].dims))
-    rest = [[d for i, d in enumerate(v.dims) if i != place] for v in values]
-    dims = broadcast(rest)
-    dims.insert(place, concatenate(value.dims[place] for value in values))
-    moving = [v for v in values if v.constant is None and v.parameter is None]
-    parameters: dict[str, Value | None] = {
-        f"part_{i}": v for i, v in enumerate(values) if v.parameter is not None
-    }
-    return call.enter("concatenate", moving, Value(tuple(dims)), parameters, dim=place)
+    return _together(call, values, axis(call.get("dim", 0), values[0].rank))
 
 
 def stack(call: Call) -> Value:
     """Put tensors side by side along a new axis, whose indices are told apart by their number."""
     values: list[Value] = call["tensors"]
-    place = axis(call["dim"], len(values[0].dims) + 1)
-    dims = broadcast([value.dims for value in values])
-    dims.insert(place, concatenate(atom(1) for _ in values))
+    place = axis(call["dim"], values[0].rank + 1)
+    order = [*range(place), None, *range(place, values[0].rank)]
+    return _together(call, values, place, order)
+
+
+def _together(
+    call: Call, values: list[Value], place: int, order: Sequence[int | None] | None = None
+) -> Value:
+    pieces = [v if order is None else rearrange(v, order) for v in values]
     moving = [v for v in values if v.constant is None and v.parameter is None]
     parameters: dict[str, Value | None] = {
         f"part_{i}": v for i, v in enumerate(values) if v.parameter is not None
     }
-    return call.enter("concatenate", moving, Value(tuple(dims)), parameters, dim=place)
+    return call.enter("concatenate", moving, blocked(place, pieces), parameters, dim=place)
 
 
-def _replaced(value: Value, place: int, dim: Dim | None) -> Value:
-    dims = list(value.dims)
-    dims[place : place + 1] = [] if dim is None else [dim]
-    return value.like(dims)
-
-
-def _pieces(value: Value, place: int, sizes: Sequence[int]) -> list[Value]:
-    return [_replaced(value, place, piece) for piece in cut(value.dims[place], sizes)]
+def _without(value: Value, place: int) -> Value:
+    """Drop an axis of size 1."""
+    return rearrange(value, [i for i in range(value.rank) if i != place])
 
 
 def split(call: Call) -> list[Value]:
     """Cut an axis into consecutive pieces."""
     value = call.value("self")
-    place = axis(call["dim"], len(value.dims))
-    total = value.dims[place].size
+    place = axis(call["dim"], value.rank)
+    total = value.shape[place]
     if "split_sizes" in call.arguments:
         sizes = list(call["split_sizes"])
     else:
         step = call["split_size"] if "split_size" in call.arguments else -(-total // call["chunks"])
         sizes = [min(step, total - start) for start in range(0, total, step)]
-    return _pieces(value, place, sizes)
+    ends = list(accumulate(sizes))
+    return [
+        take(value, place, end - size, end) for size, end in zip(sizes, ends, strict=True)
+    ]
 
 
 def unbind(call: Call) -> list[Value]:
     """Take an axis apart, index by index."""
     value = call.value("self")
-    place = axis(call["dim"], len(value.dims))
-    count = value.dims[place].size
-    cut(value.dims[place], [1] * count)
-    return [_replaced(value, place, None) for _ in range(count)]
+    place = axis(call["dim"], value.rank)
+    return [_without(take(value, place, i, i + 1), place) for i in range(value.shape[place])]
 
 
 def select(call: Call) -> Value:
     """Take one index of an axis."""
     value = call.value("self")
-    place = axis(call["dim"], len(value.dims))
-    size = value.dims[place].size
-    index = axis(call["index"], size)
-    if not 0 <= index < size:
+    place = axis(call["dim"], value.rank)
+    index = axis(call["index"], value.shape[place])
+    if not 0 <= index < value.shape[place]:
         raise Unruled("selects an index that depends on the data")
-    piece(value.dims[place], index, index + 1)
-    return _replaced(value, place, None)
+    return _without(take(value, place, index, index + 1), place)
 
 
 def piece(dim: Dim, start: int, stop: int) -> Dim:
     """Return indices ``start`` to ``stop`` of a dimension."""
-    sizes = [start, stop - start, dim.size - stop]
-    return cut(dim, sizes)[1]
+    return cut(dim, [start, stop - start, dim.size - stop])[1]
 
 
 def slice_bounds(call: Call, size: int) -> tuple[int, int, int]:
@@ -98,21 +91,21 @@ def slice_bounds(call: Call, size: int) -> tuple[int, int, int]:
 def take_slice(call: Call) -> Value:
     """Take some consecutive indices of an axis, or every k-th."""
     value = call.value("self")
-    place = axis(call["dim"], len(value.dims))
-    dim = value.dims[place]
-    start, stop, step = slice_bounds(call, dim.size)
+    place = axis(call["dim"], value.rank)
+    start, stop, step = slice_bounds(call, value.shape[place])
     if max(0, -(-(stop - start) // step)) != call.shape[place]:
         raise Unruled("slices to a length that depends on the data")
     if step == 1:
-        return _replaced(value, place, piece(dim, start, max(stop, start)))
+        return take(value, place, start, max(stop, start))
+    dim = value.dims[place]
     if is_fixed(dim):
-        return _replaced(value, place, call.fixed(call.shape[place]))
+        return with_dim(value, place, call.fixed(call.shape[place]))
     if dim.size % step == 0 and -(-(stop - start) // step) == dim.size // step:
         outer, phase = factor(dim, (dim.size // step, step))
         piece(phase, start, start + 1)
-        return _replaced(value, place, outer)
+        return with_dim(value, place, outer)
     call.fix([dim], "takes every k-th index of a part of it")
-    return _replaced(value, place, call.fixed(call.shape[place]))
+    return with_dim(value, place, call.fixed(call.shape[place]))
 
 
 def slice_scatter(call: Call) -> Value:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from converters.symmetry.dims import Dim, atom, factor, multiply, regroup, unify
+import math
+from collections.abc import Sequence
+
+from converters.symmetry.blocks import blocked, each_piece, rearrange
+from converters.symmetry.demands import kept_axes
+from converters.symmetry.dims import atom, cut, factor, is_fixed, multiply, regroup, unify
 from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import axes, axis, table
 from converters.symmetry.values import Value
@@ -12,62 +17,116 @@ __all__ = ["SHAPE"]
 
 def view(call: Call) -> Value:
     """Read the entries in another shape: dimensions are multiplied and factored row-major."""
-    value = call.value("self")
-    if 0 in call.shape:
-        return value.like([call.fixed(size, "is empty") for size in call.shape])
-    return value.like(regroup(value.dims, call.shape))
+    value, shape = call.value("self"), call.shape
+    if 0 in shape:
+        return value.like([call.fixed(size, "is empty") for size in shape])
+    if value.blocks is not None:
+        own = value.blocks[0]
+        kept = [new for new, old in kept_axes(value.shape, shape).items() if old == own]
+        if kept:
+            return each_piece(value, lambda piece: _viewed(piece, shape, kept[0]), kept[0])
+    for place in range(len(shape)):
+        pieces = _cut_first(call, value, place) if len(call.cuts(place)) > 1 else None
+        if pieces is not None:
+            return pieces
+    return value.like(regroup(value.dims, shape))
+
+
+def _viewed(piece: Value, shape: Sequence[int], place: int) -> Value:
+    """View a piece in the shape of the whole, but for the axis along which it is a piece."""
+    sizes = list(shape)
+    sizes[place] = 1
+    sizes[place] = math.prod(piece.shape) // math.prod(sizes)
+    return piece.like(regroup(piece.dims, sizes))
+
+
+def _cut_first(call: Call, value: Value, place: int) -> Value | None:
+    """View in blocks, where an axis that the view makes is taken apart later on.
+
+    Applies where one dimension becomes several, and the axis is not the last of them: then the
+    pieces get dimensions of their own behind it.
+    """
+    shape = call.shape
+    before = math.prod(shape[:place])
+    own = next(
+        (
+            axis for axis, size in enumerate(value.shape)
+            if math.prod(value.shape[:axis]) <= before
+            and before * shape[place] <= math.prod(value.shape[: axis + 1])
+            and size > shape[place]
+        ),
+        None,
+    )
+    if own is None or before % math.prod(value.shape[:own]):
+        return None
+    outer = before // math.prod(value.shape[:own])
+    if value.shape[own] % (outer * shape[place]):
+        return None
+    inside = value.shape[own] // (outer * shape[place])
+    dims = value.dims
+    if inside == 1 or is_fixed(dims[own]):
+        return None
+    lead, rest = factor(dims[own], [outer, shape[place] * inside])
+    parts = []
+    cuts = call.cuts(place)
+    for size, part in zip(cuts, cut(rest, [size * inside for size in cuts]), strict=True):
+        sizes = [*shape[:place], size, *shape[place + 1 :]]
+        parts.append(value.like(regroup([*dims[:own], lead, part, *dims[own + 1 :]], sizes)))
+    return blocked(place, parts)
 
 
 def permute(call: Call) -> Value:
     """Order the dimensions anew."""
     value = call.value("self")
-    return value.like([value.dims[i] for i in axes(call["dims"], len(value.dims))])
+    return rearrange(value, axes(call["dims"], value.rank))
 
 
 def transpose(call: Call) -> Value:
     """Swap two dimensions."""
     value = call.value("self")
-    dims = list(value.dims)
-    one = axis(call.get("dim0", call.get("axis0")), len(dims))
-    other = axis(call.get("dim1", call.get("axis1")), len(dims))
-    dims[one], dims[other] = dims[other], dims[one]
-    return value.like(dims)
+    order = list(range(value.rank))
+    one = axis(call.get("dim0", call.get("axis0")), value.rank)
+    other = axis(call.get("dim1", call.get("axis1")), value.rank)
+    order[one], order[other] = order[other], order[one]
+    return rearrange(value, order)
 
 
 def reverse(call: Call) -> Value:
     """Take the dimensions in the opposite order."""
-    return call.value("self").like(call.value("self").dims[::-1])
+    value = call.value("self")
+    return rearrange(value, range(value.rank)[::-1])
 
 
 def matrix_transpose(call: Call) -> Value:
     """Swap the last two dimensions."""
-    dims = call.value("self").dims
-    return call.value("self").like([*dims[:-2], dims[-1], dims[-2]])
+    value = call.value("self")
+    return rearrange(value, [*range(value.rank - 2), value.rank - 1, value.rank - 2])
 
 
 def movedim(call: Call) -> Value:
     """Move dimensions to other places."""
     value = call.value("self")
-    rank = len(value.dims)
-    source, target = axes(call["source"], rank), axes(call["destination"], rank)
-    places: dict[int, Dim] = {t: value.dims[s] for s, t in zip(source, target, strict=True)}
-    rest = iter(dim for i, dim in enumerate(value.dims) if i not in source)
-    return value.like([places[i] if i in places else next(rest) for i in range(rank)])
+    source, target = axes(call["source"], value.rank), axes(call["destination"], value.rank)
+    places = dict(zip(target, source, strict=True))
+    rest = iter(i for i in range(value.rank) if i not in source)
+    order = [places[i] if i in places else next(rest) for i in range(value.rank)]
+    return rearrange(value, order)
 
 
 def unsqueeze(call: Call) -> Value:
     """Put in a dimension of size 1."""
     value = call.value("self")
-    place = axis(call["dim"], len(value.dims) + 1)
-    return value.like([*value.dims[:place], atom(1), *value.dims[place:]])
+    place = axis(call["dim"], value.rank + 1)
+    return rearrange(value, [*range(place), None, *range(place, value.rank)])
 
 
 def squeeze(call: Call) -> Value:
     """Drop dimensions of size 1."""
     value = call.value("self")
-    dropped = axes(call.get("dim"), len(value.dims))
-    return value.like(
-        [dim for i, dim in enumerate(value.dims) if not (dim.size == 1 and i in dropped)]
+    dropped = axes(call.get("dim"), value.rank)
+    sizes = value.shape
+    return rearrange(
+        value, [i for i in range(value.rank) if not (sizes[i] == 1 and i in dropped)]
     )
 
 
@@ -137,9 +196,9 @@ def unfold(call: Call) -> Value:
     if size == step and dims[place].size % size == 0:
         dims[place], inner = factor(dims[place], (dims[place].size // size, size))
         return value.like([*dims, inner])
-    call.fix([dims[place]], "takes overlapping windows of it")
-    dims[place] = call.fixed(call.shape[place])
-    return value.like([*dims, call.fixed(size)])
+    sizes = (call.shape[place], size)
+    dims[place], inner = call.resampled([dims[place]], sizes, "has overlapping windows taken")
+    return value.like([*dims, inner])
 
 
 def diagonal(call: Call) -> Value:

@@ -1,0 +1,155 @@
+"""Recurrent networks, mixers, mixtures of experts and hypernetworks: every space by hand."""
+
+import pytest
+import torch
+from symmetry_cases import axis_text, check
+from torch import nn
+from torch.nn import functional as F
+
+
+class Recurrent(nn.Module):
+    def __init__(self, cell: nn.Module, width: int) -> None:
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0])
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_the_units_of_a_recurrent_layer_are_relabelled_in_all_gates(kind, gates):
+    model = Recurrent(kind(3, 5, num_layers=2, batch_first=True), 5)
+    derivation = check(model, torch.randn(2, 4, 3), {
+        "cell.units": (5, "cell.weight_ih_l0[0] cell.weight_hh_l0[0] cell.weight_hh_l0[1] "
+                          "cell.bias_ih_l0[0] cell.bias_hh_l0[0] cell.weight_ih_l1[1]"),
+        "cell.units.2": (5, "cell.weight_ih_l1[0] cell.weight_hh_l1[0] cell.weight_hh_l1[1] "
+                            "cell.bias_ih_l1[0] cell.bias_hh_l1[0] head.weight[1]"),
+    })
+    units = " | ".join(["5 cell.units"] * gates)
+    assert axis_text(derivation.spec, "cell.weight_hh_l0") == f"[{units}] [5 cell.units]"
+
+
+def test_a_bidirectional_layer_with_projections_concatenates_two_spaces():
+    model = Recurrent(nn.LSTM(3, 5, bidirectional=True, proj_size=4, bias=False), 8)
+    derivation = check(model, torch.randn(6, 2, 3), {
+        "cell.units": (5, "cell.weight_ih_l0[0] cell.weight_hh_l0[0] cell.weight_hr_l0[1]"),
+        "cell": (4, "cell.weight_hh_l0[1] cell.weight_hr_l0[0] head.weight[1]"),
+        "cell.units.2": (5, "cell.weight_ih_l0_reverse[0] cell.weight_hh_l0_reverse[0] "
+                            "cell.weight_hr_l0_reverse[1]"),
+        "cell.2": (4, "cell.weight_hh_l0_reverse[1] cell.weight_hr_l0_reverse[0] head.weight[1]"),
+    })
+    assert axis_text(derivation.spec, "head.weight") == "[2] [4 cell | 4 cell.2]"
+
+
+class Cells(nn.Module):
+    """A hand-written loop over a recurrent cell, with a learned initial state."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell, self.start, self.head = cell, nn.Parameter(torch.randn(5)), nn.Linear(5, 2)
+
+    def forward(self, x):
+        h = self.start.expand(x.shape[0], -1)
+        for step in x.unbind(1):
+            h = self.cell(step, h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.RNNCell])
+def test_a_loop_over_a_cell(kind):
+    check(Cells(kind(3, 5)), torch.randn(2, 4, 3), {
+        "cell.units": (5, "cell.weight_ih[0] cell.weight_hh[0] cell.weight_hh[1] cell.bias_ih[0] "
+                          "cell.bias_hh[0] start[0] head.weight[1]"),
+    })
+
+
+class Mixer(nn.Module):
+    """MLPs over tokens and over channels in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.norm1, self.token1, self.token2 = nn.LayerNorm(6), nn.Linear(5, 7), nn.Linear(7, 5)
+        self.norm2, self.channel1 = nn.LayerNorm(6), nn.Linear(6, 8)
+        self.channel2 = nn.Linear(8, 6)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.token2(F.gelu(self.token1(self.norm1(x).transpose(1, 2)))).transpose(1, 2)
+        x = x + self.channel2(F.gelu(self.channel1(self.norm2(x))))
+        return self.head(x.mean(1))
+
+
+def test_a_mixer_never_ties_tokens_to_channels():
+    derivation = check(Mixer(), torch.randn(2, 5, 3), {
+        "embed": (6, "embed.weight[0] embed.bias[0] norm1.weight[0] norm1.bias[0] norm2.weight[0] "
+                     "norm2.bias[0] channel1.weight[1] channel2.weight[0] channel2.bias[0] "
+                     "head.weight[1]"),
+        "token1": (7, "token1.weight[0] token1.bias[0] token2.weight[1]"),
+        "channel1": (8, "channel1.weight[0] channel1.bias[0] channel2.weight[1]"),
+    })
+    assert axis_text(derivation.spec, "token2.weight") == "[5] [7 token1]"
+
+
+class Experts(nn.Module):
+    """A mixture of experts whose weights are stacked; all experts run, or the best two."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        self.sparse = sparse
+        self.embed, self.router, self.head = nn.Linear(3, 4), nn.Linear(4, 3), nn.Linear(4, 2)
+        self.inner, self.bias = nn.Parameter(torch.randn(3, 5, 4)), nn.Parameter(torch.randn(3, 5))
+        self.outer = nn.Parameter(torch.randn(3, 4, 5))
+
+    def forward(self, x):
+        x = self.embed(x)
+        weights = self.router(x).softmax(-1)
+        if self.sparse:
+            best, index = weights.topk(2, -1)
+            weights = torch.zeros_like(weights).scatter(-1, index, best)
+        h = torch.relu(torch.einsum("bd,efd->bef", x, self.inner) + self.bias)
+        y = torch.einsum("bef,edf->bed", h, self.outer)
+        return self.head(x + torch.einsum("bed,be->bd", y, weights))
+
+
+def test_a_dense_mixture_relabels_experts_and_neurons_within_each():
+    check(Experts(sparse=False), torch.randn(4, 3), {
+        "embed": (4, "embed.weight[0] embed.bias[0] router.weight[1] inner[2] outer[1] "
+                     "head.weight[1]"),
+        "router": (3, "router.weight[0] router.bias[0] inner[0] bias[0] outer[0]"),
+        "inner": (5, "inner[1] bias[1] outer[2]", "router"),
+    })
+
+
+def test_a_sparse_mixture_fixes_the_experts_and_leaves_the_neurons_of_each():
+    derivation = check(Experts(sparse=True), torch.randn(4, 3), {
+        "embed": (4, "embed.weight[0] embed.bias[0] router.weight[1] inner[2] outer[1] "
+                     "head.weight[1]"),
+        "inner": (3, "inner[0] bias[0] outer[0]", "", "fixed"),
+        "inner.2": (5, "inner[1] bias[1] outer[2]", "inner"),
+    }, maximal=False)
+    assert {report.op for report in derivation.spec.reports} == {"aten.topk", "aten.scatter"}
+
+
+class HyperNetwork(nn.Module):
+    """One network makes the weights of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code = nn.Parameter(torch.randn(4))
+        self.fc, self.make = nn.Linear(4, 6), nn.Linear(6, 5 * 3 + 5 + 2 * 5 + 2)
+
+    def forward(self, x):
+        made = self.make(torch.tanh(self.fc(self.code)))
+        w1, b1, w2, b2 = made.split([15, 5, 10, 2])
+        h = torch.relu(F.linear(x, w1.view(5, 3), b1))
+        return F.linear(h, w2.view(2, 5), b2)
+
+
+def test_a_hypernetwork_relabels_the_neurons_of_the_network_it_makes():
+    derivation = check(HyperNetwork(), torch.randn(7, 3), {
+        "code": (4, "code[0] fc.weight[1]"),
+        "fc": (6, "fc.weight[0] fc.bias[0] make.weight[1]"),
+        "make": (5, "make.weight[0] make.bias[0]"),
+    })
+    assert axis_text(derivation.spec, "make.bias") == "[5 make x 3 | 5 make | 2 x 5 make | 2]"
