@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from converters.onnx_files.call import Array, Call, Handler
-from converters.onnx_files.elements import ELEMENTS, array_of
+from converters.onnx_files.elements import ELEMENTS
 from converters.onnx_files.ops.shape import slices, split_sizes, target_shape
 
 __all__ = ["HOST"]
@@ -104,11 +104,11 @@ def _split(call: Call) -> list[Array]:
 
 
 def _constant_of_shape(call: Call) -> Array:
-    value = call.node.tensor("value")
+    value = call.node.array("value")
     shape = _bounded(call, call.integers(0))
     if value is None:
         return np.zeros(shape, np.float32)
-    return np.full(shape, array_of(value.reshape(())))
+    return np.full(shape, value.reshape(()))
 
 
 def _range(call: Call) -> Array:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from converters.files import MAX_BYTES
 from converters.onnx_files.external import ExternalData
+from converters.onnx_files.functions import expand_functions
 from converters.onnx_files.module import OnnxModule
 from converters.onnx_files.reading import read_model
 from converters.onnx_files.roles import assign_roles
@@ -44,7 +45,7 @@ def load_onnx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> OnnxModule:
         >>> torch.export.export(module, (x,), strict=False)  # doctest: +SKIP
     """
     path = Path(path)
-    model = read_model(path, max_bytes)
+    model = expand_functions(read_model(path, max_bytes), path)
     budget = Budget(max_bytes)
     external = ExternalData(path.parent)
     try:

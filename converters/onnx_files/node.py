@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
 from torch import Tensor
 
 from nngraph.errors import UnsupportedModuleError
@@ -18,7 +19,7 @@ class Node:
     """One operation: its type, the values it reads and writes, and its attributes.
 
     An input ``""`` is an optional one that is left out. An attribute is an ``int``, a ``float``, a
-    ``str``, a tuple of one of these, or a tensor.
+    ``str``, a tuple of one of these, an array or, in a ``Constant``, a tensor.
     """
 
     op_type: str
@@ -70,6 +71,10 @@ class Node:
         value = self.attributes.get(attribute)
         return None if value is None else list(value)
 
+    def array(self, attribute: str) -> np.ndarray[Any, Any] | None:
+        """Return an array, or ``None`` if it is not given."""
+        return cast("np.ndarray[Any, Any] | None", self.attributes.get(attribute))
+
     def tensor(self, attribute: str) -> Tensor | None:
-        """Return a tensor, or ``None`` if it is not given."""
+        """Return the tensor of a ``Constant``, or ``None`` if it is not given."""
         return cast("Tensor | None", self.attributes.get(attribute))

@@ -8,7 +8,9 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.onnx_files.elements import ELEMENTS, element_name
+from torch import Tensor
+
+from converters.onnx_files.elements import ELEMENTS, array_of, element_name
 from converters.onnx_files.external import ExternalData
 from converters.onnx_files.node import Node
 from converters.onnx_files.table import HANDLERS, HOST
@@ -235,7 +237,10 @@ def _node(proto: NodeProto, opset: int, path: Path, budget: Budget, external: Ex
                 f"{title} has an attribute {attribute.name!r} of type {attribute.type}, which "
                 f"{name} of ai.onnx {opset} does not have."
             )
-        attributes[attribute.name] = _value(attribute, title, budget, external)
+        value = _value(attribute, title, budget, external)
+        if isinstance(value, Tensor) and name != "Constant":
+            value = array_of(value)  # only a Constant may hold a weight: this is a setting
+        attributes[attribute.name] = value
     missing = [n for n, a in schema.attributes.items() if a.required and n not in attributes]
     if missing:
         raise DataFileError(f"{title} lacks the attribute {missing[0]!r}.")

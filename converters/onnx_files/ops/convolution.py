@@ -14,9 +14,16 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
+def _kernel(call: Call, weight: Tensor) -> list[int]:
+    sizes = spatial(weight)
+    if (given := call.node.integers("kernel_shape")) not in (None, sizes):
+        raise call.refuse(f"its kernel_shape is {given}, and its weight has {sizes}.")
+    return sizes
+
+
 def _conv(call: Call) -> Tensor:
     x, weight, bias = call.tensor(0), call.tensor(1), call.optional(2)
-    window = windows(call, spatial(x), spatial(weight))
+    window = windows(call, spatial(x), _kernel(call, weight))
     groups = call.node.integer("group", 1)
     padding = window.before
     if not window.symmetric:
@@ -29,7 +36,7 @@ def _transposed(call: Call) -> Tensor:
     """Run a transposed convolution; uneven padding is cut off afterwards."""
     node = call.node
     x, weight, bias = call.tensor(0), call.tensor(1), call.optional(2)
-    window = windows(call, spatial(x), spatial(weight))
+    window = windows(call, spatial(x), _kernel(call, weight))
     rank = len(window.kernel)
     extra = node.integers("output_padding") or [0] * rank
     before, after = window.before, window.after

@@ -72,6 +72,8 @@ def _layer(call: Call, gates: tuple[int, ...], activations: list[str], state_cou
         if any(length != x.shape[0] for length in lengths):
             raise call.refuse(f"its sequence_lens are {lengths}; expected {x.shape[0]} for all.")
     hidden = int(recurrent.shape[-1])
+    if node.integer("hidden_size", hidden) != hidden:
+        raise call.refuse(f"its hidden_size is not {hidden}, which its weights have.")
     bias = call.optional(3)
     weights = []
     for which in range(count):

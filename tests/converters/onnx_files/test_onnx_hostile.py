@@ -330,6 +330,77 @@ def test_training_mode_is_refused(tmp_path):
         load_onnx(path)(torch.from_numpy(X))
 
 
+def test_a_kernel_that_its_weight_does_not_have_is_refused(tmp_path):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3])
+    image = numbers(1, 2, 5)
+    path = write(model([node], {"x": image}, ["y"], {"w": numbers(2, 2, 2)}), tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedModuleError, match="kernel_shape"):
+        load_onnx(path)(torch.from_numpy(image))
+
+
+# -- functions ---------------------------------------------------------------------------------
+
+
+def function(name, nodes, inputs=("a",), outputs=("b",)):
+    return helper.make_function(
+        "of.ours", name, inputs, outputs, nodes, [helper.make_opsetid("", 17), OURS]
+    )
+
+
+OURS = helper.make_opsetid("of.ours", 1)
+
+
+def with_functions(*functions, call="twice"):
+    node = helper.make_node(call, ["x"], ["y"], domain="of.ours")
+    proto = model([node], {"x": X}, ["y"])
+    proto.opset_import.append(OURS)
+    proto.functions.extend(functions)
+    return proto
+
+
+def test_functions_are_expanded(tmp_path):
+    """With a weight inside, and one that calls another."""
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(W)),
+        helper.make_node("MatMul", ["a", "w"], ["b"]),
+    ]
+    twice = [
+        helper.make_node("dense", ["a"], ["c"], domain="of.ours"),
+        helper.make_node("Add", ["c", "c"], ["b"]),
+    ]
+    proto = with_functions(function("dense", nodes), function("twice", twice))
+    module = load_onnx(write(proto, tmp_path / "m.onnx"))
+    np.testing.assert_allclose(run(module, {"x": X})[0], 2 * EXPECTED, rtol=1e-12)
+    assert [tuple(t.shape) for t in module.parameters()] == [(3, 4)]
+
+
+def test_functions_that_call_themselves_are_refused(tmp_path):
+    one = function("one", [helper.make_node("two", ["a"], ["b"], domain="of.ours")])
+    two = function("two", [helper.make_node("one", ["a"], ["b"], domain="of.ours")])
+    refused(with_functions(one, two, call="one"), tmp_path / "m.onnx", "calls itself")
+
+
+def test_functions_beside_control_flow_are_refused(tmp_path):
+    body = helper.make_graph([helper.make_node("f", ["x"], ["y"], domain="of.ours")], "g", [], [])
+    choice = helper.make_node("If", ["x"], ["y"], then_branch=body)
+    proto = with_functions(function("f", [helper.make_node("If", ["a"], ["b"], then_branch=body)]))
+    refused(proto, tmp_path / "m.onnx", "control flow", UnsupportedModuleError)
+    proto = with_functions(function("f", [helper.make_node("Relu", ["a"], ["b"])]), call="f")
+    proto.graph.node.append(choice)
+    refused(proto, tmp_path / "m.onnx", "control flow", UnsupportedModuleError)
+
+
+def test_functions_that_double_at_each_call_are_refused(tmp_path):
+    functions = [function("f0", [helper.make_node("Relu", ["a"], ["b"])])]
+    for level in range(1, 40):
+        calls = [
+            helper.make_node(f"f{level - 1}", ["a"], ["c"], domain="of.ours"),
+            helper.make_node(f"f{level - 1}", ["c"], ["b"], domain="of.ours"),
+        ]
+        functions.append(function(f"f{level}", calls))
+    refused(with_functions(*functions, call="f39"), tmp_path / "m.onnx", "at most")
+
+
 # -- external data -----------------------------------------------------------------------------
 
 

@@ -577,6 +577,20 @@ def test_shapes_of_the_input_are_worked_out_without_a_trace(tmp_path):
     assert targets == ["aten.reshape.default"]
 
 
+def test_constants_of_the_inputs_shape_can_be_traced(tmp_path):
+    two = helper.make_tensor("two", 11, [1], [2.0])
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ConstantOfShape", ["s"], ["c"], value=two),
+        helper.make_node("Mul", ["x", "c"], ["y"]),
+    ]
+    proto = model(nodes, {"x": A}, ["y"])
+    module = compare(proto, {"x": A}, tmp_path / "c.onnx")
+    x = torch.from_numpy(A)
+    traced = torch.export.export(module, (x,), strict=False).module()
+    assert torch.equal(traced(x), 2 * x)
+
+
 # -- the whole -------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ def layer(op, directions=1, bias=True, states=True, names=None, **attributes):
     while not inputs[-1]:
         inputs.pop()
     made = ["Y", "Yh", "Yc"][: 1 + STATES[op]]
-    node = helper.make_node(op, inputs, made, hidden_size=H, **attributes)
+    node = helper.make_node(op, inputs, made, **{"hidden_size": H, **attributes})
     return node, weights, made
 
 
@@ -136,6 +136,7 @@ def test_lstm_weights_keep_their_order_and_torch_runs_them(tmp_path):
     ("settings", "words"),
     [
         ({"clip": 1.0}, "'clip'"),
+        ({"hidden_size": H + 1}, "hidden_size is not 5"),
         ({"input_forget": 1}, "input_forget"),
         ({"activations": ["Sigmoid", "Tanh", "Relu"]}, "activations"),
         ({"direction": "bidirectional"}, "expected 2"),
