@@ -24,6 +24,10 @@ __all__ = ["Roles", "assign_roles", "evaluate"]
 _STATISTICS = {"BatchNormalization": (3, 4)}
 
 
+#: Where the mask of an attention is read.
+_ADDED = {"Add": (0, 1), "Where": (1, 2)}
+
+
 @dataclass(frozen=True)
 class Roles:
     """The nodes that are left to run, and what each constant of the file is to them."""
@@ -43,6 +47,7 @@ def assign_roles(
       where an operator takes a setting (the bounds of a Clip, the scales of a Resize), single
       numbers in ``Constant`` nodes (the 0.5 of a GELU written out), and the states in which a
       recurrent layer starts, if a ``Constant`` node has them; one in an initialiser was trained.
+      So are masks: added tables with numbers that no weight has, infinite or near it.
     - The running statistics of a BatchNormalization are *buffers*, as in torch, and so are
       initialisers of one number without a dimension.
     - Every other floating-point tensor is a *parameter*, from an initialiser or a ``Constant``.
@@ -64,9 +69,11 @@ def assign_roles(
             rest.append(node)
     steering = _read_only_in(STEERING, rest, kept)
     states = _read_only_in(STATES, rest, kept) & written
+    added = _read_directly_in(_ADDED, rest) - set(kept)
     for name, tensor in list(constants.items()):
         single = name in written and tensor.numel() == 1
-        if not tensor.is_floating_point() or name in steering | states or single:
+        settled = name in steering | states or (name in added and _is_mask(tensor))
+        if not tensor.is_floating_point() or settled or single:
             known[name] = array_of(constants.pop(name))
     left: list[Node] = []
     for node in rest:
@@ -149,6 +156,13 @@ def _read_only_in(
             inside = place in places.get(node.op_type, ()) or passes
             uses.setdefault(name, []).append(inside)
     return {name for name, flags in uses.items() if all(flags)}
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether a table hides what it is added to: no weight has half the largest number there is."""
+    if tensor.dim() < 2 or not tensor.is_floating_point():
+        return False
+    return bool((tensor.abs() >= torch.finfo(tensor.dtype).max / 2).any())
 
 
 def _read_directly_in(places: Mapping[str, tuple[int, ...]], nodes: Iterable[Node]) -> set[str]:

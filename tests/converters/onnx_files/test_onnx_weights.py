@@ -119,6 +119,22 @@ def test_written_states_are_no_weights_and_trained_ones_are(tmp_path):
     assert list(module.state_dict()) == ["W", "R", "h"]
 
 
+@pytest.mark.parametrize("hidden", [-np.inf, np.finfo(np.float64).min], ids=["inf", "min"])
+@pytest.mark.parametrize("rank", [2, 1], ids=["table", "bias"])
+def test_masks_are_no_weights(tmp_path, hidden, rank):
+    """An added table that hides entries; a bias that diverged stays a weight, and can be found."""
+    mask = np.where(np.tri(3, dtype=bool), 0.0, hidden)[tuple([0] * (2 - rank))]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["s"]),
+        helper.make_node("Add", ["s", "mask"], ["m"]),
+        helper.make_node("Softmax", ["m"], ["p"]),
+        helper.make_node("Add", ["p", "place"], ["y"]),
+    ]
+    weights = {"w": numbers(3, 3), "mask": mask, "place": numbers(3, 3)}
+    module = load(tmp_path, nodes, weights, {"x": numbers(3, 3)})
+    assert list(module.state_dict()) == ["w", *(["mask"] if rank == 1 else []), "place"]
+
+
 def test_what_no_output_needs_is_left_out(tmp_path):
     nodes = [
         helper.make_node("Relu", ["x"], ["y"]),
