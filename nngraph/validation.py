@@ -76,7 +76,8 @@ class OnTopology(nn.Module):
     def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
         topology = self.topology.to(x.device)
         if isinstance(self.layer, MessagePassingLayer):
-            return self.layer(topology, edge_attr[..., 0], x, edge_attr)  # type: ignore[no-any-return]
+            x, update = self.layer(topology, edge_attr[..., 0], x, edge_attr)
+            return x, update.edges
         return self.layer(topology, x, edge_attr)  # type: ignore[no-any-return]
 
 

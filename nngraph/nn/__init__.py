@@ -4,8 +4,9 @@ from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.flat import FlatNetwork
 from nngraph.nn.invariant import InvariantLinear
-from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork, OrderedPass
+from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
 from nngraph.nn.metanetwork import Metanetwork, TensorScales
+from nngraph.nn.ordered_pass import OrderedPass
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes

@@ -7,7 +7,8 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
+from torch.utils.checkpoint import checkpoint
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
@@ -16,7 +17,6 @@ from nngraph.graph.topology import Topology
 from nngraph.nn.features import Networks
 from nngraph.nn.metanetwork import (
     Column,
-    Extent,
     Metanetwork,
     TensorScales,
     at_inputs,
@@ -25,114 +25,14 @@ from nngraph.nn.metanetwork import (
     level_means,
     mlp,
 )
+from nngraph.nn.ordered_pass import OrderedPass, node_entries
 from nngraph.nn.pooling import EdgePooling, TensorNodes
 from nngraph.nn.probes import Probes
 
-__all__ = ["MessagePassingLayer", "MessagePassingNetwork", "OrderedPass"]
+#: What a round returns.
+Update = tuple[Tensor, kernels.EdgeUpdate | None]
 
-
-class OrderedPass(nn.Module):
-    r"""One message pass in the order of computation, with the raw weights as its matrices.
-
-    .. math::
-        h_i = \tanh(B_l \tanh(A_l [\textstyle\sum_j \hat w_{ij} M_{l-1} h_j,
-            \hat b_i, \text{has bias}]))
-
-    Layer by layer from the inputs, so that a neuron hears of everything before it in one pass at
-    the cost of one forward pass of the networks, times channels. A layer beyond the depth it was
-    made for takes the last maps. Kernels with taps pass messages by several learned sums of their
-    taps, each for its share of the channels.
-
-    Args:
-        extent: of the networks to read.
-        channels: C, of the states.
-        messages: channels of the messages.
-        max_levels: number of sets of maps at most.
-
-    Shape:
-        weight ``[*, E, taps]``, columns ``[*, N, F]`` -> states ``[*, n_l, C]`` of the neurons of
-        each level from 1, and for the levels that have outputs the sums that reach them.
-    """
-
-    def __init__(
-        self, extent: Extent, channels: int, messages: int, max_levels: int = 16
-    ) -> None:
-        super().__init__()
-        # As many channels as inputs keep all of a row of the first weight. A neuron that hears of
-        # several levels hears of all in the same channels.
-        width = min(extent.inputs, messages) if extent.chains else messages
-        self.inputs = nn.Parameter(torch.eye(extent.inputs, width))
-        if extent.inputs > messages:
-            nn.init.orthogonal_(self.inputs)
-        self.chains = extent.chains
-        own = 2 * extent.columns
-        #: channels of the sums that reach the outputs
-        self.width = max(messages, width) + own
-        levels = min(max(extent.levels - 1, 2), max_levels)
-        if not extent.chains:
-            # Inputs of an MLP have no parameters; constants and embeddings stand there elsewhere.
-            self.first = nn.Linear(own, width)
-        if extent.taps > 1:
-            self.reads = nn.Parameter(torch.randn(extent.taps, min(extent.taps, 4)))
-        self.cells = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear((messages if i else width) + own, channels),
-                nn.Tanh(),
-                nn.Linear(channels, channels),
-                nn.Tanh(),
-            )
-            for i in range(levels)
-        )
-        # Nothing hears the last layer: a map for it would never learn.
-        self.messages = nn.ModuleList(
-            nn.Linear(channels, messages, bias=False) for _ in range(levels - 1)
-        )
-        for message in self.messages:
-            nn.init.normal_(cast(nn.Linear, message).weight, 0, 4.0 / channels**0.5)
-        # Slopes and offsets of the first functions are spread over the range of their inputs: with
-        # offsets near 0 they are all steps at the same place, and learning is several times slower.
-        for i, cell in enumerate(self.cells):
-            first = cast(nn.Linear, cast(nn.Sequential, cell)[0])
-            slope, offset = (10.0, 4.0) if i == 0 else (0.5, 2.0)
-            nn.init.normal_(first.weight, 0, slope / (first.in_features - own) ** 0.5)
-            nn.init.normal_(first.weight[:, -own:], 0, 2.0)
-            nn.init.normal_(first.bias, 0, offset)
-
-    def forward(
-        self, topology: Topology, weight: Tensor, columns: Tensor
-    ) -> tuple[list[Tensor], list[tuple[int, Tensor]]]:
-        entries = node_entries(topology, columns)
-        first = at_inputs(topology, self.inputs).expand(*columns.shape[:-2], -1, -1)
-        if not self.chains:
-            first = first + self.first(kernels.take(entries, topology.level_nodes[0]))
-        messages = [first]
-        reads = (weight @ self.reads if weight.shape[-1] > 1 else weight).unbind(-1)
-        states, outputs = [], []
-        for level, nodes in enumerate(topology.level_nodes[1:], start=1):
-            sums = self._heard(topology, level, reads, messages)
-            sums = torch.cat([sums, kernels.take(entries, nodes)], dim=-1)
-            if level in topology.output_rows:
-                outputs.append((level, sums))
-            last = min(level, len(self.cells)) - 1
-            states.append(self.cells[last](sums))
-            if level < len(topology.levels):
-                messages.append(self.messages[min(level, len(self.messages)) - 1](states[-1]))
-        return states, outputs
-
-    def _heard(
-        self, topology: Topology, level: int, reads: Sequence[Tensor], messages: list[Tensor]
-    ) -> Tensor:
-        """Pass the messages of earlier levels on, each share of the channels by its own weights."""
-        if len(reads) == 1:
-            return kernels.propagate_level(topology, level, reads[0], messages)
-        shares = [torch.tensor_split(message, len(reads), dim=-1) for message in messages]
-        return torch.cat(
-            [
-                kernels.propagate_level(topology, level, weight, [share[i] for share in shares])
-                for i, weight in enumerate(reads)
-            ],
-            dim=-1,
-        )
+__all__ = ["MessagePassingLayer", "MessagePassingNetwork"]
 
 
 class MessagePassingLayer(nn.Module):
@@ -159,7 +59,8 @@ class MessagePassingLayer(nn.Module):
             which takes a round per layer otherwise, at the cost of reading the edges once more.
 
     Shape:
-        x ``[*, N, C]``, e ``[*, E, C_e]``, weight ``[*, E]`` -> x, e of the same shapes.
+        x ``[*, N, C]``, e ``[*, E, C_e]``, weight ``[*, E]`` -> x of the same shape, and an
+        :class:`~nngraph.kernels.EdgeUpdate` of e; ``None`` without edge channels.
     """
 
     def __init__(
@@ -190,31 +91,62 @@ class MessagePassingLayer(nn.Module):
             self.block = nn.Linear(channels, edge_channels, bias=False)
 
     def forward(
-        self, topology: Topology, weight: Tensor, x: Tensor, e: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self,
+        topology: Topology,
+        weight: Tensor,
+        x: Tensor,
+        e: Tensor | None,
+        recompute: bool = False,
+    ) -> tuple[Tensor, kernels.EdgeUpdate | None]:
+        """Return x, and e with its means at neurons and over blocks.
+
+        Args:
+            topology, weight, x, e: see the class.
+            recompute: see :func:`nngraph.kernels.edge_update`.
+        """
         normal = self.norm(x)
-        normal_edges = None if e is None else self.edge_norm(e)
-        told = None if self.tensors is None else self.tensors(topology, normal, normal_edges)
+        told = None
+        if self.tensors is not None:
+            told = self.tensors(topology, normal, None if e is None else self.edge_norm(e))
         heard = [
             normal,
             kernels.propagate(topology, weight, self.forwards(normal)),
             kernels.propagate(topology, weight, self.backwards(normal), to="source"),
         ]
+        update = None
         if e is not None:
-            own = self.edge(normal_edges)
-            if told is not None:
-                own = own + kernels.spread_blocks(topology, self.block(told[1]))
-            source, target = self.source(normal), self.target(normal)
-            e = e + kernels.edge_affine(
-                topology, own, source, target, activation=nn.functional.silu
-            )
-            heard += [
-                self.incoming(topology, e, "target"),
-                self.outgoing(topology, e, "source"),
-            ]
+            block = None if told is None else self.block(told[1])
+            update = self._update_edges(topology, normal, e, block, recompute)
+            if self.incoming.op == "mean":
+                heard += [update.incoming, update.outgoing]
+            else:
+                heard += [
+                    self.incoming(topology, update.edges, "target"),
+                    self.outgoing(topology, update.edges, "source"),
+                ]
         if told is not None:
             heard.append(kernels.spread_groups(topology, told[0]))
-        return x + self.update(torch.cat(heard, dim=-1)), e
+        return x + self.update(torch.cat(heard, dim=-1)), update
+
+    def _update_edges(
+        self, topology: Topology, normal: Tensor, e: Tensor, block: Tensor | None, recompute: bool
+    ) -> kernels.EdgeUpdate:
+        weight: Tensor = self.edge.weight
+        bias: Tensor = self.edge.bias
+        if isinstance(self.edge_norm, nn.LayerNorm):
+            # Its slope and offset join the map: what is left of it has no parameters.
+            bias = bias + weight @ self.edge_norm.bias
+            weight = weight * self.edge_norm.weight
+        return kernels.edge_update(
+            topology,
+            e,
+            weight,
+            self.source(normal),
+            linear(normal, self.target.weight, bias),
+            block,
+            normalise=isinstance(self.edge_norm, nn.LayerNorm),
+            recompute=recompute,
+        )
 
 
 class MessagePassingNetwork(Metanetwork):
@@ -242,6 +174,8 @@ class MessagePassingNetwork(Metanetwork):
         hidden, dropout: width of the MLP of the read-out, and dropout.
         norm, pooling, tensor_nodes: of each :class:`MessagePassingLayer`.
         max_levels: levels that are told apart; deeper ones count as the last.
+        checkpoint: keep one state per round of neurons and weights for the backward pass and
+            compute the rest again: far less memory, for about half as much time again.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -266,8 +200,10 @@ class MessagePassingNetwork(Metanetwork):
         pooling: Literal["mean", "max", "attention"] = "mean",
         tensor_nodes: bool = False,
         max_levels: int = 16,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__(architecture, num_outputs)
+        self.checkpoint = checkpoint
         extent = self.extent
         if probes and not extent.chains:
             raise ArchitectureError(
@@ -323,22 +259,45 @@ class MessagePassingNetwork(Metanetwork):
         responses = None if self.probes is None else self.probes(features)
         if responses is not None:
             x = x + self.responses(join_levels(topology, responses))
-        e = None
-        if self.edge_channels:
-            places = self.edge_place[topology.block_level.clamp(max=self.levels - 1)]
-            e = self.edge_encoder(taps) + kernels.spread_blocks(topology, places)
-        weight = taps[..., 0] if taps.shape[-1] == 1 else taps.mean(-1)
-        for layer in self.rounds:
-            x, e = layer(topology, weight, x, e)
+        x, blocks = self._rounds(topology, taps, x)
         return self.readout(  # type: ignore[no-any-return]
-            torch.cat(self._pooled(topology, x, e, outputs, responses), dim=-1)
+            torch.cat(self._pooled(topology, x, blocks, outputs, responses), dim=-1)
         )
+
+    def _rounds(
+        self, topology: Topology, taps: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return x after all rounds, and the means of the edge states over each block."""
+        weight = taps[..., 0] if taps.shape[-1] == 1 else taps.mean(-1)
+        keep = not (self.checkpoint and torch.is_grad_enabled())
+
+        def round(layer: nn.Module, x: Tensor, e: Tensor | None, is_first: bool) -> Update:
+            if is_first:
+                # Within the round, so that a checkpoint need not keep these states.
+                e = self._edge_states(topology, taps)
+            return cast(Update, layer(topology, weight, x, e, not keep))
+
+        e, update = None, None
+        for i, layer in enumerate(self.rounds):
+            if keep:
+                x, update = round(layer, x, e, i == 0)
+            else:
+                x, update = checkpoint(round, layer, x, e, i == 0, use_reentrant=False)
+            e = None if update is None else update.edges
+        return x, None if update is None else update.blocks
+
+    def _edge_states(self, topology: Topology, taps: Tensor) -> Tensor | None:
+        if not self.edge_channels:
+            return None
+        places = self.edge_place[topology.block_level.clamp(max=self.levels - 1)]
+        states: Tensor = self.edge_encoder(taps) + kernels.spread_blocks(topology, places)
+        return states
 
     def _pooled(
         self,
         topology: Topology,
         x: Tensor,
-        e: Tensor | None,
+        blocks: Tensor | None,
         outputs: list[tuple[int, Tensor]],
         responses: list[Tensor] | None,
     ) -> list[Tensor]:
@@ -351,23 +310,16 @@ class MessagePassingNetwork(Metanetwork):
             at_outputs(topology, outputs, self.outputs, self.encoder.width),
             at_outputs(topology, states, self.outputs),
         ]  # fmt: skip
-        if e is not None:
+        if blocks is not None:
             pooled.append(
                 level_means(
-                    topology, kernels.pool_blocks(topology, e), topology.block_level, self.levels,
+                    topology, blocks, topology.block_level, self.levels,
                     topology.block_size, topology.block_graph,
                 )
             )  # fmt: skip
         if responses is not None and self.probes is not None:
             pooled.append(self.probes.at_outputs(topology, responses, self.outputs))
         return pooled
-
-
-def node_entries(topology: Topology, columns: Tensor) -> Tensor:
-    """Return the columns of the nodes and which of them a parameter fills: ``[*, N, 2 F]``."""
-    filled = topology.node_mask.to(columns.dtype)
-    filled = pad(filled, (0, columns.shape[-1] - filled.shape[-1])).expand_as(columns)
-    return torch.cat([columns, filled], dim=-1)
 
 
 def _by_output(topology: Topology, table: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ class Messages:
         state_e = torch.cat([e * self._code(self.edge_channel), 0 * e, 0 * e], dim=-1)
         from_edge, to_edge = (self.position[t.name] % 2 for t in (term.source, term.target))
         for layer in self._layers(way, of, bool(from_edge), bool(to_edge), scale):
-            state_x, state_e = layer(self.topology, e[..., 0], state_x, state_e)
+            state_x, update = layer(self.topology, e[..., 0], state_x, state_e)
+            state_e = update.edges
         read_x = state_x[..., count:] * (self.node_channel == to).unsqueeze(-1)
         read_e = (state_e[..., count] - state_e[..., count + 1]).unsqueeze(-1)
         read_e = read_e * (self.edge_channel == to).unsqueeze(-1)
@@ -238,7 +239,8 @@ def reach(architecture: Architecture, rounds: int, seed: int = 0, **options) -> 
     x, e = x + torch.randn(topology.num_nodes, 8), e + torch.randn(topology.num_edges, 4)
     with torch.no_grad():
         for layer in layers:
-            x, e = layer(topology, weight, x, e)
+            x, update = layer(topology, weight, x, e)
+            e = update.edges
     moved = [(v[1:] - v[:1]).abs().amax(-1, keepdim=True) > 1e-12 for v in (x, e)]
     return matrix_of(architecture, *moved, count) > 0
 

@@ -97,7 +97,8 @@ class TestOptions:
         topology, built = Topology.of(architecture), layer(**changes)
 
         def function(x: Tensor, e: Tensor):
-            return built(topology, e[..., 0], x, e)
+            x, update = built(topology, e[..., 0], x, e)
+            return x, update.edges
 
         assert_equivariant(function, architecture, node_channels=6, edge_channels=4)
 
@@ -146,7 +147,12 @@ class TestOptions:
         topology, built = Topology.of(architecture), layer(**changes)
         x, e = (f.requires_grad_() for f in random_features(architecture, 2, 6, 4, 0))
         weight = torch.randn(2, topology.num_edges, dtype=torch.float64)
-        assert torch.autograd.gradcheck(lambda x, e: built(topology, weight, x, e), (x, e))
+
+        def function(x: Tensor, e: Tensor) -> tuple[Tensor, ...]:
+            x, update = built(topology, weight, x, e)
+            return (x, *update)
+
+        assert torch.autograd.gradcheck(function, (x, e))
 
     def test_defaults_are_todays_parameters(self):
         names = {name.split(".")[0] for name, _ in layer().named_parameters()}
@@ -164,8 +170,13 @@ class TestOptions:
         architecture = mlp([2, 4, 3, 2])
         topology, built = Topology.of(architecture), layer(**changes)
         place = torch.randn(topology.num_nodes, 6).double()
+
+        def function(x: Tensor, e: Tensor):
+            x, update = built(topology, e[..., 0], x + place, e)
+            return x, update.edges
+
         assert_not_equivariant(
-            lambda x, e: built(topology, e[..., 0], x + place, e),
+            function,
             architecture,
             node_channels=6,
             edge_channels=4,
@@ -198,6 +209,43 @@ class TestOptions:
 
 
 STRUCTURED = dict(structured_architectures())
+
+
+class TestCheckpoints:
+    @pytest.mark.parametrize("edge_channels", [4, 0])
+    @options
+    def test_nothing_changes_but_what_is_kept(self, changes, edge_channels):
+        architecture = mlp([2, 6, 6, 2])
+        stack = random_stack(architecture, 3, 0)
+        found, kept = [], []
+        for checkpoint in (False, True):
+            torch.manual_seed(0)
+            model = network(
+                architecture, edge_channels=edge_channels, rounds=3, dropout=0.5,
+                checkpoint=checkpoint, **changes,
+            ).train()  # fmt: skip
+            torch.manual_seed(1)
+            sizes: list[int] = []
+
+            def pack(value: Tensor, sizes: list[int] = sizes) -> Tensor:
+                sizes.append(value.numel())
+                return value
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+                answers = model(stack)
+            answers.square().sum().backward()
+            found.append([answers, *(parameter.grad for parameter in model.parameters())])
+            kept.append(sum(sizes))
+        torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+        assert kept[1] < kept[0] / 2
+
+    def test_answers_without_gradients_are_the_same(self):
+        stack = random_stack(mlp([2, 4, 2]), 3, 0)
+        torch.manual_seed(0)
+        model = network(mlp([2, 4, 2]), rounds=2, checkpoint=True)
+        expected = model(stack)
+        with torch.no_grad():
+            torch.testing.assert_close(model(stack), expected)
 
 
 class TestNetworksThatAreNoChains:
