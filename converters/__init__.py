@@ -5,6 +5,7 @@ from converters.direct import mlp_to_graph, stacked_to_graphs, to_graph
 from converters.files import load_graph, load_state_dict, save_graph
 from converters.modules import Sine
 from converters.networkx_graphs import from_networkx, to_networkx
+from converters.onnx_files import load_onnx
 from converters.state_dicts import state_dict_to_graph, to_state_dict
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Sine",
     "from_networkx",
     "load_graph",
+    "load_onnx",
     "load_state_dict",
     "mlp_to_graph",
     "save_graph",

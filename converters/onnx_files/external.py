@@ -17,6 +17,11 @@ from nngraph.errors import DataFileError
 __all__ = ["ExternalData"]
 
 
+#: A link made after the check is not followed, and a pipe does not make the reader wait; systems
+#: without these have neither as files.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
 class ExternalData:
     """The files that the tensors of one model may lie in.
 
@@ -89,19 +94,19 @@ class ExternalData:
                 "model's own folder, with no '..', no drive and no backslash."
             )
         path = self._folder
-        for part in parts:
-            path = path / part
-            if path.is_symlink():
-                raise DataFileError(
-                    f"{what} is kept in {location!r}, and {str(path)!r} is a symbolic link; links "
-                    "are not followed. Put the file itself beside the model."
-                )
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            for part in parts:
+                path = path / part
+                if path.is_symlink():
+                    raise DataFileError(
+                        f"{what} is kept in {location!r}, and {str(path)!r} is a symbolic link; "
+                        "links are not followed. Put the file itself beside the model."
+                    )
+            descriptor = os.open(path, _FLAGS)
         except OSError as error:
             raise DataFileError(
-                f"{what} is kept in {location!r}, which cannot be read: {error.strerror}. Models "
-                "with external data consist of several files: put them in one folder."
+                f"{what} is kept in {location[:200]!r}, which cannot be read: {error.strerror}. "
+                "Models with external data consist of several files: put them in one folder."
             ) from None
         try:
             status = os.fstat(descriptor)

@@ -12,7 +12,7 @@ __all__ = ["HANDLERS"]
 
 
 def _batch(call: Call) -> Tensor:
-    if call.node.integer("training_mode", 0) or not call.node.integer("is_test", 1):
+    if call.node.integer("training_mode", 0):
         raise call.refuse("it is in training mode. Export the network in evaluation mode.")
     call.only_first_output("Export the network in evaluation mode.")
     x, scale, shift, mean, variance = (call.tensor(place) for place in range(5))

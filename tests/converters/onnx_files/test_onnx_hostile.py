@@ -16,6 +16,7 @@ from onnx_cases import integers, model, numbers, run, write
 from converters.onnx_files import load_onnx
 from nngraph.errors import (
     DataFileError,
+    InvalidGraphError,
     MissingDependencyError,
     NNGraphError,
     UnsupportedModuleError,
@@ -322,6 +323,14 @@ def test_models_without_a_graph_or_an_operator_set_are_refused(tmp_path):
     refused(proto, tmp_path / "m.onnx", "no graph")
 
 
+def test_types_that_do_not_go_together_are_refused(tmp_path):
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="n")
+    whole = np.arange(12).reshape(3, 4)
+    path = write(model([node], {"x": X}, ["y"], {"w": whole}), tmp_path / "m.onnx")
+    with pytest.raises(InvalidGraphError, match=r"'n' \(MatMul"):
+        load_onnx(path)(torch.from_numpy(X))
+
+
 def test_training_mode_is_refused(tmp_path):
     weights = {n: numbers(3, low=0.5) for n in "stmv"}
     node = helper.make_node("BatchNormalization", ["x", *"stmv"], ["y"], training_mode=1)
@@ -503,6 +512,8 @@ def test_only_regular_files_are_opened(folder):
     refused(external("deep", offset=8), folder / "m.onnx", "no regular file")
     refused(external("empty"), folder / "m.onnx", "empty")
     refused(external("absent.bin"), folder / "m.onnx", "cannot be read")
+    refused(external("a" * 5000), folder / "m.onnx", "cannot be read")
+    refused(external("weights.bin/more"), folder / "m.onnx", "cannot be read")
 
 
 @pytest.mark.parametrize(

@@ -471,6 +471,12 @@ def test_scales_of_groups_before_operator_set_21(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_resize_of_operator_set_10_has_its_scales_first(tmp_path):
+    scales = np.array([1, 1, 2, 3], np.float32)
+    found = loaded(tmp_path, "Resize", IMAGE, scales, opset=10)
+    np.testing.assert_array_equal(found, IMAGE.repeat(2, 2).repeat(3, 3))
+
+
 def test_negative_pads_crop(tmp_path):
     found = loaded(tmp_path, "Pad", A, integers(0, -1, 0, 2), np.array(3.0))
     expected = np.concatenate([A[:, 1:], np.full((3, 2), 3.0)], 1)
