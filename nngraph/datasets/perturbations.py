@@ -39,12 +39,14 @@ class WeightNoise(BaseTransform):  # type: ignore[misc]
 
     def forward(self, networks: _Networks) -> _Networks:
         """Return a graph or a stack with noise, each network by its own draw."""
-        ranks = {p.name: len(p.shape) for p in networks.architecture.parameters}
-        values = {}
-        for name, value in networks.parameters().items():
-            axes = tuple(range(-ranks[name], 0))
-            size = value.square().mean(dim=axes, keepdim=True).sqrt()
-            values[name] = value + self.strength * size * torch.randn_like(value)
+        values = dict(networks.parameters())
+        for parameter in networks.architecture.parameters:
+            if parameter.integer:
+                continue
+            value = values[parameter.name]
+            axes = tuple(range(-len(parameter.shape), 0))
+            size = value.square().mean(dim=axes, keepdim=True).sqrt() if axes else value.abs()
+            values[parameter.name] = value + self.strength * size * torch.randn_like(value)
         noisy: _Networks = with_parameters(networks, values)
         return noisy
 
@@ -71,10 +73,10 @@ class DropWeights(BaseTransform):  # type: ignore[misc]
         """Return a graph or a stack with dropped weights, each network by its own draw."""
         values = dict(networks.parameters())
         factor = 1 / (1 - self.probability) if self.rescale else 1.0
-        for block in networks.architecture.blocks:
-            value = values[block.parameter.name]
-            kept = torch.rand_like(value) >= self.probability
-            values[block.parameter.name] = value * kept * factor
+        weights = {b.parameter.name for b in networks.architecture.blocks if not b.identity}
+        for name in sorted(weights):
+            kept = torch.rand_like(values[name]) >= self.probability
+            values[name] = values[name] * kept * factor
         thinned: _Networks = with_parameters(networks, values)
         return thinned
 

@@ -53,6 +53,8 @@ def training_statistics(zoo: Zoo) -> dict[Architecture, dict[str, TensorStatisti
             continue
         held = zoo.mapped(index)
         for parameter in zoo.architectures[shard.architecture].parameters:
+            if parameter.integer:
+                continue
             values = held[parameter.name][rows].double()
             mean = float(values.mean())
             squares = float((values - mean).square().sum())
@@ -103,8 +105,8 @@ class Standardise(BaseTransform):  # type: ignore[misc]
                 "that they were computed on had none of it."
             )
         found = self.statistics[architecture]
-        values: dict[str, Tensor] = {
-            name: (value - found[name].mean) / (found[name].std or 1.0)
+        values: dict[str, Tensor] = {  # buffers of whole numbers stay
+            name: (value - found[name].mean) / (found[name].std or 1.0) if name in found else value
             for name, value in networks.parameters().items()
         }
         standardised: _Networks = with_parameters(networks, values)

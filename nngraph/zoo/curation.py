@@ -94,7 +94,8 @@ def append_networks(
         remove_leftovers(path)
         zoo = Zoo(path, fold_receipts(path))
         manifest = zoo.manifest
-        if (found := next(iter(values.values())).dtype) != DTYPES[manifest.dtype]:
+        real = [v.dtype for v in values.values() if v.dtype.is_floating_point]
+        if (found := next(iter(real), None)) != DTYPES[manifest.dtype]:
             raise InvalidGraphError(
                 f"the weights are {found}; the zoo {path} holds {manifest.dtype}. Convert them."
             )

@@ -53,6 +53,11 @@ _CODES = {
     torch.float32: "F32",
     torch.float64: "F64",
     torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 _MAX_HEADER = 2**22
 
@@ -127,8 +132,11 @@ class Layout:
     @cached_property
     def entries(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Dtype and shape of what one network has, by name of the tensor."""
-        dtype = DTYPES[self.dtype]
-        entries = {p.name: (dtype, p.shape) for p in self.architecture.parameters}
+        # A buffer of whole numbers, such as a count of batches, keeps its own dtype.
+        entries = {
+            p.name: (getattr(torch, p.integer) if p.integer else DTYPES[self.dtype], p.shape)
+            for p in self.architecture.parameters
+        }
         return {**entries, **{fact.key: (fact.torch_dtype, ()) for fact in self.facts}}
 
     @cached_property

@@ -59,6 +59,8 @@ def problems_of(zoo: Zoo) -> Iterator[str]:
             yield str(error)
             continue
         for parameter in layout.architecture.parameters:
+            if parameter.integer:
+                continue
             # A sum of finite numbers may overflow; the smallest and the largest do not.
             low, high = held[parameter.name].aminmax()
             if not bool(torch.isfinite(low)) or not bool(torch.isfinite(high)):

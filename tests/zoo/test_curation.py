@@ -10,6 +10,7 @@ import torch
 
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import Architecture
+from nngraph.testing import random_stack, structured_architectures
 from nngraph.zoo import (
     Fact,
     ImageSource,
@@ -258,3 +259,22 @@ def test_a_zoo_of_other_facts_is_not_mistaken(tmp_path: Path):
         create_zoo(tmp_path, FACTS, group="run", target="run")
     with pytest.raises(InvalidGraphError, match="the group is the fact 'walk'"):
         create_zoo(tmp_path / "new", FACTS, group="walk", target="run")
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"), structured_architectures(), ids=lambda value: str(value)[:16]
+)
+def test_networks_that_are_no_mlps_are_stored_too(
+    tmp_path: Path, name: str, architecture: Architecture
+):
+    """Convolutions, norms, counters, residuals, concatenations and heads come back bit for bit."""
+    stack = random_stack(architecture, 5, 0)
+    values = stack.parameters()
+    create_zoo(tmp_path, FACTS, group="run", target="accuracy", dtype="float64")
+    zoo = append_networks(tmp_path, architecture, values, facts([0, 1, 2, 3, 4]), ORIGIN)
+    assert find_problems(tmp_path) == []
+    assert zoo.architecture == architecture
+    for found in (Zoo.open(tmp_path).stack(torch.tensor([3])), zoo.network(3)):
+        for key, value in found.parameters().items():
+            assert torch.equal(value.reshape(values[key][3].shape), values[key][3])
+            assert value.dtype == values[key].dtype
