@@ -21,12 +21,12 @@ from nngraph.zoo.splits import split_of_groups
 from nngraph.zoo.storage import Zoo
 from nngraph.zoo.writing import (
     continue_or_begin,
-    finish_shard,
     fold_receipts,
     layout_of,
     locked,
     remove_leftovers,
     versions,
+    write_zoo,
 )
 
 __all__ = ["append_networks", "create_zoo", "filter_zoo", "merge_zoos"]
@@ -152,18 +152,14 @@ def merge_zoos(path: str | Path, zoos: Sequence[Zoo | str | Path]) -> Zoo:
     """
     parts = [zoo if isinstance(zoo, Zoo) else Zoo.open(zoo) for zoo in zoos]
     wanted, copied = _merged(parts)
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    with locked(path):
-        manifest = continue_or_begin(path, wanted)
-        for index, (part, shard) in enumerate(copied):
-            if manifest.shards[index].done:
-                continue
-            file = part.path / shard.file
-            verify_digest(file, shard.sha256 or "")
-            held = map_shard(file, layout_of(part.manifest, shard), shard.count)
-            finish_shard(path, manifest, index, held)
-        fold_receipts(path)
+
+    def make(index: int) -> Mapping[str, Tensor]:
+        part, shard = copied[index]
+        file = part.path / shard.file
+        verify_digest(file, shard.sha256 or "")
+        return map_shard(file, layout_of(part.manifest, shard), shard.count)
+
+    write_zoo(path, wanted, make)
     return Zoo.open(path)
 
 
@@ -281,17 +277,13 @@ def filter_zoo(
         shards=shards,
         history=(*source.manifest.history, step),
     )
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    with locked(path):
-        manifest = continue_or_begin(path, wanted)
-        for index, (kind, _, numbers) in enumerate(plan):
-            if manifest.shards[index].done:
-                continue
-            tensors = source.parameters(kind, numbers)
-            told = {f.key: source.facts[f.name][numbers] for f in manifest.facts}
-            finish_shard(path, manifest, index, {**tensors, **told})
-        fold_receipts(path)
+
+    def make(index: int) -> dict[str, Tensor]:
+        kind, _, numbers = plan[index]
+        told = {fact.key: source.facts[fact.name][numbers] for fact in wanted.facts}
+        return {**source.parameters(kind, numbers), **told}
+
+    write_zoo(path, wanted, make)
     return Zoo.open(path)
 
 

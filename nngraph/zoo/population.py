@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from nngraph.zoo.settings import FitSettings
 from nngraph.zoo.siren import siren_architecture
 from nngraph.zoo.sources import ImageSource
 from nngraph.zoo.storage import Zoo
-from nngraph.zoo.writing import continue_or_begin, finish_shard, fold_receipts, locked
+from nngraph.zoo.writing import write_zoo
 
 __all__ = ["fit_zoo", "suggested_feature_scale", "suggested_relu_lr", "suggested_settings"]
 
@@ -156,74 +155,57 @@ def fit_zoo(
         feature_scale=feature_scale,
         command=command,
     )
-    ranks = Ranks.of_environment()
-    if ranks.leads:
-        path.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads() if threads is None else threads
-    with locked(path) if ranks.leads else contextlib.nullcontext():
-        manifest = ranks.first_alone(lambda: continue_or_begin(path, plan.manifest))
-        _fit_missing(path, manifest, plan, ranks, threads, device, progress and ranks.leads)
-        ranks.wait()
-        ranks.first_alone(lambda: bool(fold_receipts(path)))
+    _write(path, plan, threads, device, progress)
     return Zoo.open(path)
 
 
-def _fit_missing(
-    path: Path,
-    manifest: Manifest,
-    plan: FitPlan,
-    ranks: Ranks,
-    threads: int,
-    device: str,
-    progress: bool,
-) -> None:
-    missing = [index for index, shard in enumerate(manifest.shards) if not shard.done]
-    mine = [missing[i] for i in ranks.share(len(missing))]
-    done = sum(shard.count for shard in manifest.shards if shard.done)
+def _write(path: Path, plan: FitPlan, threads: int, device: str, progress: bool) -> None:
+    ranks = Ranks.of_environment()
+    bar = tqdm(unit="net", desc="fit", mininterval=0.5, disable=not (progress and ranks.leads))
     total, error = 0, 0.0
-    with tqdm(
-        total=done + sum(manifest.shards[index].count for index in mine),
-        initial=done,
-        unit="net",
-        desc="fit",
-        mininterval=0.5,
-        disable=not progress,
-    ) as bar:
 
-        def show(count: int, psnr: Tensor) -> None:
-            nonlocal total, error
-            total += count
-            error += float((10 ** (-psnr / 10)).sum())
-            bar.set_postfix(
-                loss=f"{error / total:.2e}", psnr=f"{float(psnr.mean()):.1f} dB", refresh=False
-            )
-            bar.update(count)
+    def begin(manifest: Manifest) -> None:
+        bar.reset(total=manifest.starts[-1])
+        bar.update(sum(shard.count for shard in manifest.shards if shard.done))
 
-        for index in mine:
-            kind = manifest.shards[index].architecture
-            numbers = plan.jobs[index]
-            image, view = numbers % len(plan.source), numbers // len(plan.source)
-            result = fit_images(
-                manifest.architectures[kind],
-                plan.targets(image, view),
-                plan.settings,
-                stream=index,
-                threads=threads,
-                device=device,
-                fixed=plan.fixed[kind],
-                start=kind,
-                on_chunk=show,
-            )
-            told = {
-                "label": plan.source.labels[image].to(torch.int64),
-                "image": image,
-                "view": view,
-                "steps": result.steps,
-                "psnr": result.psnr,
-                "split": plan.split[image],
-            }
-            facts = {fact.key: told[fact.name] for fact in manifest.facts}
-            finish_shard(path, manifest, index, {**result.parameters, **facts})
+    def show(count: int, psnr: Tensor) -> None:
+        nonlocal total, error
+        total += count
+        error += float((10 ** (-psnr / 10)).sum())
+        bar.set_postfix(
+            loss=f"{error / total:.2e}", psnr=f"{float(psnr.mean()):.1f} dB", refresh=False
+        )
+        bar.update(count * ranks.world)
+
+    def make(index: int) -> dict[str, Tensor]:
+        kind = plan.manifest.shards[index].architecture
+        numbers = plan.jobs[index]
+        image, view = numbers % len(plan.source), numbers // len(plan.source)
+        result = fit_images(
+            plan.manifest.architectures[kind],
+            plan.targets(image, view),
+            plan.settings,
+            stream=index,
+            threads=threads,
+            device=device,
+            fixed=plan.fixed[kind],
+            start=kind,
+            on_chunk=show,
+        )
+        told = {
+            "label": plan.source.labels[image].to(torch.int64),
+            "image": image,
+            "view": view,
+            "steps": result.steps,
+            "psnr": result.psnr,
+            "split": plan.split[image],
+        }
+        facts = {fact.key: told[fact.name] for fact in plan.manifest.facts}
+        return {**result.parameters, **facts}
+
+    with bar:
+        write_zoo(path, plan.manifest, make, ranks=ranks, begin=begin)
 
 
 def _at_least_one(**values: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -70,17 +71,23 @@ class Ranks:
         if self.world > 1:
             dist.barrier(group=self._group())
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Connect the processes for a while, unless the program has connected them already."""
+        ours = self.world > 1 and not dist.is_initialized()
+        if ours:
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+        try:
+            yield
+        finally:
+            if ours:
+                # Left to the end of Python, its threads can abort the process.
+                dist.destroy_process_group()
+
     def _group(self) -> Any:
         if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=_PATIENCE)
+            raise RuntimeError("the processes are not connected; use them within together().")
         if dist.get_backend() == "gloo":
             return dist.group.WORLD
         # Of a program that computes on GPUs; objects are told over the CPU.
-        global _CPU_GROUP
-        if _CPU_GROUP is None:
-            _CPU_GROUP = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        return _CPU_GROUP
-
-
-#: Made when first needed; valid as long as the process group it was made in.
-_CPU_GROUP: Any = None
+        return dist.new_group(backend="gloo", timeout=_PATIENCE)

@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from nngraph.errors import DataFileError
 from nngraph.files import TEMPORARY
 from nngraph.zoo.manifest import MANIFEST, Manifest
+from nngraph.zoo.ranks import Ranks
 from nngraph.zoo.shards import (
     Layout,
     Shard,
@@ -37,6 +38,7 @@ from nngraph.zoo.shards import (
 
 __all__ = [
     "continue_or_begin", "finish_shard", "fold_receipts", "layout_of", "locked", "with_receipts",
+    "write_zoo",
 ]  # fmt: skip
 
 _RECEIPT = "nngraph.zoo.receipt"
@@ -71,6 +73,43 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def write_zoo(
+    path: str | Path,
+    wanted: Manifest,
+    make: Callable[[int], Mapping[str, Tensor]],
+    *,
+    ranks: Ranks | None = None,
+    begin: Callable[[Manifest], object] | None = None,
+) -> None:
+    """Write the shards of a zoo that are missing, this process its share of them.
+
+    Goes on where it was stopped when it is called again with an equal manifest.
+
+    Args:
+        wanted: of the whole zoo, all of its shards missing.
+        make: returns the parameters and facts of shard i.
+        ranks: those that write together; default what ``torchrun`` says.
+        begin: told the manifest as it was found, before the first shard is made.
+
+    Raises:
+        DataFileError: if the folder holds something else, a zoo made otherwise or a damaged shard,
+            if another process is writing into it, or if it cannot be written.
+    """
+    path = Path(path)
+    ranks = Ranks.of_environment() if ranks is None else ranks
+    if ranks.leads:
+        path.mkdir(parents=True, exist_ok=True)
+    with ranks.together(), locked(path) if ranks.leads else contextlib.nullcontext():
+        manifest = ranks.first_alone(lambda: continue_or_begin(path, wanted))
+        if begin is not None:
+            begin(manifest)
+        missing = [index for index, shard in enumerate(manifest.shards) if not shard.done]
+        for i in ranks.share(len(missing)):
+            finish_shard(path, manifest, missing[i], make(missing[i]))
+        ranks.wait()
+        ranks.first_alone(lambda: bool(fold_receipts(path)))
 
 
 def continue_or_begin(path: Path, wanted: Manifest) -> Manifest:
