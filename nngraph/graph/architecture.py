@@ -22,7 +22,7 @@ from nngraph.graph.layout import (
     check_slab,
     slabs_of,
 )
-from nngraph.graph.spaces import Space, check_spaces, copies
+from nngraph.graph.spaces import Space, check_spaces, copies, leading_factors
 
 __all__ = ["COLUMNS", "ROLES", "Architecture", "Block", "Column", "NeuronGroup", "Parameter"]
 
@@ -118,14 +118,8 @@ class Architecture:
         """Check that a relabelling moves the parts of a block as whole parts, at both ends."""
         if block.parts == 1:
             return
-        outer = []
-        for group in (self.groups[block.target], self.groups[block.source]):
-            count, leading = 1, []
-            for factor in group.factors:
-                if count < block.parts:
-                    leading.append(factor)
-                    count *= factor.size
-            outer.append(leading if count == block.parts else None)
+        ends = self.groups[block.target], self.groups[block.source]
+        outer = [leading_factors(group.factors, block.parts) for group in ends]
         if outer[0] is None or outer[0] != outer[1]:
             raise ArchitectureError(
                 f"the {block.parts} parts of {block.parameter.name!r} are, at its groups "

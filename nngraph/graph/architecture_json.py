@@ -67,6 +67,7 @@ def _parameter_to_plain(parameter: Parameter) -> dict[str, Any]:
                 "column": slab.column,
                 "window": [list(bounds) for bounds in slab.window],
                 "split": [list(sizes) for sizes in slab.split],
+                "part": [list(bounds) for bounds in slab.part],
             }
             for slab in parameter.slabs
         ]
@@ -142,21 +143,21 @@ def _parameter(item: object, where: str) -> Parameter:
     slabs = []
     for i, entry in enumerate(_items(parameter.get("slabs", []), f"{where}.slabs")):
         here = f"{where}.slabs[{i}]"
-        slab = _fields(entry, here, ("axes", "target", "source", "column", "window", "split"))
-        window = [_numbers(b, f"{here}.window") for b in _items(slab["window"], f"{here}.window")]
-        if any(len(bounds) != 2 for bounds in window):
-            raise ArchitectureError(f"{here}.window is {window}; expected pairs (start, stop).")
+        slab = _fields(
+            entry, here, ("axes", "target", "source", "column", "window", "split", "part")
+        )
         slabs.append(
             Slab(
                 _string(slab["axes"], f"{here}.axes"),
                 slab["target"],
                 slab["source"],
                 _optional_string(slab["column"], f"{here}.column"),
-                tuple((start, stop) for start, stop in window),
+                _bounds(slab["window"], f"{here}.window"),
                 tuple(
                     tuple(_numbers(sizes, f"{here}.split"))
                     for sizes in _items(slab["split"], f"{here}.split")
                 ),
+                _bounds(slab["part"], f"{here}.part"),
             )
         )
     return Parameter(
@@ -206,6 +207,13 @@ def _items(data: object, where: str) -> list[Any]:
     if not isinstance(data, list):
         raise ArchitectureError(f"{where} is a {type(data).__name__}; expected a list.")
     return data
+
+
+def _bounds(data: object, where: str) -> tuple[tuple[int, int], ...]:
+    pairs = [_numbers(item, where) for item in _items(data, where)]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ArchitectureError(f"{where} is {pairs}; expected pairs (start, stop).")
+    return tuple((start, stop) for start, stop in pairs)
 
 
 def _numbers(data: object, where: str) -> list[int]:

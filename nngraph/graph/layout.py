@@ -58,6 +58,8 @@ class Slab:
         column: name of the column of node features; ``None`` for edges.
         window: ``(start, stop)`` for each axis of the tensor; ``()`` for all of it.
         split: for each axis of the tensor the sizes of its factors; ``()`` for axes as they are.
+        part: ``(start, stop)`` for each factor; ``()`` for all of them. One part of a concatenation
+            inside of a product, such as the queries of each head, or some of a kernel's taps.
     """
 
     axes: str
@@ -66,6 +68,7 @@ class Slab:
     column: str | None = None
     window: tuple[tuple[int, int], ...] = ()
     split: tuple[tuple[int, ...], ...] = ()
+    part: tuple[tuple[int, int], ...] = ()
 
     def window_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Sizes of the window in a tensor of that shape."""
@@ -73,6 +76,12 @@ class Slab:
 
     def factors(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Size of each factor, one per letter."""
+        if self.part:
+            return tuple(stop - start for start, stop in self.part)
+        return self.whole_factors(shape)
+
+    def whole_factors(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Size of each factor, of which the slab may hold a part."""
         if not self.split:
             return self.window_shape(shape)
         return tuple(size for axis in self.split for size in axis)
@@ -189,7 +198,7 @@ def _order(slab: Slab) -> list[int]:
 
 
 def _is_plain(slab: Slab) -> bool:
-    return not slab.window and _order(slab) == list(range(len(slab.axes)))
+    return not slab.window and not slab.part and _order(slab) == list(range(len(slab.axes)))
 
 
 def read_slab(value: Tensor, parameter: Parameter, slab: Slab) -> Tensor:
@@ -235,6 +244,8 @@ def _factored(
                 value = torch.unflatten(value, place, slab.split[axis]) if slab.split[axis] else (
                     value.squeeze(place)
                 )
+    for axis, (start, stop) in enumerate(slab.part):
+        value = value.narrow(len(lead) + axis, start, stop - start)
     order = [*range(len(lead)), *(len(lead) + i for i in _order(slab))]
     return value.permute(order)
 
@@ -273,9 +284,15 @@ def check_slab(slab: Slab, parameter: Parameter, sizes: Sequence[int]) -> None:
         raise ArchitectureError(
             f"{where}: the factors {slab.split} do not multiply to the sizes {window}."
         )
-    factors = slab.factors(parameter.shape)
+    factors = slab.whole_factors(parameter.shape)
     if len(factors) != len(slab.axes):
         raise ArchitectureError(f"{where}: it has {len(factors)} factors; expected one per letter.")
+    if slab.part and (
+        len(slab.part) != len(factors)
+        or any(not 0 <= start < stop <= size
+               for (start, stop), size in zip(slab.part, factors, strict=True))
+    ):
+        raise ArchitectureError(f"{where}: its part {slab.part} is not one of {factors}.")
     found = slab.sizes(parameter.shape)
     expected = (
         {"n": sizes[slab.target]} if slab.column is not None
@@ -296,15 +313,29 @@ def check_cover(parameter: Parameter) -> None:
         ArchitectureError: if they do not.
     """
     whole = tuple((0, size) for size in parameter.shape)
-    windows = [slab.window or whole for slab in parameter.slabs]
-    held = sum(math.prod(stop - start for start, stop in window) for window in windows)
-    apart = all(
-        any(a[1] <= b[0] or b[1] <= a[0] for a, b in zip(first, second, strict=True))
-        for i, first in enumerate(windows)
-        for second in windows[:i]
-    )
-    if held != parameter.numel or not apart:
-        raise ArchitectureError(
-            f"parameter {parameter.name!r}: its {len(windows)} slabs hold {held} entries of "
-            f"{parameter.numel}" + (" and overlap" if not apart else "") + "; expected each once."
+    held = sum(math.prod(slab.factors(parameter.shape)) for slab in parameter.slabs)
+
+    def apart(one: Slab, other: Slab) -> bool:
+        windows = one.window or whole, other.window or whole
+        if _disjoint(*windows):
+            return True
+        return windows[0] == windows[1] and one.split == other.split and _disjoint(
+            one.part, other.part
         )
+
+    overlap = len(parameter.slabs) > 1 and not all(
+        apart(one, other)
+        for i, one in enumerate(parameter.slabs)
+        for other in parameter.slabs[:i]
+    )
+    if held != parameter.numel or overlap:
+        raise ArchitectureError(
+            f"parameter {parameter.name!r}: its {len(parameter.slabs)} slabs hold {held} entries "
+            f"of {parameter.numel}" + (" and overlap" if overlap else "") + "; expected each once."
+        )
+
+
+def _disjoint(
+    one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]
+) -> bool:
+    return any(a[1] <= b[0] or b[1] <= a[0] for a, b in zip(one, other, strict=False))

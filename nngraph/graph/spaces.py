@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 
-__all__ = ["Factor", "Space", "group_permutation", "outer_permutation"]
+__all__ = ["Factor", "Space", "group_permutation", "leading_factors", "outer_permutation"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,28 @@ class Factor:
 
     size: int
     space: str | None = None
+
+
+def leading_factors(factors: Sequence[Factor], count: int) -> list[Factor] | None:
+    """Return the outermost factors that count to ``count``; ``None`` if none do.
+
+    A fixed factor may be cut, and fixed neighbours are one factor.
+    """
+    found: list[Factor] = []
+    for factor in factors:
+        if count == 1:
+            break
+        size = factor.size
+        if count % size and factor.space is None and size % count == 0:
+            size = count
+        if count % size:
+            return None
+        count //= size
+        if size > 1 and factor.space is None and found and found[-1].space is None:
+            found[-1] = Factor(found[-1].size * size)
+        elif size > 1:
+            found.append(Factor(size, factor.space))
+    return found if count == 1 else None
 
 
 def copies(spaces: Mapping[str, Space], name: str) -> int:

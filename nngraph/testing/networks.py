@@ -159,6 +159,25 @@ def structured_architectures() -> list[tuple[str, Architecture]]:
                 structure=within,
             ),
         ),
+        (
+            "head-by-head",
+            Architecture(
+                (ends[0], group("q", 6, inner), group("v", 4, value), ends[1]),
+                (
+                    Parameter(
+                        "qv",  # for each head its queries and values
+                        (10, 2),
+                        slabs=(
+                            Slab("tts", 1, 0, split=((2, 5), (2,)), part=((0, 2), (0, 3), (0, 2))),
+                            Slab("tts", 2, 0, split=((2, 5), (2,)), part=((0, 2), (3, 5), (0, 2))),
+                        ),
+                    ),
+                    Parameter("out", (3, 6), (3, 1)),
+                    Parameter("values", (3, 4), (3, 2)),
+                ),
+                structure=within,
+            ),
+        ),
     ]  # fmt: skip
 
 
