@@ -32,9 +32,22 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {
         lambda u, beta, threshold: F.softplus(u, beta, threshold),
         {"beta": 1.0, "threshold": 20.0},
     ),
+    "relu6": (F.relu6, {}),
+    "hardswish": (F.hardswish, {}),
+    "hardsigmoid": (F.hardsigmoid, {}),
+    "mish": (F.mish, {}),
+    "selu": (F.selu, {}),
     "tanh": (torch.tanh, {}),
     "sine": (lambda u, w0: torch.sin(w0 * u), {"w0": 1.0}),
+    # What a network applies and this table does not know; it cannot be run.
+    "other": (lambda u: _refuse_to_run(), {}),
 }
+
+
+def _refuse_to_run() -> Tensor:
+    raise ArchitectureError(
+        "an activation is 'other': its network alone knows what it computes. Run the module."
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,339 @@
+"""From the record of a network's layers to its architecture: groups, blocks, columns, residuals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+from torch import Tensor
+
+from converters.general.functions import activation_of
+from converters.general.placement import Piece, cut_taps, pieces, slab_of
+from converters.symmetry.derive import Derivation, Layer
+from nngraph.errors import UnsupportedModuleError
+from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter
+from nngraph.graph.layout import Slab
+from nngraph.graph.spaces import Factor, Space
+
+__all__ = ["build_architecture"]
+
+_IDENTITY = Activation("identity")
+
+
+@dataclass
+class _Group:
+    name: str
+    factors: tuple[Factor, ...]
+    role: str = "hidden"
+    activation: Activation = _IDENTITY
+
+    @property
+    def size(self) -> int:
+        return math.prod(factor.size for factor in self.factors)
+
+    @property
+    def is_fixed(self) -> bool:
+        return all(factor.space is None for factor in self.factors)
+
+
+def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) -> Architecture:
+    """Return the architecture of a network whose layers are known.
+
+    Args:
+        derivation: what :func:`converters.symmetry.derive.derive` found.
+        tensors: parameters and persistent buffers by the names of the spec.
+    """
+    builder = Builder(derivation, tensors)
+    for layer in derivation.layers:
+        builder.carriers.append(builder.place(layer))
+    return builder.finish()
+
+
+@dataclass
+class Builder:
+    """Groups and slabs as they are found, layer by layer.
+
+    Attributes:
+        carriers: for each layer the groups whose neurons its output holds, in order.
+    """
+
+    derivation: Derivation
+    tensors: Mapping[str, Tensor]
+    groups: list[_Group] = field(default_factory=list)
+    carriers: list[list[int]] = field(default_factory=list)
+    slabs: dict[str, list[Slab]] = field(default_factory=dict)
+    residuals: list[tuple[int, int]] = field(default_factory=list)
+    filled: set[tuple[int, str]] = field(default_factory=set)
+
+    # -- layers -----------------------------------------------------------------------------------
+
+    def place(self, layer: Layer) -> list[int]:
+        """Place the parameters of a layer; return the groups that carry its output."""
+        from converters.general.layers import PLACERS
+
+        placer: Callable[[Builder, Layer], list[int]] | None = PLACERS.get(layer.kind)
+        if placer is not None:
+            return placer(self, layer)
+        for _, name in self.new_parameters(layer):
+            self.place_anywhere(name)
+        return self.passed_on(layer)
+
+    def new_parameters(self, layer: Layer) -> list[tuple[str, str]]:
+        """The (role, name) of parameters of a layer that have no place yet; no whole numbers."""
+        found = []
+        for role, name in layer.parameters:
+            name = self.known(name)
+            if name not in self.slabs and self.tensors[name].dtype.is_floating_point:
+                found.append((role, name))
+        return found
+
+    def known(self, name: str) -> str:
+        """The name under which the spec has a tensor."""
+        spec = self.derivation.spec
+        if name in spec.parameters:
+            return name
+        return next(first for first, others in spec.aliases.items() if name in others)
+
+    def axis_pieces(self, name: str) -> list[tuple[Piece, ...]]:
+        """The pieces of each axis of a parameter."""
+        return [pieces(axis) for axis in self.derivation.spec.parameters[name]]
+
+    def heard(self, layer: Layer) -> list[int]:
+        """Groups that carry the inputs of a layer, in order, each once."""
+        return list(dict.fromkeys(g for i in layer.inputs for g in self.carriers[i]))
+
+    def passed_on(self, layer: Layer) -> list[int]:
+        """Groups of the inputs that the output of a layer still counts."""
+        heard = self.heard(layer)
+        spaces = {
+            factor.space
+            for axis in layer.output_axes for piece in pieces(axis) for factor in piece.flat
+        } - {None}
+        kept = [g for g in heard if {f.space for f in self.groups[g].factors} - {None} <= spaces]
+        return kept or heard
+
+    # -- groups -----------------------------------------------------------------------------------
+
+    def add_group(
+        self, name: str, factors: Sequence[Factor], role: str = "hidden", layer: Layer | None = None
+    ) -> int:
+        """Add a group; a name that is taken gets a number."""
+        factors = tuple(f for f in factors if f.size > 1) or (Factor(1),)
+        taken = {group.name for group in self.groups}
+        unique, count = name or "net", 2
+        while unique in taken:
+            unique, count = f"{name or 'net'}:{count}", count + 1
+        activation = _IDENTITY if layer is None else activation_of(layer.activation)
+        self.groups.append(_Group(unique, factors, role, activation))
+        return len(self.groups) - 1
+
+    def source(self, layer: Layer, piece: Piece, used: set[int]) -> int:
+        """The group of the inputs whose neurons a piece counts; a new fixed one if it is fixed."""
+        candidates = [g for g in self.heard(layer) if match(piece, self.groups[g].factors)]
+        for group in (*(g for g in candidates if g not in used), *candidates):
+            used.add(group)
+            return group
+        others = [g for g in range(len(self.groups)) if match(piece, self.groups[g].factors)]
+        if others and not piece.is_fixed:
+            return others[-1]
+        spaced = tuple(f for f in piece.flat if f.space is not None)
+        is_input = any(self.derivation.layers[i].kind == "input" for i in layer.inputs)
+        return self.add_group(
+            f"{layer.module_path}.in" if layer.module_path else "in",
+            spaced or piece.flat, "input" if is_input and not spaced else "hidden",
+        )
+
+    def column(self, name: str, group: int, piece: Piece, column: str) -> None:
+        """Put a parameter of one axis on the nodes of a group."""
+        while (group, column) in self.filled:
+            column += "'"
+        self.filled.add((group, column))
+        self.put(name, slab_of([piece], ["n" * len(piece.split)], target=group, column=column))
+
+    def put(self, name: str, slab: Slab) -> None:
+        """Record a slab of a parameter, cut where it has many taps."""
+        parts = [slab] if slab.column is not None else cut_taps(slab)
+        self.slabs.setdefault(name, []).extend(parts)
+
+    # -- parameters of any kind -------------------------------------------------------------------
+
+    def place_anywhere(self, name: str) -> None:
+        """Place a parameter by its axes alone: those that move are the ends of its edges."""
+        self.slabs[name] = []
+        for chosen in product(*self.axis_pieces(name)):
+            self._place_choice(name, chosen)
+
+    def _place_choice(self, name: str, chosen: Sequence[Piece]) -> None:
+        ends: list[list[int]] = []
+        for i, piece in enumerate(chosen):
+            if piece.is_fixed:
+                continue
+            spaces = {f.space for f in piece.flat} - {None}
+            within = {
+                outer for space in self.derivation.spec.spaces if space.name in spaces
+                for outer in space.within
+            }
+            near = next(
+                (end for end in ends
+                 if within & {f.space for j in end for f in chosen[j].flat}), None,
+            )  # fmt: skip
+            if near is None:
+                ends.append([i])
+            else:
+                near.append(i)
+        fixed = [i for i, piece in enumerate(chosen) if piece.is_fixed]
+        if len(ends) > 2:
+            raise UnsupportedModuleError(
+                f"parameter {name!r} counts {len(ends)} sets of neurons that are relabelled "
+                "independently; an edge has two ends. Permutations of it are found by "
+                "permutation_spec, but it has no place in a graph."
+            )
+        sizes = [piece.size for piece in chosen]
+        if not ends and fixed:
+            ends = [[fixed.pop(0)]]
+        if len(ends) == 1 and math.prod(sizes[i] for i in fixed) > 1:
+            ends.append([i for i in fixed if sizes[i] > 1])
+            fixed = [i for i in fixed if sizes[i] == 1]
+        groups = [self._end(name, [chosen[i] for i in end], at == 1) for at, end in enumerate(ends)]
+        if len(groups) < 2:
+            group = groups[0] if groups else self.add_group(name, [Factor(1)])
+            column = "factor"
+            while (group, column) in self.filled:
+                column += "'"
+            self.filled.add((group, column))
+            letters = ["n" * len(p.split) for p in chosen]
+            self.put(name, slab_of(chosen, letters, target=group, column=column))
+            return
+        letter = {i: "ts"[at] for at, end in enumerate(ends) for i in end}
+        letters = [letter.get(i, "f") * len(piece.split) for i, piece in enumerate(chosen)]
+        self.put(name, slab_of(chosen, letters, target=groups[0], source=groups[1]))
+
+    def _end(self, name: str, counted: list[Piece], is_source: bool) -> int:
+        factors = tuple(f for piece in counted for f in piece.flat) or (Factor(1),)
+        if any(f.space is not None for f in factors):
+            same = [i for i, group in enumerate(self.groups) if group.factors == factors]
+            if same:
+                return same[-1]
+        return self.add_group(f"{name}.places" if is_source else name, factors)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def finish(self) -> Architecture:
+        """Place what no layer had, order the groups, and return the architecture."""
+        spec = self.derivation.spec
+        for name in spec.parameters:
+            if name not in self.slabs and self.tensors[name].dtype.is_floating_point:
+                self.place_anywhere(name)
+        if not self.groups:
+            self.add_group("net", [Factor(1)])
+        order = self._order()
+        place = {old: new for new, old in enumerate(order)}
+        groups = tuple(_neurons(self.groups[old]) for old in order)
+        parameters = tuple(self._parameter(name, place) for name in spec.parameters)
+        used = {factor.space for group in groups for factor in group.factors}
+        by_name = {space.name: space for space in spec.spaces}
+        todo = [by_name[name] for name in used if name is not None]
+        structure: dict[str, Space] = {}
+        while todo:
+            space = todo.pop()
+            if space.within or space.fixed:
+                structure[space.name] = Space(space.name, space.size, space.within, space.fixed)
+            todo += [by_name[outer] for outer in space.within]
+        ordered = tuple(structure[s.name] for s in spec.spaces if s.name in structure)
+        residuals = tuple(dict.fromkeys((place[s], place[t]) for s, t in self.residuals))
+        return Architecture(groups, parameters, residuals, ordered)
+
+    def _parameter(self, name: str, place: Mapping[int, int]) -> Parameter:
+        tensor = self.tensors[name]
+        shape = tuple(tensor.shape)
+        if not tensor.dtype.is_floating_point:
+            return Parameter(name, shape, integer=str(tensor.dtype).removeprefix("torch."))
+        slabs = [
+            replace(
+                slab, target=place[slab.target],
+                source=None if slab.source is None else place[slab.source],
+            )
+            for slab in self.slabs[name]
+        ]
+        return _simple(name, shape, slabs)
+
+    def _order(self) -> list[int]:
+        """Groups in the order of computation: each after those that lead to it."""
+        before: dict[int, set[int]] = {g: set() for g in range(len(self.groups))}
+        for slabs in self.slabs.values():
+            for slab in slabs:
+                if slab.source is not None and slab.source != slab.target:
+                    before[slab.target].add(slab.source)
+        for source, target in self.residuals:
+            before[target].add(source)
+        order: list[int] = []
+        state = dict.fromkeys(before, 0)
+        for start in before:
+            stack = [start]
+            while stack:
+                group = stack[-1]
+                if state[group] == 0:
+                    state[group] = 1
+                    stack += [g for g in sorted(before[group], reverse=True) if state[g] == 0]
+                else:
+                    stack.pop()
+                    if state[group] == 1:
+                        state[group] = 2
+                        order.append(group)
+        return order
+
+
+def match(piece: Piece, factors: Sequence[Factor]) -> list[str] | None:
+    """Letters of a piece's factors where a group has these factors: ``s`` counts it, ``f`` not.
+
+    ``None`` if the piece does not count the group. Fixed factors that the group lacks are features.
+    """
+    wanted = [factor for factor in factors if factor.size > 1]
+    if piece.is_fixed and all(factor.space is None for factor in wanted):
+        same = piece.size == math.prod(factor.size for factor in wanted)
+        return ["s"] * len(piece.split) if same else None
+    letters = []
+    for of_factor in piece.factors:
+        own = [factor for factor in of_factor if factor.size > 1]
+        if own and wanted[: len(own)] == own:
+            letters.append("s")
+            wanted = wanted[len(own) :]
+        elif all(factor.space is None for factor in own):
+            letters.append("f")
+        else:
+            return None
+    return None if wanted else letters
+
+
+def _neurons(group: _Group) -> NeuronGroup:
+    space: str | tuple[Factor, ...] | None
+    space = group.factors[0].space if len(group.factors) == 1 else group.factors
+    if group.is_fixed:
+        space = None
+    return NeuronGroup(group.name, group.size, group.role, group.activation, space)
+
+
+def _simple(name: str, shape: tuple[int, ...], slabs: Iterable[Slab]) -> Parameter:
+    """Return a parameter, by its axes alone where it is one slab without cuts."""
+    slabs = [_without_defaults(slab, shape) for slab in slabs]
+    if len(slabs) == 1 and not slabs[0].window and not slabs[0].split and not slabs[0].part:
+        slab = slabs[0]
+        kernel = slab.axes.replace("f", "") == ("ts" if slab.column is None else "n")
+        if kernel:
+            ends = iter([slab.target, slab.source])
+            axes = tuple(None if letter == "f" else next(ends) for letter in slab.axes)
+            return Parameter(name, shape, axes, slab.column)
+    return Parameter(name, shape, slabs=tuple(slabs))
+
+
+def _without_defaults(slab: Slab, shape: tuple[int, ...]) -> Slab:
+    """Leave out windows, factors and parts that are all of the tensor."""
+    if slab.part == tuple((0, n) for n in (s for axis in slab.split for s in axis)):
+        slab = replace(slab, part=())
+    if slab.window == tuple((0, n) for n in shape):
+        slab = replace(slab, window=())
+    if not slab.part and all(len(axis) == 1 for axis in slab.split):
+        slab = replace(slab, split=())
+    return slab

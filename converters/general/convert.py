@@ -1,0 +1,60 @@
+"""Any module that torch can trace to its architecture and graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from converters.general.builder import build_architecture
+from converters.symmetry.derive import derive
+from nngraph.graph import Architecture, NeuralGraph
+from nngraph.graph.parameters import check_parameters
+
+__all__ = ["to_architecture", "traced_to_graph"]
+
+
+def to_architecture(
+    module: nn.Module,
+    example_inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    strict: bool = False,
+) -> Architecture:
+    """Return the architecture of a module; it needs no weights, and may be on the meta device.
+
+    The arguments and errors are those of :func:`converters.to_graph`.
+    """
+    derivation = derive(module, example_inputs, kwargs=kwargs, strict=strict)
+    return build_architecture(derivation, state_of(module))
+
+
+def traced_to_graph(
+    module: nn.Module,
+    example_inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    allow_nonfinite: bool = False,
+    differentiable: bool = False,
+) -> NeuralGraph:
+    """See :func:`converters.to_graph`, of which this is the form with ``example_inputs``."""
+    architecture = to_architecture(module, example_inputs, kwargs=kwargs, strict=strict)
+    state = state_of(module)
+    values = {
+        p.name: state[p.name] if differentiable else state[p.name].detach()
+        for p in architecture.parameters
+    }
+    is_meta = any(value.is_meta for value in values.values())
+    return NeuralGraph.from_parameters(
+        architecture,
+        check_parameters(architecture, values, allow_nonfinite=allow_nonfinite or is_meta),
+    )
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers by every name that the state dict has for them."""
+    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors.update(module.named_buffers(remove_duplicate=False))
+    return {name: tensors[name] for name in module.state_dict() if name in tensors}

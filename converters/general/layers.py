@@ -1,0 +1,434 @@
+"""How each kind of layer lands in a graph: one entry of a table per kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from converters.general.builder import Builder, match
+from converters.general.placement import Piece, pieces, slab_of
+from converters.symmetry.derive import Layer
+from nngraph.graph.spaces import Factor
+
+__all__ = ["PLACERS"]
+
+#: Columns of node features by the role of a parameter.
+_COLUMNS = {
+    "bias": "bias", "running_mean": "running_mean", "running_var": "running_var",
+    "mean": "running_mean", "var": "running_var", "weight": "factor",
+}
+
+
+def _input(builder: Builder, layer: Layer) -> list[int]:
+    return []  # made when a layer reads it, which knows what of it counts as neurons
+
+
+def _output(builder: Builder, layer: Layer) -> list[int]:
+    heard = builder.heard(layer)
+    led_to = {s.target for slabs in builder.slabs.values() for s in slabs if s.source is not None}
+    led_to |= {target for _, target in builder.residuals}
+    for group in heard:
+        if builder.groups[group].is_fixed and group in led_to:
+            builder.groups[group].role = "output"
+    return heard
+
+
+def _split_parameters(builder: Builder, layer: Layer) -> tuple[str | None, list[tuple[str, str]]]:
+    """The weight of a matrix layer, and everything else that it has."""
+    own = builder.new_parameters(layer)
+    weight = next(
+        (name for role, name in own if builder.tensors[name].dim() >= 2 and role != "bias"), None
+    )
+    return weight, [(role, name) for role, name in own if name != weight]
+
+
+def _matrix(builder: Builder, layer: Layer) -> list[int]:
+    """Place the weight of a linear map, a convolution or an embedding, and its bias."""
+    weight, others = _split_parameters(builder, layer)
+    if weight is None:
+        return _shared(builder, layer, others)
+    ends = _ends_of_weight(builder, layer, weight)
+    groups = int(dict(layer.arguments).get("groups", 1))
+    axes = builder.axis_pieces(weight)
+    outer_axis = 0  # of a convolution's weight: outputs, or inputs where it is transposed
+    whole = _in_groups(axes[outer_axis], groups)
+    if ends is None or whole is None:
+        builder.place_anywhere(weight)
+        targets = [slab.target for slab in builder.slabs[weight]]
+    else:
+        axes[outer_axis] = whole
+        targets = _connect(builder, layer, weight, axes, ends, groups, outer_axis)
+    _biases(builder, others, targets)
+    return list(dict.fromkeys(targets))
+
+
+def _in_groups(own: tuple[Piece, ...], groups: int) -> tuple[Piece, ...] | None:
+    """Cut the pieces of an axis so that the groups of a convolution are their leading factors.
+
+    ``None`` if a group lies in two pieces, or the factors are none of the groups.
+    """
+    if groups == 1:
+        return own
+    if any(groups * piece.size % sum(p.size for p in own) for piece in own):
+        return None
+    cut = [piece.cut(_share(piece, own, groups)) for piece in own]
+    return None if None in cut else tuple(piece for piece in cut if piece is not None)
+
+
+def _share(piece: Piece, all_pieces: Sequence[Piece], groups: int) -> int:
+    """How many of the groups of a convolution lie in one piece of a concatenation."""
+    return groups * piece.size // sum(other.size for other in all_pieces)
+
+
+def _is_transposed(layer: Layer) -> bool:
+    return bool(dict(layer.arguments).get("transposed", False))
+
+
+def _ends_of_weight(builder: Builder, layer: Layer, weight: str) -> tuple[int, int] | None:
+    """Axes of a weight that count its outputs and its inputs; ``None`` where it has others."""
+    dims = builder.tensors[weight].dim()
+    if layer.kind == "embedding":
+        return 1, 0
+    if layer.kind == "convolution":
+        return (1, 0) if _is_transposed(layer) else (0, 1)
+    if layer.op in ("aten.linear", "aten.bilinear") and dims == 2:
+        return 0, 1
+    if dims != 2:
+        return None
+    axes = builder.derivation.spec.parameters[weight]
+    made = layer.output_axes
+    # A product in either order: the axis of the weight that the result still has is its output.
+    return (0, 1) if axes[0] in made and axes[1] not in made else (1, 0)
+
+
+def _connect(
+    builder: Builder, layer: Layer, weight: str, axes: Sequence[Sequence[Piece]],
+    ends: tuple[int, int], groups: int, outer_axis: int,
+) -> list[int]:  # fmt: skip
+    """Make the groups of a layer's outputs and the blocks that lead to them."""
+    target_axis, source_axis = ends
+    used: set[int] = set()
+    sources: list[tuple[int, list[str]]] = []
+    source_pieces, outers = list(axes[source_axis]), list(axes[outer_axis])
+    if groups > 1 and outer_axis == target_axis:
+        # Each part of the outputs hears of its part of the inputs: (parts, inputs of a part).
+        for outer in outers:
+            count = _share(outer, outers, groups)
+            lead, _ = _leading(outer, count)
+            for inner in source_pieces:
+                whole = _product(lead, inner)
+                sources.append((builder.source(layer, whole, used), []))
+    else:
+        for piece in source_pieces:
+            group = builder.source(layer, piece, used)
+            counted = match(piece, builder.groups[group].factors)
+            sources.append((group, counted or ["s"] * len(piece.split)))
+    targets = []
+    for piece in axes[target_axis]:
+        factors = piece.flat
+        if groups > 1 and outer_axis == source_axis:
+            lead, _ = _leading(outers[0], _share(outers[0], outers, groups))
+            factors = (*(f for factors in lead for f in factors), *factors)
+        targets.append(builder.add_group(layer.module_path or weight, factors, layer=layer))
+    for i, target in enumerate(targets):
+        for j, inner in enumerate(source_pieces):
+            chosen = [pieces[0] for pieces in axes]
+            chosen[target_axis], chosen[source_axis] = axes[target_axis][i], inner
+            at = i * len(source_pieces) + j if groups > 1 and outer_axis == target_axis else j
+            source, own = sources[at]
+            letters: dict[int, list[str]] = {}
+            letters[target_axis] = ["t"] * len(chosen[target_axis].split)
+            letters[source_axis] = own or ["s"] * len(inner.split)
+            if groups > 1:
+                outer = chosen[outer_axis]
+                _, leading = _leading(outer, _share(outer, outers, groups))
+                letters[outer_axis][:leading] = ["b"] * leading
+            named = [letters.get(k, ["f"] * len(piece.split)) for k, piece in enumerate(chosen)]
+            builder.put(weight, slab_of(chosen, named, target=target, source=source))
+    return targets
+
+
+def _leading(piece: Piece, count: int) -> tuple[list[tuple[Factor, ...]], int]:
+    """The outermost factors that count to ``count``, and how many they are."""
+    total, at = 1, 0
+    while total < count:
+        total *= math.prod(factor.size for factor in piece.factors[at])
+        at += 1
+    return list(piece.factors[:at]), at
+
+
+def _product(lead: Sequence[tuple[Factor, ...]], inner: Piece) -> Piece:
+    """The neurons of all parts: the parts times those of one."""
+    factors = (*lead, *inner.factors)
+    split = tuple(math.prod(f.size for f in of) for of in factors)
+    return Piece((0, math.prod(split)), split, tuple((0, n) for n in split), factors)
+
+
+def _biases(builder: Builder, others: Sequence[tuple[str, str]], targets: Sequence[int]) -> None:
+    """Put parameters of one axis on the groups of a layer."""
+    for role, name in others:
+        axes = builder.axis_pieces(name)
+        if len(axes) != 1 or not _on_groups(builder, name, axes[0], targets, role):
+            builder.place_anywhere(name)
+
+
+def _on_groups(
+    builder: Builder, name: str, own: Sequence[Piece], targets: Sequence[int], role: str
+) -> bool:
+    """Put a parameter on groups piece by piece; whether the pieces are those groups."""
+    if len(own) != len(targets) or any(
+        _counts(piece) != builder.groups[group].factors
+        for piece, group in zip(own, targets, strict=False)
+    ):
+        return False
+    for piece, group in zip(own, targets, strict=True):
+        builder.column(name, group, piece, _COLUMNS.get(role, "factor"))
+    return True
+
+
+def _counts(piece: Piece) -> tuple[Factor, ...]:
+    return piece.flat or (Factor(1),)
+
+
+def _shared(builder: Builder, layer: Layer, others: Sequence[tuple[str, str]]) -> list[int]:
+    """A layer whose weight stands in the graph already: its output is at one of its ends."""
+    heard = builder.heard(layer)
+    for _, name in layer.parameters:
+        ends: list[int] = []
+        for slab in builder.slabs.get(builder.known(name), []):
+            ends += [slab.target, *([] if slab.source is None else [slab.source])]
+        made = [g for g in dict.fromkeys(ends) if _is_made(builder, layer, g)]
+        if made:
+            _biases(builder, others, made[:1])
+            return made[:1]
+    for _, name in others:
+        builder.place_anywhere(name)
+    return builder.passed_on(layer) or heard
+
+
+def _is_made(builder: Builder, layer: Layer, group: int) -> bool:
+    wanted = builder.groups[group].factors
+    return any(
+        tuple(_counts(piece)) == wanted for axis in layer.output_axes for piece in pieces(axis)
+    )
+
+
+def _norm(builder: Builder, layer: Layer) -> list[int]:
+    """A norm: a new group after the old one, with the scales on the edges between them."""
+    own = builder.new_parameters(layer)
+    one_axis = [(role, name) for role, name in own if builder.tensors[name].dim() == 1]
+    if not one_axis or len(one_axis) < len(own):
+        for _, name in own:
+            builder.place_anywhere(name)
+        return builder.passed_on(layer)
+    kept = builder.axis_pieces(one_axis[0][1])[0]
+    targets = _after(builder, layer, kept)
+    for role, name in one_axis:
+        own_pieces = builder.axis_pieces(name)[0]
+        if [p.flat for p in own_pieces] != [p.flat for p in kept]:
+            builder.place_anywhere(name)
+        elif role == "weight":
+            _diagonal(builder, name, own_pieces, targets)
+        else:
+            for piece, (_, target) in zip(own_pieces, targets, strict=True):
+                builder.column(name, target, piece, _COLUMNS.get(role, "factor"))
+    if all(role != "weight" for role, _ in one_axis):
+        builder.residuals += [(s, t) for s, t in targets if s is not None]
+    return [target for _, target in targets]
+
+
+def _after(
+    builder: Builder, layer: Layer, kept: Sequence[Piece]
+) -> list[tuple[int | None, int]]:
+    """For each piece the group of the inputs that it counts, if any, and a new one after it."""
+    used: set[int] = set()
+    pairs: list[tuple[int | None, int]] = []
+    for piece in kept:
+        before = [
+            g for g in builder.heard(layer) if builder.groups[g].factors == _counts(piece)
+        ]
+        source = next((g for g in before if g not in used), before[0] if before else None)
+        used.update(() if source is None else (source,))
+        pairs.append((source, builder.add_group(layer.module_path, piece.flat, layer=layer)))
+    return pairs
+
+
+def _diagonal(
+    builder: Builder, name: str, own: Sequence[Piece], pairs: Sequence[tuple[int | None, int]]
+) -> None:
+    for piece, (source, target) in zip(own, pairs, strict=True):
+        if source is None:
+            builder.column(name, target, piece, "factor")
+        else:
+            letters = ["b" * len(piece.split)]
+            builder.put(name, slab_of([piece], letters, target=target, source=source))
+
+
+def _pointwise(builder: Builder, layer: Layer) -> list[int]:
+    """A sum or product: the neurons of every operand lead, one by one, to new neurons."""
+    own = builder.new_parameters(layer)
+    heard = builder.heard(layer)
+    operands = [builder.carriers[i] for i in layer.inputs]
+    if not own and (len(operands) < 2 or len({_shape(builder, o) for o in operands}) > 1):
+        return builder.passed_on(layer)
+    shapes = [o for o in operands if o]
+    if not shapes:
+        for _, name in own:
+            builder.place_anywhere(name)
+        return heard
+    targets = [
+        builder.add_group(
+            layer.module_path or layer.kind, builder.groups[g].factors, layer=layer
+        )
+        for g in shapes[0]
+    ]
+    diagonal = False
+    for role, name in own:
+        axes = builder.axis_pieces(name)
+        moving = [i for i, axis in enumerate(axes) if sum(p.size for p in axis) > 1]
+        if len(moving) == 1 and _matches(builder, axes[moving[0]], targets):
+            if layer.kind == "multiply" and not diagonal:
+                _spread(builder, name, axes, moving[0], list(zip(shapes[0], targets, strict=True)))
+                diagonal = True
+                continue
+            if _column_of(builder, name, axes, moving[0], targets, role):
+                continue
+        _beside(builder, layer, name, axes, targets)
+    for operand in shapes:
+        if not (diagonal and operand is shapes[0]):
+            builder.residuals += [
+                (source, target) for source, target in zip(operand, targets, strict=False)
+                if builder.groups[source].factors == builder.groups[target].factors
+            ]
+    return targets
+
+
+def _shape(builder: Builder, groups: Sequence[int]) -> tuple[tuple[Factor, ...], ...]:
+    return tuple(builder.groups[g].factors for g in groups)
+
+
+def _matches(builder: Builder, own: Sequence[Piece], targets: Sequence[int]) -> bool:
+    return [_counts(p) for p in own] == [builder.groups[g].factors for g in targets]
+
+
+def _spread(
+    builder: Builder, name: str, axes: Sequence[Sequence[Piece]], moving: int,
+    pairs: Sequence[tuple[int, int]],
+) -> None:  # fmt: skip
+    for piece, (source, target) in zip(axes[moving], pairs, strict=True):
+        chosen = [piece if i == moving else axis[0] for i, axis in enumerate(axes)]
+        letters = [("b" if i == moving else "f") * len(p.split) for i, p in enumerate(chosen)]
+        builder.put(name, slab_of(chosen, letters, target=target, source=source))
+
+
+def _column_of(
+    builder: Builder, name: str, axes: Sequence[Sequence[Piece]], moving: int,
+    targets: Sequence[int], role: str,
+) -> bool:  # fmt: skip
+    column = "bias"
+    if any((target, column) in builder.filled for target in targets):
+        return False
+    for piece, target in zip(axes[moving], targets, strict=True):
+        chosen = [piece if i == moving else axis[0] for i, axis in enumerate(axes)]
+        letters = ["n" * len(p.split) for p in chosen]
+        builder.filled.add((target, column))
+        builder.put(name, slab_of(chosen, letters, target=target, column=column))
+    return True
+
+
+def _beside(
+    builder: Builder, layer: Layer, name: str, axes: Sequence[Sequence[Piece]],
+    targets: Sequence[int],
+) -> None:  # fmt: skip
+    """A table that is added, such as one of positions: edges from its fixed axes, as neurons."""
+    moving = [
+        i for i, axis in enumerate(axes)
+        if [_counts(p) for p in axis] == [builder.groups[g].factors for g in targets]
+    ]
+    fixed = [i for i in range(len(axes)) if moving and i != moving[-1]]
+    if not moving or not all(len(axes[i]) == 1 and axes[i][0].is_fixed for i in fixed):
+        builder.place_anywhere(name)
+        return
+    factors = tuple(f for i in fixed for f in axes[i][0].flat)
+    source = builder.add_group(f"{name}.places", factors)
+    for piece, target in zip(axes[moving[-1]], targets, strict=True):
+        chosen = [piece if i == moving[-1] else axis[0] for i, axis in enumerate(axes)]
+        letters = [("t" if i == moving[-1] else "s") * len(p.split) for i, p in enumerate(chosen)]
+        builder.put(name, slab_of(chosen, letters, target=target, source=source))
+
+
+def _recurrent(builder: Builder, layer: Layer) -> list[int]:
+    """A recurrent layer: its gates hear of the inputs and of the state, and make the new state."""
+    own = builder.new_parameters(layer)
+    if any(builder.tensors[name].dim() > 2 for _, name in own):
+        return builder.passed_on(layer)
+    heard = builder.heard(layer)
+    states: dict[tuple[Factor, ...], tuple[int, int]] = {}
+    gates: list[int] = []
+    made: list[int] = []
+    finished: list[int] = []
+    for _, name in own:
+        axes = builder.axis_pieces(name)
+        units = _counts(axes[0][0])
+        if builder.tensors[name].dim() == 1:
+            for gate, piece in zip(gates, axes[0], strict=False):
+                second = (gate, "bias") in builder.filled
+                builder.column(name, gate, piece, "bias_hh" if second else "bias")
+            continue
+        if not gates or name.rpartition(".")[2].startswith("weight_ih") or len(axes[0]) != len(
+            gates
+        ):
+            path = layer.module_path or name
+            used: set[int] = set()
+            sources = [
+                _found(builder, layer, piece, used, finished or heard) for piece in axes[1]
+            ]
+            state = builder.add_group(f"{path}.state", units)
+            gates = [builder.add_group(f"{path}.gate", _counts(p)) for p in axes[0]]
+            new = builder.add_group(path, units)
+            builder.residuals += [(gate, new) for gate in gates]
+            states[units] = (state, new)
+            made.append(new)
+        else:
+            state, _ = states[units]
+            sources = [state for _ in axes[1]]
+        for i, gate in enumerate(gates):
+            for piece, source in zip(axes[1], sources, strict=True):
+                letters = [
+                    ["t"] * len(axes[0][i].split),
+                    match(piece, builder.groups[source].factors) or ["s"] * len(piece.split),
+                ]
+                builder.put(
+                    name, slab_of([axes[0][i], piece], letters, target=gate, source=source)
+                )
+        finished = made
+    return made[-int(dict(layer.arguments).get("directions", 1)) :] or heard
+
+
+def _found(
+    builder: Builder, layer: Layer, piece: Piece, used: set[int], heard: Sequence[int]
+) -> int:
+    near = [g for g in heard if match(piece, builder.groups[g].factors) is not None]
+    if near:
+        group = next((g for g in near if g not in used), near[0])
+        used.add(group)
+        return group
+    return builder.source(layer, piece, used)
+
+
+PLACERS: dict[str, Callable[[Builder, Layer], list[int]]] = {
+    "input": _input,
+    "output": _output,
+    "linear": _matrix,
+    "convolution": _matrix,
+    "embedding": _matrix,
+    "batch_norm": _norm,
+    "layer_norm": _norm,
+    "group_norm": _norm,
+    "instance_norm": _norm,
+    "rms_norm": _norm,
+    "add": _pointwise,
+    "multiply": _pointwise,
+    "pointwise": _pointwise,
+    "recurrent": _recurrent,
+}
