@@ -3,10 +3,12 @@
 from converters.build import AffineChain, to_module
 from converters.direct import mlp_to_graph, stacked_to_graphs, to_graph
 from converters.files import load_graph, load_state_dict, save_graph
+from converters.general import to_architecture
 from converters.modules import Sine
 from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
 from converters.state_dicts import state_dict_to_graph, to_state_dict
+from converters.symmetry import permutation_spec, verify
 
 __all__ = [
     "AffineChain",
@@ -16,11 +18,14 @@ __all__ = [
     "load_onnx",
     "load_state_dict",
     "mlp_to_graph",
+    "permutation_spec",
     "save_graph",
     "stacked_to_graphs",
     "state_dict_to_graph",
+    "to_architecture",
     "to_graph",
     "to_module",
     "to_networkx",
     "to_state_dict",
+    "verify",
 ]

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from operator import attrgetter
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.chain import AffineMap, chain_of
 from converters.modules import activation_module
-from converters.state_dicts import refuse_batch
+from converters.state_dicts import refuse_batch, to_state_dict
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph
 
 __all__ = ["AffineChain", "to_module"]
 
 
-def to_module(graph: NeuralGraph) -> nn.Module:
-    """Turn a chain of affine maps back into a network that computes the same.
+def to_module(graph: NeuralGraph, template: nn.Module | None = None) -> nn.Module:
+    """Turn a graph back into a network that computes the same.
 
-    The state dict of the module has the names and the bits of the graph's parameters; they are
-    copies, so that training the module leaves the graph alone. The module is an ``nn.Sequential``,
-    nested where the names have dots, with a module for each activation. Names that no
-    ``nn.Sequential`` can have (``"w1"``, or layers of two blocks in alternation) make an
-    :class:`AffineChain`.
+    With a template, the module that the graph was made of or one of its kind: a copy of it with the
+    graph's numbers, bit by bit; tensors that are shared in the template are shared in the copy.
+
+    Without, chains of affine maps alone. The state dict of the module has the names and the bits of
+    the graph's parameters; they are copies, so that training the module leaves the graph alone. The
+    module is an ``nn.Sequential``, nested where the names have dots, with a module for each
+    activation. Names that no ``nn.Sequential`` can have (``"w1"``, or layers of two blocks in
+    alternation) make an :class:`AffineChain`.
 
     Raises:
-        InvalidGraphError: if the graph is a batch or no chain of affine maps, or a name cannot be
-            that of a parameter.
+        InvalidGraphError: if the graph is a batch; without a template, if it is no chain of affine
+            maps, or a name cannot be that of a parameter; with one, if its state dict has other
+            names or shapes.
     """
     refuse_batch(graph)
+    if template is not None:
+        return _filled(template, graph)
     maps = chain_of(graph.architecture)
     values = {name: value.detach().clone() for name, value in graph.parameters().items()}
     try:
@@ -40,6 +48,32 @@ def to_module(graph: NeuralGraph) -> nn.Module:
             f"the parameters {', '.join(map(repr, values))} cannot all be those of a module: "
             f"{error.args[0]}."
         ) from None
+
+
+def _filled(template: nn.Module, graph: NeuralGraph) -> nn.Module:
+    module = copy.deepcopy(template)
+    held = module.state_dict()
+    values = to_state_dict(graph)
+    first: dict[tuple[int, ...], str] = {}
+    for name, tensor in held.items():
+        # A shared tensor is in the graph under the first of its names.
+        key = (tensor.data_ptr(), *tensor.shape, *tensor.stride())
+        owner = first.setdefault(key, name) if tensor.numel() else name
+        value = values.get(name, values.get(owner))
+        if value is None or value.shape != tensor.shape:
+            found = "nothing" if value is None else f"a tensor of shape {tuple(value.shape)}"
+            raise InvalidGraphError(
+                f"the template's {name!r} has shape {tuple(tensor.shape)}; the graph has {found} "
+                "for it. Expected a module of the kind that the graph was made of."
+            )
+        with torch.no_grad():
+            tensor.copy_(value)
+    if unknown := [name for name in values if name not in held]:
+        raise InvalidGraphError(
+            f"the template has no {unknown[0]!r}, which the graph has. Expected a module of the "
+            "kind that the graph was made of."
+        )
+    return module
 
 
 class AffineChain(nn.Module):

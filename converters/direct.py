@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,25 +24,40 @@ __all__ = ["mlp_to_graph", "stacked_to_graphs", "to_graph"]
 
 
 def to_graph(
-    module: nn.Module, *, allow_nonfinite: bool = False, differentiable: bool = False
+    module: nn.Module,
+    example_inputs: Any = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    allow_nonfinite: bool = False,
+    differentiable: bool = False,
 ) -> NeuralGraph:
     """Turn a network into a neural graph: neurons are nodes, weights are edge features.
 
-    Takes an ``nn.Linear``, an ``nn.Sequential`` (nested too), and any module whose forward is a
-    chain of linear layers with element-wise activations between. That it is one is read off its
-    forward by tracing it, and never guessed from the order of its layers. The network is taken as
-    it is in evaluation mode: a dropout is the identity. A flattening of the input is dropped: the
-    graph's inputs are the flattened ones.
+    With example inputs, any module that ``torch.export`` can trace. Its symmetry is derived
+    (:func:`converters.permutation_spec`): every parameter and persistent buffer is in the graph
+    exactly once, a shared one under its first name, and each neuron group has the spaces that it
+    may be relabelled by. :func:`converters.verify` proves that on the module itself.
 
-    The parameters keep their state-dict names and are not copied.
+    Without, chains of affine maps alone: an ``nn.Linear``, an ``nn.Sequential`` (nested too), and
+    any module whose forward is a chain of linear layers with element-wise activations between. That
+    it is one is read off its forward by tracing it, and never guessed from the order of its layers.
+    A flattening of the input is dropped: the graph's inputs are the flattened ones.
+
+    The network is taken as it is in evaluation mode: a dropout is the identity. The parameters keep
+    their state-dict names and are not copied; ``edge_index`` and features are made when asked for.
 
     Args:
+        example_inputs: one tensor, or a tuple of positional arguments. Sizes count, values do not.
+        kwargs: keyword arguments of the forward.
+        strict: refuse operations that have no rule. By default they fix all that they touch.
         allow_nonfinite: whether NaN and infinity among the weights pass.
         differentiable: leave the parameters in their autograd graph, so that gradients with respect
             to the graph reach the module; otherwise the graph holds them detached.
 
     Raises:
-        UnsupportedModuleError: if the module is no such chain; it names the path of what is not.
+        UnsupportedModuleError: if the module cannot be traced, or, without example inputs, is no
+            such chain; it names the path, operation or line of what is not.
         NonFiniteError: if a weight is NaN or infinite, and they are not allowed.
         InvalidGraphError: if the parameters differ in dtype or device, or hold no dense real
             floating-point numbers.
@@ -58,6 +74,13 @@ def to_graph(
         )
     for name, parameter in module.named_parameters():
         check_tensor(name, parameter)
+    if example_inputs is not None:
+        from converters.general import traced_to_graph
+
+        return traced_to_graph(
+            module, example_inputs, kwargs=kwargs, strict=strict,
+            allow_nonfinite=allow_nonfinite, differentiable=differentiable,
+        )  # fmt: skip
     maps = trace_chain(module)
     parameters = dict(module.named_parameters())
     return chain_to_graph(maps, parameters, allow_nonfinite, differentiable)

@@ -12,7 +12,6 @@ from torch import Tensor
 from converters.general.functions import activation_of
 from converters.general.placement import Piece, cut_taps, pieces, slab_of
 from converters.symmetry.derive import Derivation, Layer
-from nngraph.errors import UnsupportedModuleError
 from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter
 from nngraph.graph.layout import Slab
 from nngraph.graph.spaces import Factor, Space
@@ -185,11 +184,8 @@ class Builder:
                 near.append(i)
         fixed = [i for i, piece in enumerate(chosen) if piece.is_fixed]
         if len(ends) > 2:
-            raise UnsupportedModuleError(
-                f"parameter {name!r} counts {len(ends)} sets of neurons that are relabelled "
-                "independently; an edge has two ends. Permutations of it are found by "
-                "permutation_spec, but it has no place in a graph."
-            )
+            # An edge has two ends: pairs of neurons, as those of a bilinear map, are one of them.
+            ends = [[i for end in ends[:-1] for i in end], ends[-1]]
         sizes = [piece.size for piece in chosen]
         if not ends and fixed:
             ends = [[fixed.pop(0)]]

@@ -359,50 +359,51 @@ def _beside(
 
 def _recurrent(builder: Builder, layer: Layer) -> list[int]:
     """A recurrent layer: its gates hear of the inputs and of the state, and make the new state."""
-    own = builder.new_parameters(layer)
-    if any(builder.tensors[name].dim() > 2 for _, name in own):
-        return builder.passed_on(layer)
     heard = builder.heard(layer)
-    states: dict[tuple[Factor, ...], tuple[int, int]] = {}
+    path, cells = layer.module_path or layer.kind, int(dict(layer.arguments).get("directions", 1))
     gates: list[int] = []
     made: list[int] = []
-    finished: list[int] = []
-    for _, name in own:
+    before: list[int] = heard
+    for _, name in builder.new_parameters(layer):
         axes = builder.axis_pieces(name)
-        units = _counts(axes[0][0])
-        if builder.tensors[name].dim() == 1:
-            for gate, piece in zip(gates, axes[0], strict=False):
+        if len(axes) == 1:
+            for gate, piece in zip(gates, axes[0], strict=True):
                 second = (gate, "bias") in builder.filled
                 builder.column(name, gate, piece, "bias_hh" if second else "bias")
             continue
-        if not gates or name.rpartition(".")[2].startswith("weight_ih") or len(axes[0]) != len(
-            gates
-        ):
-            path = layer.module_path or name
-            used: set[int] = set()
-            sources = [
-                _found(builder, layer, piece, used, finished or heard) for piece in axes[1]
-            ]
-            state = builder.add_group(f"{path}.state", units)
-            gates = [builder.add_group(f"{path}.gate", _counts(p)) for p in axes[0]]
-            new = builder.add_group(path, units)
-            builder.residuals += [(gate, new) for gate in gates]
-            states[units] = (state, new)
-            made.append(new)
+        kind = name.rpartition(".")[2]
+        if not kind.startswith("weight_"):
+            builder.place_anywhere(name)
+            continue
+        if kind.startswith("weight_hr"):  # a projection of the new state
+            new = builder.add_group(path, _counts(axes[0][0]))
+            _fill(builder, name, axes, [new], [made[-1]])
+            made[-1] = new
+        elif kind.startswith("weight_hh"):
+            state = builder.add_group(f"{path}.state", _counts(axes[1][0]))
+            _fill(builder, name, axes, gates, [state])
         else:
-            state, _ = states[units]
-            sources = [state for _ in axes[1]]
-        for i, gate in enumerate(gates):
-            for piece, source in zip(axes[1], sources, strict=True):
-                letters = [
-                    ["t"] * len(axes[0][i].split),
-                    match(piece, builder.groups[source].factors) or ["s"] * len(piece.split),
-                ]
-                builder.put(
-                    name, slab_of([axes[0][i], piece], letters, target=gate, source=source)
-                )
-        finished = made
-    return made[-int(dict(layer.arguments).get("directions", 1)) :] or heard
+            if made and len(made) % cells == 0:
+                before = made[-cells:]  # a further layer hears of the one before
+            used: set[int] = set()
+            sources = [_found(builder, layer, piece, used, before) for piece in axes[1]]
+            gates = [builder.add_group(f"{path}.gate", _counts(piece)) for piece in axes[0]]
+            _fill(builder, name, axes, gates, sources)
+            made.append(builder.add_group(path, _counts(axes[0][0])))
+            builder.residuals += [(gate, made[-1]) for gate in gates]
+    return made[-cells:] or heard
+
+
+def _fill(
+    builder: Builder, name: str, axes: Sequence[Sequence[Piece]], targets: Sequence[int],
+    sources: Sequence[int],
+) -> None:  # fmt: skip
+    """Put a weight on the edges from its sources to its targets, piece by piece."""
+    for row, target in zip(axes[0], targets, strict=True):
+        for column, source in zip(axes[1], sources, strict=True):
+            counted = match(column, builder.groups[source].factors) or ["s"] * len(column.split)
+            letters = [["t"] * len(row.split), counted]
+            builder.put(name, slab_of([row, column], letters, target=target, source=source))
 
 
 def _found(

@@ -62,8 +62,11 @@ def _restrict(within: dict[Dim, set[Dim]], record: Sequence[Dim]) -> None:
                 if dim.reasons:
                     continue
                 joint = own + elsewhere
+                # A factor of the same dimension says whose permutation is meant, whatever else the
+                # record counts.
                 allowed = {
-                    o for o, n in joint.items() if n == 1 and o is not dim and o not in unclear
+                    o for o, n in joint.items()
+                    if o is not dim and (own[o] == 1 or (n == 1 and o not in unclear))
                 }
                 within[dim] = within[dim] & allowed if dim in within else allowed
 

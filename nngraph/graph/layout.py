@@ -227,7 +227,7 @@ def whole_slab(entries: Tensor, parameter: Parameter, slab: Slab) -> Tensor | No
     if not _is_plain(slab):
         return None
     lead = entries.shape[: entries.dim() - (4 if slab.column is None else 2)]
-    return entries.reshape(*lead, *parameter.shape)
+    return entries.reshape((*lead, *parameter.shape))
 
 
 def _factored(

@@ -307,9 +307,12 @@ class MessagePassingNetwork(Metanetwork):
                 topology, kernels.pool_groups(topology, x), topology.group_level, self.levels,
                 topology.group_size, topology.group_graph,
             ),
-            at_outputs(topology, outputs, self.outputs, self.encoder.width),
-            at_outputs(topology, states, self.outputs),
         ]  # fmt: skip
+        for levels, channels in ((outputs, self.encoder.width), (states, x.shape[-1])):
+            if levels:
+                pooled.append(at_outputs(topology, levels, self.outputs, channels))
+            else:  # no output neurons, as where the last weight is that of the first layer again
+                pooled.append(x.new_zeros(len(pooled[0]), self.outputs * channels))
         if blocks is not None:
             pooled.append(
                 level_means(

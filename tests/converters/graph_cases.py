@@ -1,0 +1,73 @@
+"""The laws that hold for the graph of every module."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from converters import to_graph
+from converters.symmetry import permutation_spec
+from nngraph.graph import NeuralGraph, Symmetry
+from nngraph.graph.topology import Topology
+
+
+def check_graph(
+    module: nn.Module, inputs: Any, kwargs: dict[str, Any] | None = None
+) -> NeuralGraph:
+    """Hold a module's graph to the laws, in float64 and in evaluation mode."""
+    module = copy.deepcopy(module).double().eval()
+    inputs, kwargs = tree_map(_double, inputs), tree_map(_double, kwargs)
+    graph = to_graph(module, inputs, kwargs=kwargs)
+    architecture = graph.architecture
+    spec = permutation_spec(module, inputs, kwargs=kwargs)
+    state = module.state_dict()
+    # Every tensor exactly once, and all of them.
+    names = [p.name for p in architecture.parameters]
+    assert names == list(spec.parameters)
+    aliases = [name for others in spec.aliases.values() for name in others]
+    assert sorted([*names, *aliases]) == sorted(state)
+    kept = {name: value.clone() for name, value in graph.parameters().items()}
+    assert all(torch.equal(kept[name], state[name]) for name in names)
+    assert graph.x.shape[0] == architecture.num_nodes
+    assert all(torch.equal(v, kept[k]) for k, v in graph.parameters().items())
+    Topology.of(architecture)
+    # The graph's symmetry is the spec's: one relabelling does the same to both.
+    symmetry = Symmetry(architecture)
+    assert set(symmetry.spaces) == {space.name for space in spec.free_spaces}
+    relabelling = symmetry.sample(0)
+    moved = relabelling.act_on_parameters(kept)
+    sampled = {
+        name: index.reshape(*(spec.by_name[o].size for o in spec.by_name[name].within), -1)
+        for name, index in relabelling.indices.items()
+    }
+    by_spec = spec.permute(state, sampled)
+    assert all(torch.equal(moved[name], by_spec[name]) for name in names)
+    assert all(
+        torch.equal(v, moved[k]) for k, v in relabelling.act_on_graph(graph).parameters().items()
+    )
+    # And it leaves the function as it is: to float32 where a module computes in that by itself.
+    other = copy.deepcopy(module)
+    other.load_state_dict(by_spec)
+    again = to_graph(other, inputs, kwargs=kwargs)
+    assert again.architecture == architecture
+    assert torch.equal(again.edge_attr, relabelling.act_on_graph(graph).edge_attr)
+    expected, found = _outputs(module, inputs, kwargs), _outputs(other, inputs, kwargs)
+    for one, two in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
+    return graph
+
+
+def _outputs(module: nn.Module, inputs: Any, kwargs: dict[str, Any] | None) -> list[Tensor]:
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    with torch.no_grad():
+        found = module(*arguments, **(kwargs or {}))
+    return [value for value in tree_leaves(found) if isinstance(value, Tensor)]
+
+
+def _double(value: Any) -> Any:
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return value.double() if is_float else value
