@@ -12,7 +12,9 @@ import platform
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 import nngraph
 from nngraph.files import write_atomically
@@ -94,12 +97,10 @@ def keep_memory() -> None:
     By default a large array is fetched from the system page by page, and given back, at each call
     or at none, as it happens: up to a third of a time, of whichever function it hits.
     """
-    try:
+    with suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
         library.mallopt(-4, 0)  # M_MMAP_MAX: nothing outside the heap
         library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never give back by itself
-    except (OSError, AttributeError):
-        return
 
 
 def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
@@ -110,27 +111,18 @@ def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
     return 2 * size**3 / (timing.wall_ms * 1e6)
 
 
-def peak_growth_mib(function: Callable[[], object]) -> float | None:
-    """Return by how much a call raises the memory of the process at its peak; Linux, else ``None``.
+def peak_growth_mib(function: Callable[[], object]) -> float:
+    """Return by how much a call raises what tensors hold in memory at its peak.
 
-    Memory that the process keeps after earlier calls is given back first where the C library can.
+    Counted request by request, so that neither holes in the heap nor what the process keeps of
+    earlier calls comes in. The call is several times slower for it.
     """
     gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is held now
-        before = _status_kib("VmRSS")
-    except (OSError, AttributeError):
-        return None
-    function()
-    return max(0.0, (_status_kib("VmHWM") - before) / 1024)
-
-
-def _status_kib(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    recorded = profiler.profiler.kineto_results.events()
+    events = sorted((e for e in recorded if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    return max(accumulate((e.nbytes() for e in events), initial=0)) / 2**20
 
 
 def machine() -> dict[str, str | int]:
