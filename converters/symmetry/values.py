@@ -46,7 +46,7 @@ class Constant:
 
     def varies(self, axis: int) -> bool:
         """Whether entries differ along an axis; an unknown value is taken to."""
-        if self.shape[axis] == 1:
+        if self.shape[axis] <= 1:
             return False
         if self.value is None:
             return True

@@ -232,7 +232,9 @@ class Runner:
 
     def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         """Return all floating-point outputs with these parameters, flattened."""
-        with evaluating(self.module), torch.no_grad(), _wide():
+        # A forward that draws random numbers draws the same each time.
+        with evaluating(self.module), torch.no_grad(), _wide(), torch.random.fork_rng([]):
+            torch.manual_seed(0)
             result = torch.func.functional_call(
                 self.module, dict(state), self.args, self.kwargs, tie_weights=False
             )

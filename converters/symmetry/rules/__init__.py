@@ -26,6 +26,7 @@ from converters.symmetry.rules.recurrent import RECURRENT
 from converters.symmetry.rules.reduction import REDUCTION
 from converters.symmetry.rules.segments import SEGMENTS
 from converters.symmetry.rules.shape import SHAPE
+from converters.symmetry.rules.spectral import SPECTRAL
 
 __all__ = ["RULES", "fallback"]
 
@@ -42,6 +43,7 @@ RULES: dict[str, Rule] = {
     **NORMALISATION,
     **ATTENTION,
     **RECURRENT,
+    **SPECTRAL,
     **CONSTANTS,
 }
 

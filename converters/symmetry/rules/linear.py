@@ -75,6 +75,21 @@ def addbmm(call: Call) -> Value:
     return _enter(call, "linear", operands, dims)
 
 
+def grouped(call: Call) -> Value:
+    """Multiply each range of rows with a matrix of its own: the matrices are told apart."""
+    values = [value for value in call.arguments.values() if isinstance(value, Value)]
+    rows, weight = values[0], values[1]
+    if (rows.rank, weight.rank) != (2, 3):
+        raise Unruled("multiplies in another layout than rows by a stack of matrices")
+    call.fix([rows.dims[0]], "is divided into ranges", natural=True)
+    call.fix([weight.dims[0]], "is chosen by the range of a row")
+    inner = align([rows.dims[1], weight.dims[1]])
+    call.iterates(rows.dims[0], inner, weight.dims[2])
+    return _enter(
+        call, "linear", {"left": rows, "right": weight}, [rows.dims[0], weight.dims[2]]
+    )
+
+
 def bilinear(call: Call) -> Value:
     r""":math:`y_{..o} = \sum_{ij} x_{..i} W_{oij} z_{..j} + b_o`."""
     one, other = call.value("input1"), call.value("input2")
@@ -147,6 +162,7 @@ LINEAR = {
     **table(outer, "outer", "ger"),
     **table(addmm, "addmm", "baddbmm", "addmv"),
     **table(addbmm, "addbmm"),
+    **table(grouped, "_grouped_mm", "transformers.grouped_mm_fallback"),
     **table(bilinear, "bilinear"),
     **table(einsum, "einsum"),
     **table(trace, "trace"),

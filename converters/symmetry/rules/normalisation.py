@@ -71,6 +71,13 @@ def local_response_norm(call: Call) -> Value:
     return call.enter("normalise", [value], value.like(value.dims))
 
 
+def weight_norm(call: Call) -> Value:
+    """Scale each slice of a weight to a norm that is a parameter of its own."""
+    direction, length = call.value("v"), call.value("g")
+    dims = broadcast([direction.dims, length.dims])
+    return call.enter("normalise", [], Value(dims), {"direction": direction, "length": length})
+
+
 NORMALISATION = {
     **table(
         batch_norm, "batch_norm", "native_batch_norm", "_native_batch_norm_legit",
@@ -79,5 +86,6 @@ NORMALISATION = {
     **table(instance_norm, "instance_norm"),
     **table(group_norm, "group_norm", "native_group_norm"),
     **table(layer_norm, "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"),
+    **table(weight_norm, "_weight_norm"),
     **table(local_response_norm, "local_response_norm"),
 }

@@ -113,5 +113,6 @@ POINTWISE = {
         "log_sigmoid_forward", "threshold", "logit", "nan_to_num", "clamp", "clip", "square",
         "true_divide", "divide", "multiply", "subtract", "absolute", "special_expit", "xlogy",
         "isfinite", "isnan", "isinf", "rsub", "erfinv", "heaviside", "float_power",
+        "floor_divide", "remainder", "fmod", "floor", "ceil", "round", "trunc", "sign", "sgn",
     ),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from converters.symmetry.dims import atom
 from converters.symmetry.engine import Call
 from converters.symmetry.rules.common import axes, axis, broadcast, table
+from converters.symmetry.rules.pointwise import pointwise
 from converters.symmetry.values import Value
 
 __all__ = ["REDUCTION"]
@@ -28,7 +29,9 @@ def reduce(call: Call) -> list[Value | None]:
 
 
 def extreme(call: Call) -> list[Value | None]:
-    """Take the largest or smallest, and perhaps its index."""
+    """Take the largest or smallest of two tensors, or along an axis, and perhaps its index."""
+    if "other" in call.arguments:
+        return [pointwise(call)]
     value = call.value("self")
     if "dim" not in call.arguments:
         return reduce(call)
@@ -65,6 +68,11 @@ def distances(call: Call) -> Value:
     return call.enter("reduce", [one, other], Value((*lead, one.dims[-2], other.dims[-2])))
 
 
+def histogram(call: Call) -> Value:
+    """Count entries by size: bins are told apart, entries are not."""
+    return call.value("self").like([call.fixed(size, "counts bins") for size in call.shape])
+
+
 REDUCTION = {
     **table(
         reduce, "sum", "mean", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "norm",
@@ -73,6 +81,7 @@ REDUCTION = {
     ),
     **table(extreme, "max", "min", "median", "nanmedian"),
     **table(softmax, "softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax"),
+    **table(histogram, "histc", "bincount"),
     **table(cosine, "cosine_similarity"),
     **table(distances, "cdist", "_cdist_forward"),
 }

@@ -1,0 +1,124 @@
+"""Which real architectures the derivation of permutation symmetry covers, and that it is right.
+
+For one model of every timm family and many tiny transformers: does it convert, do its relabellings
+leave the outputs of a network with random weights unchanged (float64), which operations had no
+rule, what share of the parameters' axes is free, and how long did it take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import harness
+import torch
+from coverage_models import Case, timm_cases, transformers_cases
+
+from converters.symmetry import derive, verify
+from converters.symmetry.relabelling import count_free
+from nngraph.errors import NNGraphError
+
+KEYS = ("library", "family", "model")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    made = argparse.ArgumentParser("coverage.py", description=__doc__)
+    made.add_argument("--library", choices=("timm", "transformers", "all"), default="all")
+    made.add_argument("--only", nargs="*", default=[], help="families; default: all")
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--resume", action="store_true", help="leave out what has a row already")
+    made.add_argument(
+        "--out", type=Path, default=harness.RESULTS / "coverage.csv", help="result file"
+    )
+    return made
+
+
+def cases(library: str) -> Iterator[Case]:
+    """Iterate over the cases of one library, or of both."""
+    if library in ("timm", "all"):
+        yield from timm_cases()
+    if library in ("transformers", "all"):
+        yield from transformers_cases()
+
+
+def judge(case: Case) -> dict[str, Any]:
+    """Convert one network, verify it, and return its row."""
+    row: dict[str, Any] = {"library": case.library, "family": case.family, "model": case.model}
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module, args, kwargs = case.make()
+        row["parameters"] = sum(p.numel() for p in module.parameters())
+        start = time.perf_counter()
+        try:
+            derivation = derive(module, args, kwargs=kwargs)
+        except NNGraphError as error:
+            return row | {"converts": 0, "error": str(error)[:200]}
+        seconds = time.perf_counter() - start
+        free, axes = count_free(derivation.spec)
+        row |= {
+            "converts": 1, "operations": derivation.operations,
+            "spaces": len(derivation.spec.free_spaces), "axes": axes, "free_axes": free,
+            "free_share": round(free / max(axes, 1), 3),
+            "unruled": " ".join(derivation.unruled), "seconds": round(seconds, 2),
+        }
+        try:
+            report = verify(derivation, module, args, kwargs=kwargs, samples=1, each_space=False)
+        except (NNGraphError, RuntimeError, ValueError, TypeError) as error:
+            return row | {"verifies": "", "error": f"{type(error).__name__}: {error}"[:200]}
+    return row | {"verifies": int(report.holds), "change": float(f"{report.worst:.1e}")}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Judge all cases, write a row for each and print the sums."""
+    made = parser()
+    arguments = made.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    done = {row["model"] for row in harness.read_rows(arguments.out)} if arguments.resume else set()
+    facts = harness.machine()
+    for case in cases(arguments.library):
+        if (arguments.only and case.family not in arguments.only) or case.model in done:
+            continue
+        try:
+            row = judge(case)
+        except Exception as error:
+            # A model that cannot be built, or a mistake of ours: either way a row that says so.
+            row = {
+                "library": case.library, "family": case.family, "model": case.model,
+                "converts": 0, "error": f"{type(error).__name__}: {error}"[:200],
+            }
+        harness.write_rows(arguments.out, [row | facts], KEYS)
+        print(" ".join(f"{key}={value}" for key, value in row.items() if value != ""), flush=True)
+        gc.collect()
+    print(summary(harness.read_rows(arguments.out)))
+
+
+def summary(rows: Sequence[dict[str, str]]) -> str:
+    """Return a table of the sums for each library."""
+    table = []
+    for library in dict.fromkeys(row["library"] for row in rows):
+        own = [row for row in rows if row["library"] == library]
+        converted = [row for row in own if row["converts"] == "1"]
+        shares = sorted(float(row["free_share"]) for row in converted)
+        times = sorted(float(row["seconds"]) for row in converted)
+        table.append(
+            {
+                "library": library, "models": len(own), "converted": len(converted),
+                "no rule missing": sum(not row["unruled"] for row in converted),
+                "verified": sum(row.get("verifies") == "1" for row in converted),
+                "unsound": sum(row.get("verifies") == "0" for row in converted),
+                "median free share": shares[len(shares) // 2] if shares else "",
+                "median seconds": times[len(times) // 2] if times else "",
+            }
+        )
+    return harness.markdown(table, list(table[0]) if table else [])
+
+
+if __name__ == "__main__":
+    main()

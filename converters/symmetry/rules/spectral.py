@@ -1,0 +1,43 @@
+"""Fourier transforms and complex numbers: each frequency is told from the others."""
+
+from __future__ import annotations
+
+from converters.symmetry.engine import Call
+from converters.symmetry.rules.common import axes, table
+from converters.symmetry.values import Value
+
+__all__ = ["SPECTRAL"]
+
+
+def transform(call: Call) -> Value:
+    """Transform along axes, whose order counts."""
+    value = call.value("self")
+    places = axes(call["dim"], value.rank)
+    dims = list(value.dims)
+    sizes = [call.shape[place] for place in places]
+    new = call.resampled([dims[place] for place in places], sizes, "is Fourier transformed")
+    for place, dim in zip(places, new, strict=True):
+        dims[place] = dim
+    return call.enter("transform", [value], value.like(dims))
+
+
+def to_real(call: Call) -> Value:
+    """Write complex numbers as pairs."""
+    value = call.value("self")
+    return value.like([*value.dims, call.fixed(2, "counts real and imaginary parts")])
+
+
+def to_complex(call: Call) -> Value:
+    """Read pairs as complex numbers."""
+    value = call.value("self")
+    call.fix(value.dims[-1:], "counts real and imaginary parts", natural=True)
+    return value.like(value.dims[:-1])
+
+
+_NAMES = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
+
+SPECTRAL = {
+    **table(transform, *(f"fft_{name}{kind}" for name in _NAMES for kind in ("", "2", "n"))),
+    **table(to_real, "view_as_real"),
+    **table(to_complex, "view_as_complex"),
+}
