@@ -7,6 +7,7 @@ from converters.general import to_architecture
 from converters.modules import Sine
 from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
+from converters.populations import import_zoo
 from converters.state_dicts import state_dict_to_graph, to_state_dict
 from converters.symmetry import permutation_spec, verify
 
@@ -14,6 +15,7 @@ __all__ = [
     "AffineChain",
     "Sine",
     "from_networkx",
+    "import_zoo",
     "load_graph",
     "load_onnx",
     "load_state_dict",

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-__all__ = ["add_output", "add_threads", "new_parser"]
+__all__ = ["add_activation", "add_output", "add_threads", "new_parser"]
 
 
 class _Help(DefaultHelpFormatter):
@@ -36,3 +36,16 @@ def add_output(parser: ArgumentParser, progress: bool = True) -> None:
     )
     if progress:
         parser.add_argument("--quiet", action="store_true", help="no progress bars on stderr")
+
+
+def add_activation(parser: ArgumentParser, default: str = "relu") -> None:
+    """Add ``--activation`` and ``--w0``."""
+    parser.add_argument(
+        "--activation", nargs="+", type=str, default=None,
+        help="of the hidden layers, which a state dict does not say: one name, or one per hidden "
+        "layer: relu, leaky_relu, elu, gelu, gelu_tanh, silu, sigmoid, softplus, tanh, sine, "
+        f"identity (default: {default})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--w0", type=float, default=None, help="frequency of sine layers; needed for these"
+    )

@@ -7,7 +7,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from nngraph import __version__
-from nngraph.cli.parser_parts import add_output, add_threads, new_parser
+from nngraph.cli.parser_parts import add_activation, add_output, add_threads, new_parser
 from nngraph.cli.zoo_parsers import ZOO_PARSERS
 
 __all__ = ["COMMANDS", "build_parser"]
@@ -92,7 +92,7 @@ def _convert() -> ArgumentParser:
         "file", type=str, help="state dict in .safetensors, .pt or .pth; no code in it is run"
     )
     parser.add_argument("out", type=str, help="graph file to write, ending in .safetensors")
-    _add_activation(parser)
+    add_activation(parser)
     parser.add_argument(
         "--allow_nonfinite", action="store_true", help="let NaN and infinity among the weights pass"
     )
@@ -106,7 +106,7 @@ def _inspect() -> ArgumentParser:
         "group of neuron relabellings that leave its function alone, and statistics of each tensor."
     )
     parser.add_argument("file", type=str, help="state dict, graph file, or folder of a zoo")
-    _add_activation(parser)
+    add_activation(parser)
     add_output(parser, progress=False)
     return parser
 
@@ -124,7 +124,7 @@ def _validate() -> ArgumentParser:
         help="layer sizes, inputs first; or a state dict, a graph file or the folder of a zoo, "
         "whose architecture is taken",
     )  # fmt: skip
-    _add_activation(parser, "sine with w0 = 30 for layer sizes; relu for a state dict")
+    add_activation(parser, "sine with w0 = 30 for layer sizes; relu for a state dict")
     parser.add_argument(
         "--figure", type=str, default=None, metavar="FILE",
         help="draw the basis as matrices, of the same network at most 3 wide, to a .png, .pdf or "
@@ -183,18 +183,3 @@ def _eval() -> ArgumentParser:
     add_threads(parser)
     add_output(parser, progress=False)
     return parser
-
-
-# -- options that several commands have ----------------------------------------------------------
-
-
-def _add_activation(parser: ArgumentParser, default: str = "relu") -> None:
-    parser.add_argument(
-        "--activation", nargs="+", type=str, default=None,
-        help="of the hidden layers, which a state dict does not say: one name, or one per hidden "
-        "layer: relu, leaky_relu, elu, gelu, gelu_tanh, silu, sigmoid, softplus, tanh, sine, "
-        f"identity (default: {default})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--w0", type=float, default=None, help="frequency of sine layers; needed for these"
-    )

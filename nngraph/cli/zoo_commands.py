@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from jsonargparse import Namespace
+import torch
+from jsonargparse import ArgumentError, Namespace
 
-from nngraph.cli.common import tell
+from converters import import_zoo
+from nngraph.cli.common import tell, values_of_the_user
+from nngraph.cli.networks import activations_of
 from nngraph.cli.zoo_fitting import zoo_fit
-from nngraph.cli.zoo_words import tell_zoo
-from nngraph.zoo import Zoo, filter_zoo, find_problems, merge_zoos, select
+from nngraph.cli.zoo_words import tell_zoo, this_command
+from nngraph.datasets import export_ogb, ogb_meta
+from nngraph.zoo import (
+    Zoo,
+    draw_contact_sheet,
+    draw_histograms,
+    filter_zoo,
+    find_problems,
+    merge_zoos,
+    select,
+)
 
 __all__ = ["ZOO_RUN"]
 
@@ -46,6 +59,51 @@ def zoo_filter(options: Namespace) -> int:
     )
 
 
+def zoo_export(options: Namespace) -> int:
+    """Write a zoo for OGB's reader."""
+    with values_of_the_user():
+        out = export_ogb(
+            Zoo.open(options.zoo), options.out, target=options.target, metric=options.metric
+        )
+    meta = {key: value for key, value in ogb_meta(out).items() if key != "dir_path"}
+    tell(
+        options, {"out": str(out), **meta},
+        lambda: f"{out}: {meta['task type']} of {meta['target']}, metric {meta['eval metric']}; "
+        "read it with nngraph.datasets.load_ogb",
+    )  # fmt: skip
+    return 0
+
+
+def zoo_import(options: Namespace) -> int:
+    """Make a zoo of networks in other files."""
+    functions = activations_of(options.activation, options.w0)
+    zoo = import_zoo(
+        options.out, options.source,
+        activations=functions[0] if len(functions) == 1 else functions,
+        label=options.label, group=options.group, labels_key=options.labels_key,
+        splits=options.splits, seed=options.seed, shard_size=options.shard_size,
+        command=this_command(),
+    )  # fmt: skip
+    return tell_zoo(options, zoo)
+
+
+def zoo_show(options: Namespace) -> int:
+    """Draw images and weights of a zoo."""
+    zoo = Zoo.open(options.path, partial=True)
+    if options.count < 1:
+        raise ArgumentError(None, f"--count is {options.count}; expected at least 1.")
+    out = Path(options.out or ".")
+    out.mkdir(parents=True, exist_ok=True)
+    found = torch.nonzero(select(zoo, options.where)).squeeze(1)
+    drawn = {"weights": str(draw_histograms(zoo, out / "weights.png", options.architecture))}
+    if all(origin.image_shape for origin in zoo.manifest.origins) and len(zoo):
+        places = torch.linspace(0, len(found) - 1, min(len(found), options.count)).round().long()
+        sheet = draw_contact_sheet(zoo, out / "contact-sheet.png", found[places])
+        drawn["contact_sheet"] = str(sheet)
+    tell(options, {"path": options.path, **drawn}, lambda: "\n".join(drawn.values()))
+    return 0
+
+
 #: Command -> what it does.
 ZOO_RUN: dict[str, Callable[[Namespace], int]] = {
     "zoo fit": zoo_fit,
@@ -53,4 +111,7 @@ ZOO_RUN: dict[str, Callable[[Namespace], int]] = {
     "zoo verify": zoo_verify,
     "zoo merge": zoo_merge,
     "zoo filter": zoo_filter,
+    "zoo export": zoo_export,
+    "zoo import": zoo_import,
+    "zoo show": zoo_show,
 }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from nngraph.cli.parser_parts import add_output, new_parser
+from nngraph.cli.parser_parts import add_activation, add_output, new_parser
 from nngraph.cli.zoo_fit_parser import fit_parser
 
 __all__ = ["ZOO_PARSERS"]
@@ -62,6 +63,80 @@ def _zoo_filter() -> ArgumentParser:
     return parser
 
 
+def _zoo_export() -> ArgumentParser:
+    parser = new_parser(
+        "Write a zoo in the file format of the Open Graph Benchmark, which OGB's own reader reads. "
+        "Example: nngraph zoo export zoos/mnist mnist-inrs"
+    )
+    parser.add_argument("zoo", type=str, help="folder of the zoo")
+    parser.add_argument("out", type=str, help="folder to make; its name is the data set's")
+    parser.add_argument("--format", type=Literal["ogb"], default="ogb", help="file format")
+    parser.add_argument(
+        "--target", type=str, help="fact that is to be predicted (default: that of the zoo)"
+    )
+    parser.add_argument(
+        "--metric", type=str,
+        help="acc, kendall, r2 or mse (default: acc for classes, kendall for numbers)",
+    )  # fmt: skip
+    add_output(parser, progress=False)
+    return parser
+
+
+def _zoo_import() -> ArgumentParser:
+    parser = new_parser(
+        "Make a zoo of networks in other files: a folder of state dicts (.pth, .pt, .safetensors), "
+        "one .pt, .pth or .safetensors file of stacked parameters, or an .npz archive. No code in "
+        "them is run. Example: nngraph zoo import mnist-inrs zoos/dws --label 'training_(\\d)_' "
+        "--activation sine --w0 30"
+    )
+    parser.add_argument("source", type=str, help="the folder or file")
+    parser.add_argument("out", type=str, help="folder of the zoo")
+    parser.add_argument(
+        "--label", type=str,
+        help="regular expression whose first group, in the path of a file within the folder, is "
+        "the network's class",
+    )  # fmt: skip
+    parser.add_argument(
+        "--group", type=str,
+        help="regular expression whose first group is what keeps networks in one split (default: "
+        "each network by itself)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--labels_key", type=str, default="labels",
+        help="name of the labels in a file of stacked parameters, if it has them",
+    )  # fmt: skip
+    add_activation(parser)
+    parser.add_argument(
+        "--splits", nargs=3, type=float, default=[0.8, 0.1, 0.1],
+        help="fractions of training, validation and test groups",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the splits")
+    parser.add_argument("--shard_size", type=int, default=1024, help="networks per file")
+    add_output(parser, progress=False)
+    return parser
+
+
+def _zoo_show() -> ArgumentParser:
+    parser = new_parser(
+        "Draw a zoo: the images that its networks represent, and histograms of its weights, as PNG."
+    )
+    parser.add_argument("path", type=str, help="folder of the zoo")
+    parser.add_argument(
+        "--out", type=str, default=None,
+        help="folder for contact-sheet.png and weights.png (default: here)",
+    )  # fmt: skip
+    parser.add_argument("--count", type=int, default=64, help="networks on the contact sheet")
+    parser.add_argument(
+        "--where", nargs="+", type=str, default=[], metavar="CONDITION",
+        help="draw networks that meet conditions, as of zoo filter",
+    )  # fmt: skip
+    parser.add_argument(
+        "--architecture", type=int, default=0, help="index of the architecture of the histograms"
+    )
+    add_output(parser, progress=False)
+    return parser
+
+
 #: Action -> what makes its parser, and what it does in a few words.
 ZOO_PARSERS: dict[str, tuple[Callable[[], ArgumentParser], str]] = {
     "fit": (fit_parser, "fit networks to images"),
@@ -69,4 +144,7 @@ ZOO_PARSERS: dict[str, tuple[Callable[[], ArgumentParser], str]] = {
     "verify": (_zoo_verify, "read all of a zoo and name what is wrong"),
     "merge": (_zoo_merge, "merge zoos into a new one"),
     "filter": (_zoo_filter, "keep some networks as a new zoo"),
+    "export": (_zoo_export, "write a zoo for OGB's reader"),
+    "import": (_zoo_import, "make a zoo of networks in other files"),
+    "show": (_zoo_show, "draw images and weights of a zoo"),
 }

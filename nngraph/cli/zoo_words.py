@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from jsonargparse import Namespace
 from nngraph.cli import text
 from nngraph.cli.common import tell
 from nngraph.zoo import Zoo
+from nngraph.zoo.summary import histogram
 
 __all__ = ["tell_zoo", "this_command"]
 
 #: Architectures that are named; of more only the number is told.
 _SHOWN = 6
+#: Facts that are shown as histograms.
+_QUALITIES = ("psnr", "test_accuracy")
 
 
 def this_command() -> str:
@@ -29,8 +33,28 @@ def this_command() -> str:
 def tell_zoo(options: Namespace, zoo: Zoo) -> int:
     """Tell what is in a zoo, and return the exit code of success."""
     info = zoo.info()
-    tell(options, {"path": str(zoo.path), **info}, lambda: _zoo_words(zoo.path, info))
+    tell(
+        options, {"path": str(zoo.path), **info},
+        lambda: _zoo_words(zoo.path, info) + "".join(_histograms(zoo)),
+    )  # fmt: skip
     return 0
+
+
+def _histograms(zoo: Zoo) -> Iterator[str]:
+    """Yield bars of the numbers that say how good the networks are."""
+    for name in _QUALITIES:
+        if name in zoo.facts:
+            edges, counts = histogram(zoo.facts[name])
+            if len(counts) < 2:
+                continue
+            rows = [
+                [f"{low:.3g} to {high:.3g}", str(count), "#" * round(40 * count / max(counts))]
+                for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+            ]
+            left = max(len(row[0]) for row in rows)
+            right = max(len(row[1]) for row in rows)
+            lines = [f"  {a.ljust(left)}  {b.rjust(right)}  {c}".rstrip() for a, b, c in rows]
+            yield "\n\n" + "\n".join([name, *lines])
 
 
 def _zoo_words(path: Path, info: dict[str, Any]) -> str:
@@ -60,7 +84,7 @@ def _zoo_words(path: Path, info: dict[str, Any]) -> str:
 
 
 def _fact_words(fact: dict[str, Any]) -> str:
-    if set(fact) == {"mean", "min", "max"}:
+    if "histogram" in fact:
         if fact["mean"] is None:
             return "-"
         low, high = text.number(fact["min"]), text.number(fact["max"])

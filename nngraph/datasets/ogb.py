@@ -6,6 +6,8 @@ Open Graph Benchmark (Hu et al., NeurIPS 2020). The files are written here and r
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import sys
@@ -218,5 +220,11 @@ def load_ogb(path: str | Path) -> Any:
     # OGB's file of processed graphs holds these beside tensors; torch refuses unknown classes.
     allowed = [DataEdgeAttr, DataTensorAttr, GlobalStorage, scalar, np.dtype,
                np.dtypes.Int64DType]  # fmt: skip
-    with torch.serialization.safe_globals(allowed):
+    # Its reader tells its progress with print(); a library is silent.
+    silence = io.StringIO()
+    with (
+        torch.serialization.safe_globals(allowed),
+        contextlib.redirect_stdout(silence),
+        contextlib.redirect_stderr(silence),
+    ):
         return PygGraphPropPredDataset(Path(path).name, meta_dict=meta)

@@ -7,6 +7,7 @@ from nngraph.zoo.fit import FitResult, fit_images
 from nngraph.zoo.idx import load_idx_folder, read_idx
 from nngraph.zoo.inits import fourier_architecture
 from nngraph.zoo.manifest import Manifest, Origin, SplitPolicy
+from nngraph.zoo.pictures import draw_contact_sheet, draw_histograms
 from nngraph.zoo.plan import draw_architectures
 from nngraph.zoo.pngs import load_png_folder
 from nngraph.zoo.population import fit_zoo, suggested_settings
@@ -32,6 +33,8 @@ __all__ = [
     "append_networks",
     "create_zoo",
     "draw_architectures",
+    "draw_contact_sheet",
+    "draw_histograms",
     "filter_zoo",
     "find_problems",
     "fit_images",

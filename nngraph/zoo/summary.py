@@ -50,12 +50,14 @@ def _of_values(value: Tensor, names: tuple[str, ...]) -> dict[str, int]:
     return dict(zip(names, counts, strict=True))
 
 
-def _of_numbers(value: Tensor) -> dict[str, float | None]:
+def _of_numbers(value: Tensor) -> dict[str, Any]:
     numbers = value.double()
     numbers = numbers[torch.isfinite(numbers)]
     if not len(numbers):
-        return dict.fromkeys(("mean", "min", "max"))
+        return dict.fromkeys(("histogram", "mean", "min", "max"))
+    edges, counts = histogram(numbers)
     return {
+        "histogram": {"edges": edges, "counts": counts},
         "mean": float(numbers.mean()), "min": float(numbers.min()), "max": float(numbers.max())
     }  # fmt: skip
 

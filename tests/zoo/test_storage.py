@@ -126,7 +126,9 @@ def test_info_is_plain_and_says_how_it_was_made(make_zoo: MakeZoo):
     assert (info["groups"], info["group"], info["target"]) == (10, "image", "label")
     assert info["splits"] == {"train": 12, "val": 4, "test": 4}
     assert info["facts"]["label"] == {"a": 8, "b": 6, "c": 6}
-    assert info["facts"]["view"] == {"mean": 0.5, "min": 0, "max": 1}
+    view = info["facts"]["view"]
+    assert (view["mean"], view["min"], view["max"]) == (0.5, 0, 1)
+    assert view["histogram"]["counts"] == [10, *[0] * 8, 10]
     (architecture,) = info["architectures"]
     assert architecture["parameters"] == 2 * 4 + 4 + 4 * 3 + 3 + 3 + 1
     assert (architecture["networks"], architecture["architecture"]) == (20, "2-4-3-1 sine(w0=10)")

@@ -1,0 +1,311 @@
+"""Populations of networks in other people's files, into a zoo."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.chain import Activations
+from converters.files import load_state_dict
+from converters.state_dicts import state_dict_to_graph
+from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFiniteError
+from nngraph.graph import Architecture
+from nngraph.graph.parameters import check_parameters
+from nngraph.zoo import SPLITS, Fact, Manifest, Origin, Zoo
+from nngraph.zoo.shards import DTYPES, Shard
+from nngraph.zoo.splits import policy_of, split_of_groups
+from nngraph.zoo.writing import write_zoo
+
+__all__ = ["import_zoo", "read_arrays"]
+
+#: Endings of files that hold one network each in a folder.
+_SINGLE = (".pth", ".pt", ".safetensors")
+#: An archive is refused that unpacks to more.
+_MAX_BYTES = 2**36
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """Networks that are to be imported.
+
+    ``read`` returns the parameters of networks by their numbers, all of one architecture; ``names``
+    says of each what it is called, by which it is labelled and grouped.
+    """
+
+    architectures: tuple[Architecture, ...]
+    kinds: list[int]
+    names: list[str]
+    labels: list[str] | None
+    read: Callable[[Sequence[int]], dict[str, Tensor]]
+    digest: str
+
+
+def import_zoo(
+    path: str | Path,
+    source: str | Path,
+    *,
+    activations: Activations | None = None,
+    architecture: Architecture | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    labels_key: str = "labels",
+    splits: Sequence[float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    shard_size: int = 1024,
+    command: str | None = None,
+) -> Zoo:
+    """Make a zoo of networks that lie in files; no code in them is run.
+
+    ``source`` is one of
+
+    - a folder with a state dict per network (``.pth``, ``.pt``, ``.safetensors``), at any depth,
+      as the INR data sets of DWSNets are kept;
+    - one ``.pt``, ``.pth`` or ``.safetensors`` file of stacked parameters ``[B, *shape]``;
+    - one ``.npz`` archive of such arrays, without pickles.
+
+    Goes on where it was stopped when it is called again; under ``torchrun`` the ranks share it.
+
+    Args:
+        path: folder of the zoo.
+        activations: of the hidden layers of MLPs; a state dict does not say. Default ReLU.
+        architecture: of all networks, if they are no MLPs.
+        label: regular expression whose first group, in the path of a file within the folder, is
+            the class of its network, such as ``r"training_(\\d)_"``.
+        group: regular expression whose first group is what keeps networks in one split, such as a
+            number of an image; default each network by itself.
+        labels_key: name of the whole numbers in a stacked file that are labels, if it has them.
+        splits: fractions of training, validation and test groups, drawn from ``seed``.
+        shard_size: networks per file.
+        command: the command line that this is part of, for the record.
+
+    Raises:
+        DataFileError: naming the file, if one is missing, damaged, of another kind, holds objects
+            other than numbers, or has no label or group where a pattern is given.
+        InvalidGraphError: if the tensors are no networks that can be inferred.
+        NonFiniteError: if a weight is NaN or infinite.
+    """
+    source = Path(source)
+    if source.is_dir():
+        networks = _of_folder(source, activations, architecture, label)
+    else:
+        if label is not None or group is not None:
+            raise InvalidGraphError(
+                f"{source} is one file; label and group are patterns for the files of a folder."
+            )
+        networks = _of_stack(source, activations, architecture, labels_key)
+    groups, names = _numbered(source, networks.names, group)
+    classes = sorted(set(networks.labels or []), key=_natural)
+    facts = (
+        *([Fact("label", "int64", tuple(classes))] if classes else []),
+        Fact("source"),
+        Fact("split", "int64", SPLITS),
+    )
+    policy = policy_of(splits, seed)
+    jobs = [
+        (kind, part)
+        for kind in range(len(networks.architectures))
+        for part in _parts([i for i, k in enumerate(networks.kinds) if k == kind], shard_size)
+    ]
+    dtype = _dtype_of(networks.read([jobs[0][1][0]]))
+    recipe: dict[str, Any] = {
+        "source": source.name, "count": len(networks.kinds), "groups": len(names),
+        "label": label, "group": group, "seed": seed, "splits": [float(f) for f in splits],
+        "shard_size": shard_size,
+    }  # fmt: skip
+    manifest = Manifest(
+        networks.architectures, facts, "source", "label" if classes else "source",
+        (Origin(networks.digest, recipe, command=command),),
+        tuple(
+            Shard(f"shard-{i:05d}.safetensors", len(part), kind)
+            for i, (kind, part) in enumerate(jobs)
+        ),
+        dtype, policy,
+    )  # fmt: skip
+
+    def make(index: int) -> dict[str, Tensor]:
+        kind, numbers = jobs[index]
+        where = [networks.names[n] for n in numbers]
+        values = networks.read(numbers)
+        try:
+            checked = check_parameters(
+                networks.architectures[kind], values, (len(numbers),), allow_nonfinite=False
+            )
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{source}, {where[0]} to {where[-1]}: {error}") from None
+        own = groups[torch.tensor(numbers)]
+        told = {"source": own, "split": split_of_groups(own, policy)}
+        if networks.labels is not None:
+            told["label"] = torch.tensor([classes.index(networks.labels[n]) for n in numbers])
+        return {**checked, **{fact.key: told[fact.name] for fact in facts}}
+
+    write_zoo(path, manifest, make)
+    return Zoo.open(path)
+
+
+# -- one file per network ------------------------------------------------------------------------
+
+
+def _of_folder(
+    folder: Path, activations: Activations | None, architecture: Architecture | None,
+    label: str | None,
+) -> _Networks:  # fmt: skip
+    files = sorted(f for f in folder.rglob("*") if f.suffix in _SINGLE and f.is_file())
+    if not files:
+        raise DataFileError(f"{folder} has no files ending in {', '.join(_SINGLE)}.")
+    names = [file.relative_to(folder).as_posix() for file in files]
+    labels = None if label is None else [_found(folder, label, name) for name in names]
+    digest, kinds = hashlib.sha256(), []
+    architectures: dict[Architecture, int] = {}
+    for name, file in zip(names, files, strict=True):
+        found = architecture or _inferred(file, load_state_dict(file), activations)
+        kinds.append(architectures.setdefault(found, len(architectures)))
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+
+    def read(numbers: Sequence[int]) -> dict[str, Tensor]:
+        held = [load_state_dict(files[number]) for number in numbers]
+        try:
+            return {name: torch.stack([values[name] for values in held]) for name in held[0]}
+        except (KeyError, RuntimeError) as error:
+            raise DataFileError(
+                f"{folder}: {names[numbers[0]]} to {names[numbers[-1]]} do not stack: {error}."
+            ) from None
+
+    return _Networks(tuple(architectures), kinds, names, labels, read, digest.hexdigest())
+
+
+def _inferred(
+    file: Path, values: Mapping[str, Tensor], activations: Activations | None
+) -> Architecture:
+    try:
+        return state_dict_to_graph(
+            values, activations=activations, allow_nonfinite=True
+        ).architecture
+    except NNGraphError as error:
+        raise type(error)(f"{file}: {error}") from None
+
+
+# -- one file of all networks --------------------------------------------------------------------
+
+
+def read_arrays(path: str | Path) -> dict[str, Tensor]:
+    """Read an ``.npz`` archive of numbers, without pickles.
+
+    Raises:
+        DataFileError: if it is missing, damaged, too large, or holds anything but numbers.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(item.file_size for item in archive.infolist())
+        if size > _MAX_BYTES:
+            raise DataFileError(f"{path} unpacks to {size} bytes; at most {_MAX_BYTES} are read.")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except DataFileError:
+        raise
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except Exception as error:  # numpy and zipfile raise many kinds for damaged files
+        raise DataFileError(
+            f"{path} is not an archive of plain numbers: {error}. Expected what numpy.savez "
+            "writes of arrays without objects."
+        ) from None
+
+
+def _of_stack(
+    file: Path, activations: Activations | None, architecture: Architecture | None, key: str
+) -> _Networks:
+    held = read_arrays(file) if file.suffix == ".npz" else load_state_dict(file)
+    marks = held.pop(key, None)
+    if not held or any(value.dim() == 0 for value in held.values()):
+        raise InvalidGraphError(
+            f"{file} holds no stacked networks; expected every parameter as (B, *shape)."
+        )
+    count = len(next(iter(held.values())))
+    named = [*held.items(), *([] if marks is None else [(key, marks)])]
+    if wrong := [name for name, value in named if len(value) != count]:
+        raise InvalidGraphError(
+            f"{file}: {wrong[0]!r} has {len(dict(named)[wrong[0]])} entries; expected {count}, one "
+            "per network."
+        )
+    if not count or (marks is not None and (marks.dim() != 1 or marks.is_floating_point())):
+        raise InvalidGraphError(
+            f"{file} has {count} networks, and labels {key!r} that are no whole numbers (B,)."
+            if count else f"{file} has no networks; expected at least one."
+        )  # fmt: skip
+    if architecture is None:
+        first = {name: value[0] for name, value in held.items()}
+        architecture = _inferred(file, first, activations)
+    digest = hashlib.sha256()
+    for name in sorted(held):
+        data = held[name].contiguous().view(-1).view(torch.uint8).numpy()
+        digest.update(name.encode() + b"\0" + data.tobytes())
+    labels = None if marks is None else [str(mark) for mark in marks.tolist()]
+
+    def read(numbers: Sequence[int]) -> dict[str, Tensor]:
+        chosen = torch.tensor(numbers)
+        return {name: value[chosen] for name, value in held.items()}
+
+    names = [f"network {i}" for i in range(count)]
+    return _Networks((architecture,), [0] * count, names, labels, read, digest.hexdigest())
+
+
+# -- labels and groups ---------------------------------------------------------------------------
+
+
+def _found(folder: Path, pattern: str, name: str) -> str:
+    """Return what the first group of a pattern finds in a name."""
+    try:
+        match = re.search(pattern, name)
+        found = None if match is None else match.group(1)
+    except (re.error, IndexError) as error:
+        raise InvalidGraphError(
+            f"the pattern {pattern!r} is no regular expression with a group: {error}."
+        ) from None
+    if found is None:
+        raise DataFileError(
+            f"{folder}: the pattern {pattern!r} finds nothing in {name!r}; expected it in every "
+            "file's path."
+        )
+    return found
+
+
+def _numbered(
+    source: Path, names: Sequence[str], pattern: str | None
+) -> tuple[Tensor, list[str]]:
+    """Return the group of each network as a number, and what the groups are called."""
+    if pattern is None:
+        return torch.arange(len(names)), list(names)
+    found = [_found(source, pattern, name) for name in names]
+    order = {name: i for i, name in enumerate(sorted(set(found), key=_natural))}
+    return torch.tensor([order[name] for name in found]), list(order)
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts numbers within text by their size."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
+
+
+def _parts(numbers: list[int], size: int) -> list[list[int]]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def _dtype_of(values: Mapping[str, Tensor]) -> str:
+    found = {value.dtype for value in values.values() if value.dtype.is_floating_point}
+    for name, dtype in DTYPES.items():
+        if found == {dtype}:
+            return name
+    raise InvalidGraphError(
+        f"the weights are {', '.join(sorted(map(str, found))) or 'no real numbers'}; expected one "
+        f"of {', '.join(DTYPES)} for all."
+    )
