@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nngraph.graph.topology import Bucket, Topology
 from nngraph.kernels.dense import _assemble, _buckets, _edges, _take
+from nngraph.kernels.modes import follows_operations
 
 __all__ = ["EPS", "TILE", "Given", "Updated", "edge_update"]
 
@@ -49,7 +50,7 @@ def edge_update(
     block: Tensor | None,
 ) -> Updated:
     """See :func:`nngraph.kernels.edge_update`."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(e.device.type):
+    if follows_operations(e):
         return given.plain(e, weight, source, target, block)
     lead = e.shape[:-2]
     flat = [

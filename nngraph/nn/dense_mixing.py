@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from nngraph.kernels.modes import follows_operations
 from nngraph.nn.table_layout import Layout, Run, Tile
 from nngraph.nn.terms import Terms
 
@@ -56,7 +57,7 @@ class DenseMixing(nn.Module):
             weights: ``[S C_out, S C]`` of the global table, ``[c_k C_out, c_k C]`` of each group's
                 table, and ``[C_out, C]`` of each tensor with edge mixing.
         """
-        if torch.is_autocast_enabled(x.device.type):
+        if follows_operations(x):
             return self.plain(x, edge_attr, bias, *weights)
         found: tuple[Tensor, Tensor]
         found = _Mix.apply(self, x, edge_attr, bias, *weights)  # type: ignore[no-untyped-call]
@@ -278,7 +279,8 @@ def _matrix(stack: Tensor) -> Tensor:
 def _assembled(pieces: dict[int, Tensor], like: Tensor, size: int) -> Tensor:
     """Set pieces ``[B, n, C]``, by their first rows, side by side, with zeros between."""
     found, at = [], 0
-    for start, piece in sorted(pieces.items()):
+    for start in sorted(pieces):
+        piece = pieces[start]
         found += [like.new_zeros(len(like), start - at, like.shape[-1]), piece]
         at = start + piece.shape[1]
     return torch.cat([*found, like.new_zeros(len(like), size - at, like.shape[-1])], dim=1)

@@ -165,3 +165,14 @@ def test_compiled_whole_without_a_break():
 
     compiled = torch.compile(update, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*inputs), update(*inputs), rtol=1e-10, atol=1e-12)
+
+
+def test_transforms_of_torch_func():
+    topology = Topology.of(mlp([2, 3, 1]))
+    inputs = draw(topology, (2,))
+
+    def loss(e: Tensor) -> Tensor:
+        return sum(v.square().sum() for v in kernels.edge_update(topology, e, *inputs[1:]))
+
+    (expected,) = torch.autograd.grad(loss(inputs[0]), [inputs[0]])
+    torch.testing.assert_close(torch.func.grad(loss)(inputs[0]), expected)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
 from nngraph.basis import Basis, WeightSpace, layer_matrix, rank_of, stacked
 from nngraph.errors import ArchitectureError, InvalidGraphError, MissingDependencyError
@@ -303,6 +303,26 @@ class TestForms:
         dense = EquivariantLinear(architecture, 1, 1).state_dict()
         scatter = EquivariantLinear(architecture, 1, 1, backend="scatter").state_dict()
         assert list(dense) == list(scatter)
+
+    @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+    def test_compiled_whole_without_a_break(self, backend):
+        layer = randomise(EquivariantLinear(mlp([2, 4, 4, 4, 1]), 2, 3))
+        inputs = random_features(layer.architecture, 3, 2, 2, 0)
+        compiled = torch.compile(layer, fullgraph=True, backend=backend)
+        torch.testing.assert_close(compiled(*inputs), layer(*inputs))
+
+    def test_transforms_of_torch_func_give_the_gradients_of_each_network(self):
+        layer = randomise(EquivariantLinear(mlp([2, 4, 4, 4, 1]), 2, 3))
+        x, e = random_features(layer.architecture, 3, 2, 2, 0)
+        parameters = dict(layer.named_parameters())
+
+        def loss(parameters, x, e):
+            return sum(out.square().sum() for out in functional_call(layer, parameters, (x, e)))
+
+        found = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, e)
+        for b in range(3):
+            expected = torch.autograd.grad(loss(parameters, x[b], e[b]), parameters.values())
+            torch.testing.assert_close(tuple(g[b] for g in found.values()), expected)
 
 
 class TestInitialisation:
