@@ -1,5 +1,6 @@
 """Any traced network as a graph: its symmetry derived, its layers placed."""
 
 from converters.general.convert import to_architecture, traced_to_graph
+from converters.general.proof import GraphVerification, verify
 
-__all__ = ["to_architecture", "traced_to_graph"]
+__all__ = ["GraphVerification", "to_architecture", "traced_to_graph", "verify"]

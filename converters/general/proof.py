@@ -1,0 +1,284 @@
+r"""The proof of a graph on the network itself: its relabellings, and how it is converted.
+
+Beside the law of a spec, :math:`f(g \theta, x) = f(\theta, x)` for relabellings :math:`g` of the
+graph's own symmetry, two laws hold for a graph :math:`G`: the network with the graph's numbers
+computes what the module does; and relabelling commutes with the conversion,
+:math:`G(g \theta) = g \, G(\theta)`, bit for bit, where the left side relabels the parameters by
+the spec and converts them, and the right side relabels nodes and edges.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters.general.builder import build_architecture
+from converters.general.convert import state_of, traced_to_graph
+from converters.symmetry.derive import Derivation, as_arguments, derive
+from converters.symmetry.missed import search_missed
+from converters.symmetry.spec import PermutationSpec
+from converters.symmetry.verification import TOLERANCE, Runner, SpaceCheck, Verification
+from converters.symmetry.verification import verify as verify_spec
+from nngraph.errors import ArchitectureError
+from nngraph.graph import NeuralGraph, Relabelling, Symmetry
+
+__all__ = ["GraphVerification", "verify"]
+
+
+@dataclass(frozen=True)
+class GraphVerification(Verification):
+    """The result of :func:`verify` for a graph.
+
+    Args:
+        computes: relative change of the module's outputs with the graph's numbers in it.
+        differs: where the graph of the relabelled module and the relabelled graph differ; nothing
+            if they are one, bit for bit.
+    """
+
+    computes: float = float("inf")
+    differs: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether all laws hold."""
+        return super().holds and self.computes <= self.tolerance and not self.differs
+
+    @property
+    def worst(self) -> float:
+        """Largest relative change of all."""
+        return max(self.computes, super().worst)
+
+    def __str__(self) -> str:
+        computes = "as the module" if self.computes <= self.tolerance else "another function"
+        converts = (
+            f"differs in {', '.join(self.differs)}" if self.differs else "is the relabelled graph"
+        )
+        return (
+            f"{super().__str__()}\n"
+            f"the graph's numbers compute {computes} ({self.computes:.1e})\n"
+            f"the graph of the relabelled module {converts}"
+        )
+
+
+def verify(
+    subject: NeuralGraph | PermutationSpec | Derivation,
+    module: nn.Module,
+    example_inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    samples: int = 3,
+    seed: int = 0,
+    shake: bool = True,
+    maximal: bool = False,
+    each_space: bool = True,
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Prove on a network that relabellings do not change its function; of a graph, more than that.
+
+    Random relabellings of each space alone and of all together are applied to the parameters, in
+    float64. A graph must also compute what the module does, with relabelled neurons or as it is,
+    and the graph of the relabelled module must be the relabelled graph. The report lists for each
+    space its size and the parameter axes that it ties.
+
+    Args:
+        subject: a graph of the module, or a spec.
+        module: the network; copies of it are run, in float64 and evaluation mode.
+        example_inputs: one tensor, or a tuple of positional arguments.
+        kwargs: keyword arguments of its forward.
+        samples: relabellings per check, each on parameters that are shaken differently.
+        seed: seed of the relabellings and of the shaking.
+        shake: run on parameters with noise added, since zeros and ones hide mistakes.
+        maximal: also search for symmetry that was missed; for small networks, as it runs the
+            network a few times for each pair of neurons it tries.
+        each_space: check every space alone, not only all together.
+        tolerance: largest change of the outputs, relative to their largest entry, that counts as
+            none.
+
+    Returns:
+        what was found, which prints as a table; ``.holds`` says whether all of it is as it should.
+
+    Raises:
+        ArchitectureError: if the graph or the spec has other tensors than the module.
+        NonFiniteError: if the outputs are not finite, so that nothing can be compared.
+
+    Example:
+        >>> report = verify(to_graph(module, x), module, x)
+        >>> assert report.holds, report
+    """
+    if not isinstance(subject, NeuralGraph):
+        return verify_spec(
+            subject, module, example_inputs, kwargs=kwargs, samples=samples, seed=seed,
+            shake=shake, maximal=maximal, each_space=each_space, tolerance=tolerance,
+        )  # fmt: skip
+    derivation = derive(module, example_inputs, kwargs=kwargs)
+    graph, spec = subject, derivation.spec
+    _check_names(graph, spec)
+    arguments = as_arguments(example_inputs), dict(kwargs or {})
+
+    def runners(seeds: range) -> list[Runner]:
+        return [Runner(module, *arguments, spec, s if shake else None) for s in seeds]
+
+    proof = _Proof(graph, spec, runners(range(seed, seed + samples)), seed)
+    plain = Runner(module, *arguments, spec, None)
+    values = {k: v.double() if v.is_floating_point() else v for k, v in graph.parameters().items()}
+    missed = None
+    differs = proof.differs(module, example_inputs, kwargs, derivation)
+    if maximal:
+        if differs:
+            raise ArchitectureError(
+                f"the graph is not the one of the module ({differs[0]}); symmetry that it misses "
+                "is searched for once it is. Pass maximal=False to see the whole report."
+            )
+        more = range(seed + samples, seed + 3 * samples)
+        missed = search_missed(
+            spec, proof.runners, lambda: runners(more), proof.generator, tolerance
+        )
+    return GraphVerification(
+        tuple(proof.checks()) if each_space else (),
+        proof.change(None),
+        tolerance,
+        missed,
+        computes=plain.change(_with_aliases(values, spec)),
+        differs=differs,
+    )
+
+
+@dataclass
+class _Proof:
+    """Relabellings of a graph's own symmetry, on networks with shaken parameters."""
+
+    graph: NeuralGraph
+    spec: PermutationSpec
+    runners: list[Runner]
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.architecture = self.graph.architecture
+        self.symmetry = Symmetry(self.architecture)
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    def checks(self) -> Iterator[SpaceCheck]:
+        """Check every space alone."""
+        for space, size in self.symmetry.spaces.items():
+            # A cyclic shift moves every neuron.
+            still = self.symmetry.identity().indices
+            shifted = {**still, space: still[space].roll(1, -1)}
+            old = self._old_places(Relabelling(self.architecture, shifted))
+            ties = tuple(
+                (name, axis) for name, places in old.items() for axis, moved in places.items()
+                if moved is not None
+            )
+            ends = dict.fromkeys((ties[0], ties[-1])) if len(ties) > 1 else ()
+            power = max((self._one_axis(old, *tie) for tie in ends), default=None)
+            yield SpaceCheck(space, size, ties, self.change(space), power)
+
+    def change(self, space: str | None) -> float:
+        """Largest change of the outputs when one space is relabelled, or all are."""
+        return max(self._changed(runner, self._sample(space)) for runner in self.runners)
+
+    def _changed(self, runner: Runner, relabelling: Relabelling) -> float:
+        own = {p.name: runner.state[p.name] for p in self.architecture.parameters}
+        moved = relabelling.act_on_parameters(own)
+        return runner.change(_with_aliases(moved, self.spec))
+
+    def _sample(self, space: str | None) -> Relabelling:
+        drawn = self.symmetry.sample(self.generator)
+        if space is None:
+            return drawn
+        still = self.symmetry.identity().indices
+        return Relabelling(self.architecture, {**still, space: drawn.indices[space]})
+
+    def _old_places(self, relabelling: Relabelling) -> dict[str, dict[int, Tensor | None]]:
+        """Return for each axis of each parameter the old index at each place, if any moved."""
+        tags = {
+            p.name: torch.zeros(p.shape, dtype=getattr(torch, p.integer)) if p.integer
+            else torch.arange(p.numel, dtype=torch.float64).reshape(p.shape)
+            for p in self.architecture.parameters
+        }
+        found: dict[str, dict[int, Tensor | None]] = {}
+        for name, moved in relabelling.act_on_parameters(tags).items():
+            if not moved.is_floating_point() or torch.equal(moved, tags[name]):
+                continue
+            here = torch.unravel_index(tags[name].long(), moved.shape)
+            old = torch.unravel_index(moved.long(), moved.shape)
+            found[name] = {
+                axis: None if torch.equal(here[axis], old[axis]) else old[axis]
+                for axis in range(moved.dim())
+            }
+        return found
+
+    def _one_axis(
+        self, old: Mapping[str, Mapping[int, Tensor | None]], name: str, axis: int
+    ) -> float:
+        """Largest change of the outputs when one axis of one parameter moves and no other does."""
+        index = old[name][axis]
+        assert index is not None
+        worst = 0.0
+        for runner in self.runners:
+            value = runner.state[name]
+            places: list[Tensor] = list(torch.unravel_index(
+                torch.arange(value.numel()).reshape(value.shape), value.shape
+            ))
+            places[axis] = index
+            moved = value[tuple(place.to(value.device) for place in places)]
+            worst = max(worst, runner.change(
+                runner.state | _with_aliases({name: moved}, self.spec)
+            ))
+        return worst
+
+    def differs(
+        self, module: nn.Module, example_inputs: Any, kwargs: Any, derivation: Derivation
+    ) -> tuple[str, ...]:
+        """Return in what the graph of the relabelled module is not the relabelled graph."""
+        if build_architecture(derivation, state_of(module)) != self.architecture:
+            return ("its architecture",)
+        relabelling = self.symmetry.sample(self.generator)
+        values = self.graph.parameters()
+        by_spec = self.spec.permute(
+            values,
+            {
+                name: index.reshape(*(self.spec.by_name[o].size for o in space.within), -1)
+                for name, index in relabelling.indices.items()
+                for space in (self.spec.by_name[name],)
+            },
+        )
+        floats = [value.dtype for value in values.values() if value.is_floating_point()]
+        other = copy.deepcopy(module).to(floats[0] if floats else torch.float32)
+        other.load_state_dict(_with_aliases(by_spec, self.spec))
+        again = traced_to_graph(other, example_inputs, kwargs=kwargs, allow_nonfinite=True)
+        held = self.graph.with_parameters(values)
+        _ = held.x  # made, so that nodes and edges are relabelled, and not parameters
+        moved = relabelling.act_on_graph(held)
+        if again.architecture != self.architecture:
+            return ("its architecture",)
+        names = ["x", "edge_attr", *(["integers"] if self.architecture.integers else [])]
+        return tuple(name for name in names if not torch.equal(again[name], moved[name]))
+
+
+def _with_aliases(values: Mapping[str, Tensor], spec: PermutationSpec) -> dict[str, Tensor]:
+    """Give shared tensors under all of their names."""
+    others = {
+        other: values[name] for name, names in spec.aliases.items() if name in values
+        for other in names
+    }
+    return {**values, **others}
+
+
+def _check_names(graph: NeuralGraph, spec: PermutationSpec) -> None:
+    found = {p.name: p.shape for p in graph.architecture.parameters}
+    expected = {name: spec.shape(name) for name in spec.parameters}
+    wrong: Sequence[str] = [
+        name for name in (*found, *expected) if found.get(name) != expected.get(name)
+    ]
+    if wrong:
+        name = wrong[0]
+        raise ArchitectureError(
+            f"tensor {name!r} has shape {found.get(name, 'none')} in the graph and "
+            f"{expected.get(name, 'none')} in the module; expected a graph of this module. Make "
+            "it with to_graph(module, example_inputs)."
+        )
