@@ -26,7 +26,8 @@ from torch.nn.functional import layer_norm, linear, silu
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Nodes, Topology
-from nngraph.kernels import dense, fused, reference, scatter
+from nngraph.kernels import dense, fused, reference, scatter, streamed
+from nngraph.kernels.streamed import StreamedUpdate
 
 __all__ = [
     "BACKENDS",
@@ -34,6 +35,7 @@ __all__ = [
     "EdgeUpdate",
     "End",
     "Side",
+    "StreamedUpdate",
     "attend",
     "edge_affine",
     "edge_update",
@@ -49,6 +51,7 @@ __all__ = [
     "spread_blocks",
     "spread_graphs",
     "spread_groups",
+    "streamed_edge_means",
     "take",
 ]
 
@@ -242,6 +245,50 @@ def edge_update(
         given = fused.Given(plain, topology, normalise, recompute)
         return EdgeUpdate(*fused.edge_update(given, e, weight, source, target, block))
     return plain(e, weight, source, target, block)
+
+
+def streamed_edge_means(
+    topology: Topology,
+    taps: Tensor,
+    encoder: Tensor,
+    place: Tensor,
+    updates: Sequence[StreamedUpdate],
+    normalise: bool = True,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return the means of edge states that are made of the weights, and never stored.
+
+    .. math::
+        e^0_{ij} = E w_{ij} + p_{k(ij)}, \qquad e^m = e^{m-1}
+        + \mathrm{silu}(\hat e^{m-1} A_m^T + s^m_j + t^m_i + b^m_{k(ij)})
+
+    The states after all updates are those that as many calls of :func:`edge_update` give. The
+    backend ``"dense"`` makes them tile by tile, forward and again backward, so that memory is that
+    of the neurons; the others store them. Differentiable once on ``"dense"``.
+
+    Args:
+        taps: w, ``[*, E, T]``.
+        encoder: E, ``[C, T]``.
+        place: p, ``[K, C]``.
+        updates: A, s, t and b of each update.
+        normalise: whether there is a norm; without, :math:`\hat e = e`.
+
+    Returns:
+        means over the edges into and out of each neuron, ``[*, N, C]``, and over blocks,
+        ``[*, K, C]``.
+    """
+    if backend == "dense" or (backend == "auto" and topology.buckets is not None):
+        return streamed.edge_means(topology, taps, encoder, place, updates, normalise)
+    e = linear(taps, encoder) + spread_blocks(topology, place, backend)
+    for weight, source, target, block in updates:
+        e = edge_update(
+            topology, e, weight, source, target, block, normalise, backend=backend
+        ).edges
+    return (
+        reduce(topology, e, "target", "mean", backend),
+        reduce(topology, e, "source", "mean", backend),
+        pool_blocks(topology, e, backend),
+    )
 
 
 def propagate(

@@ -10,6 +10,7 @@ from torch_geometric.data import Batch
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.parameters import pack
 from nngraph.graph.topology import Topology
 
 __all__ = ["Features", "Networks", "input_features"]
@@ -64,6 +65,10 @@ def input_features(networks: Networks) -> Features:
             f"a metanetwork was given a {type(networks).__name__}; expected a NeuralGraphStack, "
             "a NeuralGraph, or a PyG Batch of NeuralGraphs."
         )
+    if not isinstance(networks, Batch) and not networks.is_materialised:
+        # Without the indices, which are several times as large as the network.
+        x, edge_attr = pack(networks.architecture, networks.parameters())
+        return Features(Topology.of(networks.architecture).to(x.device), x, edge_attr)
     x, edge_attr = cast(Tensor, networks.x), cast(Tensor, networks.edge_attr)
     if not isinstance(networks, Batch):
         return Features(Topology.of(networks.architecture).to(x.device), x, edge_attr)

@@ -108,15 +108,14 @@ class MessagePassingLayer(nn.Module):
         told = None
         if self.tensors is not None:
             told = self.tensors(topology, normal, None if e is None else self.edge_norm(e))
-        heard = [
-            normal,
-            kernels.propagate(topology, weight, self.forwards(normal)),
-            kernels.propagate(topology, weight, self.backwards(normal), to="source"),
-        ]
+        heard = self._heard(topology, weight, normal)
         update = None
         if e is not None:
             block = None if told is None else self.block(told[1])
-            update = self._update_edges(topology, normal, e, block, recompute)
+            update = kernels.edge_update(
+                topology, e, *self._edge_map(normal), block,
+                normalise=isinstance(self.edge_norm, nn.LayerNorm), recompute=recompute,
+            )  # fmt: skip
             if self.incoming.op == "mean":
                 heard += [update.incoming, update.outgoing]
             else:
@@ -128,25 +127,44 @@ class MessagePassingLayer(nn.Module):
             heard.append(kernels.spread_groups(topology, told[0]))
         return x + self.update(torch.cat(heard, dim=-1)), update
 
-    def _update_edges(
-        self, topology: Topology, normal: Tensor, e: Tensor, block: Tensor | None, recompute: bool
-    ) -> kernels.EdgeUpdate:
+    def stream(
+        self,
+        topology: Topology,
+        weight: Tensor,
+        x: Tensor,
+        start: tuple[Tensor, Tensor, Tensor],
+        updates: list[kernels.StreamedUpdate],
+    ) -> tuple[Tensor, Tensor]:
+        """Return x and the means of e over blocks, with e made anew from the weights.
+
+        Args:
+            start: taps, encoder and place of :func:`nngraph.kernels.streamed_edge_means`.
+            updates: of the layers before; this layer's is added.
+        """
+        normal = self.norm(x)
+        updates.append(kernels.StreamedUpdate(*self._edge_map(normal), None))
+        incoming, outgoing, blocks = kernels.streamed_edge_means(
+            topology, *start, updates, normalise=isinstance(self.edge_norm, nn.LayerNorm)
+        )
+        heard = [*self._heard(topology, weight, normal), incoming, outgoing]
+        return x + self.update(torch.cat(heard, dim=-1)), blocks
+
+    def _heard(self, topology: Topology, weight: Tensor, normal: Tensor) -> list[Tensor]:
+        return [
+            normal,
+            kernels.propagate(topology, weight, self.forwards(normal)),
+            kernels.propagate(topology, weight, self.backwards(normal), to="source"),
+        ]
+
+    def _edge_map(self, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A, s and t of the update of the edges."""
         weight: Tensor = self.edge.weight
         bias: Tensor = self.edge.bias
         if isinstance(self.edge_norm, nn.LayerNorm):
             # Its slope and offset join the map: what is left of it has no parameters.
             bias = bias + weight @ self.edge_norm.bias
             weight = weight * self.edge_norm.weight
-        return kernels.edge_update(
-            topology,
-            e,
-            weight,
-            self.source(normal),
-            linear(normal, self.target.weight, bias),
-            block,
-            normalise=isinstance(self.edge_norm, nn.LayerNorm),
-            recompute=recompute,
-        )
+        return weight, self.source(normal), linear(normal, self.target.weight, bias)
 
 
 class MessagePassingNetwork(Metanetwork):
@@ -176,6 +194,10 @@ class MessagePassingNetwork(Metanetwork):
         max_levels: levels that are told apart; deeper ones count as the last.
         checkpoint: keep one state per round of neurons and weights for the backward pass and
             compute the rest again: far less memory, for about half as much time again.
+        stream: keep no state of weights at all, but make it anew from the weights in every round,
+            tile by tile: the same answers in memory of the neurons alone, for (rounds + 1) / 2
+            times the updates of edges. For networks of many millions of weights. Means alone can be
+            pooled so.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -201,9 +223,15 @@ class MessagePassingNetwork(Metanetwork):
         tensor_nodes: bool = False,
         max_levels: int = 16,
         checkpoint: bool = False,
+        stream: bool = False,
     ) -> None:
         super().__init__(architecture, num_outputs)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.stream = checkpoint, stream and edge_channels > 0
+        if self.stream and (pooling != "mean" or tensor_nodes):
+            raise ValueError(
+                f"stream=True was given with pooling={pooling!r} and tensor_nodes={tensor_nodes}; "
+                "states that are not stored are pooled by means alone, without tensor nodes."
+            )
         extent = self.extent
         if probes and not extent.chains:
             raise ArchitectureError(
@@ -269,6 +297,8 @@ class MessagePassingNetwork(Metanetwork):
     ) -> tuple[Tensor, Tensor | None]:
         """Return x after all rounds, and the means of the edge states over each block."""
         weight = taps[..., 0] if taps.shape[-1] == 1 else taps.mean(-1)
+        if self.stream:
+            return self._streamed(topology, weight, taps, x)
         keep = not (self.checkpoint and torch.is_grad_enabled())
 
         def round(layer: nn.Module, x: Tensor, e: Tensor | None, is_first: bool) -> Update:
@@ -286,11 +316,26 @@ class MessagePassingNetwork(Metanetwork):
             e = None if update is None else update.edges
         return x, None if update is None else update.blocks
 
+    def _streamed(
+        self, topology: Topology, weight: Tensor, taps: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        place = self._edge_places(topology) + self.edge_encoder.bias
+        start = taps, self.edge_encoder.weight, place
+        updates: list[kernels.StreamedUpdate] = []
+        blocks = None
+        for layer in self.rounds:
+            assert isinstance(layer, MessagePassingLayer)
+            x, blocks = layer.stream(topology, weight, x, start, updates)
+        return x, blocks
+
+    def _edge_places(self, topology: Topology) -> Tensor:
+        return self.edge_place[topology.block_level.clamp(max=self.levels - 1)]
+
     def _edge_states(self, topology: Topology, taps: Tensor) -> Tensor | None:
         if not self.edge_channels:
             return None
-        places = self.edge_place[topology.block_level.clamp(max=self.levels - 1)]
-        states: Tensor = self.edge_encoder(taps) + kernels.spread_blocks(topology, places)
+        places = kernels.spread_blocks(topology, self._edge_places(topology))
+        states: Tensor = self.edge_encoder(taps) + places
         return states
 
     def _pooled(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack, to_batch
 from nngraph.graph.topology import Topology
-from nngraph.nn import MessagePassingLayer, MessagePassingNetwork
+from nngraph.kernels import streamed
+from nngraph.nn import MessagePassingLayer, MessagePassingNetwork, input_features
 from nngraph.testing import (
     assert_equivariant,
     assert_invariant,
@@ -286,3 +288,72 @@ class TestNetworksThatAreNoChains:
             model(random_stack(STRUCTURED["convolutions"], 1, 0))
         with pytest.raises(ArchitectureError, match="probes run the networks"):
             MessagePassingNetwork(STRUCTURED["residual"], 3, probes=4)
+
+
+class TestStreamedEdges:
+    """States of weights that are made anew in every round are those that are stored."""
+
+    CASES: ClassVar[dict[str, Any]] = {
+        "stack": random_stack(mlp([2, 5, 4, 2]), 3, 0),
+        "convolutions": random_stack(STRUCTURED["convolutions"], 2, 1),
+        "grouped": random_stack(STRUCTURED["grouped"], 2, 1),
+        "ragged": to_batch(
+            [random_stack(a, 1, 0)[0] for a in (*STRUCTURED.values(), mlp([2, 4, 3]))]
+        ),
+    }
+
+    @pytest.mark.parametrize("norm", [True, False])
+    @pytest.mark.parametrize("name", CASES)
+    def test_the_same_answers_and_gradients(
+        self, name: str, norm: bool, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(streamed, "TILE", 16)  # several tiles, also within a row of blocks
+        networks = self.CASES[name]
+        every = [*STRUCTURED.values(), mlp([2, 4, 3]), mlp([2, 5, 4, 2])]
+        models = [
+            MessagePassingNetwork(every, 3, **SMALL, rounds=3, norm=norm, stream=stream).double()
+            for stream in (False, True)
+        ]
+        models[1].load_state_dict(models[0].state_dict())
+        features = input_features(networks)
+        features.edge_attr.requires_grad_()
+        answers = [model.eval()(features) for model in models]
+        torch.testing.assert_close(*answers, rtol=1e-11, atol=1e-11)
+        gradients = [
+            torch.autograd.grad(
+                answer.square().sum(), [features.edge_attr, *model.parameters()],
+                allow_unused=True,
+            )
+            for answer, model in zip(answers, models, strict=True)
+        ]  # fmt: skip
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+    def test_other_backends_store_them(self):
+        networks = self.CASES["stack"]
+        features = input_features(networks)
+        t = features.topology
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        updates = [
+            kernels.StreamedUpdate(
+                draw(4, 4), draw(3, t.num_nodes, 4), draw(3, t.num_nodes, 4), block
+            )
+            for block in (None, draw(3, len(t.block_size), 4))
+        ]
+        start = features.taps, draw(4, 1), draw(len(t.block_size), 4)
+        found = [
+            kernels.streamed_edge_means(t, *start, updates, backend=backend)
+            for backend in kernels.BACKENDS
+        ]
+        for other in found[1:]:
+            for one, two in zip(found[0], other, strict=True):
+                torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+
+    def test_what_cannot_be_streamed_is_refused(self):
+        for options in ({"pooling": "max"}, {"tensor_nodes": True}):
+            with pytest.raises(ValueError, match="pooled by means alone"):
+                MessagePassingNetwork(mlp([2, 3, 1]), 1, **SMALL, stream=True, **options)
