@@ -17,6 +17,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.pointwise import Dropout
 
 __all__ = [
     "Column",
@@ -232,7 +233,7 @@ def mlp(sizes: list[int], dropout: float = 0.0) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, (size, following) in enumerate(pairwise(sizes)):
         if i:
-            layers += [nn.SiLU(), nn.Dropout(dropout)]
+            layers += [nn.SiLU(), Dropout(dropout)]
         layers.append(nn.Linear(size, following))
     return nn.Sequential(*layers)
 

@@ -10,6 +10,7 @@ import torch
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
+from nngraph.nn.pointwise import Dropout
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer
 from nngraph.testing import assert_equivariant, random_architectures, random_features
 
@@ -76,6 +77,23 @@ class TestTensorNorm:
 
 
 class TestDropout:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_of_entries_keeps_the_mean_and_the_gradient_of_what_is_kept(self, dtype):
+        torch.manual_seed(0)
+        x = torch.ones(100_000, dtype=dtype, requires_grad=True)
+        out = Dropout(0.1)(x)
+        out.sum().backward()
+        kept = out != 0
+        assert abs(float(kept.double().mean()) - 0.9) < 0.005
+        torch.testing.assert_close(out[kept], torch.full_like(out[kept], 1 / 0.9))
+        torch.testing.assert_close(x.grad, out)
+
+    @pytest.mark.parametrize("p", [0.0, 1.0])
+    def test_of_none_and_of_all(self, p):
+        x = torch.randn(5)
+        torch.testing.assert_close(Dropout(p)(x), x * (1 - p))
+        assert Dropout(p).eval()(x) is x
+
     @pytest.mark.parametrize("whole_channels", [False, True])
     def test_is_the_identity_in_evaluation_and_keeps_the_mean_in_training(self, whole_channels):
         dropout = FeatureDropout(0.25, whole_channels)
