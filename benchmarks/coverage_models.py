@@ -90,7 +90,7 @@ def timm_cases() -> Iterator[Case]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model = timm.create_model(
-                    name, pretrained=False, **TIMM_ARGUMENTS.get(name, {})
+                    name, pretrained=False, num_classes=10, **TIMM_ARGUMENTS.get(name, {})
                 )
             return model.eval(), (torch.randn(1, *model.default_cfg["input_size"]),), {}
 
@@ -157,7 +157,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_heads": [2, 2, 4], "window_size": 4,
     }),
     "gpt_neo": ("tokens", {"attention_types": [[["global", "local"], 1]], "window_size": 4}),
-    "mobilebert": ("tokens", {"intra_bottleneck_size": 16, "true_hidden_size": 16}),
+    "mobilebert": ("encoder", {"intra_bottleneck_size": 16, "embedding_size": 24}),
     "wav2vec2": ("audio", {
         "conv_dim": (8, 8), "conv_kernel": (8, 4), "conv_stride": (4, 2),
         "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
@@ -181,7 +181,11 @@ def transformers_cases() -> Iterator[Case]:
             config = type(config)(**{**small, **settings})
             heads = (getattr(transformers, head) for head in HEADS[kind])
             head = next(h for h in heads if type(config) in h._model_mapping)
+            config.architectures = config.architectures or []
             model = head.from_config(config).eval()
+            if hasattr(model, "set_experts_implementation"):
+                # The default multiplies ranges of rows in float32 and below only.
+                model.set_experts_implementation("batched_mm")
             return model, (), _inputs(kind, model)
 
         yield Case("transformers", name, name, make)
