@@ -69,10 +69,12 @@ def judge(case: Case) -> dict[str, Any]:
             "unruled": " ".join(derivation.unruled), "seconds": round(seconds, 2),
         }
         try:
-            report = verify(derivation, module, args, kwargs=kwargs, samples=1, each_space=False)
+            report = verify(derivation, module, args, kwargs=kwargs, samples=1, alone=3)
         except (NNGraphError, RuntimeError, ValueError, TypeError) as error:
             return row | {"verifies": "", "error": f"{type(error).__name__}: {error}"[:200]}
-    return row | {"verifies": int(report.holds), "change": float(f"{report.worst:.1e}")}
+    power = "" if report.power is None else float(f"{report.power:.1e}")
+    change = float(f"{report.worst:.1e}")
+    return row | {"verifies": int(report.holds), "change": change, "power": power}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

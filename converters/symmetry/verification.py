@@ -78,6 +78,12 @@ class Verification:
         return (check.error for check in self.checks)
 
     @property
+    def power(self) -> float | None:
+        """Smallest change of all when one axis alone is relabelled: what a mistake would show."""
+        powers = [check.power for check in self.checks if check.power is not None]
+        return min(powers, default=None)
+
+    @property
     def worst(self) -> float:
         """Largest relative change of all."""
         return max(self.error, *self._errors()) if self.checks else self.error
@@ -111,7 +117,7 @@ def verify(
     seed: int = 0,
     shake: bool = True,
     maximal: bool = False,
-    each_space: bool = True,
+    alone: int | None = None,
     tolerance: float = TOLERANCE,
 ) -> Verification:
     """Check on a network that a spec's relabellings do not change its function.
@@ -126,7 +132,8 @@ def verify(
         shake: run on parameters with noise added, since zeros and ones hide mistakes.
         maximal: also search for symmetry that the spec misses; for small networks, as it runs the
             network a few times for each pair of neurons it tries.
-        each_space: check every space alone, not only all together.
+        alone: number of spaces, drawn at random, to check alone; every one by default. All
+            together are checked in any case.
         tolerance: largest change of the outputs, relative to their largest entry, that counts as
             none.
 
@@ -160,7 +167,7 @@ def verify(
         )
 
     checks = []
-    for space in spec.free_spaces if each_space else ():
+    for space in _drawn(spec.free_spaces, alone, generator):
         ties = spec.ties(space.name)
         error = change((space.name,))
         checks.append(SpaceCheck(space.name, space.size, ties, error, power(space, ties)))
@@ -169,6 +176,15 @@ def verify(
         more = range(seed + samples, seed + 3 * samples)
         missed = search_missed(spec, runners, lambda: run_with(more), generator, tolerance)
     return Verification(tuple(checks), change(None), tolerance, missed)
+
+
+def _drawn(
+    spaces: Sequence[Space], count: int | None, generator: torch.Generator
+) -> Sequence[Space]:
+    if count is None or count >= len(spaces):
+        return spaces
+    chosen = torch.randperm(len(spaces), generator=generator)[:count].sort()[0]
+    return [spaces[i] for i in chosen.tolist()]
 
 
 def _moved(relabelling: dict[str, Tensor], space: str) -> dict[str, Tensor]:
