@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -67,6 +67,8 @@ class Call:
         self.operation = operation
         self.arguments = arguments
         self.entered = False
+        #: dimensions along which this operation moves or mixes what it finds
+        self.mixed: list[Dim] = []
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -127,6 +129,15 @@ class Call:
         reason = self.reason(text, natural=natural)
         for dim in dims:
             fix(dim, reason)
+            self.mixed.append(dim)
+
+    def mixes(self, value: Value, places: Collection[int]) -> None:
+        """Note that entries are combined along some axes of a value, at each index of the others.
+
+        What stands at one index of the others then meets for all indices of those axes, and so
+        cannot be relabelled independently for each.
+        """
+        self.iterates(*(dim for place, dim in enumerate(value.dims) if place not in places))
 
     def resampled(self, dims: Sequence[Dim], sizes: Sequence[int], text: str) -> list[Dim]:
         """Fix dimensions along which neighbours are combined; return those of the result.
@@ -191,6 +202,17 @@ class Call:
 
 def _sources(values: Iterable[Value]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(s for value in values for s in value.sources))
+
+
+def _values(arguments: Any) -> list[Value]:
+    """Return the values among arguments, lists opened."""
+    if isinstance(arguments, Value):
+        return [arguments]
+    if isinstance(arguments, dict):
+        return _values(list(arguments.values()))
+    if isinstance(arguments, (list, tuple)):
+        return [value for item in arguments for value in _values(item)]
+    return []
 
 
 @dataclass
@@ -276,6 +298,13 @@ class Engine:
                 raise Unruled(f"gives {len(shapes)} results where its rule expects {len(found)}")
         except Unruled as error:
             results = self._unknown(call, str(error), inputs)
+        if call.mixed:
+            apart = {id(dim) for dim in call.mixed}
+            touched = [*_values(call.arguments), *(v for v in results if v is not None)]
+            self.records += [
+                tuple(dim for dim in cell if id(dim) not in apart)
+                for tensor in touched for cell in tensor.cells
+            ]
         sources = _sources(value for value in inputs if value.parameter is None)
         for ref, value in zip(operation.outputs, results, strict=False):
             if ref is not None and value is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from converters.symmetry.dims import Dim, find, monomials
+from converters.symmetry.dims import STRUCTURE, Dim, find, monomials
 
 __all__ = ["find_within"]
 
@@ -63,10 +63,12 @@ def _restrict(within: dict[Dim, set[Dim]], record: Sequence[Dim]) -> None:
                     continue
                 joint = own + elsewhere
                 # A factor of the same dimension says whose permutation is meant, whatever else the
-                # record counts.
+                # record counts. Where structures did not fit, it is not known which index met
+                # which.
                 allowed = {
                     o for o, n in joint.items()
-                    if o is not dim and (own[o] == 1 or (n == 1 and o not in unclear))
+                    if o is not dim and STRUCTURE not in o.reasons
+                    and (own[o] == 1 or (n == 1 and o not in unclear))
                 }
                 within[dim] = within[dim] & allowed if dim in within else allowed
 

@@ -69,14 +69,16 @@ def index_put(call: Call) -> Value:
     """Write at indices: the axes that are written at are fixed, the others are aligned."""
     value, source = call.value("self"), call.value("values")
     indices: list[Value | None] = list(call["indices"])
+    items = [item for item in indices if item is not None]
     given = [i for i, item in enumerate(indices) if item is not None]
-    if given != list(range(len(given))) or any(
-        item is not None and item.dtype == torch.bool for item in indices
+    if given != list(range(given[0], given[-1] + 1)) or any(
+        item.dtype == torch.bool for item in items
     ):
-        raise Unruled("writes at a mask, or at axes behind others")
+        raise Unruled("writes at a mask, or at axes that are apart")
     call.fix([value.dims[i] for i in given], "is written at computed indices")
-    joint = broadcast([item.dims for item in indices if item is not None])
-    broadcast([source.dims, [*joint, *value.dims[len(given) :]]])
+    joint = broadcast([item.dims for item in items])
+    before, after = value.dims[: given[0]], value.dims[given[-1] + 1 :]
+    broadcast([source.dims, [*before, *joint, *after]])
     return call.enter("scatter", [value, source], value.like(value.dims))
 
 
@@ -160,7 +162,9 @@ def order(call: Call) -> list[Value | None]:
             results.append(None)
             continue
         dims = list(value.dims)
-        dims[place] = call.fixed(shape[place])
+        # One of them alone, such as the k-th, may drop the axis.
+        kept = call.get("keepdim", True)
+        dims[place : place + 1] = [call.fixed(shape[place])] if kept else []
         results.append(value.like(dims))
     return results
 
@@ -175,6 +179,16 @@ def position(call: Call) -> Value:
     place = axis(call["dim"], len(dims))
     call.fix([dims[place]], "has the index of its largest entry taken")
     dims[place : place + 1] = [call.fixed(1)] if call["keepdim"] else []
+    return value.like(dims)
+
+
+def argsort(call: Call) -> Value:
+    """Take the indices that would sort an axis."""
+    value = call.value("self")
+    place = axis(call["dim"], value.rank)
+    call.fix([value.dims[place]], "is sorted")
+    dims = list(value.dims)
+    dims[place] = call.fixed(dims[place].size)
     return value.like(dims)
 
 
@@ -232,6 +246,7 @@ INDEXING = {
     **table(flip, "flip"),
     **table(order, "sort", "topk", "kthvalue", "mode"),
     **table(position, "argmax", "argmin"),
+    **table(argsort, "argsort"),
     **table(scan, "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
     **table(one_hot, "one_hot"),
     **table(nonzero, "nonzero"),

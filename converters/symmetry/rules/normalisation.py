@@ -30,6 +30,8 @@ def batch_norm(call: Call) -> list[Value | None]:
 
 def instance_norm(call: Call) -> list[Value | None]:
     """Normalise each channel of each example over its pixels."""
+    value = call.value("input")
+    call.mixes(value, range(2, value.rank))
     return _channels(call, "instance_norm")
 
 
@@ -41,6 +43,8 @@ def group_norm(call: Call) -> list[Value | None]:
     if 1 < groups < channels.size:
         group, _ = factor(channels, (groups, channels.size // groups))
         call.name(group, "groups")
+        call.iterates(value.dims[0], group)
+    call.mixes(value, range(2 if groups == channels.size else 1, value.rank))
     roles = {name: call[name] for name in ("weight", "bias")}
     for parameter in roles.values():
         if parameter is not None:
@@ -56,6 +60,7 @@ def layer_norm(call: Call) -> list[Value | None]:
     value = call.value("input")
     roles = {name: call.get(name) for name in ("weight", "bias")}
     rank = len(call["normalized_shape"])
+    call.mixes(value, range(value.rank - rank, value.rank))
     for parameter in roles.values():
         if parameter is not None:
             broadcast([value.dims[-rank:], parameter.dims])
@@ -75,6 +80,7 @@ def weight_norm(call: Call) -> Value:
     """Scale each slice of a weight to a norm that is a parameter of its own."""
     direction, length = call.value("v"), call.value("g")
     dims = broadcast([direction.dims, length.dims])
+    call.mixes(direction, [i for i, size in enumerate(length.shape) if size == 1])
     return call.enter("normalise", [], Value(dims), {"direction": direction, "length": length})
 
 

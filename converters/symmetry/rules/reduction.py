@@ -47,6 +47,7 @@ def extreme(call: Call) -> list[Value | None]:
 def softmax(call: Call) -> Value:
     """Normalise over an axis in a way that does not see its order."""
     value = call.value("self")
+    call.mixes(value, axes(call["dim"], value.rank))
     return call.enter("softmax", [value], value.like(value.dims), dim=call["dim"])
 
 
