@@ -113,7 +113,8 @@ def verify(
     if not isinstance(subject, NeuralGraph):
         return verify_spec(
             subject, module, example_inputs, kwargs=kwargs, samples=samples, seed=seed,
-            shake=shake, maximal=maximal, each_space=each_space, tolerance=tolerance,
+            shake=shake, maximal=maximal, tolerance=tolerance,
+            alone=None if each_space else 0,
         )  # fmt: skip
     derivation = derive(module, example_inputs, kwargs=kwargs)
     graph, spec = subject, derivation.spec
