@@ -169,14 +169,11 @@ class Builder:
         for i, piece in enumerate(chosen):
             if piece.is_fixed:
                 continue
-            spaces = {f.space for f in piece.flat} - {None}
-            within = {
-                outer for space in self.derivation.spec.spaces if space.name in spaces
-                for outer in space.within
-            }
+            spaces, outer = self.spaces(piece)
             near = next(
                 (end for end in ends
-                 if within & {f.space for j in end for f in chosen[j].flat}), None,
+                 if any(outer & own[0] or spaces & own[1]
+                        for own in (self.spaces(chosen[j]) for j in end))), None,
             )  # fmt: skip
             if near is None:
                 ends.append([i])
@@ -205,6 +202,12 @@ class Builder:
         letter = {i: "ts"[at] for at, end in enumerate(ends) for i in end}
         letters = [letter.get(i, "f") * len(piece.split) for i, piece in enumerate(chosen)]
         self.put(name, slab_of(chosen, letters, target=groups[0], source=groups[1]))
+
+    def spaces(self, piece: Piece) -> tuple[set[str], set[str]]:
+        """Names of the spaces that a piece counts, and of those that they lie within."""
+        own = {factor.space for factor in piece.flat if factor.space is not None}
+        by_name = self.derivation.spec.by_name
+        return own, {outer for name in own for outer in by_name[name].within}
 
     def _end(self, name: str, counted: list[Piece], is_source: bool) -> int:
         factors = tuple(f for piece in counted for f in piece.flat) or (Factor(1),)

@@ -52,7 +52,7 @@ def _matrix(builder: Builder, layer: Layer) -> list[int]:
     axes = builder.axis_pieces(weight)
     outer_axis = 0  # of a convolution's weight: outputs, or inputs where it is transposed
     whole = _in_groups(axes[outer_axis], groups)
-    if ends is None or whole is None:
+    if ends is None or whole is None or not _stands_alone(builder, axes, groups):
         builder.place_anywhere(weight)
         targets = [slab.target for slab in builder.slabs[weight]]
     else:
@@ -60,6 +60,18 @@ def _matrix(builder: Builder, layer: Layer) -> list[int]:
         targets = _connect(builder, layer, weight, axes, ends, groups, outer_axis)
     _biases(builder, others, targets)
     return list(dict.fromkeys(targets))
+
+
+def _stands_alone(builder: Builder, axes: Sequence[Sequence[Piece]], groups: int) -> bool:
+    """Whether each axis counts neurons of a group by itself, without the other axes' help.
+
+    An axis whose space lies within one of another axis does not; but for that of the groups of a
+    convolution, which both ends share.
+    """
+    if groups > 1:
+        return True
+    spaces = [builder.spaces(piece) for axis in axes for piece in axis]
+    return all(outer <= own for own, outer in spaces)
 
 
 def _in_groups(own: tuple[Piece, ...], groups: int) -> tuple[Piece, ...] | None:
