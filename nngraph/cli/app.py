@@ -16,7 +16,9 @@ __all__ = ["main"]
 
 OK, FAILED, MISTAKE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 #: Commands that go on where they were stopped when they are given again.
-_RESUMABLE = ("demo", "zoo fit", "train")
+_RESUMABLE = (
+    "demo", "zoo fit", "zoo train", "zoo merge", "zoo filter", "zoo import", "train",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentError, Namespace
 from converters import import_zoo
 from nngraph.cli.common import tell, values_of_the_user
 from nngraph.cli.networks import activations_of
-from nngraph.cli.zoo_fitting import zoo_fit
+from nngraph.cli.zoo_fitting import zoo_fit, zoo_train
 from nngraph.cli.zoo_words import tell_zoo, this_command
 from nngraph.datasets import export_ogb, ogb_meta
 from nngraph.zoo import (
@@ -107,6 +107,7 @@ def zoo_show(options: Namespace) -> int:
 #: Command -> what it does.
 ZOO_RUN: dict[str, Callable[[Namespace], int]] = {
     "zoo fit": zoo_fit,
+    "zoo train": zoo_train,
     "zoo info": zoo_info,
     "zoo verify": zoo_verify,
     "zoo merge": zoo_merge,

@@ -1,4 +1,4 @@
-"""What the command ``nngraph zoo fit`` does."""
+"""What the commands ``nngraph zoo fit`` and ``nngraph zoo train`` do."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from nngraph.zoo import (
     load_idx_folder,
     load_png_folder,
     suggested_settings,
+    train_zoo,
 )
 
-__all__ = ["image_source", "zoo_fit"]
+__all__ = ["image_source", "zoo_fit", "zoo_train"]
 
 
 def zoo_fit(options: Namespace) -> int:
@@ -39,6 +40,25 @@ def zoo_fit(options: Namespace) -> int:
             steps=options.steps, lr=options.lr, pixels=options.pixels, psnr=options.psnr,
             init=options.init, seed=options.seed, shard_size=options.shard_size,
             splits=options.splits, threads=options.threads, device=options.device,
+            progress=not options.quiet, command=this_command(),
+        )  # fmt: skip
+    return tell_zoo(options, zoo)
+
+
+def zoo_train(options: Namespace) -> int:
+    """Train a zoo of classifiers."""
+    name = options.data[0]
+    if name in ("digits", "png"):
+        train, test = image_source(options.data, "train").divide()
+    else:
+        train, test = (image_source(options.data, part) for part in ("train", "test"))
+    with values_of_the_user():
+        zoo = train_zoo(
+            Path(options.out or f"zoos/{options.recipe}-{name}"), train, test,
+            recipe=options.recipe, count=options.count,
+            steps=None if options.steps is None else tuple(options.steps),
+            checkpoints=options.checkpoints, seed=options.seed, shard_runs=options.shard_runs,
+            splits=tuple(options.splits), max_test=options.max_test, threads=options.threads,
             progress=not options.quiet, command=this_command(),
         )  # fmt: skip
     return tell_zoo(options, zoo)

@@ -7,10 +7,54 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from nngraph.cli.parser_parts import add_activation, add_output, new_parser
+from nngraph.cli.parser_parts import add_activation, add_output, add_threads, new_parser
 from nngraph.cli.zoo_fit_parser import fit_parser
 
 __all__ = ["ZOO_PARSERS"]
+
+
+def _zoo_train() -> ArgumentParser:
+    parser = new_parser(
+        "Train a population of small image classifiers and store states along every run as a zoo, "
+        "with accuracies, losses and hyper-parameters. Recipes: 'small-cnn', one CNN with varied "
+        "hyper-parameters; 'small-mlp', the same with an MLP; 'wild', varied MLPs and CNNs. An "
+        "interrupted command goes on when it is given again; under torchrun the processes share "
+        "the work. Example: nngraph zoo train --recipe wild --data mnist DIR --count 2000"
+    )
+    parser.add_argument(
+        "out", nargs="?", type=str, default=None,
+        help="folder of the zoo, made if it is not there; give it before --data (default: "
+        "zoos/RECIPE-NAME)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recipe", type=Literal["small-cnn", "small-mlp", "wild"], default="small-cnn",
+        help="what is varied",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", nargs="+", type=str, default=["digits"], metavar=("NAME", "DIR"),
+        help="the images, as of zoo fit; a fifth of the digits, or of a folder of PNG images, is "
+        "for testing",
+    )  # fmt: skip
+    parser.add_argument("--count", type=int, default=1000, help="runs")
+    parser.add_argument(
+        "--steps", nargs=2, type=int, default=None,
+        help="fewest and most optimiser steps of a run (default: 200 800)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoints", type=int, default=None, help="states kept of each run (default: 5)"
+    )
+    parser.add_argument(
+        "--max_test", type=int, default=2000, help="the first so many test images are judged on"
+    )
+    parser.add_argument(
+        "--splits", nargs=3, type=float, default=[0.8, 0.1, 0.1],
+        help="fractions of training, validation and test runs; all states of a run are in one",
+    )  # fmt: skip
+    parser.add_argument("--shard_runs", type=int, default=64, help="runs per file")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    add_threads(parser, "all cores there are; the result does not depend on it")
+    add_output(parser)
+    return parser
 
 
 def _zoo_info() -> ArgumentParser:
@@ -140,6 +184,7 @@ def _zoo_show() -> ArgumentParser:
 #: Action -> what makes its parser, and what it does in a few words.
 ZOO_PARSERS: dict[str, tuple[Callable[[], ArgumentParser], str]] = {
     "fit": (fit_parser, "fit networks to images"),
+    "train": (_zoo_train, "train classifiers of images"),
     "info": (_zoo_info, "say what is in a zoo"),
     "verify": (_zoo_verify, "read all of a zoo and name what is wrong"),
     "merge": (_zoo_merge, "merge zoos into a new one"),

@@ -95,5 +95,6 @@ def _fact_words(fact: dict[str, Any]) -> str:
 def _origin_words(recipe: dict[str, Any]) -> str:
     flat: dict[str, Any] = {}
     for name, value in recipe.items():
-        flat.update(value if isinstance(value, dict) else {name: value})
+        if name != "specs":
+            flat.update(value if isinstance(value, dict) else {name: value})
     return ", ".join(f"{name} {value}" for name, value in flat.items())

@@ -1,6 +1,7 @@
 """Populations of networks: fitted to images many at once, stored in shards, read back."""
 
 from nngraph.zoo.augment import Augmentation
+from nngraph.zoo.classifiers import Classifier, ClassifierSpec
 from nngraph.zoo.curation import append_networks, create_zoo, filter_zoo, merge_zoos
 from nngraph.zoo.facts import SPLITS, Fact
 from nngraph.zoo.fit import FitResult, fit_images
@@ -11,26 +12,35 @@ from nngraph.zoo.pictures import draw_contact_sheet, draw_histograms
 from nngraph.zoo.plan import draw_architectures
 from nngraph.zoo.pngs import load_png_folder
 from nngraph.zoo.population import fit_zoo, suggested_settings
+from nngraph.zoo.recipes import RECIPES, Recipe
 from nngraph.zoo.render import render
 from nngraph.zoo.selection import select
 from nngraph.zoo.settings import FitSettings
 from nngraph.zoo.siren import pixel_coordinates, siren_architecture
 from nngraph.zoo.sources import ImageSource, load_digits_images
 from nngraph.zoo.storage import Zoo
+from nngraph.zoo.trained import classifier_of, train_zoo
+from nngraph.zoo.training import LabelledImages
 from nngraph.zoo.verification import find_problems
 
 __all__ = [
+    "RECIPES",
     "SPLITS",
     "Augmentation",
+    "Classifier",
+    "ClassifierSpec",
     "Fact",
     "FitResult",
     "FitSettings",
     "ImageSource",
+    "LabelledImages",
     "Manifest",
     "Origin",
+    "Recipe",
     "SplitPolicy",
     "Zoo",
     "append_networks",
+    "classifier_of",
     "create_zoo",
     "draw_architectures",
     "draw_contact_sheet",
@@ -50,4 +60,5 @@ __all__ = [
     "select",
     "siren_architecture",
     "suggested_settings",
+    "train_zoo",
 ]

@@ -13,8 +13,7 @@ of one core each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +26,7 @@ from nngraph.zoo.chunk import Chunk
 from nngraph.zoo.inits import fitted_layers, initial_parameters, layer_inputs
 from nngraph.zoo.settings import FitSettings
 from nngraph.zoo.siren import pixel_coordinates
+from nngraph.zoo.threads import on_threads
 
 __all__ = ["FitResult", "fit_images"]
 
@@ -124,27 +124,10 @@ def fit_images(
         return start, stop
 
     starts = range(0, count, settings.chunk)
-    for begin, stop in _on_threads(run, starts, threads):
+    for begin, stop in on_threads(run, starts, threads):
         if on_chunk is not None:
             on_chunk(stop - begin, psnr[begin:stop])
     return FitResult(parameters, psnr, steps)
-
-
-def _on_threads(
-    run: Callable[[int], tuple[int, int]], starts: Iterable[int], threads: int
-) -> Iterator[tuple[int, int]]:
-    """Run chunks on threads of one core each: their tensors are too small to share between cores.
-
-    The caller's own number of threads is left as it is.
-    """
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(max(1, threads), initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield from pool.map(run, starts)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # The workers' call also set what torch gives to threads that are started later.
-        torch.set_num_threads(before)
 
 
 def _pixel_order(total: int, settings: FitSettings, generator: torch.Generator) -> list[Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -71,23 +71,19 @@ class Ranks:
         if self.world > 1:
             dist.barrier(group=self._group())
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Connect the processes for a while, unless the program has connected them already."""
-        ours = self.world > 1 and not dist.is_initialized()
-        if ours:
-            dist.init_process_group("gloo", timeout=_PATIENCE)
-        try:
-            yield
-        finally:
-            if ours:
-                # Left to the end of Python, its threads can abort the process.
-                dist.destroy_process_group()
-
     def _group(self) -> Any:
         if not dist.is_initialized():
-            raise RuntimeError("the processes are not connected; use them within together().")
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+            # Once, and until the end: the addresses of a group stay in torchrun's store, so that
+            # a second one may meet those of the first. Left to the end of Python, its threads can
+            # abort the process.
+            atexit.register(_disconnect)
         if dist.get_backend() == "gloo":
             return dist.group.WORLD
         # Of a program that computes on GPUs; objects are told over the CPU.
         return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def _disconnect() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,6 +82,31 @@ class ImageSource:
                 f"{count} images of {self.name!r} are asked for; expected 1 to {len(self)}."
             )
         return ImageSource(self.name, self.images[:count], self.labels[:count], self.class_names)
+
+    def divide(self, test: float = 0.2) -> tuple[ImageSource, ImageSource]:
+        """Divide into training and test images, at random, the same way every time.
+
+        Args:
+            test: share of the images that are for testing.
+
+        Raises:
+            InvalidGraphError: if one of the two would have no images.
+        """
+        count = round(len(self) * test)
+        if not 0 < count < len(self):
+            raise InvalidGraphError(
+                f"{len(self)} images of {self.name!r} cannot be divided with a share of {test} for "
+                "testing; expected at least one image on either side."
+            )
+        order = torch.from_numpy(np.random.default_rng(0xD1).permutation(len(self)))
+        parts = (("train", order[count:]), ("test", order[:count]))
+        first, second = (
+            ImageSource(
+                f"{self.name}-{name}", self.images[chosen], self.labels[chosen], self.class_names
+            )
+            for name, chosen in parts
+        )
+        return first, second
 
     def targets(self, indices: Tensor | slice = slice(None)) -> Tensor:
         """Return these images as float32 in [0, 1], ``[n, H, W, C]``."""

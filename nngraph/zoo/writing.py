@@ -101,7 +101,7 @@ def write_zoo(
     ranks = Ranks.of_environment() if ranks is None else ranks
     if ranks.leads:
         path.mkdir(parents=True, exist_ok=True)
-    with ranks.together(), locked(path) if ranks.leads else contextlib.nullcontext():
+    with locked(path) if ranks.leads else contextlib.nullcontext():
         manifest = ranks.first_alone(lambda: continue_or_begin(path, wanted))
         if begin is not None:
             begin(manifest)

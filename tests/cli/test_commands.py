@@ -83,7 +83,7 @@ def test_the_module_runs_and_tells_mistakes_without_a_traceback(tmp_path):
     [
         ((), ["expected one of demo"]),
         (("frobnicate",), ["'frobnicate'", "nngraph --help"]),
-        (("zoo",), ["fit, info, verify"]),
+        (("zoo",), ["fit, train, info, verify"]),
         (("train",), ["missing: zoo", "nngraph train --help"]),
         (("train", "--zoo", "z", "--epochs", "many"), ["--epochs: expected int, got many"]),
         (("train", "--zoo", "z", "--epochs", "0"), ["epochs is 0"]),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import writers
 
 import nngraph
@@ -29,6 +30,10 @@ def server() -> Iterator[writers.Server]:
 
 def test_a_fit_survives_kill_9_at_random_moments(server: writers.Server, tmp_path: Path):
     writers.assert_survives_kills(server, writers.fit, tmp_path / "zoo", kills=12)
+
+
+def test_training_survives_kill_9_at_random_moments(server: writers.Server, tmp_path: Path):
+    writers.assert_survives_kills(server, writers.train, tmp_path / "zoo", kills=12)
 
 
 def test_appending_survives_kill_9_at_random_moments(server: writers.Server, tmp_path: Path):
@@ -128,21 +133,30 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 import writers
-writers.fit(Path(sys.argv[1]))
+writers.fit(Path(sys.argv[1], "fit"))
+writers.train(Path(sys.argv[1], "train"))
+writers.convert(Path(sys.argv[1], "import"), Path(sys.argv[2]))
 """
 
 
-def test_two_ranks_of_torchrun_share_a_fit(tmp_path: Path):
+def test_two_ranks_of_torchrun_share_fit_train_and_import(tmp_path: Path):
     script = tmp_path / "rank.py"
     script.write_text(_RANK)
     root = Path(nngraph.__file__).parents[1]
     paths = os.pathsep.join([str(root), str(Path(writers.__file__).parent)])
+    torch.save(
+        {p.name: torch.rand(9, *p.shape) for p in writers.ARCHITECTURE.parameters},
+        tmp_path / "stack.pt",
+    )
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-         str(script), str(tmp_path / "zoo")],
+         str(script), str(tmp_path / "two"), str(tmp_path / "stack.pt")],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
-    writers.fit(tmp_path / "whole")
-    assert writers.contents(tmp_path / "zoo") == writers.contents(tmp_path / "whole")
+    writers.fit(tmp_path / "fit")
+    writers.train(tmp_path / "train")
+    writers.convert(tmp_path / "import", tmp_path / "stack.pt")
+    for name in ("fit", "train", "import"):
+        assert writers.contents(tmp_path / "two" / name) == writers.contents(tmp_path / name)

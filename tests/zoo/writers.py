@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import nngraph
+from converters import import_zoo
 from nngraph.graph import Architecture
 from nngraph.zoo import (
     Fact,
@@ -28,6 +29,7 @@ from nngraph.zoo import (
     find_problems,
     fit_zoo,
     merge_zoos,
+    train_zoo,
 )
 from nngraph.zoo.manifest import MANIFEST
 
@@ -49,9 +51,22 @@ def fit(path: Path, steps: int = 40, width: int = 8) -> None:
     )  # fmt: skip
 
 
+def train(path: Path) -> None:
+    torch.set_num_threads(1)
+    train_zoo(
+        path, noise(), noise(seed=1), recipe="small-mlp", count=24, steps=(20, 30), checkpoints=3,
+        shard_runs=2, threads=1, progress=False,
+    )  # fmt: skip
+
+
 def merge(path: Path, parts: list[Path]) -> None:
     torch.set_num_threads(1)
     merge_zoos(path, parts)
+
+
+def convert(path: Path, source: Path) -> None:
+    torch.set_num_threads(1)
+    import_zoo(path, source, shard_size=2)
 
 
 ARCHITECTURE = Architecture.mlp([2, 3, 1])

@@ -1,0 +1,211 @@
+"""B classifiers of one architecture run and trained at once, each on its own images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nngraph.graph import Activation
+from nngraph.zoo.classifiers import ClassifierSpec
+
+__all__ = ["INITS", "OPTIMISERS", "BatchedClassifiers", "BatchedOptimiser"]
+
+#: How first weights are drawn: uniform or normal, of the variance of Glorot or of He.
+INITS = ("glorot-uniform", "glorot-normal", "he-uniform", "he-normal", "orthogonal")
+OPTIMISERS = ("sgd", "adam", "rmsprop")
+#: Momentum of a batch norm's running statistics, torch's own.
+_MOMENTUM = 0.1
+
+
+class BatchedClassifiers:
+    """B networks of one :class:`ClassifierSpec`.
+
+    What is trained lies in one tensor ``flat`` ``[B, P]``, network by network, so that an optimiser
+    is a few passes over it; the running statistics of norms in another, ``running`` ``[B, R]``.
+
+    Args:
+        inits: for each network an index into :data:`INITS`.
+        scales: for each network a factor of its first weights.
+    """
+
+    def __init__(
+        self, spec: ClassifierSpec, inits: Tensor, scales: Tensor, generator: torch.Generator
+    ) -> None:
+        self.spec = spec
+        self.activation = Activation(spec.activation)
+        self.count = len(inits)
+        shapes = {p.name: p.shape for p in spec.architecture().parameters}
+        statistics = ("running_mean", "running_var", "num_batches_tracked")
+        self.trained = {k: v for k, v in shapes.items() if not k.endswith(statistics)}
+        self.tracked = {k: v for k, v in shapes.items() if k.endswith(statistics[:2])}
+        first = {k: self._first(k, v, inits, scales, generator) for k, v in self.trained.items()}
+        self.flat = torch.cat([value.flatten(1) for value in first.values()], dim=1)
+        running = [
+            torch.full((self.count, *shape), float(name.endswith("var")))
+            for name, shape in self.tracked.items()
+        ]
+        self.running = torch.cat(running or [torch.empty(self.count, 0)], dim=1)
+        self.steps = 0
+
+    def _first(
+        self, name: str, shape: tuple[int, ...], inits: Tensor, scales: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        if len(shape) == 1:
+            return torch.full((self.count, *shape), float(name.startswith("norms") and
+                                                          name.endswith("weight")))  # fmt: skip
+        inputs = math.prod(shape[1:])
+        outputs = shape[0] * math.prod(shape[2:])
+        drawn = []
+        for init, scale in zip(inits.tolist(), scales.tolist(), strict=True):
+            kind = INITS[init]
+            std = math.sqrt(2 / inputs if kind.startswith("he") else 2 / (inputs + outputs))
+            if kind == "orthogonal":
+                value = torch.empty(shape)
+                torch.nn.init.orthogonal_(value, generator=generator)
+            elif kind.endswith("uniform"):
+                value = (torch.rand(shape, generator=generator) * 2 - 1) * math.sqrt(3) * std
+            else:
+                value = torch.randn(shape, generator=generator) * std
+            drawn.append(value * scale)
+        return torch.stack(drawn)
+
+    def forward(
+        self,
+        images: Tensor,
+        flat: Tensor | None = None,
+        training: bool = False,
+        dropout: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return logits ``[B, N, classes]`` of images ``[B, N, C, H, W]``, or of ``[N, C, H, W]``.
+
+        Args:
+            flat: what is trained, if not the networks' own tensor.
+            training: whether norms use and track the statistics of this batch.
+            dropout: ``[B]`` share of the last hidden layer that is dropped.
+        """
+        flat = self.flat if flat is None else flat
+        values = self._views(flat, self.trained)
+        tracked = self._views(self.running, self.tracked)
+        if images.dim() == 4:
+            images = images.expand(self.count, *images.shape)
+        run = self._convolutions if self.spec.convolutional else self._maps
+        value = run(images, values, tracked, training)
+        if dropout is not None:
+            kept = torch.rand(value.shape, generator=generator) >= dropout.view(-1, 1, 1)
+            value = value * kept / (1 - dropout.view(-1, 1, 1))
+        bias, weight = values["head.bias"], values["head.weight"]
+        return torch.baddbmm(bias.unsqueeze(1), value, weight.transpose(1, 2))
+
+    def _maps(
+        self, images: Tensor, values: Mapping[str, Tensor], tracked: Mapping[str, Tensor],
+        training: bool,
+    ) -> Tensor:  # fmt: skip
+        value = images.flatten(2)
+        for i, layer in enumerate(self.spec.layers):
+            weight = values[f"layers.{i}.weight"].transpose(1, 2)
+            if self.spec.norm:
+                mapped = torch.bmm(value, weight).transpose(0, 1)
+                mapped = self._norm(mapped.flatten(1), i, values, tracked, training)
+                mapped = mapped.view(-1, self.count, layer.outputs).transpose(0, 1)
+            else:
+                mapped = torch.baddbmm(values[f"layers.{i}.bias"].unsqueeze(1), value, weight)
+            value = self.activation(mapped + value if layer.residual else mapped)
+        return value
+
+    def _convolutions(
+        self, images: Tensor, values: Mapping[str, Tensor], tracked: Mapping[str, Tensor],
+        training: bool,
+    ) -> Tensor:  # fmt: skip
+        # All networks side by side in the channels: a layer is one grouped convolution.
+        value = images.transpose(0, 1).flatten(1, 2)
+        for i, layer in enumerate(self.spec.layers):
+            bias = None if self.spec.norm else values[f"layers.{i}.bias"].flatten()
+            mapped = F.conv2d(
+                value, values[f"layers.{i}.weight"].flatten(0, 1), bias, layer.stride,
+                layer.kernel // 2, groups=self.count,
+            )  # fmt: skip
+            if self.spec.norm:
+                mapped = self._norm(mapped, i, values, tracked, training)
+            value = self.activation(mapped + value if layer.residual else mapped)
+        return value.mean(dim=(2, 3)).view(len(value), self.count, -1).transpose(0, 1)
+
+    def _norm(
+        self, value: Tensor, i: int, values: Mapping[str, Tensor], tracked: Mapping[str, Tensor],
+        training: bool,
+    ) -> Tensor:  # fmt: skip
+        mean, var = (tracked[f"norms.{i}.running_{what}"] for what in ("mean", "var"))
+        held = mean.flatten().clone(), var.flatten().clone()  # updated in place
+        found = F.batch_norm(
+            value, *held, values[f"norms.{i}.weight"].flatten(),
+            values[f"norms.{i}.bias"].flatten(), training, _MOMENTUM,
+        )  # fmt: skip
+        if training:
+            mean.copy_(held[0].view_as(mean))
+            var.copy_(held[1].view_as(var))
+        return found
+
+    def _views(self, flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        parts = torch.split(flat, sizes, dim=1)
+        return {
+            name: part.view(self.count, *shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return a copy of all parameters and buffers, each ``[B, *shape]``, as a module's."""
+        values = {**self._views(self.flat, self.trained), **self._views(self.running, self.tracked)}
+        found = {}
+        for parameter in self.spec.architecture().parameters:
+            if parameter.integer:
+                found[parameter.name] = torch.full((self.count,), self.steps, dtype=torch.int64)
+            else:
+                found[parameter.name] = values[parameter.name].detach().clone()
+        return found
+
+
+@dataclass
+class BatchedOptimiser:
+    """SGD with momentum 0.9, Adam and RMSprop, each network with its own, as torch has them.
+
+    Args:
+        kinds: ``[B]`` indices into :data:`OPTIMISERS`.
+        rates: ``[B]`` learning rates.
+        decays: ``[B]`` factors of the weights that are added to the gradient (L2 regularisation).
+        size: numbers that a network has.
+    """
+
+    kinds: Tensor
+    rates: Tensor
+    decays: Tensor
+    size: int
+
+    def __post_init__(self) -> None:
+        dtype = self.rates.dtype
+        first = torch.tensor([[0.9, 1.0], [0.9, 0.1], [0.0, 1.0]], dtype=dtype)[self.kinds]
+        self._keep, self._take = first[:, :1], first[:, 1:]
+        self._second = torch.tensor([1.0, 0.999, 0.99], dtype=dtype)[self.kinds].unsqueeze(1)
+        self._adam = (self.kinds == OPTIMISERS.index("adam")).unsqueeze(1)
+        self._plain = (self.kinds == OPTIMISERS.index("sgd")).unsqueeze(1)
+        self.moment = torch.zeros(len(self.kinds), self.size, dtype=dtype)
+        self.square = torch.zeros(len(self.kinds), self.size, dtype=dtype)
+        self.step = 0
+
+    def change(self, flat: Tensor, grad: Tensor) -> Tensor:
+        """Return what is subtracted from ``flat`` ``[B, P]`` for its gradient."""
+        self.step += 1
+        grad = grad + self.decays.unsqueeze(1) * flat
+        self.moment.mul_(self._keep).add_(self._take * grad)
+        self.square.mul_(self._second).add_((1 - self._second) * grad * grad)
+        one = torch.ones((), dtype=self.rates.dtype)
+        unbias = torch.where(self._adam, one - 0.9**self.step, one)
+        unbias_square = torch.where(self._adam, one - 0.999**self.step, one)
+        root = torch.where(self._plain, one, (self.square / unbias_square).sqrt() + 1e-8)
+        return self.rates.unsqueeze(1) * self.moment / unbias / root

@@ -1,0 +1,218 @@
+"""Make a zoo of trained classifiers, shard by shard, and resume where it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nngraph.errors import ArchitectureError, InvalidGraphError
+from nngraph.graph import Architecture
+from nngraph.zoo.batched import INITS, OPTIMISERS
+from nngraph.zoo.classifiers import Classifier, ClassifierSpec
+from nngraph.zoo.facts import SPLITS, Fact
+from nngraph.zoo.manifest import Manifest, Origin
+from nngraph.zoo.ranks import Ranks
+from nngraph.zoo.recipes import RECIPES, Recipe, draw_runs, draw_specs
+from nngraph.zoo.shards import Shard
+from nngraph.zoo.sources import ImageSource
+from nngraph.zoo.splits import policy_of, split_of_images
+from nngraph.zoo.storage import Zoo
+from nngraph.zoo.training import CHUNK, LabelledImages, train_classifiers
+from nngraph.zoo.writing import write_zoo
+
+__all__ = ["classifier_of", "train_zoo"]
+
+_FACTS = (
+    Fact("run"),
+    Fact("step"),
+    Fact("optimiser", "int64", OPTIMISERS),
+    Fact("learning_rate", "float32"),
+    Fact("weight_decay", "float32"),
+    Fact("dropout", "float32"),
+    Fact("fraction", "float32"),
+    Fact("init", "int64", INITS),
+    Fact("init_scale", "float32"),
+    Fact("diverged", "int64", ("no", "yes")),
+    Fact("train_accuracy", "float32"),
+    Fact("train_loss", "float32"),
+    Fact("test_accuracy", "float32"),
+    Fact("test_loss", "float32"),
+    Fact("split", "int64", SPLITS),
+)
+
+
+def train_zoo(
+    path: str | Path,
+    train: ImageSource,
+    test: ImageSource,
+    *,
+    recipe: Recipe | str = "small-cnn",
+    count: int = 1000,
+    steps: tuple[int, int] | None = None,
+    checkpoints: int | None = None,
+    seed: int = 0,
+    shard_runs: int = 64,
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    max_test: int = 2000,
+    threads: int | None = None,
+    progress: bool = True,
+    command: str | None = None,
+) -> Zoo:
+    """Train a population of classifiers, and store states along every run with what they reached.
+
+    Shards are trained one after the other and are there, whole, as soon as they are finished: the
+    same call after an interruption makes the missing ones, with the same bits (on the same machine
+    and torch). Under ``torchrun`` the ranks share the shards. The group that decides the split is
+    the run: all of its checkpoints are in one split. The target is the test accuracy.
+
+    Args:
+        path: folder of the zoo; made if it is not there.
+        train, test: images that the classifiers are trained and judged on.
+        recipe: what is varied, or the name of one of :data:`RECIPES`.
+        count: runs; there are ``checkpoints`` networks of each.
+        steps: fewest and most steps of a run; default the recipe's.
+        checkpoints: states kept of each run; default the recipe's.
+        seed: seed of everything random.
+        shard_runs: runs per file.
+        splits: fractions of training, validation and test runs.
+        max_test: the first so many test images are judged on.
+        threads: networks are trained on so many cores; default as many as torch uses. The result
+            does not depend on it.
+        progress: whether a progress bar on stderr shows the accuracy.
+        command: the command line that this is part of, for the record.
+
+    Raises:
+        InvalidGraphError: if an argument does not fit.
+        DataFileError: if the folder holds something else, a zoo made with other settings, or a
+            damaged shard, or if another process is writing into it. Nothing is changed then.
+    """
+    path = Path(path)
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise InvalidGraphError(
+                f"recipe is {recipe!r}; expected one of {', '.join(RECIPES)}."
+            )
+        recipe = RECIPES[recipe]
+    recipe = recipe.with_steps(steps, checkpoints)
+    for name, value in (("count", count), ("shard_runs", shard_runs), ("max_test", max_test)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidGraphError(f"{name} is {value!r}; expected an integer of at least 1.")
+    height, width, channels = train.images.shape[1:]
+    seen, judged = LabelledImages.pair(train, test, max_test)
+    specs = draw_specs(recipe, count, (height, width, channels), len(train.class_names), seed)
+    runs, jobs = draw_runs(recipe, count, seed), _jobs(count, len(specs), shard_runs)
+    split = split_of_images(count, splits, seed)
+    architectures = tuple(spec.architecture() for spec in specs)
+    made = {
+        "source": train.name,
+        "test": test.name,
+        "count": count,
+        "seed": seed,
+        "splits": [float(fraction) for fraction in splits],
+        "shard_runs": shard_runs,
+        "test_images": len(judged.labels),
+        "recipe": recipe.to_dict(),
+        "specs": {
+            _key(architecture): spec.to_dict()
+            for architecture, spec in zip(architectures, specs, strict=True)
+        },
+    }
+    digests = [train.fingerprint(), test.fingerprint(), json.dumps(made, sort_keys=True)]
+    source = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    manifest = Manifest(
+        architectures, _FACTS, "run", "test_accuracy", (Origin(source, made, command=command),),
+        tuple(
+            Shard(f"shard-{i:05d}.safetensors", len(numbers) * recipe.checkpoints, kind)
+            for i, (kind, numbers) in enumerate(jobs)
+        ),
+        policy=policy_of(splits, seed),
+    )  # fmt: skip
+    ranks = Ranks.of_environment()
+    threads = torch.get_num_threads() if threads is None else threads
+    kept = recipe.checkpoints
+    with tqdm(
+        unit="run", desc="train", mininterval=0.5, disable=not (progress and ranks.leads)
+    ) as bar:
+
+        def begin(found: Manifest) -> None:
+            bar.reset(total=count)
+            bar.update(sum(shard.count for shard in found.shards if shard.done) // kept)
+
+        def show(done: int, accuracy: Tensor) -> None:
+            bar.set_postfix(test=f"{float(accuracy.mean()):.1%}", refresh=False)
+            bar.update(done * ranks.world)
+
+        def make(index: int) -> dict[str, Tensor]:
+            kind, numbers = jobs[index]
+            own = {name: value[numbers] for name, value in runs.items()}
+            result = train_classifiers(
+                specs[kind], own, seen, judged, steps=_steps(recipe, len(numbers), seed, index),
+                checkpoints=kept, batch_size=recipe.batch_size, seed=seed, stream=index,
+                threads=threads, on_chunk=show,
+            )  # fmt: skip
+            number = torch.tensor(numbers).repeat_interleave(kept)
+            told = {
+                "run": number,
+                "step": result.steps.flatten(),
+                "diverged": result.diverged.flatten().to(torch.int64),
+                "split": split[number],
+                **{name: value.flatten() for name, value in result.measures.items()},
+            }
+            for name, value in own.items():
+                told[name] = torch.from_numpy(value).repeat_interleave(kept)
+            facts = {fact.key: told[fact.name].to(fact.torch_dtype) for fact in _FACTS}
+            values = {name: value.flatten(0, 1) for name, value in result.parameters.items()}
+            return {**values, **facts}
+
+        write_zoo(path, manifest, make, ranks=ranks, begin=begin)
+    return Zoo.open(path)
+
+
+def classifier_of(zoo: Zoo, number: int) -> Classifier:
+    """Return a trained network of a zoo as a torch module, in evaluation mode.
+
+    It reads standardised images ``[N, C, H, W]``, as of :class:`LabelledImages`.
+
+    Raises:
+        ArchitectureError: if the zoo does not say how its networks run.
+    """
+    graph = zoo.network(number)
+    key = _key(graph.architecture)
+    for origin in zoo.manifest.origins:
+        specs = origin.recipe.get("specs")
+        if isinstance(specs, dict) and isinstance(specs.get(key), dict):
+            module = ClassifierSpec.from_dict(specs[key]).module()
+            module.load_state_dict(graph.parameters())
+            return module.eval()
+    raise ArchitectureError(
+        f"{zoo.path} does not say how network {number}, {graph.architecture}, runs; expected a zoo "
+        "made by train_zoo."
+    )
+
+
+def _key(architecture: Architecture) -> str:
+    return hashlib.sha256(architecture.to_json().encode()).hexdigest()[:16]
+
+
+def _jobs(count: int, kinds: int, size: int) -> list[tuple[int, list[int]]]:
+    """Return architecture and runs of each shard; run n has architecture ``n % kinds``."""
+    jobs = []
+    for kind in range(kinds):
+        numbers = list(range(kind, count, kinds))
+        jobs += [(kind, numbers[i : i + size]) for i in range(0, len(numbers), size)]
+    return jobs
+
+
+def _steps(recipe: Recipe, runs: int, seed: int, shard: int) -> list[int]:
+    """Draw the number of steps of each chunk of a shard."""
+    generator = np.random.default_rng([seed, shard, 0x57])
+    low, high = np.log(recipe.steps)
+    drawn: Any = np.exp(generator.uniform(low, high, size=-(-runs // CHUNK)))
+    return [round(steps) for steps in drawn.tolist()]
