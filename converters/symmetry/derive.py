@@ -39,6 +39,8 @@ class Layer:
         output_axes: axes of its result.
         arguments: further facts, such as ``("groups", 4)``.
         activation: operator of the activation that alone follows, if one does.
+        derived: (role, name) of each parameter from which, without any input of the network, an
+            argument is computed: a transposed weight, a slice of a table of positions.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Layer:
     output_axes: tuple[Axis, ...]
     arguments: tuple[tuple[str, Any], ...] = ()
     activation: str | None = None
+    derived: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,6 +256,7 @@ class _Builder:
                     entry.kind, entry.op, entry.module_path, entry.parameters, entry.inputs,
                     tuple(tuple(map(namer.axis, dims)) for dims in entry.input_dims),
                     tuple(map(namer.axis, entry.output_dims)), entry.arguments, activation,
+                    entry.derived,
                 )
             )
         return tuple(layers)

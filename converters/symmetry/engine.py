@@ -37,6 +37,7 @@ class Entry:
     values: tuple[Value, ...]
     output: Value
     arguments: tuple[tuple[str, Any], ...] = ()
+    derived: tuple[tuple[str, str], ...] = ()
 
     @property
     def input_dims(self) -> tuple[tuple[Dim, ...], ...]:
@@ -181,20 +182,23 @@ class Call:
             kind: such as ``"linear"``.
             inputs: what it computes from, beside parameters.
             output: its (first) result.
-            parameters: role -> value. A value that is no parameter as stored counts as an input.
+            parameters: role -> value. A value that is no parameter as stored counts as an input,
+                and as derived if it is computed from parameters alone.
             arguments: further facts, such as the stride of a convolution.
         """
         named, values = [], list(inputs)
+        derived = [("input", name) for value in inputs for name in value.made_from]
         for role, value in (parameters or {}).items():
             if value is not None and value.parameter is not None:
                 named.append((role, value.parameter))
             elif value is not None:
                 values.append(value)
+                derived += [(role, name) for name in value.made_from]
         self.entered = True
         index = self.engine.enter(
             Entry(
                 kind, self.operation.name, self.operation.module_path, tuple(named),
-                _sources(values), tuple(values), output, tuple(arguments.items()),
+                _sources(values), tuple(values), output, tuple(arguments.items()), tuple(derived),
             )
         )
         return output.made_by(index)
@@ -305,10 +309,20 @@ class Engine:
                 tuple(dim for dim in cell if id(dim) not in apart)
                 for tensor in touched for cell in tensor.cells
             ]
+        made_from: tuple[str, ...] = ()
+        if not any(value.sources for value in inputs):
+            made_from = tuple(
+                dict.fromkeys(
+                    name for value in inputs
+                    for name in (*value.made_from, *([value.parameter] if value.parameter else []))
+                )
+            )
         sources = _sources(value for value in inputs if value.parameter is None)
         for ref, value in zip(operation.outputs, results, strict=False):
             if ref is not None and value is not None:
                 value.dtype = self.program.results[ref].dtype
+                if not call.entered:
+                    value.made_from = made_from
                 if value.constant is None:
                     self.records.extend(value.cells)
                     if not call.entered and not value.sources:

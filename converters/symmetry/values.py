@@ -95,6 +95,8 @@ class Value:
         self.parameter = parameter
         self.dtype = dtype
         self.blocks = blocks
+        #: parameters that it is computed from, where it depends on no input of the network
+        self.made_from: tuple[str, ...] = ()
 
     @property
     def dims(self) -> tuple[Dim, ...]:

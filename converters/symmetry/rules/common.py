@@ -9,7 +9,7 @@ from converters.symmetry.dims import Dim, atom, unify
 from converters.symmetry.engine import Call, Rule
 from converters.symmetry.values import Value
 
-__all__ = ["align", "axes", "axis", "broadcast", "rest_fixed", "table", "tensors"]
+__all__ = ["align", "axes", "axis", "broadcast", "is_weight", "rest_fixed", "table", "tensors"]
 
 
 def table(rule: Rule, *names: str) -> dict[str, Rule]:
@@ -26,6 +26,11 @@ def tensors(arguments: Any) -> list[Value]:
     if isinstance(arguments, (list, tuple)):
         return [value for item in arguments for value in tensors(item)]
     return []
+
+
+def is_weight(value: Value) -> bool:
+    """Whether a value is a parameter, or computed from parameters alone."""
+    return value.parameter is not None or bool(value.made_from)
 
 
 def axis(index: int, rank: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from converters.symmetry.dims import Dim
 from converters.symmetry.engine import Call, Unruled
-from converters.symmetry.rules.common import align, broadcast, table
+from converters.symmetry.rules.common import align, broadcast, is_weight, table
 from converters.symmetry.values import Value
 
 __all__ = ["LINEAR"]
@@ -16,10 +16,10 @@ def _enter(
     call: Call, kind: str, operands: dict[str, Value | None], output: Sequence[Dim]
 ) -> Value:
     """Record a product: its parameters by role, everything else as inputs."""
-    moving = [v for v in operands.values() if v is not None and v.parameter is None]
-    inputs = [v for v in moving if v.constant is None]
-    named = {k: v for k, v in operands.items() if v is not None and v.parameter is not None}
-    return call.enter(kind, inputs, Value(tuple(output)), dict(named))
+    given = {role: value for role, value in operands.items() if value is not None}
+    inputs = [v for v in given.values() if not is_weight(v) and v.constant is None]
+    weights: dict[str, Value | None] = {k: v for k, v in given.items() if is_weight(v)}
+    return call.enter(kind, inputs, Value(tuple(output)), weights)
 
 
 def linear(call: Call) -> Value:
@@ -132,9 +132,9 @@ def einsum(call: Call) -> Value:
     result = [meaning[c] for c in before]
     result += shared if ellipsis else []
     result += [meaning[c] for c in after]
-    moving = [v for v in operands if v.parameter is None and v.constant is None]
+    moving = [v for v in operands if not is_weight(v) and v.constant is None]
     named_operands: dict[str, Value | None] = {
-        f"operand_{i}": v for i, v in enumerate(operands) if v.parameter is not None
+        f"operand_{i}": v for i, v in enumerate(operands) if is_weight(v)
     }
     return call.enter(
         "linear", moving, Value(tuple(result)), named_operands, equation=equation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from converters.symmetry.blocks import blocked, rearrange, take
 from converters.symmetry.dims import atom, cut, unify
 from converters.symmetry.engine import Call
-from converters.symmetry.rules.common import axis, broadcast, table, tensors
+from converters.symmetry.rules.common import axis, broadcast, is_weight, table, tensors
 from converters.symmetry.values import Value
 
 __all__ = ["POINTWISE", "pointwise", "same"]
@@ -22,8 +22,8 @@ def pointwise(call: Call) -> Value:
     """Combine tensors entry by entry, with broadcasting."""
     values = tensors(call.arguments)
     result = _combined(values)
-    moving = [value for value in values if value.constant is None and value.parameter is None]
-    parameters = [value for value in values if value.parameter is not None]
+    moving = [value for value in values if value.constant is None and not is_weight(value)]
+    parameters = [value for value in values if is_weight(value)]
     name = call.operation.name
     kind = _KINDS.get(name, "activation" if len(values) == 1 else "pointwise")
     if kind == "multiply" and not parameters and len(moving) == 1:
@@ -36,7 +36,7 @@ def pointwise(call: Call) -> Value:
     }
     roles: dict[str, Value | None] = {
         key: value for key, value in call.arguments.items()
-        if isinstance(value, Value) and value.parameter is not None
+        if isinstance(value, Value) and is_weight(value)
     }
     return call.enter(kind, moving, result, roles, **plain)
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from converters.symmetry.blocks import blocked, rearrange, take, with_dim
 from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, find, is_fixed
 from converters.symmetry.engine import Call, Unruled
-from converters.symmetry.rules.common import axis, broadcast, table
+from converters.symmetry.rules.common import axis, broadcast, is_weight, table
 from converters.symmetry.values import Value
 
 __all__ = ["SEGMENTS", "piece"]
@@ -32,9 +32,9 @@ def _together(
     call: Call, values: list[Value], place: int, order: Sequence[int | None] | None = None
 ) -> Value:
     pieces = [v if order is None else rearrange(v, order) for v in values]
-    moving = [v for v in values if v.constant is None and v.parameter is None]
+    moving = [v for v in values if v.constant is None and not is_weight(v)]
     parameters: dict[str, Value | None] = {
-        f"part_{i}": v for i, v in enumerate(values) if v.parameter is not None
+        f"part_{i}": v for i, v in enumerate(values) if is_weight(v)
     }
     return call.enter("concatenate", moving, blocked(place, pieces), parameters, dim=place)
 

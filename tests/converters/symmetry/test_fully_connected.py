@@ -53,10 +53,14 @@ class TiedAutoencoder(nn.Module):
 
 
 def test_tied_weights_tie_the_encoder_and_the_decoder():
-    check(TiedAutoencoder(), torch.randn(5, 6), {
+    derivation = check(TiedAutoencoder(), torch.randn(5, 6), {
         "encoder": (4, "encoder.weight[0] encoder.bias[0] inner.weight[1] decode_bias[0]"),
         "inner": (3, "inner.weight[0] inner.bias[0]"),
     })
+    last = derivation.layers[-2]
+    assert (last.parameters, last.derived) == (
+        (("bias", "out_bias"),), (("weight", "encoder.weight"),)
+    )
 
 
 class TwoNames(nn.Module):
