@@ -127,3 +127,37 @@ def test_fit_understands_its_new_options(tmp_path, answer, command):
         code, out, err = command("zoo", "fit", tmp_path / "wrong", *wrong, "--quiet")
         assert (code, out) == (2, "")
         assert word in err
+
+
+def test_train_makes_a_population_and_says_how_good_it_is(tmp_path, answer, command):
+    line = (
+        "zoo", "train", tmp_path / "zoo", "--count", "9", "--steps", "3", "5", "--checkpoints",
+        "2", "--max_test", "50", "--quiet",
+    )  # fmt: skip
+    code, info = answer(*line, "--recipe", "wild")
+    assert (code, info["networks"], info["groups"], info["target"]) == (
+        0, 18, 9, "test_accuracy",
+    )  # fmt: skip
+    assert set(info["facts"]["optimiser"]) == {"sgd", "adam", "rmsprop"}
+    code, out, err = command("zoo", "info", tmp_path / "zoo")
+    assert (code, err) == (0, "")
+    assert "test_accuracy\n" in out
+    assert "specs" not in out
+    code, out, err = command(*line, "--recipe", "small-cnn")
+    assert (code, out) == (2, "")
+    assert "made with other settings" in err
+    for wrong, word in (
+        (("--recipe", "tame"), "--recipe: expected one of"),
+        (("--steps", "0", "5"), "steps range from 0 to 5"),
+        (("--count", "0"), "count is 0"),
+        (("--data", "mnist", tmp_path / "absent"), "absent"),
+    ):
+        code, out, err = command("zoo", "train", tmp_path / "other", *wrong, "--quiet")
+        assert (code, out) == (2, "")
+        assert word in err
+    # All that is made for populations works on these networks, too.
+    assert command("zoo", "verify", tmp_path / "zoo")[0] == 0
+    code, meta = answer("zoo", "export", tmp_path / "zoo", tmp_path / "accuracies")
+    assert (code, meta["eval metric"], meta["target"]) == (0, "kendall", "test_accuracy")
+    code, drawn = answer("zoo", "show", tmp_path / "zoo", "--out", tmp_path / "pictures")
+    assert (code, list(drawn)) == (0, ["path", "weights"])
