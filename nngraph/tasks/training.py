@@ -47,7 +47,14 @@ def build_model(settings: TrainSettings, zoo: Zoo) -> Metanetwork:
 
     Raises:
         ValueError: if there is no such model, or it has no such option.
+        DataFileError: if the zoo's networks have no classes.
     """
+    if zoo.manifest.target != "label":
+        raise DataFileError(
+            f"the networks of {zoo.path} have no classes: what is known of them is "
+            f"{zoo.manifest.target!r}. Models are trained to tell classes apart; expected a zoo "
+            "with labels."
+        )
     return _build(settings, zoo.architecture, zoo.num_classes)
 
 

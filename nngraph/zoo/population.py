@@ -125,7 +125,7 @@ def fit_zoo(
         steps=suggested.steps if steps is None else steps,
         lr=suggested_lr if lr is None else lr,
         pixels=suggested.pixels if pixels is None else pixels,
-        chunk=suggested.chunk if chunk is None else chunk,
+        chunk=_suggested_chunk(suggested, device) if chunk is None else chunk,
         seed=seed,
         psnr=psnr,
         init=init,
@@ -206,6 +206,11 @@ def _write(path: Path, plan: FitPlan, threads: int, device: str, progress: bool)
 
     with bar:
         write_zoo(path, plan.manifest, make, ranks=ranks, begin=begin)
+
+
+def _suggested_chunk(suggested: FitSettings, device: str) -> int:
+    """Return how many networks run together: what fits the cache of a core, or fills a GPU."""
+    return suggested.chunk if torch.device(device).type == "cpu" else 4096
 
 
 def _at_least_one(**values: int) -> None:

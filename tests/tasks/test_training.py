@@ -383,3 +383,14 @@ def test_a_zoo_without_test_networks_is_refused_at_the_start(
     with pytest.raises(DataFileError, match="has no test networks"):
         train(chosen, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_zoo_without_classes_is_refused(tmp_path):
+    from nngraph.zoo import load_digits_images, train_zoo
+
+    zoo = train_zoo(
+        tmp_path / "zoo", *load_digits_images().divide(), recipe="small-mlp", count=10,
+        steps=(2, 2), checkpoints=1, progress=False,
+    )  # fmt: skip
+    with pytest.raises(DataFileError, match="have no classes: what is known of them is 'test_acc"):
+        train(TrainSettings(str(zoo.path)), tmp_path / "run", progress=False)

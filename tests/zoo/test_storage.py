@@ -3,11 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import struct
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import nngraph
 from nngraph.errors import ArchitectureError, DataFileError, InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.zoo import (
@@ -24,7 +19,6 @@ from nngraph.zoo import (
     ImageSource,
     Zoo,
     fit_images,
-    fit_zoo,
     render,
     suggested_settings,
 )
@@ -188,42 +182,6 @@ def test_an_exception_between_shards_leaves_a_zoo_that_continues(
     assert contents(tmp_path / "cut") == whole
 
 
-_SCRIPT = """
-import sys, torch
-from nngraph.zoo import ImageSource, fit_zoo
-images = torch.rand(40, 12, 12, 1, generator=torch.Generator().manual_seed(0))
-source = ImageSource("noise", images, torch.arange(40) % 4, ("a", "b", "c", "d"))
-fit_zoo(sys.argv[1], source, widths=[2, 16, 16, 1], steps=150, shard_size=4, threads=1,
-        progress=False)
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_killed_fit_continues_to_the_same_bits(tmp_path: Path):
-    root = str(Path(nngraph.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_WAIT_POLICY": "passive"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, str(tmp_path / "killed")], env=environment
-    )
-    try:
-        while not (tmp_path / "killed" / SHARDS[1]).exists():
-            assert process.poll() is None
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    images = torch.rand(40, 12, 12, 1, generator=torch.Generator().manual_seed(0))
-    source = ImageSource("noise", images, torch.arange(40) % 4, ("a", "b", "c", "d"))
-    settings: dict[str, Any] = {
-        "widths": [2, 16, 16, 1], "steps": 150, "shard_size": 4, "threads": 1, "progress": False,
-    }  # fmt: skip
-    interrupted = Zoo.open(tmp_path / "killed", partial=True)
-    assert 4 <= len(interrupted) < 40
-    resumed = fit_zoo(tmp_path / "killed", source, **settings)
-    whole = fit_zoo(tmp_path / "whole", source, **settings)
-    assert contents(resumed.path) == contents(whole.path)
-
-
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -365,6 +323,21 @@ def test_a_malformed_manifest_is_refused_and_named(make_zoo: MakeZoo, change: An
     with pytest.raises(DataFileError, match=match) as caught:
         Zoo.open(path)
     assert "manifest.json" in str(caught.value)
+
+
+def test_giant_sizes_are_refused_before_anything_of_that_size_is_made(make_zoo: MakeZoo):
+    path = make_zoo().path
+    giant = Architecture.mlp([2, 2**33, 1])
+    edit(path, lambda data: data.update(architectures=[giant.to_dict()]))
+    with pytest.raises(DataFileError, match="truncated, or of another zoo"):
+        Zoo.open(path)
+    text = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_bytes(b" " * (2**28 + 1))
+    with pytest.raises(DataFileError, match="expected at most"):
+        Zoo.open(path)
+    (path / "manifest.json").write_text(text.replace('"count": 8', '"count": 2147483648'))
+    with pytest.raises(DataFileError, match="truncated, or of another zoo"):
+        Zoo.open(path)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b"null"])
