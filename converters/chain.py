@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Activation, Architecture, NeuralGraph
+from nngraph.graph.layout import INTEGERS
 from nngraph.graph.parameters import check_parameters
 
 __all__ = [
@@ -51,8 +52,11 @@ def activation_list(activations: Activations, depth: int) -> list[Activation]:
     return [group.activation for group in groups[1:]]
 
 
-def check_tensor(name: str, value: object) -> Tensor:
+def check_tensor(name: str, value: object, integer: bool = False) -> Tensor:
     """Return ``value`` if a graph can carry it: a dense tensor of real floating-point numbers.
+
+    Args:
+        integer: whether it is a buffer of whole numbers, which may have their dtypes instead.
 
     Raises:
         InvalidGraphError: if it is anything else.
@@ -82,6 +86,8 @@ def check_tensor(name: str, value: object) -> Tensor:
             f"{what} has layout {value.layout}; expected a dense tensor. Convert it with "
             ".to_dense()."
         )
+    if integer and str(value.dtype).removeprefix("torch.") in INTEGERS:
+        return value
     if value.dtype not in DTYPES:
         raise InvalidGraphError(
             f"{what} has dtype {value.dtype}; expected one of {', '.join(map(str, DTYPES))}. "

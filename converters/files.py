@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from converters.state_dicts import refuse_batch
+from converters.state_dicts import refuse_batch, state_dict_to_graph
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError
 from nngraph.files import write_atomically
 from nngraph.graph import Architecture, NeuralGraph
@@ -135,16 +135,30 @@ def save_graph(graph: NeuralGraph, path: str | Path) -> None:
 
 
 def load_graph(
-    path: str | Path, *, allow_nonfinite: bool = True, max_bytes: int = MAX_BYTES
+    path: str | Path,
+    architecture: Architecture | None = None,
+    *,
+    allow_nonfinite: bool = True,
+    max_bytes: int = MAX_BYTES,
 ) -> NeuralGraph:
-    """Read a neural graph that :func:`save_graph` wrote.
+    """Read a neural graph that :func:`save_graph` wrote, or a checkpoint of a known architecture.
+
+    Args:
+        architecture: whose parameters the file holds; it may then be any file that
+            :func:`load_state_dict` reads. Every parameter is checked by name and shape.
+        allow_nonfinite: whether NaN and infinity among the weights pass.
+        max_bytes: larger files are refused.
 
     Raises:
+        InvalidGraphError: if a checkpoint does not fit the architecture, or the file is a graph of
+            another one.
         DataFileError: if the file is missing, too large, truncated or damaged, of another kind or
             version, or if its tensors do not fit its architecture.
         NonFiniteError: if a weight is NaN or infinite, and they are not allowed.
     """
     path = checked_path(path, max_bytes)
+    if architecture is not None:
+        return _load_checkpoint(path, architecture, allow_nonfinite, max_bytes)
     if path.suffix != ".safetensors":
         raise DataFileError(f"{path} has the ending {path.suffix!r}; expected .safetensors.")
     tensors, metadata = _read_safetensors(path)
@@ -152,7 +166,7 @@ def load_graph(
         raise DataFileError(
             f"{path} has format {metadata.get('format')!r}, version {metadata.get('version')!r}; "
             f"expected a graph file, {_FORMAT!r} version {_VERSION!r}. A plain state dict is read "
-            "by load_state_dict."
+            "by load_state_dict, or with the architecture that it is of."
         )
     try:
         architecture = Architecture.from_json(metadata.get("architecture", ""))
@@ -175,6 +189,26 @@ def load_graph(
         raise DataFileError(f"{path} is damaged: {error}") from error
     check_parameters(architecture, parameters, allow_nonfinite=allow_nonfinite)
     return graph
+
+
+def _load_checkpoint(
+    path: Path, architecture: Architecture, allow_nonfinite: bool, max_bytes: int
+) -> NeuralGraph:
+    if path.suffix == ".safetensors":
+        _, metadata = _read_safetensors(path)
+        if metadata.get("format") == _FORMAT:
+            graph = load_graph(path, allow_nonfinite=allow_nonfinite, max_bytes=max_bytes)
+            if graph.architecture != architecture:
+                raise InvalidGraphError(
+                    f"{path} is a graph file of {graph.architecture}, which is not the "
+                    f"architecture {architecture} that was given; leave that out."
+                )
+            return graph
+    state = load_state_dict(path, max_bytes=max_bytes)
+    try:
+        return state_dict_to_graph(state, architecture, allow_nonfinite=allow_nonfinite)
+    except NNGraphError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _is_attribute(name: str) -> bool:

@@ -28,12 +28,13 @@ def to_networkx(graph: NeuralGraph) -> nx.DiGraph:
 
     Nodes are 0 .. N-1 with ``group``, ``role``, ``position`` and their parameters by column, such
     as ``bias`` (absent where the network has none). Edges carry ``weight``, the name of their
-    ``parameter``, and ``features`` if there are channels beside the weight. Numbers are Python
-    floats, which hold float16, bfloat16, float32 and float64 exactly. The architecture is in the
-    graph's attributes as JSON, further attributes of the graph as they are.
+    ``parameter``, and ``features`` if there are channels beside the weight, such as the taps of a
+    kernel. Numbers are Python floats, which hold float16, bfloat16, float32 and float64 exactly.
+    The architecture is in the graph's attributes as JSON, buffers of whole numbers as
+    ``integers``, further attributes of the graph as they are.
 
     Raises:
-        InvalidGraphError: if two edges join the same neurons, or the graph is a batch.
+        InvalidGraphError: if two blocks of edges join the same groups, or the graph is a batch.
     """
     import networkx as nx
 
@@ -41,9 +42,13 @@ def to_networkx(graph: NeuralGraph) -> nx.DiGraph:
     architecture = graph.architecture
     pairs = [(block.source, block.target) for block in architecture.blocks]
     if len(set(pairs)) < len(pairs):
+        twice = next(pair for pair in pairs if pairs.count(pair) > 1)
         raise InvalidGraphError(
-            f"the architecture {architecture} has several blocks between the same groups; a "
-            "DiGraph holds one edge from a neuron to another."
+            f"the architecture {architecture} has several blocks from "
+            f"{architecture.groups[twice[0]].name!r} to {architecture.groups[twice[1]].name!r}, "
+            "such as the parts of a large kernel, or a weight beside a residual; a DiGraph holds "
+            "one edge from a neuron to another. Keep such a graph as it is, or in a file with "
+            "save_graph."
         )
     assert graph.x is not None
     assert graph.edge_attr is not None
@@ -54,6 +59,8 @@ def to_networkx(graph: NeuralGraph) -> nx.DiGraph:
         dtype=str(graph.x.dtype).removeprefix("torch."),
         attributes=graph.further_attributes(),
     )
+    if architecture.integers:
+        out.graph["integers"] = graph.integers.tolist()
     features, masks = graph.x.tolist(), structure.node_mask(architecture).tolist()
     for g, group in enumerate(architecture.groups):
         for position in range(group.size):
@@ -137,9 +144,24 @@ def from_networkx(graph: nx.DiGraph) -> NeuralGraph:
     for name in ("edge_index", "edge_block", "node_group", "node_role", "node_position"):
         out[name] = getattr(structure, name)(architecture)
     out.x_mask = structure.node_mask(architecture)
+    if architecture.integers:
+        out.integers = _integers(kept.get("integers"), sum(p.numel for p in architecture.integers))
     for name, value in kept.get("attributes", {}).items():
         out[name] = value
     return out
+
+
+def _integers(values: object, count: int) -> torch.Tensor:
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not all(isinstance(v, int) and abs(v) < 2**63 for v in values)
+    ):
+        raise InvalidGraphError(
+            f"the networkx graph has integers {str(values)[:80]}; the architecture expects a list "
+            f"of {count} whole numbers."
+        )
+    return torch.tensor(values, dtype=torch.long)
 
 
 def _number(values: dict[str, Any], name: str, where: str) -> float:

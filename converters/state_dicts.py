@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -42,7 +43,8 @@ def state_dict_to_graph(
     leaves exactly one order of all layers, it is taken.
 
     Args:
-        architecture: what the parameters belong to, by name.
+        architecture: what the parameters belong to, by name, buffers of whole numbers with them.
+            A tied tensor may stand under any of its names, or all, with the same numbers.
         activations: of an inferred MLP, as in ``mlp_to_graph``. A state dict does not say;
             the default is ReLU on the hidden layers, the commonest.
 
@@ -56,13 +58,21 @@ def state_dict_to_graph(
             f"the state dict is a {type(state_dict).__name__}; expected a mapping from names to "
             "tensors, such as module.state_dict()."
         )
-    values = {str(name): check_tensor(str(name), value) for name, value in state_dict.items()}
+    whole = {
+        name for p in (() if architecture is None else architecture.integers)
+        for name in (p.name, *p.aliases)
+    }
+    values = {
+        str(name): check_tensor(str(name), value, str(name) in whole)
+        for name, value in state_dict.items()
+    }
     if architecture is not None:
         if activations is not None:
             raise InvalidGraphError(
                 "both an architecture and activations were given; the architecture has its own. "
                 "Leave one of them out."
             )
+        values = _under_first_names(architecture, values)
         return to_neural_graph(architecture, values, allow_nonfinite, differentiable)
     layers = _layers(values)
     order = _only_order(layers)
@@ -78,13 +88,52 @@ def to_state_dict(graph: NeuralGraph | NeuralGraphStack) -> dict[str, Tensor]:
     """Return the parameters of a graph by their names, bit for bit as they were converted.
 
     They are detached and share memory with the graph, as those of ``module.state_dict()`` do with
-    the module. The parameters of a stack are stacked, ``[B, *shape]``.
+    the module. A tied tensor is there under each of its names, so that ``load_state_dict`` takes
+    the result. The parameters of a stack are stacked, ``[B, *shape]``.
 
     Raises:
         InvalidGraphError: for a ``Batch``, whose graphs have a state dict each.
     """
     refuse_batch(graph)
-    return {name: value.detach() for name, value in graph.parameters().items()}
+    values = {name: value.detach() for name, value in graph.parameters().items()}
+    tied = {
+        alias: values[p.name] for p in graph.architecture.parameters for alias in p.aliases
+    }
+    return {**values, **tied}
+
+
+def _under_first_names(
+    architecture: Architecture, values: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the values with one name for each tied tensor.
+
+    Raises:
+        InvalidGraphError: if a tied tensor has other numbers under another of its names.
+    """
+    values = dict(values)
+    for parameter in architecture.parameters:
+        for alias in parameter.aliases:
+            if alias not in values:
+                continue
+            value = values.pop(alias)
+            first = values.setdefault(parameter.name, value)
+            if first is not value and not _same(first, value):
+                raise InvalidGraphError(
+                    f"{parameter.name!r} and {alias!r} are one tensor in the architecture, and "
+                    "have different numbers here. Convert the module that they come from with its "
+                    "weights untied."
+                )
+    return values
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    where = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in (one, other)]
+    if where[0] == where[1]:
+        return True
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    bits = [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (one, other)]
+    return torch.equal(*bits)
 
 
 def refuse_batch(graph: object) -> None:

@@ -247,8 +247,10 @@ class Builder:
     def _parameter(self, name: str, place: Mapping[int, int]) -> Parameter:
         tensor = self.tensors[name]
         shape = tuple(tensor.shape)
+        aliases = tuple(self.derivation.spec.aliases.get(name, ()))
         if not tensor.dtype.is_floating_point:
-            return Parameter(name, shape, integer=str(tensor.dtype).removeprefix("torch."))
+            integer = str(tensor.dtype).removeprefix("torch.")
+            return Parameter(name, shape, integer=integer, aliases=aliases)
         slabs = [
             replace(
                 slab, target=place[slab.target],
@@ -256,7 +258,7 @@ class Builder:
             )
             for slab in self.slabs[name]
         ]
-        return _simple(name, shape, slabs)
+        return replace(_simple(name, shape, slabs), aliases=aliases)
 
     def _order(self) -> list[int]:
         """Groups in the order of computation: each after those that lead to it."""

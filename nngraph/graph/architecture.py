@@ -66,7 +66,7 @@ class Architecture:
         if not self.groups:
             raise ArchitectureError("an architecture has no neuron groups; expected at least one.")
         _unique("neuron group", [group.name for group in self.groups])
-        _unique("parameter", [parameter.name for parameter in self.parameters])
+        _unique("parameter", [name for p in self.parameters for name in (p.name, *p.aliases)])
         _unique("neuron space", [space.name for space in self.structure])
         check_spaces(self.all_spaces)
         for group in self.groups:

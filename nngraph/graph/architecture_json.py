@@ -73,6 +73,8 @@ def _parameter_to_plain(parameter: Parameter) -> dict[str, Any]:
         ]
     if parameter.integer is not None:
         plain["integer"] = parameter.integer
+    if parameter.aliases:
+        plain["aliases"] = list(parameter.aliases)
     return plain
 
 
@@ -138,7 +140,7 @@ def _group(item: object, where: str) -> NeuronGroup:
 
 def _parameter(item: object, where: str) -> Parameter:
     parameter = _fields(
-        item, where, ("name", "shape", "axes", "column"), ("slabs", "integer")
+        item, where, ("name", "shape", "axes", "column"), ("slabs", "integer", "aliases")
     )
     slabs = []
     for i, entry in enumerate(_items(parameter.get("slabs", []), f"{where}.slabs")):
@@ -167,6 +169,10 @@ def _parameter(item: object, where: str) -> Parameter:
         _optional_string(parameter["column"], f"{where}.column"),
         tuple(slabs),
         _optional_string(parameter.get("integer"), f"{where}.integer"),
+        tuple(
+            _string(alias, f"{where}.aliases")
+            for alias in _items(parameter.get("aliases", []), f"{where}.aliases")
+        ),
     )
 
 

@@ -110,6 +110,7 @@ class Parameter:
             ``()``, and their ``column`` ``None``.
         integer: dtype of a buffer of whole numbers, such as a count of batches; ``None`` for all
             else. These are carried beside the features: ``axes`` and ``slabs`` are ``()``.
+        aliases: further keys of the state dict that are this very tensor, as tied weights have.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Parameter:
     column: str | None = None
     slabs: tuple[Slab, ...] = ()
     integer: str | None = None
+    aliases: tuple[str, ...] = ()
 
     @property
     def numel(self) -> int:

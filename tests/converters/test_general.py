@@ -174,10 +174,9 @@ def test_modules_and_state_dicts_come_back(make: type[nn.Module], inputs: Tensor
     assert type(back) is make
     assert back.state_dict().keys() == state.keys()
     assert all(torch.equal(v, state[k]) for k, v in back.state_dict().items())
-    names = [p.name for p in graph.architecture.parameters]
     written = to_state_dict(graph)
-    assert list(written) == names
-    assert all(torch.equal(written[k], state[k]) for k in names)
+    assert set(written) == set(state)
+    assert all(torch.equal(written[k], state[k]) for k in state)
     with torch.no_grad():
         next(back.parameters()).add_(1)
     assert torch.equal(next(iter(module.state_dict().values())), next(iter(state.values())))

@@ -36,7 +36,7 @@ def test_graphs_hold_on_their_modules(make: type[nn.Module], inputs: Tensor):
     assert next(module.parameters()).dtype == torch.float32
     # A relabelled graph is another of the same module.
     moved = Symmetry(graph.architecture).sample(0).act_on_graph(graph)
-    again = verify(moved, module, inputs, samples=1, each_space=False)
+    again = verify(moved, module, inputs, samples=1, alone=0)
     assert again.holds, again
     assert 0 <= again.computes < 1e-9
 
@@ -119,7 +119,7 @@ def test_a_block_that_was_not_moved_is_noticed(name: str):
     graph = to_graph(module, inputs)
     moved = Symmetry(graph.architecture).sample(0).act_on_parameters(graph.parameters())
     half = graph.with_parameters({**moved, name: graph.parameters()[name]})
-    report = verify(half, module, inputs, samples=1, each_space=False)
+    report = verify(half, module, inputs, samples=1, alone=0)
     assert not report.holds
     assert report.computes > 1e-4
     assert "another function" in str(report)
@@ -141,7 +141,7 @@ def test_a_graph_whose_relabelling_is_not_that_of_the_module_is_noticed(
 
     graph = to_graph(module, inputs)
     monkeypatch.setattr(Relabelling, "act_on_edges", forgets_the_last_block)
-    report = verify(graph, module, inputs, samples=1, each_space=False)
+    report = verify(graph, module, inputs, samples=1, alone=0)
     assert report.differs == ("edge_attr",)
     assert not report.holds
 
