@@ -10,24 +10,31 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from converters import to_graph
-from converters.symmetry import permutation_spec
+from converters.symmetry import PermutationSpec, permutation_spec
 from nngraph.graph import NeuralGraph, Symmetry
 from nngraph.graph.topology import Topology
 
 
 def check_graph(
-    module: nn.Module, inputs: Any, kwargs: dict[str, Any] | None = None
+    module: nn.Module,
+    inputs: Any,
+    kwargs: dict[str, Any] | None = None,
+    spec: PermutationSpec | None = None,
 ) -> NeuralGraph:
-    """Hold a module's graph to the laws, in float64 and in evaluation mode."""
+    """Hold a module's graph to the laws, in float64 and in evaluation mode.
+
+    The spec is derived if it is not given.
+    """
     module = copy.deepcopy(module).double().eval()
     inputs, kwargs = tree_map(_double, inputs), tree_map(_double, kwargs)
     graph = to_graph(module, inputs, kwargs=kwargs)
     architecture = graph.architecture
-    spec = permutation_spec(module, inputs, kwargs=kwargs)
+    spec = permutation_spec(module, inputs, kwargs=kwargs) if spec is None else spec
     state = module.state_dict()
     # Every tensor exactly once, and all of them.
     names = [p.name for p in architecture.parameters]
     assert names == list(spec.parameters)
+    assert {p.name: p.aliases for p in architecture.parameters if p.aliases} == spec.aliases
     aliases = [name for others in spec.aliases.values() for name in others]
     assert sorted([*names, *aliases]) == sorted(state)
     kept = {name: value.clone() for name, value in graph.parameters().items()}

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from graph_cases import check_graph
 from torch import nn
 
 from converters.symmetry import Derivation, PermutationSpec, derive, verify
@@ -15,7 +16,7 @@ def check(
     maximal: bool = True,
     **kwargs: Any,
 ) -> Derivation:
-    """Derive; hold every space against a hand-written one; prove it on the network.
+    """Derive; hold every space against a hand-written one; prove it; hold the graph to its laws.
 
     ``expected`` is: name -> (size, "parameter[axis] ..."[, "outer spaces"[, "fixed"]]).
     """
@@ -34,6 +35,7 @@ def check(
     for space in report.checks:
         assert space.power is None or space.power > 1e-6, f"nothing could fail:\n{report}"
     assert not report.missed, str(report)
+    check_graph(module, inputs, kwargs or None, spec)
     return derivation
 
 
