@@ -159,6 +159,7 @@ class _Builder:
 
     def build(self, unruled: tuple[str, ...]) -> Derivation:
         self._fix_overlaps()
+        self._fix_unread()
         dims: dict[str, tuple[Dim, ...]] = {}
         used: set[Ref] = set()
         for operation in self.program.operations:
@@ -211,6 +212,28 @@ class _Builder:
                         self._fix_parameter(one, other)
                 if stop > reach:
                     reach, owner = stop, name
+
+    def _fix_unread(self) -> None:
+        """Fix parts of tensors that nothing reads at these sizes, such as later positions.
+
+        Relabelling them would leave this computation as it is, and not that of a longer input.
+        """
+        parameters = self.program.parameters
+        refs = set(parameters.values())
+        read = {
+            part for ref, value in self.engine.values.items() if ref not in refs
+            for cell in value.cells for dim in cell for part in atoms(dim)
+        }
+        owners: dict[Dim, set[Ref]] = {}
+        for ref in refs:
+            for dim in self.engine.values[ref].dims:
+                for part in atoms(dim):
+                    owners.setdefault(part, set()).add(ref)
+        for name, ref in parameters.items():
+            for dim in self.engine.values[ref].dims:
+                for part in atoms(dim):
+                    if part not in read and len(owners[part]) == 1 and part.size > 1:
+                        fix(part, Reason("storage", "", f"a part of {name!r} is never read"))
 
     def _fix_parameter(self, name: str, other: str) -> None:
         reason = Reason("storage", "", f"shares memory in part with {other!r}")

@@ -294,3 +294,23 @@ def test_torchs_own_transformer_layer():
         "layer.linear1": (6, "layer.linear1.weight[0] layer.linear1.bias[0] "
                              "layer.linear2.weight[1]"),
     })
+
+
+class Positions(nn.Module):
+    """A table of more positions than this input has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(9, 4))
+        self.embed, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.embed(x) + self.table[: x.shape[1]]))
+
+
+def test_positions_beyond_the_input_are_not_free():
+    derivation = check(Positions(), torch.randn(2, 5, 3), {
+        "embed": (4, "embed.weight[0] embed.bias[0] table[1] head.weight[1]"),
+    })
+    assert axis_text(derivation.spec, "table").startswith("[5 | 4]")
+    assert any("never read" in report.reason for report in derivation.spec.reports)
