@@ -55,6 +55,7 @@ def judge(case: Case) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         module, args, kwargs = case.make()
         row["parameters"] = sum(p.numel() for p in module.parameters())
+        row["inputs"] = [list(t.shape) for t in (*args, *kwargs.values())]
         start = time.perf_counter()
         try:
             derivation = derive(module, args, kwargs=kwargs)
@@ -69,7 +70,7 @@ def judge(case: Case) -> dict[str, Any]:
             "unruled": " ".join(derivation.unruled), "seconds": round(seconds, 2),
         }
         try:
-            report = verify(derivation, module, args, kwargs=kwargs, samples=1, alone=3)
+            report = verify(derivation, module, args, kwargs=kwargs, samples=1, alone=1)
         except (NNGraphError, RuntimeError, ValueError, TypeError) as error:
             return row | {"verifies": "", "error": f"{type(error).__name__}: {error}"[:200]}
     power = "" if report.power is None else float(f"{report.power:.1e}")
