@@ -290,7 +290,7 @@ def _outputs(value: Any) -> list[Any]:
 
 
 def _shake(state: dict[str, Tensor], spec: PermutationSpec, seed: int) -> None:
-    """Move floating-point tensors off special values, in place; scales are kept.
+    """Move floating-point tensors off special values, in place.
 
     Buffers that cannot be relabelled are tables, and stay. Those that can are statistics: they are
     multiplied by positive numbers, so that a variance stays one.
@@ -307,7 +307,9 @@ def _shake(state: dict[str, Tensor], spec: PermutationSpec, seed: int) -> None:
                 tensor.mul_(torch.exp(0.2 * noise)).add_(offset)
         else:
             spread = float(tensor.std()) if tensor.numel() > 1 else 0.0
-            least = 0.3 if tensor.dim() < 2 else 0.02
+            # At least what keeps the size of features through a layer: with the tiny weights of a
+            # fresh attention layer, its softmax would hardly see a mistake.
+            least = 0.3 if tensor.dim() < 2 else (tensor[0].numel() or 1) ** -0.5
             tensor.add_(max(spread, least) * noise)
     for name, others in spec.aliases.items():
         for other in others:
