@@ -165,6 +165,7 @@ class _Builder:
         for operation in self.program.operations:
             used.update(references((operation.args, operation.kwargs)))
         used.update(self.program.outputs)
+        used.update(ref for pair in self.program.updates for ref in pair)
         unused = []
         for name in self.names:
             ref = next(

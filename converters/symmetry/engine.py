@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from converters.symmetry.demands import Demands, find_demands
-from converters.symmetry.dims import Dim, atom, atoms, find, fix
+from converters.symmetry.dims import Dim, atom, atoms, find, fix, unify
 from converters.symmetry.program import Operation, Program, Ref, Result, references
 from converters.symmetry.values import MAX_ENTRIES, Constant, Reason, Value
 
@@ -270,6 +270,13 @@ class Engine:
             for dim in value.dims:
                 fix(dim, OUTPUT)
             self.enter(Entry("output", "output", "", (), value.sources, (value,), value))
+
+        for buffer, ref in program.updates:
+            # What a forward leaves behind is relabelled like what it found.
+            reason = Reason("update", text="a constant is written to it")
+            old, new = self._use(self.values[buffer], reason), self._use(self.values[ref], reason)
+            for one, other in zip(old.dims, new.dims, strict=True):
+                unify(one, other)
 
     def enter(self, entry: Entry) -> int:
         """Append an entry to the record of layers; return its number."""

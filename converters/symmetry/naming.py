@@ -114,5 +114,8 @@ def _in_order(
 
 def _stem(name: str) -> str:
     """Return the path of the module that holds a weight; a bare parameter names itself."""
+    name = name.replace("parametrizations.", "")
+    if name.rpartition(".")[2].startswith("original"):
+        name = name.rpartition(".")[0]
     path, _, last = name.rpartition(".")
     return path if path and last.startswith(("weight", "bias", "in_proj", "running")) else name

@@ -66,6 +66,7 @@ class Program:
         constants: tensors that are neither, with their values.
         results: shape and type of every tensor.
         outputs: the tensors that the caller gets.
+        updates: (buffer, its new value) for buffers that the forward writes to.
     """
 
     parameters: dict[str, Ref] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class Program:
     results: dict[Ref, Result] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     outputs: list[Ref] = field(default_factory=list)
+    updates: list[tuple[Ref, Ref]] = field(default_factory=list)
 
     def new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Ref:
         """Return the number of a new tensor."""

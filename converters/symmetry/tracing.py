@@ -173,8 +173,12 @@ class _Reader:
         self._read(exported.graph_module, exported.graph.nodes)
         outputs = exported.graph_signature.output_specs
         returned = list(self.program.outputs)
-        kept = [o for o, spec in zip(returned, outputs, strict=True) if "USER" in spec.kind.name]
-        self.program.outputs = kept
+        pairs = list(zip(returned, outputs, strict=True))
+        self.program.outputs = [ref for ref, spec in pairs if "USER" in spec.kind.name]
+        leaves = {str(specs[n.name].target): n for n in exported.graph.nodes if n.name in specs}
+        for ref, spec in pairs:
+            if spec.kind.name == "BUFFER_MUTATION":
+                self.program.updates.append((self.values[leaves[str(spec.target)]], ref))
         return self.program
 
     def read_graph(self, graph: fx.GraphModule, names: Sequence[tuple[str, str]]) -> Program:

@@ -236,6 +236,10 @@ class Runner:
         self.state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         if seed is not None:
             _shake(self.state, spec, seed)
+        # A forward may write to its buffers, so that each run gets copies of them.
+        self.buffers = {n for n, _ in self.module.named_buffers(remove_duplicate=False)}
+        own = self.module.named_buffers(remove_duplicate=False)
+        self.hidden = {n: b.clone() for n, b in own if n not in tensors}
         self.reference = self.run(self.state)
         if not any(len(output) for output in self.reference):
             raise ArchitectureError("the module gives no floating-point outputs to compare.")
@@ -251,8 +255,10 @@ class Runner:
         # A forward that draws random numbers draws the same each time.
         with evaluating(self.module), torch.no_grad(), _wide(), torch.random.fork_rng([]):
             torch.manual_seed(0)
+            given = {n: t.clone() if n in self.buffers else t for n, t in state.items()}
+            given |= {n: t.clone() for n, t in self.hidden.items()}
             result = torch.func.functional_call(
-                self.module, dict(state), self.args, self.kwargs, tie_weights=False
+                self.module, given, self.args, self.kwargs, tie_weights=False
             )
         leaves = [leaf for leaf in _outputs(result) if isinstance(leaf, Tensor)]
         return [leaf.double().flatten() for leaf in leaves if leaf.numel()]

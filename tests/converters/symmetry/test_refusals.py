@@ -175,3 +175,11 @@ def test_the_spec_of_another_module_is_refused():
         verify(spec, nn.Linear(3, 5), torch.randn(2, 3))
     with pytest.raises(ArchitectureError, match="meta device"):
         verify(spec, nn.Linear(3, 4, device="meta"), torch.randn(2, 3))
+
+
+def test_a_rule_is_one_entry_and_without_it_everything_is_fixed(monkeypatch):
+    module, inputs = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.randn(2, 3)
+    assert len(permutation_spec(module, inputs).spaces) == 1
+    monkeypatch.delitem(RULES, "aten.linear")
+    derivation = derive(module, inputs)
+    assert (derivation.unruled, derivation.spec.spaces) == (("aten.linear",), ())

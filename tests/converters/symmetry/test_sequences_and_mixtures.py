@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from symmetry_cases import axis_text, check
 from torch import nn
 from torch.nn import functional as F
@@ -153,3 +154,71 @@ def test_a_hypernetwork_relabels_the_neurons_of_the_network_it_makes():
         "make": (5, "make.weight[0] make.bias[0]"),
     })
     assert axis_text(derivation.spec, "make.bias") == "[5 make x 3 | 5 make | 2 x 5 make | 2]"
+
+
+class Remembering(nn.Module):
+    """A forward that keeps a running mean of its hidden features, and a copy of some of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.out = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("last", torch.zeros(4))
+
+    def forward(self, x):
+        h = torch.relu(self.inp(x))
+        self.mean.mul_(0.9).add_(h.mean(0).detach())
+        self.last.copy_(h[0].detach())
+        return self.out(h - self.mean)
+
+
+def test_buffers_that_a_forward_writes_to_go_with_what_is_written():
+    module = Remembering()
+    check(module, torch.randn(5, 3), {
+        "inp": (4, "inp.weight[0] inp.bias[0] mean[0] last[0] out.weight[1]"),
+    })
+    assert torch.equal(module.mean, torch.zeros(4))
+
+
+def around(name):
+    """Forwards that say how they are run: gradient and precision modes, checkpoints, vmap."""
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def inner(self, x):
+            return torch.relu(self.b(torch.relu(self.a(x))))
+
+        def forward(self, x):
+            if name == "no_grad":
+                with torch.no_grad():
+                    h = self.inner(x)
+            elif name == "autocast":
+                with torch.autocast("cpu", enabled=False):
+                    h = self.inner(x)
+            elif name == "checkpoint":
+                h = torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
+            else:
+                h = torch.vmap(self.inner)(x)
+            return self.c(h)
+
+    return Around()
+
+
+@pytest.mark.parametrize("name", ["no_grad", "autocast", "checkpoint", "vmap"])
+def test_modes_and_checkpoints_are_seen_through(name):
+    check(around(name), torch.randn(5, 3), {
+        "a": (4, "a.weight[0] a.bias[0] b.weight[1]"),
+        "b": (5, "b.weight[0] b.bias[0] c.weight[1]"),
+    }, maximal=False)
+
+
+def test_a_parametrised_weight_is_relabelled_by_what_it_is_made_of():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    torch.nn.utils.parametrizations.weight_norm(model[0])
+    original = "0.parametrizations.weight.original"
+    check(model, torch.randn(5, 3), {
+        "0": (4, f"{original}0[0] {original}1[0] 0.bias[0] 2.weight[1]"),
+    })
