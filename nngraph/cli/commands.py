@@ -12,11 +12,13 @@ from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
 
-from converters import save_graph
+from converters import load_graph, save_graph
 from nngraph.basis import draw_basis
 from nngraph.cli import text
 from nngraph.cli.common import check_device, tell, values_of_the_user
 from nngraph.cli.demo import run_demo
+from nngraph.cli.inspecting import check_options, convert_module, inspect_module
+from nngraph.cli.modules import is_runnable, read_architecture
 from nngraph.cli.networks import (
     activations_of,
     describe_graph,
@@ -27,7 +29,7 @@ from nngraph.cli.networks import (
 from nngraph.cli.relabelled import compare_relabelled
 from nngraph.cli.zoo_commands import ZOO_RUN
 from nngraph.errors import DataFileError
-from nngraph.graph import Architecture
+from nngraph.graph import Architecture, NeuralGraph
 from nngraph.tasks import TrainSettings, build_model, evaluate, load_run, train
 from nngraph.validation import at_most, default_architecture, validate
 from nngraph.zoo import Zoo
@@ -65,13 +67,16 @@ def demo(options: Namespace) -> int:
 
 
 def convert(options: Namespace) -> int:
-    """Turn a state dict into a graph file."""
+    """Turn a network, or a state dict, into a graph file."""
     file, out = Path(options.file), Path(options.out)
+    if is_runnable(options.file):
+        return convert_module(options)
+    check_options(options)
     if is_graph_file(file):
         raise DataFileError(f"{file} is a graph file already; expected a state dict.")
     if out.exists() and file.exists() and out.samefile(file):
         raise DataFileError(f"{out} is the file that is read; choose another name to write to.")
-    graph, assumed = read_network(file, options.activation, options.w0, options.allow_nonfinite)
+    graph, assumed = _weights(options, options.allow_nonfinite)
     save_graph(graph, out)
     architecture = graph.architecture
     data = {
@@ -81,6 +86,7 @@ def convert(options: Namespace) -> int:
         "activations_assumed": assumed,
         "neurons": architecture.num_nodes,
         "edges": architecture.num_edges,
+        "definition": architecture.to_dict(),
     }
     tell(
         options, data,
@@ -88,6 +94,17 @@ def convert(options: Namespace) -> int:
         f"{architecture.num_edges} edges{_assumed(assumed)}",
     )  # fmt: skip
     return 0
+
+
+def _weights(options: Namespace, allow_nonfinite: bool) -> tuple[NeuralGraph, bool]:
+    """Read a file of weights, and whether its activations were assumed."""
+    file = Path(options.file)
+    if options.architecture is None:
+        return read_network(file, options.activation, options.w0, allow_nonfinite)
+    if options.activation or options.w0:
+        raise ArgumentError(None, "--architecture has its own activations; leave --activation out")
+    architecture = read_architecture(options.architecture)
+    return load_graph(file, architecture, allow_nonfinite=allow_nonfinite), False
 
 
 def _assumed(assumed: bool) -> str:
@@ -100,14 +117,19 @@ def inspect(options: Namespace) -> int:
     """Describe a network or a zoo."""
     path = Path(options.file)
     assumed = False
+    if is_runnable(options.file):
+        return inspect_module(options)
+    check_options(options)
     if path.is_dir():
-        if options.activation or options.w0:
-            raise ArgumentError(None, f"{path} is a folder; --activation and --w0 are for files.")
+        if options.activation or options.w0 or options.architecture:
+            raise ArgumentError(
+                None, f"{path} is a folder; --activation, --w0 and --architecture are for files."
+            )
         data = describe_zoo(Zoo.open(path, partial=True))
         data = {"path": str(path), "kind": "zoo", **data}
     else:
         kind = "graph" if is_graph_file(path) else "state dict"
-        graph, assumed = read_network(path, options.activation, options.w0, allow_nonfinite=True)
+        graph, assumed = _weights(options, allow_nonfinite=True)
         data = {
             "path": str(path), "kind": kind, "activations_assumed": assumed,
             **describe_graph(graph),

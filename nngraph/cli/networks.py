@@ -117,6 +117,7 @@ def _described(architecture: Architecture, parameters: Mapping[str, Tensor]) -> 
     first = next(iter(parameters.values()))
     return {
         "architecture": str(architecture),
+        "definition": architecture.to_dict(),
         "neurons": architecture.num_nodes,
         "edges": architecture.num_edges,
         "parameters": sum(parameter.numel for parameter in architecture.parameters),

@@ -7,7 +7,14 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-__all__ = ["add_activation", "add_output", "add_threads", "new_parser"]
+__all__ = ["NETWORKS", "add_activation", "add_module", "add_output", "add_threads", "new_parser"]
+
+
+#: What a network that can be run is called by.
+NETWORKS = (
+    "an .onnx file, or package.module:factory, a module or a function without arguments that "
+    "returns one: this imports and runs that code, which is why it is asked for by name"
+)
 
 
 class _Help(DefaultHelpFormatter):
@@ -49,3 +56,26 @@ def add_activation(parser: ArgumentParser, default: str = "relu") -> None:
     parser.add_argument(
         "--w0", type=float, default=None, help="frequency of sine layers; needed for these"
     )
+
+
+def add_module(parser: ArgumentParser) -> None:
+    """Add what is said of networks that can be run, and of checkpoints of any architecture."""
+    parser.add_argument(
+        "--inputs", action="append", type=str, default=None, metavar="SHAPE[:DTYPE[:BELOW]]",
+        help="an example input of a network that can be run, such as 1x3x224x224, 1x16:int64, or "
+        "1x16:int64:50257 for whole numbers below that; once for each input (of an .onnx file the "
+        "shapes that it declares are the default)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--verify", action="store_true",
+        help="prove the symmetry on the network itself, in float64; exit code 1 if it fails",
+    )  # fmt: skip
+    parser.add_argument(
+        "--strict", action="store_true",
+        help="refuse operations that have no rule, which otherwise fix what they touch",
+    )  # fmt: skip
+    parser.add_argument(
+        "--architecture", type=str, default=None, metavar="FILE.json",
+        help="of the network whose weights the file holds: what inspect or convert wrote with "
+        "--json; every parameter is checked by name and shape",
+    )  # fmt: skip

@@ -7,7 +7,14 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from nngraph import __version__
-from nngraph.cli.parser_parts import add_activation, add_output, add_threads, new_parser
+from nngraph.cli.parser_parts import (
+    NETWORKS,
+    add_activation,
+    add_module,
+    add_output,
+    add_threads,
+    new_parser,
+)
 from nngraph.cli.zoo_parsers import ZOO_PARSERS
 
 __all__ = ["COMMANDS", "build_parser"]
@@ -85,28 +92,42 @@ def _demo() -> ArgumentParser:
 
 def _convert() -> ArgumentParser:
     parser = new_parser(
-        "Turn a state dict of an MLP into a graph file: the same tensors, bit for bit, with the "
-        "architecture beside them."
+        "Turn a network, or the weights of one, into a graph file: the same tensors, bit for bit, "
+        "with the architecture beside them. Without more, a state dict is that of an MLP. Exit "
+        "code 1, and no file, if --verify fails."
     )
     parser.add_argument(
-        "file", type=str, help="state dict in .safetensors, .pt or .pth; no code in it is run"
-    )
+        "file", type=str,
+        help=f"state dict in .safetensors, .pt or .pth, of which no code is run; {NETWORKS}",
+    )  # fmt: skip
     parser.add_argument("out", type=str, help="graph file to write, ending in .safetensors")
     add_activation(parser)
     parser.add_argument(
         "--allow_nonfinite", action="store_true", help="let NaN and infinity among the weights pass"
     )
+    add_module(parser)
     add_output(parser, progress=False)
     return parser
 
 
 def _inspect() -> ArgumentParser:
     parser = new_parser(
-        "Describe a network (a state dict or a graph file) or a zoo: architecture, sizes, the "
-        "group of neuron relabellings that leave its function alone, and statistics of each tensor."
+        "Describe a network or a zoo. Of weights (a state dict or a graph file) or a zoo: "
+        "architecture, sizes, the group of neuron relabellings that leave its function alone, and "
+        "statistics of each tensor. Of a network that can be run: its neuron groups, the spaces "
+        "that may be relabelled and the axes that each ties, the blocks of its edges, and what "
+        "lost its freedom, and why. Exit code 1 if --verify fails. "
+        "Example: nngraph inspect model.onnx --verify"
     )
-    parser.add_argument("file", type=str, help="state dict, graph file, or folder of a zoo")
+    parser.add_argument(
+        "file", type=str, help=f"state dict, graph file, folder of a zoo; {NETWORKS}"
+    )
     add_activation(parser)
+    add_module(parser)
+    parser.add_argument(
+        "--maximal", action="store_true",
+        help="as --verify, and search for symmetry that was missed; for small networks",
+    )  # fmt: skip
     add_output(parser, progress=False)
     return parser
 
