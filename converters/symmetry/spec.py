@@ -22,6 +22,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nngraph.errors import ArchitectureError
+from nngraph.graph.spaces import Space
 
 if TYPE_CHECKING:
     import torch
@@ -32,24 +33,6 @@ __all__ = ["Axis", "Factor", "FixedReport", "PermutationSpec", "Relabelling", "S
 #: space -> the old neuron at each new place, an integer tensor ``[*outer sizes, size]`` where the
 #: outer sizes are those of the spaces that it is within, indexed by their new places.
 Relabelling = dict[str, "Tensor"]
-
-
-@dataclass(frozen=True)
-class Space:
-    """One set of neurons that are relabelled together wherever they are counted.
-
-    Args:
-        name: unique; the module path that makes the neurons, and a word where it makes several.
-        size: number of neurons.
-        within: spaces for each of whose neurons this one is relabelled independently.
-        fixed: not relabelled itself; there because other spaces lie within it, as channels do
-            within the groups of a convolution.
-    """
-
-    name: str
-    size: int
-    within: tuple[str, ...] = ()
-    fixed: bool = False
 
 
 @dataclass(frozen=True)
