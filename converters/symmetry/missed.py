@@ -138,7 +138,6 @@ def _subsets(units: Sequence[_Unit]) -> Iterator[Sequence[_Unit]]:
     yield units
     for left_out in units:
         yield [unit for unit in units if unit is not left_out]
-    yield from itertools.combinations(units, 2)
 
 
 def _allowed(spec: PermutationSpec, segment: Segment, pair: tuple[int, int]) -> bool:
