@@ -12,8 +12,10 @@ from nngraph.testing.networks import (
     random_stack,
     structured_architectures,
 )
+from nngraph.testing.precision import assert_as_precise
 
 __all__ = [
+    "assert_as_precise",
     "assert_equivariant",
     "assert_invariant",
     "assert_not_equivariant",

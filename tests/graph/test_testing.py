@@ -5,6 +5,7 @@ import torch
 
 from nngraph.graph import Architecture, NeuralGraphStack, Symmetry, forward
 from nngraph.testing import (
+    assert_as_precise,
     assert_equivariant,
     assert_invariant,
     assert_not_equivariant,
@@ -114,3 +115,36 @@ def test_samples_are_seeded_and_of_the_kind_asked_for():
     x, edge_attr = random_features(architecture, 2, 3, 4, 0)
     assert x.shape == (2, 54, 3)
     assert edge_attr.shape == (2, 720, 4)
+
+
+def test_a_function_as_precise_as_the_plain_one_passes():
+    x, y = torch.randn(2, 64, 8, dtype=torch.bfloat16)
+
+    def plain(x, y):
+        return [x.exp() * y, x.sum(0)]
+
+    errors = assert_as_precise(plain, plain, [x, y])
+    assert len(errors) == 4  # two outputs, two gradients
+    assert all(one == other for one, other in errors)
+    assert 1e-4 < errors[0][1] < 1e-2  # that of bfloat16
+    # Exact where the plain form rounds.
+    wider = assert_as_precise(
+        lambda x, y: [v.bfloat16() for v in plain(x.float(), y.float())], plain, [x, y]
+    )
+    assert wider[0][0] < wider[0][1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda x: [x.exp() * 1.02], "output 0 errs by"),
+        (lambda x: [x.exp() + (x - x.detach())], "gradient of input 0 errs by"),
+        (lambda x: [x.exp() * float("nan")], "output 0 errs by nan"),
+        (lambda x: [x.exp().float()], "output 0 is torch.float32; expected torch.bfloat16"),
+        (lambda x: [x.exp()[:1]], "output 0 has shape"),
+    ],
+)
+def test_errors_above_those_of_the_plain_form_are_noticed(wrong, message):
+    x = torch.randn(64, 8, dtype=torch.bfloat16)
+    with pytest.raises(AssertionError, match=message):
+        assert_as_precise(wrong, lambda x: [x.exp()], [x])
