@@ -7,7 +7,9 @@ Every function takes the :class:`~nngraph.graph.topology.Topology` first, then f
 - ``"scatter"``: torch-scatter's kernels over the index tensors; needs that package;
 - ``"dense"``: blocks as dense arrays: views, broadcasts, sums along an axis, matrix products;
 - ``"auto"``: ``"dense"`` for networks; for an irregular graph, which has no blocks, ``"scatter"``
-  where torch-scatter is installed and ``"reference"`` where it is not.
+  where torch-scatter is installed and ``"reference"`` where it is not;
+- ``"triton"``: :func:`edge_update` alone, on a CUDA device; needs that package. ``"auto"`` does not
+  pick it: it has not been timed on a GPU.
 
 A backend that is named is used, or refused with an error; none replaces another silently.
 """
@@ -26,7 +28,7 @@ from torch.nn.functional import layer_norm, linear, silu
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Nodes, Topology
-from nngraph.kernels import dense, fused, reference, scatter, streamed
+from nngraph.kernels import dense, fused, reference, scatter, streamed, triton_edges
 from nngraph.kernels.streamed import StreamedUpdate
 
 __all__ = [
@@ -66,6 +68,8 @@ BACKENDS: dict[str, ModuleType] = {
     "scatter": scatter,
     "dense": dense,
 }
+#: The backend that serves :func:`edge_update` and nothing else.
+_TRITON = "triton"
 
 
 class EdgeUpdate(NamedTuple):
@@ -87,11 +91,20 @@ class EdgeUpdate(NamedTuple):
 def _kernel(topology: Topology, backend: str, name: str) -> Any:
     if backend == "auto":
         backend = "dense" if topology.buckets is not None else _of_irregular()
+    _refuse_triton(backend, name)
     if backend not in BACKENDS:
         raise ValueError(
             f"backend is {backend!r}; expected one of 'auto', {', '.join(map(repr, BACKENDS))}."
         )
     return getattr(BACKENDS[backend], name)
+
+
+def _refuse_triton(backend: str, name: str) -> None:
+    if backend == _TRITON:
+        raise ValueError(
+            f"the backend {_TRITON!r} was asked for {name!r}, and serves edge_update alone; "
+            f"expected one of 'auto', {', '.join(map(repr, BACKENDS))}."
+        )
 
 
 @lru_cache(maxsize=1)
@@ -213,8 +226,9 @@ def edge_update(
         e'_{ij} = e_{ij} + \mathrm{silu}(\hat e_{ij} A^T + s_j + t_i + b_{k(ij)})
 
     with :math:`\hat e` normalised to mean 0 and variance 1 over channels, and k the edge's block.
-    The backend ``"dense"`` does it in one pass over the edges in each direction; the others step by
-    step.
+    The backends ``"dense"`` and ``"triton"`` do it in one pass over the edges in each direction;
+    the others step by step. Both take plain operations on blocks under ``torch.compile``, autocast
+    and the transforms of ``torch.func``, and for second derivatives.
 
     Args:
         e: ``[*, E, C]``.
@@ -223,8 +237,14 @@ def edge_update(
         block: b, ``[*, K, C]``, or ``None`` for 0.
         normalise: whether there is a norm; without, :math:`\hat e = e`.
         recompute: keep for the backward pass only what is given, not what follows from it: at its
-            peak less than half of the memory, for one more product (dense backend).
+            peak less than half of the memory, for one more product (dense backend; ``"triton"``
+            always does).
+
+    Raises:
+        MissingDependencyError, InvalidGraphError: as
+            :func:`nngraph.kernels.triton_edges.edge_update` does, for that backend.
     """
+    steps = "dense" if backend == _TRITON else backend
 
     def plain(
         e: Tensor, weight: Tensor, source: Tensor, target: Tensor, block: Tensor | None
@@ -232,18 +252,19 @@ def edge_update(
         own = layer_norm(e, e.shape[-1:], eps=fused.EPS) if normalise else e
         own = linear(own, weight)
         if block is not None:
-            own = own + spread_blocks(topology, block, backend)
-        e = e + edge_affine(topology, own, source, target, backend, silu)
+            own = own + spread_blocks(topology, block, steps)
+        e = e + edge_affine(topology, own, source, target, steps, silu)
         return EdgeUpdate(
             e,
-            reduce(topology, e, "target", "mean", backend),
-            reduce(topology, e, "source", "mean", backend),
-            pool_blocks(topology, e, backend),
+            reduce(topology, e, "target", "mean", steps),
+            reduce(topology, e, "source", "mean", steps),
+            pool_blocks(topology, e, steps),
         )
 
-    if backend == "dense" or (backend == "auto" and topology.buckets is not None):
+    if backend in ("dense", _TRITON) or (backend == "auto" and topology.buckets is not None):
         given = fused.Given(plain, topology, normalise, recompute)
-        return EdgeUpdate(*fused.edge_update(given, e, weight, source, target, block))
+        kernel = triton_edges if backend == _TRITON else fused
+        return EdgeUpdate(*kernel.edge_update(given, e, weight, source, target, block))
     return plain(e, weight, source, target, block)
 
 
@@ -277,6 +298,7 @@ def streamed_edge_means(
         means over the edges into and out of each neuron, ``[*, N, C]``, and over blocks,
         ``[*, K, C]``.
     """
+    _refuse_triton(backend, "streamed_edge_means")
     if backend == "dense" or (backend == "auto" and topology.buckets is not None):
         return streamed.edge_means(topology, taps, encoder, place, updates, normalise)
     e = linear(taps, encoder) + spread_blocks(topology, place, backend)

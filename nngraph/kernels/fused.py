@@ -19,7 +19,7 @@ from nngraph.graph.topology import Bucket, Topology
 from nngraph.kernels.dense import _assemble, _buckets, _edges, _take
 from nngraph.kernels.modes import follows_operations
 
-__all__ = ["EPS", "TILE", "Given", "Updated", "edge_update"]
+__all__ = ["EPS", "TILE", "Given", "Updated", "applied", "edge_update"]
 
 #: Under the root of the norm, as in ``torch.nn.LayerNorm``.
 EPS = 1e-5
@@ -52,12 +52,25 @@ def edge_update(
     """See :func:`nngraph.kernels.edge_update`."""
     if follows_operations(e):
         return given.plain(e, weight, source, target, block)
+    return applied(_EdgeUpdate, given, e, weight, source, target, block)
+
+
+def applied(
+    function: type[torch.autograd.Function],
+    given: Given,
+    e: Tensor,
+    weight: Tensor,
+    source: Tensor,
+    target: Tensor,
+    block: Tensor | None,
+) -> Updated:
+    """Apply a function of features ``[B, *, C]`` to those of any leading shape."""
     lead = e.shape[:-2]
     flat = [
         value.expand(*lead, *value.shape[-2:]).reshape(-1, *value.shape[-2:])
         for value in (e, source, target, *(() if block is None else (block,)))
     ]
-    found = _EdgeUpdate.apply(given, flat[0], weight, *flat[1:])  # type: ignore[no-untyped-call]
+    found = function.apply(given, flat[0], weight, *flat[1:])  # type: ignore[no-untyped-call]
     edges, incoming, outgoing, blocks = (
         value.reshape(*lead, *value.shape[-2:]) for value in found
     )

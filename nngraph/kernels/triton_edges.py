@@ -1,0 +1,308 @@
+r"""The edge update in one pass over the edges on a GPU, forward and backward: the backend "triton".
+
+.. math:: e'_{ij} = e_{ij} + \mathrm{silu}(\hat e_{ij} A^T + s_j + t_i + b_{k(ij)})
+
+with the means of e' at both ends and over each block, for dense blocks. Forward reads e and writes
+e'; backward reads e and the gradient of e' and writes that of e, and makes all else anew: nothing
+else of the size of the edges exists. All between the two is float32, also for bfloat16 and float16
+(float64 for float64), and sums are made in an order that depends on shapes alone. Products of
+float32 are products of float32: "tf32", on tensor cores, would be several times faster and keep 10
+of the 23 bits of each factor, so that it would err thousands of times as much as plain torch.
+
+The kernels are held against the plain form in Triton's interpreter, and compiled for compute
+capability 9.0. They have not been run or timed on a GPU; ``benchmarks/gpu.py`` does both.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nngraph.errors import InvalidGraphError, MissingDependencyError
+from nngraph.graph.topology import Bucket, Nodes, Topology
+from nngraph.kernels.dense import _assemble
+from nngraph.kernels.fused import EPS, Given, Updated, _differentiable, _over_blocks, applied
+from nngraph.kernels.modes import follows_operations
+
+__all__ = ["DTYPES", "MATRIX_BYTES", "PROGRAMS", "STEPS", "TILE_BYTES", "edge_update"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+#: Of A with C padded to a power of two, the most: it stays on the chip, as does its gradient.
+MATRIX_BYTES = 2**16
+#: Bytes of a tile: what a program holds of each array of edges at a time. More of float32 leaves no
+#: registers, and its products, which use no tensor cores, take minutes to compile.
+TILE_BYTES = 2**13
+#: Tiles that a strip has side by side, at the most: its sums over sources are written once.
+STEPS = 8
+#: Programs of a launch, at the most: several for each multiprocessor, and a part of the gradient
+#: of A for each.
+PROGRAMS = 1024
+
+
+def edge_update(
+    given: Given,
+    e: Tensor,
+    weight: Tensor,
+    source: Tensor,
+    target: Tensor,
+    block: Tensor | None,
+) -> Updated:
+    """See :func:`nngraph.kernels.edge_update`.
+
+    Raises:
+        MissingDependencyError: if triton is not installed.
+        InvalidGraphError: if the graph is irregular, the features are not on a CUDA device (or
+            anywhere, under Triton's interpreter), not of one type among :data:`DTYPES`, or have
+            more channels than a program can hold.
+    """
+    features = [e, weight, source, target, *(() if block is None else (block,))]
+    _check_place(given.topology, features)
+    if follows_operations(e):
+        return given.plain(e, weight, source, target, block)
+    _check_kind(features)
+    return applied(_EdgeUpdate, given, e, weight, source, target, block)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _interpreted() -> bool:
+    """Whether the programs run in Triton's interpreter; it reads TRITON_INTERPRET when imported."""
+    return type(_programs().forward).__name__ == "InterpretedFunction"
+
+
+@lru_cache(maxsize=1)
+def _programs() -> ModuleType:
+    try:
+        return import_module("nngraph.kernels.triton_programs")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the backend 'triton' needs triton, which is not installed. Install it with "
+            "`pip install triton`, or use the backend 'dense'."
+        ) from error
+
+
+def _check_place(topology: Topology, features: list[Tensor]) -> None:
+    interpreted = _interpreted()
+    if topology.buckets is None:
+        raise InvalidGraphError(
+            "the backend 'triton' was asked of an irregular graph, whose edges are in no blocks; "
+            "expected 'scatter', 'reference' or 'auto'."
+        )
+    devices = sorted({str(value.device) for value in (topology.in_degree, *features)})
+    if len(devices) > 1 or (features[0].device.type != "cuda" and not interpreted):
+        raise InvalidGraphError(
+            f"the backend 'triton' was given tensors on {', '.join(devices)}; expected all, those "
+            "of the topology too (Topology.to), on one CUDA device. Move them there, or use the "
+            "backend 'dense'."
+        )
+
+
+def _check_kind(features: list[Tensor]) -> None:
+    kinds = sorted({str(value.dtype) for value in features})
+    if len(kinds) > 1 or features[0].dtype not in DTYPES:
+        raise InvalidGraphError(
+            f"the backend 'triton' was given tensors of {' and '.join(kinds)}; expected one of "
+            f"{', '.join(map(str, DTYPES))} for all. Cast them, or use the backend 'dense'."
+        )
+    channels, size = features[0].shape[-1], features[0].element_size()
+    if _padded(channels) ** 2 * size > MATRIX_BYTES:
+        most = 1
+        while (2 * most) ** 2 * size <= MATRIX_BYTES:
+            most *= 2
+        raise InvalidGraphError(
+            f"the backend 'triton' was given {channels} channels of {kinds[0]}; expected at most "
+            f"{most}, for which A stays on the chip. Use the backend 'dense'."
+        )
+
+
+class _Launch(NamedTuple):
+    """How a bucket is cut into jobs and programs, and what programs of both directions are told."""
+
+    tiles: int
+    spans: int
+    programs: int
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def _padded(size: int) -> int:
+    """The power of two from ``size`` on."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def _tile(rows: int, columns: int, edge_bytes: int) -> tuple[int, int]:
+    """Rows and columns of a tile: powers of two, at least 16 edges, as products need."""
+    edges = max(16, TILE_BYTES // edge_bytes)
+    # Sums over rows are written for each tile, those over columns for each strip: more rows.
+    high = min(_padded(rows), max(1, edges // 8))
+    wide = min(_padded(columns), edges // high)
+    high = min(_padded(rows), edges // wide)
+    return high, max(wide, 16 // high)
+
+
+def _launch(given: Given, bucket: Bucket, e: Tensor, first_block: int) -> _Launch:
+    channels = e.shape[-1]
+    padded = max(16, _padded(channels))
+    high, wide = _tile(bucket.rows, bucket.columns, padded * e.element_size())
+    across = -(-bucket.columns // wide)
+    # Strips of nearly equal width, none of more than STEPS tiles.
+    span = wide * -(-across // max(1, -(-across // STEPS)))
+    tiles, spans = -(-bucket.rows // high), -(-bucket.columns // span) if across else 0
+    jobs = len(e) * bucket.count * tiles * spans
+    each = -(-jobs // PROGRAMS)
+    topology = given.topology
+    arguments = (
+        bucket.source.index, bucket.target.index, bucket.source.start, bucket.target.start,
+        bucket.start, first_block, topology.num_edges, topology.num_nodes,
+        len(topology.block_size), bucket.count, bucket.parts, bucket.rows, bucket.columns, jobs,
+        each,
+    )  # fmt: skip
+    language = import_module("triton.language")
+    options = {
+        "C": channels, "PADDED": padded, "ROWS": high, "COLUMNS": wide, "SPAN": span, "EPS": EPS,
+        "NORMALISE": given.normalise,
+        "ACC": language.float64 if e.dtype == torch.float64 else language.float32,
+        "EMULATE": e.dtype == torch.bfloat16 and _interpreted(),
+        "num_warps": 8,
+    }  # fmt: skip
+    return _Launch(tiles, spans, -(-jobs // each) if jobs else 0, arguments, options)
+
+
+class _Sums:
+    """The sums of a pass at targets, at sources and over blocks, brought together bucket by bucket.
+
+    Programs write parts of the sums of a bucket, which are then added in a fixed order.
+    """
+
+    def __init__(self, topology: Topology, like: Tensor) -> None:
+        self.topology = topology
+        kind = torch.promote_types(like.dtype, torch.float32)
+        self.like = like.new_empty((len(like), 0, like.shape[-1]), dtype=kind)
+        self.targets: list[tuple[Nodes, Tensor]] = []
+        self.sources: list[tuple[Nodes, Tensor]] = []
+        self.blocks: list[Tensor] = []
+
+    def parts(self, bucket: Bucket, launch: _Launch) -> tuple[Tensor, Tensor]:
+        """Return memory for parts at targets and at sources; added up by :meth:`add`."""
+        batch, _, channels = self.like.shape
+        pair = (batch, bucket.count)
+        return (
+            self.like.new_empty(*pair, launch.spans, bucket.rows, channels),
+            self.like.new_empty(*pair, launch.tiles, bucket.columns, channels),
+        )
+
+    def add(self, bucket: Bucket, at_target: Tensor, at_source: Tensor) -> None:
+        """Take in the parts of a bucket."""
+        self.targets.append((bucket.target, at_target.sum(2)))
+        self.sources.append((bucket.source, at_source.sum(2)))
+        self.blocks.append(_over_blocks(bucket, self.targets[-1][1]))
+
+    def all(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sums at targets and sources ``[B, N, C]``, and over blocks ``[B, K, C]``."""
+        nodes = self.topology.num_nodes
+        return (
+            _assemble(nodes, self.like, self.targets),
+            _assemble(nodes, self.like, self.sources),
+            torch.cat([self.like, *self.blocks], dim=1),
+        )
+
+
+def _counts(topology: Topology, like: Tensor) -> list[Tensor]:
+    """Edges into and out of each neuron ``[N, 1]``, and of each block ``[K, 1]``, at least 1."""
+    counts = (topology.in_degree, topology.out_degree, topology.block_size)
+    return [count.clamp(min=1).to(like.dtype).unsqueeze(-1) for count in counts]
+
+
+class _EdgeUpdate(torch.autograd.Function):
+    """The update with a backward pass of its own; higher derivatives use the plain form."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        given: Given,
+        e: Tensor,
+        weight: Tensor,
+        source: Tensor,
+        target: Tensor,
+        block: Tensor | None = None,
+    ) -> Updated:
+        ctx.given = given
+        ctx.save_for_backward(e, weight, source, target, block)
+        ctx.set_materialize_grads(False)
+        inputs = _contiguous(e, weight, source, target, block)
+        out = torch.empty_like(inputs[0])
+        sums, first_block = _Sums(given.topology, e), 0
+        for bucket in given.topology.buckets or ():
+            launch = _launch(given, bucket, e, first_block)
+            incoming, outgoing = sums.parts(bucket, launch)
+            if launch.programs:
+                with _started_at(e):
+                    _programs().forward[(launch.programs,)](
+                        *inputs, out, incoming, outgoing, *launch.arguments, **launch.options
+                    )
+            sums.add(bucket, incoming, outgoing)
+            first_block += bucket.count // bucket.parts
+        means = (
+            (total / count).to(e.dtype)
+            for total, count in zip(sums.all(), _counts(given.topology, sums.like), strict=True)
+        )
+        return (out, *means)  # type: ignore[return-value]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        given: Given = ctx.given
+        saved = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, *_differentiable(given, saved, ctx.needs_input_grad[1:], gradients)
+        inputs = _contiguous(*saved)
+        e, weight, source, target, block = inputs
+        sums, first_block = _Sums(given.topology, e), 0
+        (above,) = _contiguous(gradients[0])
+        # Of the sums: those of the means over their number.
+        to_target, to_source, to_block = (
+            None if gradient is None else gradient.to(sums.like.dtype) / count
+            for gradient, count in zip(
+                gradients[1:], _counts(given.topology, sums.like), strict=True
+            )
+        )
+        to_target = sums.like.new_zeros(target.shape) if to_target is None else to_target
+        to_source = sums.like.new_zeros(source.shape) if to_source is None else to_source
+        to_ends = _contiguous(to_source, to_target, to_block)
+        grad_e = torch.empty_like(e)
+        grad_weight = sums.like.new_zeros(weight.shape)
+        for bucket in given.topology.buckets or ():
+            launch = _launch(given, bucket, e, first_block)
+            at_target, at_source = sums.parts(bucket, launch)
+            if launch.programs:
+                parts = sums.like.new_empty(launch.programs, *weight.shape)
+                with _started_at(e):
+                    _programs().backward[(launch.programs,)](
+                        *inputs, above, *to_ends, grad_e, parts, at_target, at_source,
+                        *launch.arguments, **launch.options,
+                    )  # fmt: skip
+                grad_weight += parts.sum(0)
+            sums.add(bucket, at_target, at_source)
+            first_block += bucket.count // bucket.parts
+        at_targets, at_sources, at_blocks = (total.to(e.dtype) for total in sums.all())
+        return (
+            None,
+            grad_e,
+            grad_weight.to(e.dtype),
+            at_sources,
+            at_targets,
+            None if block is None else at_blocks,
+        )
+
+
+def _started_at(like: Tensor) -> AbstractContextManager[object]:
+    """Have Triton start programs on the device of a tensor, not on the current one."""
+    return torch.cuda.device(like.device) if like.is_cuda else nullcontext()
+
+
+def _contiguous(*values: Tensor | None) -> list[Any]:
+    return [None if value is None else value.contiguous() for value in values]
