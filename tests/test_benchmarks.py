@@ -17,7 +17,7 @@ from nngraph.nn import MODELS
 from nngraph.zoo import ImageSource, fit_zoo
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("accuracy", "equivariant", "fit", "models")
+SCRIPTS = ("gpu", "accuracy", "equivariant", "fit", "models")
 
 
 @pytest.fixture
@@ -185,6 +185,77 @@ def test_accuracy(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     # A table for each column.
     assert shown.index("generic weights-only (noise") < shown.index("with probes (noise")
     assert shown.count("| model |") == 2
+
+
+# -- on a GPU -------------------------------------------------------------------------------------
+
+
+def test_no_gpu_is_refused(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"torch sees none; run it on a machine with a GPU"):
+        load("gpu").main(["--out", str(tmp_path / "gpu.csv")])
+    assert not (tmp_path / "gpu.csv").exists()
+
+
+def test_gpu_rows(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All but what asks the device: its clock and its memory."""
+    module, out = load("gpu"), tmp_path / "gpu.csv"
+
+    def times(function: Any, repeats: int, device: torch.device) -> list[float]:
+        function()
+        return [1.0] * (repeats - 1) + [5.0]
+
+    monkeypatch.setattr(module, "event_times", times)
+    monkeypatch.setattr(module, "peak_mib", lambda function, device: function() and 3.0)
+    monkeypatch.setattr(module, "CASES", (((2, 3, 1), 2),))
+    rates = module.device_rates(["bfloat16"], torch.device("cpu"), 3, size=32)
+    assert rates == (2 * 4 * 32**2 * 4 / 1e6, {"bfloat16": 2 * 32**3 / 1e9})
+    monkeypatch.setattr(module, "device_rates", lambda *_: (2.0, {"float32": 4.0}))
+    made = module.parser()
+    given = made.parse_args(
+        ["--case", "0", "--channels", "4", "--dtype", "float32", "--backend", "reference",
+         "dense", "--repeats", "5", "--out", str(out)]
+    )  # fmt: skip
+    module.measure(made, given, torch.device("cpu"), "a device")
+    found = rows(out)
+    assert [(row["backend"], row["pass"]) for row in found] == [
+        (backend, name) for backend in ("reference", "dense") for name in ("forward", "backward")
+    ]
+    assert {row["time_ms"] for row in found} == {"1.0"}
+    # By hand: e and e' of 72 numbers, nodes and blocks of 112, A of 16, in 4 bytes and 1 ms.
+    assert float(found[0]["gb_per_s"]) == pytest.approx(4 * 384 / 1e6, rel=1e-3)
+    assert float(found[1]["gb_per_s"]) == pytest.approx(4 * 584 / 1e6, rel=1e-3)
+    assert float(found[1]["copy_share"]) == pytest.approx(4 * 292 / 1e6, rel=1e-3)
+    assert float(found[0]["product_share"]) == pytest.approx(576 / 4e9, rel=1e-3)
+    assert float(found[1]["tflops"]) == pytest.approx(2 * 576 / 1e9, rel=1e-3)
+
+
+def test_what_does_not_fit_a_gpu_is_a_row(load: Any, monkeypatch: pytest.MonkeyPatch):
+    module = load("gpu")
+
+    def full(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(module, "passes", full)
+    given = module.parser().parse_args(["--dtype", "float32", "--backend", "dense"])
+    found = module.rows_of((2, 3, 1), 2, 4, given, (1.0, {}), torch.device("cpu"))
+    assert [(row["backend"], row["out_of_memory"]) for row in found] == [("dense", True)]
+
+
+def test_gpu_kernels_that_err_are_not_timed(load: Any, monkeypatch: pytest.MonkeyPatch):
+    module = load("gpu")
+    topology = module.Topology.of(module.Architecture.mlp([2, 16, 1]))
+    given = module.draw(topology, 4, 16, torch.bfloat16, torch.device("cpu"))
+    assert module.check(topology, "reference", given)["error"] > 0
+    real = module.update
+
+    def wrong(topology: Any, backend: str, *given: Any) -> Any:
+        edges, *rest = real(topology, "reference", *given)
+        return (edges * 1.1 if backend == "dense" else edges, *rest)
+
+    monkeypatch.setattr(module, "update", wrong)
+    with pytest.raises(SystemExit, match=r"'dense': output 0 errs .* Nothing was timed"):
+        module.check(topology, "dense", given)
 
 
 # -- the harness ----------------------------------------------------------------------------------
