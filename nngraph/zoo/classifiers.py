@@ -146,6 +146,8 @@ class ClassifierSpec:
             Parameter("head.weight", (self.classes, self.widths[-1]), (last, last - 1)),
             Parameter("head.bias", (self.classes,), (last,), "bias"),
         ]
+        order = ("layers", "norms", "head")  # of the state dict
+        parameters.sort(key=lambda parameter: order.index(parameter.name.split(".")[0]))
         return Architecture(tuple(groups), tuple(parameters), tuple(residuals))
 
     def module(self) -> Classifier:

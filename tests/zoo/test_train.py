@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from converters import to_graph
 from nngraph.errors import ArchitectureError, DataFileError, InvalidGraphError
 from nngraph.graph import Symmetry
 from nngraph.graph.neural_graph import NeuralGraph
@@ -121,8 +122,16 @@ def test_the_graph_says_what_may_be_relabelled(spec: ClassifierSpec):
     assert {p.name: p.shape for p in architecture.parameters} == {
         k: tuple(v.shape) for k, v in spec.module().state_dict().items()
     }
+    assert [p.name for p in architecture.parameters] == list(spec.module().state_dict())
     graph = NeuralGraph.from_parameters(architecture, values)
     symmetry = Symmetry(architecture)
+    # The converter derives the symmetry from the running module, and knows nothing of ours.
+    derived = to_graph(spec.module().eval(), torch.randn(2, 2, 8, 7)).architecture
+    mine, theirs = (
+        sorted(size for size in found.spaces.values() if size > 1)
+        for found in (symmetry, Symmetry(derived))
+    )
+    assert mine == theirs
     for seed in range(3):
         moved = symmetry.sample(seed).act_on_graph(graph)
         module = spec.module().double()
