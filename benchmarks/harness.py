@@ -91,16 +91,18 @@ def measure_together(
     return found
 
 
-def keep_memory() -> None:
+def keep_memory(keep: bool = True) -> None:
     """Have the process keep what it frees, where the C library can: no call fetches pages again.
 
     By default a large array is fetched from the system page by page, and given back, at each call
-    or at none, as it happens: up to a third of a time, of whichever function it hits.
+    or at none, as it happens: up to a third of a time, of whichever function it hits. With
+    ``keep=False`` it is at each call, and the process is no larger than what it holds.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
-        library.mallopt(-4, 0)  # M_MMAP_MAX: nothing outside the heap
-        library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never give back by itself
+        library.mallopt(-4, 0 if keep else 2**16)  # M_MMAP_MAX: arrays outside the heap
+        library.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD: how large they are at the least
+        library.mallopt(-1, -1 if keep else 2**20)  # M_TRIM_THRESHOLD: when the heap is given back
 
 
 def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:

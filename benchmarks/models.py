@@ -176,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     **harness.machine(),
                 }
             )
+            harness.write_rows(arguments.out, rows[-1:], KEYS)
 
     plain = [layout for layout in arguments.layout if layout != "mixed"]
     for text in arguments.model:
@@ -189,7 +190,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             kinds = [Architecture.mlp([2, *hidden, 1], SINE) for hidden in MIXED]
             stacks = [_networks(kind, each, None) for kind in kinds]
             add(text, stacks, ("mixed", "apart"), f"{len(MIXED)} MLPs")
-    harness.write_rows(arguments.out, rows, KEYS)
     columns = (
         "model", "layout", "architecture", "batch", "cpu_ms", "cpu_ms_q90", "networks_per_s",
         "us_per_edge", "products_ms", "times_products", "peak_mib",

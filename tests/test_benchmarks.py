@@ -57,7 +57,7 @@ def test_models(
 ):
     module = load("models")
     # What it does to the allocator would stay with the process of the tests.
-    monkeypatch.setattr(module.harness, "keep_memory", lambda: None)
+    monkeypatch.setattr(module.harness, "keep_memory", lambda keep=True: None)
     out = tmp_path / "models.csv"
     arguments = ["--width", "4", "--batch", "3", "--repeats", "2", "--out", str(out)]
     module.main([*arguments, "--model", *MODELS])
@@ -109,7 +109,7 @@ def test_products_are_taken_down_with_those_of_the_backward_pass(load: Any):
 
 def test_models_are_not_timed_when_they_disagree(load: Any, monkeypatch: pytest.MonkeyPatch):
     module = load("models")
-    monkeypatch.setattr(module.harness, "keep_memory", lambda: None)
+    monkeypatch.setattr(module.harness, "keep_memory", lambda keep=True: None)
     real = MODELS["probe"].forward
     monkeypatch.setattr(
         MODELS["probe"], "forward", lambda self, networks: real(self, networks) * torch.rand(())
@@ -121,7 +121,7 @@ def test_models_are_not_timed_when_they_disagree(load: Any, monkeypatch: pytest.
 def test_equivariant(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     module = load("equivariant")
     # What it does to the allocator would stay with the process of the tests.
-    monkeypatch.setattr(module.harness, "keep_memory", lambda: None)
+    monkeypatch.setattr(module.harness, "keep_memory", lambda keep=True: None)
     out = tmp_path / "equivariant.csv"
     arguments = ["--channels", "2", "--networks", "3", "--repeats", "2", "--out", str(out)]
     module.main(["--widths", "4", "--depths", "2", "4", *arguments])
