@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import reduce
 from operator import le
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Bucket, Nodes, Topology
+from nngraph.kernels.modes import follows_operations
 
 __all__ = [
     "edge_affine",
@@ -24,6 +28,12 @@ __all__ = [
 _FOLDS: dict[str, Callable[..., Tensor]] = {
     "sum": torch.sum, "max": torch.amax, "min": torch.amin
 }
+_LARGER: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "max": torch.maximum, "min": torch.minimum
+}
+
+#: Channels from which a row of features is long enough to be copied by itself.
+_LONG = 32
 
 
 def _buckets(topology: Topology) -> tuple[Bucket, ...]:
@@ -90,27 +100,152 @@ def _assemble(
 
 def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
     """See :func:`nngraph.kernels.gather`."""
-    pieces, first = [], 0
+    if follows_operations(x):
+        return _joined(topology, x, side)
+    return _Gather.apply(topology, x, side)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def reduce_sum(topology: Topology, e: Tensor, side: str) -> Tensor:
+    """See :func:`nngraph.kernels.reduce`."""
+    if follows_operations(e):
+        return _fold(topology, e, side, "sum")
+    return _Sum.apply(topology, e, side)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
+    """See :func:`nngraph.kernels.reduce`; ``op`` is ``"max"`` or ``"min"``."""
+    if follows_operations(e):
+        return _fold(topology, e, side, op)
+    return _Extreme.apply(topology, e, side, op)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Tensor) -> Tensor:
+    """See :func:`nngraph.kernels.edge_affine`."""
+    if follows_operations(source):
+        ends = gather(topology, source, "source") + gather(topology, target, "target")
+        return ends if e is None else ends + e
+    given = [value for value in (source, target, e) if value is not None]
+    lead = torch.broadcast_shapes(*(v.shape[:-2] for v in given))  # type: ignore[no-untyped-call]
+    wide = [value.expand(*lead, *value.shape[-2:]) for value in given]
+    return _EdgeAffine.apply(topology, *wide)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Gather(torch.autograd.Function):
+    """Gather and sum are each other's derivative, so that both have derivatives of any order.
+
+    Of the size of the edges, each makes its result and nothing else.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, topology: Topology, x: Tensor, side: str) -> Tensor:
+        ctx.topology, ctx.side = topology, side
+        return _spread(topology, x, side)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return None, reduce_sum(ctx.topology, grad, ctx.side), None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, topology: Topology, e: Tensor, side: str) -> Tensor:
+        ctx.topology, ctx.side = topology, side
+        return _fold(topology, e, side, "sum")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return None, gather(ctx.topology, grad, ctx.side), None
+
+
+class _Extreme(torch.autograd.Function):
+    """The largest or smallest value; edges that have it share its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
+        ctx.topology, ctx.side = topology, side
+        found = _fold(topology, e, side, op)
+        ctx.save_for_backward(e, found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        e, found = ctx.saved_tensors
+        with torch.no_grad():
+            has_it = (e == _spread(ctx.topology, found, ctx.side)).to(e.dtype)
+            count = _fold(ctx.topology, has_it, ctx.side, "sum").clamp_(min=1)
+        return None, has_it * gather(ctx.topology, grad / count, ctx.side), None, None
+
+
+class _EdgeAffine(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, topology: Topology, source: Tensor, target: Tensor, e: Tensor | None = None
+    ) -> Tensor:
+        ctx.topology, ctx.has_edges = topology, e is not None
+        given = [source, target, *([] if e is None else [e])]
+        dtype = reduce(torch.promote_types, [value.dtype for value in given])
+        total = _spread(topology, target.to(dtype), "target")
+        for bucket in _buckets(topology):
+            _edges(total, bucket).add_(_take(source, bucket.source).unsqueeze(-3))
+        return total if e is None else total.add_(e)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        ends = [reduce_sum(ctx.topology, grad, side) for side in ("source", "target")]
+        return None, *ends, *([grad] if ctx.has_edges else [])
+
+
+def _joined(topology: Topology, x: Tensor, side: str) -> Tensor:
+    """What :func:`_spread` writes, in operations that torch differentiates itself."""
+    pieces, first = [x[..., :0, :]], 0
     for bucket in _buckets(topology):
-        edges = bucket.count * bucket.rows * bucket.columns
+        shape = (bucket.count, bucket.rows, bucket.columns)
         if side == "block":
             count = bucket.count // bucket.parts
             rows = x[..., first : first + count, :].unsqueeze(-2)
             first += count
-            pieces.append(rows.expand(*rows.shape[:-2], edges // count, -1).flatten(-3, -2))
+            rows = rows.expand(*rows.shape[:-2], math.prod(shape) // count, -1)
+            pieces.append(rows.flatten(-3, -2))
             continue
         if side == "target":
             rows = _take(x, bucket.target).unsqueeze(-2)
         else:
             rows = _take(x, bucket.source).unsqueeze(-3)
-        shape = (*rows.shape[:-4], bucket.count, bucket.rows, bucket.columns, rows.shape[-1])
-        pieces.append(rows.expand(shape).flatten(-4, -2))
-    if not pieces:
-        return x[..., :0, :]
-    return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
+        pieces.append(rows.expand(*rows.shape[:-4], *shape, -1).flatten(-4, -2))
+    return torch.cat(pieces, dim=-2)
 
 
-def _reduce(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
+def _spread(topology: Topology, x: Tensor, side: str) -> Tensor:
+    """Write what edges read of their end or block next to one another: ``-> [*, E, C]``."""
+    out = x.new_empty(*x.shape[:-2], topology.num_edges, x.shape[-1])
+    first = 0
+    for bucket in _buckets(topology):
+        if side == "block":
+            count = bucket.count // bucket.parts
+            edges = torch.unflatten(out[..., bucket.start : bucket.stop, :], -2, (count, -1))
+            edges.copy_(x[..., first : first + count, :].unsqueeze(-2))
+            first += count
+        elif side == "source":
+            _edges(out, bucket).copy_(_take(x, bucket.source).unsqueeze(-3))
+        else:
+            _repeat(_edges(out, bucket), _take(x, bucket.target))
+    return out
+
+
+def _repeat(edges: Tensor, rows: Tensor) -> None:
+    """Write ``rows [*, C]`` to ``edges [*, columns, C]`` at every column."""
+    columns, channels = edges.shape[-2:]
+    done = columns if channels >= _LONG else min(1, columns)
+    edges[..., :done, :] = rows.unsqueeze(-2)
+    while done < columns:
+        # Few numbers at a time are copied slowly: what is there already doubles.
+        more = min(done, columns - done)
+        edges[..., done : done + more, :] = edges[..., :more, :]
+        done += more
+
+
+def _fold(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
+    """Reduce edges to their ends or blocks, by the name of the operation."""
     fold = _FOLDS[op]
     if side == "block":
         pieces = []
@@ -118,52 +253,42 @@ def _reduce(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
             size = bucket.parts * bucket.rows * bucket.columns
             edges = e[..., bucket.start : bucket.stop, :]
             pieces.append(fold(torch.unflatten(edges, -2, (-1, size)), -2))
-        if not pieces:
-            return e[..., :0, :]
-        return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
+        return torch.cat(pieces, dim=-2) if pieces else e[..., :0, :]
     parts = [
-        (bucket.target, fold(_edges(e, bucket), -2)) if side == "target"
+        (bucket.target, fold(_halved(_edges(e, bucket), op), -2)) if side == "target"
         else (bucket.source, fold(_edges(e, bucket), -3))
         for bucket in _buckets(topology)
     ]
     return _assemble(topology.num_nodes, e, parts, op)
 
 
-def reduce_sum(topology: Topology, e: Tensor, side: str) -> Tensor:
-    """See :func:`nngraph.kernels.reduce`."""
-    return _reduce(topology, e, side, "sum")
+def _halved(edges: Tensor, op: str) -> Tensor:
+    """Reduce ``[*, columns, C]`` by halves, keeping a few columns, where torch would be slow.
 
-
-def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
-    """See :func:`nngraph.kernels.reduce`; ``op`` is ``"max"`` or ``"min"``."""
-    return _reduce(topology, e, side, op)
-
-
-def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.edge_affine`."""
-    pieces = []
-    for bucket in _buckets(topology):
-        piece = _take(target, bucket.target).unsqueeze(-2) + _take(
-            source, bucket.source
-        ).unsqueeze(-3)
-        if e is not None:
-            piece = piece + _edges(e, bucket)
-        pieces.append(piece.flatten(-4, -2))
-    if not pieces:
-        return source[..., :0, :]
-    return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
+    Its extremes along an axis before a short last one take ten times as long as its sums.
+    """
+    while op in _LARGER and edges.shape[-1] < _LONG < edges.shape[-2] * edges.shape[-1]:
+        columns = edges.shape[-2]
+        half = (columns + 1) // 2
+        edges = _LARGER[op](edges[..., :half, :], edges[..., columns - half :, :])
+    return edges
 
 
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.multiply_blocks`."""
-    pieces, first = [], 0
-    for bucket in _buckets(topology):
-        count = bucket.count // bucket.parts
-        edges = torch.unflatten(e[..., bucket.start : bucket.stop, :], -2, (count, -1))
-        pieces.append((edges @ weight[first : first + count].mT).flatten(-3, -2))
-        first += count
-    if not pieces:
+    buckets = _buckets(topology)
+    if not buckets:
         return e.new_zeros(*e.shape[:-1], weight.shape[1])
+    counts = [bucket.count // bucket.parts for bucket in buckets]
+    # Split at once, so that the gradient of the edges is put together in one step.
+    edges = torch.split(e, [bucket.stop - bucket.start for bucket in buckets], dim=-2)
+    pieces = []
+    for part, matrices in zip(edges, torch.split(weight, counts), strict=True):
+        if len(matrices) == 1:
+            pieces.append(part @ matrices[0].mT)
+        else:
+            parts = torch.unflatten(part, -2, (len(matrices), -1)) @ matrices.mT
+            pieces.append(parts.flatten(-3, -2))
     return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
 
 
@@ -176,8 +301,10 @@ def _matrix(weight: Tensor, bucket: Bucket) -> Tensor:
 def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate`."""
     parts = []
-    for bucket in _buckets(topology):
-        matrix = _matrix(weight, bucket)
+    buckets = _buckets(topology)
+    sizes = [bucket.stop - bucket.start for bucket in buckets]
+    for bucket, own in zip(buckets, torch.split(weight, sizes, dim=-1), strict=True):
+        matrix = torch.unflatten(own, -1, (bucket.count, bucket.rows, bucket.columns))
         if to == "target":
             parts.append((bucket.target, matrix @ _take(x, bucket.source)))
         else:

@@ -266,6 +266,48 @@ def test_backends_agree_in_gradients(topology: Topology, lead: tuple[int, ...]):
             close(other, one)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 40])
+def test_wide_blocks_and_long_features(channels: int):
+    """Where the dense backend copies and compares other than in the small cases above."""
+    topology, lead = Topology.of(mlp([2, 37, 23, 1])), (2,)
+    e = draw(*lead, topology.num_edges, channels).requires_grad_()
+    e.data[0, :80] = e.data[0, 5]  # of several largest values
+    x = draw(*lead, topology.num_nodes, channels, seed=1).requires_grad_()
+    calls: list[Callable[[str], Tensor]] = [
+        lambda b: kernels.gather(topology, x, "target", b),
+        lambda b: kernels.edge_affine(topology, e, x, 2 * x, b),
+        lambda b: kernels.reduce(topology, e, "target", "max", b),
+        lambda b: kernels.reduce(topology, e, "target", "min", b),
+        lambda b: kernels.softmax(topology, e, "target", b),
+    ]
+    for call in calls:
+        one, other = call("dense"), call("reference")
+        close(one, other)
+        seed = draw(*one.shape, seed=2)
+        for found, expected in zip(
+            torch.autograd.grad((one * seed).sum(), (e, x), materialize_grads=True),
+            torch.autograd.grad((other * seed).sum(), (e, x), materialize_grads=True),
+            strict=True,
+        ):
+            close(found, expected)
+
+
+def test_edge_affine_takes_ends_of_fewer_networks_and_other_precision():
+    topology = Topology.of(mlp([2, 3, 1]))
+    e, s = draw(2, topology.num_edges, 2).requires_grad_(), draw(topology.num_nodes, 2)
+    s = s.float().requires_grad_()
+    one, other = (kernels.edge_affine(topology, e, s, s, b) for b in ("dense", "reference"))
+    assert one.dtype == other.dtype
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    for found, expected in zip(
+        torch.autograd.grad(one.square().sum(), (e, s)),
+        torch.autograd.grad(other.square().sum(), (e, s)),
+        strict=True,
+    ):
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_dense_gathers_and_edges_are_float32_too():
     topology = Topology.of(NAMED["depth-six"])
     weight, x = draw(2, topology.num_edges).float(), draw(2, topology.num_nodes, 3).float()
