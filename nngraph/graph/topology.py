@@ -102,6 +102,8 @@ class Topology:
             and its first edge in PyG's order.
         reordered: whether the edges stand in another order than PyG's.
         ends: source and target of each edge of an irregular topology.
+        num_taps: weights on an edge, the most of any architecture.
+        chains: whether all networks are chains of affine maps.
     """
 
     num_nodes: int
@@ -140,6 +142,8 @@ class Topology:
     reordered: bool
     architectures: tuple[Architecture, ...]
     ends: tuple[Tensor, Tensor] | None = None
+    num_taps: int = 1
+    chains: bool = False
     _moved: dict[torch.device, Topology] = field(default_factory=dict, repr=False)
     _made: dict[str, Tensor] = field(default_factory=dict, repr=False)
 

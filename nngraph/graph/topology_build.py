@@ -154,6 +154,8 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         blocks=tensor(blocks[:, :6]),
         reordered=reorder and not _is_range(blocks[:, 5], sizes),
         architectures=architectures,
+        num_taps=max(a.num_taps for a in set(architectures)),
+        chains=all(a.is_chain for a in set(architectures)),
     )
 
 

@@ -12,6 +12,7 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph, NeuralGraphStack
 from nngraph.graph.parameters import pack
 from nngraph.graph.topology import Topology
+from nngraph.kernels.entries import order_edges
 
 __all__ = ["Features", "Networks", "input_features"]
 
@@ -36,8 +37,7 @@ class Features:
     @property
     def taps(self) -> Tensor:
         """``[*, E, taps]``: the weights of each edge, one unless a kernel has more."""
-        most = max((a.num_taps for a in set(self.topology.architectures)), default=1)
-        return self.edge_attr[..., :most]
+        return self.edge_attr[..., : self.topology.num_taps]
 
     @property
     def weight(self) -> Tensor:
@@ -82,6 +82,4 @@ def input_features(networks: Networks) -> Features:
             edge_attr.reshape(len(architectures), shared.num_edges, -1),
         )
     topology = Topology.of_batch(architectures).to(x.device)
-    if topology.edge_order is not None:
-        edge_attr = edge_attr.index_select(0, topology.edge_order)
-    return Features(topology, x, edge_attr)
+    return Features(topology, x, order_edges(topology, edge_attr))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
+from nngraph.kernels.entries import restore_edges
 from nngraph.nn.features import Networks
 from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, fan_in, mlp
 
@@ -51,8 +52,8 @@ class FlatNetwork(Metanetwork):
         weight, bias = self.scales(features)
         # Entries in units of their tensor, whatever the fan-in.
         weight = weight * fan_in(topology, weight.dtype).squeeze(-1)
-        if topology.edge_order is not None:  # back to the order of networks, from that of shapes
-            weight = torch.empty_like(weight).index_copy(0, topology.edge_order, weight)
+        # From the order of shapes back to that of networks.
+        weight = restore_edges(topology, weight)
         shape = (topology.num_graphs * bias.shape[:-2].numel(), -1)
         entries = [weight.reshape(shape), bias.reshape(shape)]
         return self.readout(torch.cat(entries, dim=-1))  # type: ignore[no-any-return]

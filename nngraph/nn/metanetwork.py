@@ -107,13 +107,13 @@ class Metanetwork(nn.Module, ABC):
             ArchitectureError: if one is no chain of affine maps and the model reads no others.
         """
         features = input_features(networks)
-        for architecture in set(features.topology.architectures) if self.chains_only else ():
-            if not architecture.is_chain:
-                raise ArchitectureError(
-                    f"{type(self).__name__} was called on a network of the architecture "
-                    f"{architecture}, which is not a chain; expected MLPs. MessagePassingNetwork "
-                    "reads others."
-                )
+        if self.chains_only and not features.topology.chains:
+            other = [a for a in features.topology.architectures if not a.is_chain]
+            raise ArchitectureError(
+                f"{type(self).__name__} was called on a network of the architecture "
+                f"{other[0]}, which is not a chain; expected MLPs. MessagePassingNetwork "
+                "reads others."
+            )
         return features
 
     #: Whether it reads chains of affine maps alone.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nngraph.errors import InvalidGraphError
+from nngraph.kernels.entries import add_rows, edge_keys, place_edges, sum_rows
 from nngraph.kernels.scatter import torch_scatter
 from nngraph.nn.mixing import Tables
 from nngraph.nn.terms import Terms
@@ -45,13 +44,9 @@ class ScatterMixing(nn.Module):
         MissingDependencyError: if torch-scatter is not installed.
     """
 
-    #: Edges u -> v of the architecture as sorted keys u * N + v, and which edge each is.
-    keys: Tensor
-    edges: Tensor
-
     def __init__(self, terms: Terms) -> None:
         super().__init__()
-        self.scatter: Any = torch_scatter()
+        torch_scatter()  # refuse here, not at the first call
         self.terms = terms
         self.num_nodes, self.num_edges = terms.architecture.num_nodes, terms.architecture.num_edges
         #: first row of each table's rows within one network, and their number
@@ -62,7 +57,6 @@ class ScatterMixing(nn.Module):
         node_rows: list[tuple[Tensor, Tensor]] = []
         edge_slots = torch.full((self.num_edges,), -1)
         node_slots = torch.full((self.num_nodes,), -1)
-        ends = torch.zeros(2, self.num_edges, dtype=torch.long)
         counts = torch.ones(self.starts[-1])
         sizes = torch.ones(terms.num_slots)
         for i, (tensor, slot) in enumerate(zip(terms.tensors, terms.slots, strict=True)):
@@ -80,10 +74,6 @@ class ScatterMixing(nn.Module):
                 found.append((entries.flatten(), rows.flatten()))
             (edge_slots if tensor.on_edges else node_slots)[entries] = slot.start + free
             sizes[slot.start : slot.stop] = slot.pooled
-            if tensor.on_edges:
-                starts = [terms.architecture.node_starts[group] for group in tensor.groups]
-                ends[0, entries] = places[1] + starts[1]
-                ends[1, entries] = places[0] + starts[0]
         self._add("edge_rows", _pairs(edge_rows))
         self._add("node_rows", _pairs(node_rows))
         for name, all_slots in (("edge_slots", edge_slots), ("node_slots", node_slots)):
@@ -91,9 +81,8 @@ class ScatterMixing(nn.Module):
             self._add(name, torch.stack([entries, all_slots[entries]]))
         self._add("counts", counts)
         self._add("sizes", sizes)
-        keys, order = (ends[0] * self.num_nodes + ends[1]).sort()
-        self._add("keys", keys)
-        self._add("edges", order)
+        for name, value in zip(("keys", "edges"), edge_keys(terms.architecture), strict=True):
+            self._add(name, value)
 
     def _add(self, name: str, value: Tensor) -> None:
         # Derived from the architecture, so no part of the state dict.
@@ -107,8 +96,10 @@ class ScatterMixing(nn.Module):
         Raises:
             InvalidGraphError: if the edges are not those of the architecture, each once.
         """
-        place = None if edge_index is None else self._place(batch, edge_index)
-        terms = self.terms
+        terms, place = self.terms, None
+        if edge_index is not None:
+            keys = self.get_buffer("keys"), self.get_buffer("edges")
+            place = place_edges(terms.architecture, keys, batch, edge_index)
 
         def over(pairs: Tensor, entries: int, rows: int, moved: Tensor | None) -> Tensor:
             step = torch.tensor([[entries], [rows]], device=device).unsqueeze(-1)
@@ -129,29 +120,6 @@ class ScatterMixing(nn.Module):
             tuple(mixed(tensor) for tensor in terms.edge_mixing),
         )
 
-    def _place(self, batch: int, edge_index: Tensor) -> Tensor:
-        """Where each edge of the architecture's order stands in ``edge_index``, ``[B E]``."""
-        expected = (2, batch * self.num_edges)
-        if tuple(edge_index.shape) != expected:
-            raise InvalidGraphError(
-                f"edge_index has shape {tuple(edge_index.shape)}; {batch} networks of the "
-                f"architecture {self.terms.architecture} expect {expected}."
-            )
-        network = edge_index[0] // self.num_nodes
-        source, target = edge_index - network * self.num_nodes
-        key = source * self.num_nodes + target
-        at = torch.searchsorted(self.keys, key).clamp(max=max(len(self.keys) - 1, 0))
-        known = (self.keys[at] == key) & (target >= 0) & (target < self.num_nodes)
-        own = network * self.num_edges + self.edges[at]
-        count = torch.bincount(own[known], minlength=expected[1]) if bool(known.all()) else None
-        if count is None or len(count) != expected[1] or bool((count != 1).any()):
-            raise InvalidGraphError(
-                "edge_index is not that of a batch of networks of the architecture "
-                f"{self.terms.architecture}: an edge is unknown, missing or there twice. Edges "
-                "come from the architecture; use the edge_index of a PyG Batch of its graphs."
-            )
-        return torch.empty_like(own).scatter_(0, own, torch.arange(len(own), device=own.device))
-
     def pool(self, index: ScatterIndex, x: Tensor, edge_attr: Tensor) -> Tables:
         """Scatter ``x [B, N, C]`` and ``edge_attr [B, E, C]`` into the tables, as means."""
         batch, channels = len(x), x.shape[-1]
@@ -160,8 +128,8 @@ class ScatterMixing(nn.Module):
         def table(edge_pairs: Tensor, node_pairs: Tensor, rows: int, count: Tensor) -> Tensor:
             values = torch.cat([edges[edge_pairs[0]], nodes[node_pairs[0]]])
             at = torch.cat([edge_pairs[1], node_pairs[1]])
-            total = self.scatter.scatter(values, at, dim=0, dim_size=batch * rows, reduce="sum")
-            return total.reshape(batch, rows, channels) / count.to(total.dtype).unsqueeze(-1)  # type: ignore[no-any-return]
+            total = sum_rows(values, at, batch * rows).reshape(batch, rows, channels)
+            return total / count.to(total.dtype).unsqueeze(-1)
 
         local = table(
             index.edge_rows, index.node_rows, self.starts[-1], self.get_buffer("counts")
@@ -188,9 +156,7 @@ class ScatterMixing(nn.Module):
         edges = edge_attr.flatten(0, 1)
 
         def read(pairs: Tensor, slots: Tensor, count: int) -> Tensor:
-            out = whole.new_zeros(count, channels)
-            out = out.index_add(0, slots[0], whole[slots[1]].to(out.dtype))
-            return out.index_add(0, pairs[0], local[pairs[1]].to(out.dtype))
+            return add_rows(add_rows(whole.new_zeros(count, channels), slots, whole), pairs, local)
 
         x = read(index.node_rows, index.node_slots, batch * self.num_nodes)
         e = read(index.edge_rows, index.edge_slots, batch * self.num_edges)
