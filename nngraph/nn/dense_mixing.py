@@ -223,7 +223,7 @@ def _sums(
     run: Run, array: Tensor, visit: Callable[[Run, Tile], None] | None
 ) -> tuple[Tensor, Tensor]:
     """Sums of a run ``[B, K, r, c, C]`` at its targets and its sources, ``[B, K, *, 1, C]``."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or follows_operations(array):
         return array.sum(3, keepdim=True), array.sum(2).unsqueeze(3)
     batch, channels = len(array), array.shape[-1]
     target = array.new_empty(batch, run.count, run.rows, channels)

@@ -1,0 +1,102 @@
+"""Laws of every model as a whole: compiled without a break, and trained in low precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nngraph.graph import Activation, Architecture, to_batch
+from nngraph.nn import MODELS, Features, Metanetwork, input_features
+from nngraph.nn.equivariant_network import EquivariantNetwork
+from nngraph.testing import random_stack
+
+SINE = Activation("sine", w0=10)
+ARCHITECTURE = Architecture.mlp([2, 4, 3, 1], SINE)
+#: For torch.compile, whose time grows with the number of blocks.
+SHALLOW = Architecture.mlp([2, 4, 1], SINE)
+SMALL: dict[str, dict[str, Any]] = {
+    "message-passing": {"channels": 8, "messages": 4, "edge_channels": 3, "hidden": 16},
+    "sine": {"channels": (6, 5), "messages": 4, "hidden": 16},
+    "flat": {"hidden": 8},
+    "probe": {"probes": 3, "hidden": 8},
+    "equivariant": {"channels": 4, "layers": 2},
+}
+KINDS: dict[str, type[Metanetwork]] = {**MODELS, "equivariant": EquivariantNetwork}
+LOW = [name for name in KINDS if name not in ("sine", "probe")]
+
+
+def build(name: str, architecture: Architecture = ARCHITECTURE) -> Metanetwork:
+    torch.manual_seed(0)
+    return KINDS[name](architecture, 3, **SMALL[name])
+
+
+def gradients(model: Metanetwork, answers: Tensor) -> list[Tensor]:
+    labels = torch.arange(len(answers)) % 3
+    return list(
+        torch.autograd.grad(
+            F.cross_entropy(answers.float(), labels), list(model.parameters()),
+            materialize_grads=True,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def _fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_every_model_is_here():
+    assert set(SMALL) >= set(MODELS)
+
+
+# Warnings of torch.compile about itself.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.usefixtures("_fresh")
+@pytest.mark.parametrize("name", KINDS)
+def test_compiled_whole_without_a_break(name: str):
+    model = build(name, SHALLOW).double().eval()
+    features = input_features(random_stack(SHALLOW, 5, 0))
+
+    def answer(x: Tensor, edge_attr: Tensor) -> Tensor:
+        return model(Features(features.topology, x, edge_attr))
+
+    compiled = torch.compile(answer, fullgraph=True, backend="aot_eager")
+    found = compiled(features.x, features.edge_attr)
+    expected = answer(features.x, features.edge_attr)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for one, other in zip(gradients(model, found), gradients(model, expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_which_models_bear_bfloat16():
+    assert [name for name in KINDS if build(name).bears_bfloat16] == LOW
+
+
+@pytest.mark.parametrize("layout", ["stack", "ragged"])
+@pytest.mark.parametrize("name", LOW)
+def test_autocast_errs_at_most_twice_as_much_as_plain_bfloat16(name: str, layout: str):
+    """Forward and backward; a gradient is judged as a whole, over all parameters."""
+    model = build(name).eval()
+    stack = random_stack(ARCHITECTURE, 16, 0, torch.float32)
+    given = input_features(stack if layout == "stack" else to_batch(list(stack)))
+
+    def run(judged: Metanetwork, features: Features, low: bool = False) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            answers = judged(features)
+        slopes = [g.float().flatten() for g in gradients(judged, answers)]
+        return [answers.detach().float(), torch.cat(slopes)]
+
+    exact, found = run(model, given), run(model, given, low=True)
+    low = Features(given.topology, given.x.bfloat16(), given.edge_attr.bfloat16())
+    plain = run(copy.deepcopy(model).bfloat16(), low)
+    for one, other, truth in zip(found, plain, exact, strict=True):
+        assert torch.isfinite(one).all()
+        assert float((one - truth).norm()) <= 2 * float((other - truth).norm())
