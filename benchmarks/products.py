@@ -49,14 +49,14 @@ class Products:
             total += 2.0 * count * batch * one[0][-2] * one[0][-1] * other[0][-1]
         return total
 
-    def alone(self) -> Callable[[], None]:
+    def alone(self, device: str = "cpu") -> Callable[[], None]:
         """Return a function that makes them all, each as often, to memory that it has already.
 
         Equal products read the same numbers, which are then in the cache more often than not.
         """
         jobs = []
         for (one, other), count in self.counts.items():
-            factors = _numbers(one), _numbers(other)
+            factors = _numbers(one, device), _numbers(other, device)
             product = torch.bmm if len(one[0]) == 3 else torch.mm
             jobs.append((product, factors, product(*factors), count))
 
@@ -88,7 +88,7 @@ def _layout(factor: Tensor) -> _Layout:
     return tuple(factor.shape), tuple(factor.stride())
 
 
-def _numbers(layout: _Layout) -> Tensor:
+def _numbers(layout: _Layout, device: str) -> Tensor:
     size, stride = layout
     extent = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    return torch.randn(extent).as_strided(size, stride)
+    return torch.randn(extent, device=device).as_strided(size, stride)

@@ -17,7 +17,7 @@ from nngraph.nn import MODELS
 from nngraph.zoo import ImageSource, fit_zoo
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("gpu", "accuracy", "equivariant", "fit", "models")
+SCRIPTS = ("gpu", "accuracy", "equivariant", "fit", "models", "primitives")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return importlib.import_module(name)
 
     yield imported
-    for name in ("harness", "products", *SCRIPTS):
+    for name in ("devices", "harness", "products", *SCRIPTS):
         sys.modules.pop(name, None)
     torch.set_num_threads(threads)
 
@@ -116,6 +116,57 @@ def test_models_are_not_timed_when_they_disagree(load: Any, monkeypatch: pytest.
     )
     with pytest.raises(SystemExit, match="Nothing was timed"):
         module.main(["--model", "probe", "--width", "4", "--batch", "3"])
+
+
+def test_primitives(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = load("primitives")
+    monkeypatch.setattr(module.harness, "keep_memory", lambda: None)
+    # The profiler behind it takes seconds over so many rows.
+    monkeypatch.setattr(module.harness, "peak_growth_mib", lambda function: 1.0)
+    out = tmp_path / "primitives.csv"
+    arguments = ["--channels", "2", "--batch", "2", "--mixed", "1", "--nodes", "5"]
+    arguments += ["--stack", "2-32-32-1", "--width", "4", "--repeats", "2", "--out", str(out)]
+    module.main(arguments)
+    found = rows(out)
+    cases = {row["case"].split(":")[0]: row["case"] for row in found}
+    assert list(cases) == ["stack", "ragged", "irregular", "width"]
+    for kind, case in cases.items():
+        backends = {row["backend"] for row in found if row["case"] == case}
+        assert backends == {"reference", "scatter"} | ({"dense"} if kind != "irregular" else set())
+    for row in found:
+        total = float(row["forward_ms"]) + float(row["backward_ms"])
+        assert float(row["us_per_edge"]) == pytest.approx(total * 1e3 / int(row["edges"]), rel=0.02)
+        assert float(row["copy_gib_per_s"]) > 0
+        assert "--channels 2" in row["command"]
+        if row["primitive"] != "layer":
+            assert float(row["agreement"]) < 1e-9
+    of = {(r["case"], r["primitive"], r["backend"]): r for r in found}
+    stack = cases["stack"]
+    assert float(of[stack, "propagate to target", "dense"]["times_products"]) > 0
+    assert of[stack, "softmax", "dense"]["times_products"] == ""
+    # The layer is the sum of its parts.
+    parts = [float(of[stack, name, "dense"]["forward_ms"]) for name in module.LAYER]
+    assert float(of[stack, "layer", "dense"]["forward_ms"]) == pytest.approx(sum(parts), rel=0.01)
+    assert float(of[stack, "layer", "scatter"]["scatter_over_this"]) == 1
+
+
+def test_primitives_are_not_timed_when_they_disagree(load: Any, monkeypatch: pytest.MonkeyPatch):
+    module = load("primitives")
+    real = module.kernels.dense.multiply_blocks
+    monkeypatch.setattr(module.kernels.dense, "multiply_blocks", lambda *a: real(*a) * 1.001)
+    case = module.Case("stack", module.Topology.of(module.Architecture.mlp([2, 3, 1])), (2,))
+    with pytest.raises(SystemExit, match="multiply_blocks on stack, backend 'dense'"):
+        module.check_agreement(case, 2, "cpu")
+
+
+def test_every_row_of_results_has_its_command():
+    files = sorted((FOLDER / "results").glob("*.csv"))
+    assert files
+    for file in files:
+        for row in rows(file):
+            assert row["command"].startswith("python benchmarks/"), file.name
+            script = row["command"].split()[1]
+            assert (FOLDER.parent / script).exists(), file.name
 
 
 def test_equivariant(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
