@@ -10,7 +10,9 @@ float32 are products of float32: "tf32", on tensor cores, would be several times
 of the 23 bits of each factor, so that it would err thousands of times as much as plain torch.
 
 The kernels are held against the plain form in Triton's interpreter, and compiled for compute
-capability 9.0. They have not been run or timed on a GPU; ``benchmarks/gpu.py`` does both.
+capability 9.0. They have not been run or timed on a GPU; ``benchmarks/gpu.py`` does both. Backward
+at 128 channels of float32 takes 178 KiB of shared memory, which devices of other capabilities may
+lack: Triton then refuses it.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ MATRIX_BYTES = 2**16
 #: registers, and its products, which use no tensor cores, take minutes to compile.
 TILE_BYTES = 2**13
 #: Tiles that a strip has side by side, at the most: its sums over sources are written once.
-STEPS = 8
+STEPS = 32
 #: Programs of a launch, at the most: several for each multiprocessor, and a part of the gradient
 #: of A for each.
 PROGRAMS = 1024
@@ -138,8 +140,9 @@ def _padded(size: int) -> int:
 def _tile(rows: int, columns: int, edge_bytes: int) -> tuple[int, int]:
     """Rows and columns of a tile: powers of two, at least 16 edges, as products need."""
     edges = max(16, TILE_BYTES // edge_bytes)
-    # Sums over rows are written for each tile, those over columns for each strip: more rows.
-    high = min(_padded(rows), max(1, edges // 8))
+    # Sums over rows are written for each tile, those over columns for each strip: more rows. At 16
+    # and more, both together are a tenth of the edges or less.
+    high = min(_padded(rows), max(16, edges // 8))
     wide = min(_padded(columns), edges // high)
     high = min(_padded(rows), edges // wide)
     return high, max(wide, 16 // high)

@@ -103,7 +103,7 @@ def ragged(device: str) -> None:
 
 def cut(device: str) -> None:
     """Several tiles, strips and jobs for a program, none of which divides the next."""
-    topology = Topology.of(mlp([13, 9])).to(device)
+    topology = Topology.of(mlp([5, 19])).to(device)
     given = draw(topology, (2,), 3, device)
     with smaller(TILE_BYTES=1, STEPS=2, PROGRAMS=3):
         same(topology, given)
