@@ -17,7 +17,7 @@ from nngraph.nn import MODELS
 from nngraph.zoo import ImageSource, fit_zoo
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("gpu", "accuracy", "equivariant", "fit", "models", "primitives")
+SCRIPTS = ("gpu", "accuracy", "conversion", "equivariant", "fit", "models", "primitives")
 
 
 @pytest.fixture
@@ -307,6 +307,22 @@ def test_gpu_kernels_that_err_are_not_timed(load: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "update", wrong)
     with pytest.raises(SystemExit, match=r"'dense': output 0 errs .* Nothing was timed"):
         module.check(topology, "dense", given)
+
+
+def test_conversion(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = load("conversion")
+    out = tmp_path / "conversion.csv"
+    arguments = ["--count", "5", "--width", "4", "--repeats", "2", "--large", "0"]
+    module.main([*arguments, "--depths", "1", "2", "--out", str(out)])
+    found = rows(out)
+    assert [row["what"] for row in found].count("permutation_spec against depth") == 2
+    assert float(found[0]["networks_per_s"]) > 0
+    assert found[-2]["times_linear"] == "1.0"
+    assert str(tmp_path) not in out.read_text()
+    # A graph that is not the network is not timed.
+    monkeypatch.setattr(module, "to_state_dict", lambda graph: {})
+    with pytest.raises(SystemExit, match="Nothing was timed"):
+        module.mlps(2, 3, 1)
 
 
 # -- the harness ----------------------------------------------------------------------------------
