@@ -139,10 +139,14 @@ class Builder:
             return others[-1]
         spaced = tuple(f for f in piece.flat if f.space is not None)
         is_input = any(self.derivation.layers[i].kind == "input" for i in layer.inputs)
-        return self.add_group(
+        group = self.add_group(
             f"{layer.module_path}.in" if layer.module_path else "in",
             spaced or piece.flat, "input" if is_input and not spaced else "hidden",
         )
+        if len(layer.inputs) == 1 and is_input:
+            # Other layers that hear this input hear these neurons.
+            self.carriers[layer.inputs[0]].append(group)
+        return group
 
     def column(self, name: str, group: int, piece: Piece, column: str) -> None:
         """Put a parameter of one axis on the nodes of a group."""

@@ -100,6 +100,8 @@ def test_two_spaces_that_must_be_one_are_noticed():
     graph = to_graph(module, inputs)
     assert verify(graph, module, inputs).holds
     architecture = graph.architecture
+    # Both layers hear the neurons of one input.
+    assert [g.name for g in architecture.groups if g.role == "input"] == ["one.in"]
     apart = dataclasses.replace(
         architecture,
         groups=tuple(
