@@ -67,7 +67,7 @@ def test_vgg_with_batch_norm_takes_its_statistics_along():
         "4": (6, f"4.weight[0] 7.weight[1] {statistics('5')}"),
         "7": (6, f"7.weight[0] 13.weight[1] {statistics('8')}"),
         "13": (9, "13.weight[0] 13.bias[0] 16.weight[1]"),
-    })
+    }, maximal=False)
     assert "1.running_var" in derivation.spec.buffers
     assert "1.num_batches_tracked" in derivation.spec.unused
 
@@ -150,7 +150,7 @@ def test_resnet_of_bottlenecks_with_projections():
         "b.0.conv2": (5, f"b.0.conv2.weight[0] b.0.conv3.weight[1] {statistics('b.0.bn2')}"),
         "b.0.conv3": (10, "b.0.conv3.weight[0] b.0.downsample.0.weight[0] fc.weight[1] "
                           + statistics("b.0.bn3", "b.0.downsample.1")),
-    })
+    }, maximal=False)
 
 
 class PaddedShortcut(nn.Module):
