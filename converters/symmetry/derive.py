@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from converters.symmetry.call import Entry
 from converters.symmetry.dims import Dim, atoms, fix
-from converters.symmetry.engine import Engine, Entry
+from converters.symmetry.engine import Engine
 from converters.symmetry.naming import Namer
 from converters.symmetry.program import Program, Ref, references
 from converters.symmetry.refusals import check_supported

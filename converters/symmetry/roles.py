@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from converters.symmetry.call import Entry
 from converters.symmetry.dims import Dim, atoms
-from converters.symmetry.engine import Entry
 
 __all__ = ["find_roles"]
 

@@ -1,6 +1,6 @@
 """The rules: operator -> what it does to the dimensions of tensors, a family per file.
 
-A rule takes a :class:`~converters.symmetry.engine.Call` and returns the value of the result (or one
+A rule takes a :class:`~converters.symmetry.call.Call` and returns the value of the result (or one
 per result). It unifies the dimensions that the operation aligns, cuts or factors those that it
 takes apart, and fixes those along which it treats one index unlike another. A rule that does not
 cover its arguments raises ``Unruled``, and everything is fixed. Operators that torch tags as
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from converters.symmetry.engine import Rule
+from converters.symmetry.call import Rule
 from converters.symmetry.program import Operation
 from converters.symmetry.rules.attention import ATTENTION
 from converters.symmetry.rules.constants import CONSTANTS

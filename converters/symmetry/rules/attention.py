@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, cut, factor, multiply, unify
-from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import align, broadcast, rest_fixed, table
 from converters.symmetry.values import Value
 

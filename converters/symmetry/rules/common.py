@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from converters.symmetry.call import Call, Rule
 from converters.symmetry.dims import Dim, atom, unify
-from converters.symmetry.engine import Call, Rule
 from converters.symmetry.values import Value
 
 __all__ = ["align", "axes", "axis", "broadcast", "is_weight", "rest_fixed", "table", "tensors"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import atom
-from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import table
 from converters.symmetry.values import Constant, Value
 

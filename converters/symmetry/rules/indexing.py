@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, multiply
-from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import axes, axis, broadcast, table
 from converters.symmetry.rules.segments import piece
 from converters.symmetry.values import Value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim
-from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import align, broadcast, is_weight, table
 from converters.symmetry.values import Value
 

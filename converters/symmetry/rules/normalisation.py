@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from converters.symmetry.call import Call
 from converters.symmetry.dims import factor
-from converters.symmetry.engine import Call
 from converters.symmetry.rules.common import align, broadcast, rest_fixed, table
 from converters.symmetry.values import Value
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from converters.symmetry.blocks import blocked, rearrange, take
+from converters.symmetry.call import Call
 from converters.symmetry.dims import atom, cut, unify
-from converters.symmetry.engine import Call
 from converters.symmetry.rules.common import axis, broadcast, is_weight, table, tensors
 from converters.symmetry.values import Value
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from converters.symmetry.blocks import blocked, take
+from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, find, unify
-from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import align, broadcast, table
 from converters.symmetry.values import Constant, Value
 

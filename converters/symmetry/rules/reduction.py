@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from converters.symmetry.call import Call
 from converters.symmetry.dims import atom
-from converters.symmetry.engine import Call
 from converters.symmetry.rules.common import axes, axis, broadcast, table
 from converters.symmetry.rules.pointwise import pointwise
 from converters.symmetry.values import Value

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from converters.symmetry.blocks import blocked, rearrange, take, with_dim
+from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, find, is_fixed
-from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import axis, broadcast, is_weight, table
 from converters.symmetry.values import Value
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from converters.symmetry.blocks import blocked, each_piece, rearrange
+from converters.symmetry.call import Call, Unruled
 from converters.symmetry.demands import kept_axes
 from converters.symmetry.dims import atom, cut, factor, is_fixed, multiply, regroup, unify
-from converters.symmetry.engine import Call, Unruled
 from converters.symmetry.rules.common import axes, axis, table
 from converters.symmetry.values import Value
 

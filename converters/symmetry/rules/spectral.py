@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converters.symmetry.engine import Call
+from converters.symmetry.call import Call
 from converters.symmetry.rules.common import axes, table
 from converters.symmetry.values import Value
 

@@ -1,0 +1,207 @@
+"""One operation while its rule runs, and its entry in the record of layers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from converters.symmetry.dims import Dim, atom, atoms, find, fix
+from converters.symmetry.program import Operation
+from converters.symmetry.values import Reason, Value
+
+if TYPE_CHECKING:
+    from converters.symmetry.engine import Engine
+
+__all__ = ["Call", "Entry", "Outcome", "Rule", "Unruled", "sources_of"]
+
+
+class Unruled(Exception):
+    """A rule does not cover these arguments; the operation is treated as one without a rule."""
+
+
+@dataclass(eq=False)
+class Entry:
+    """One entry of the record of layers, with dimensions in place of axes."""
+
+    kind: str
+    op: str
+    module_path: str
+    parameters: tuple[tuple[str, str], ...]
+    inputs: tuple[int, ...]
+    values: tuple[Value, ...]
+    output: Value
+    arguments: tuple[tuple[str, Any], ...] = ()
+    derived: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def input_dims(self) -> tuple[tuple[Dim, ...], ...]:
+        """Dimensions of what it takes."""
+        return tuple(value.shown for value in self.values)
+
+    @property
+    def output_dims(self) -> tuple[Dim, ...]:
+        """Dimensions of what it gives."""
+        return self.output.shown
+
+
+Outcome: TypeAlias = "Value | Sequence[Value | None]"
+Rule: TypeAlias = "Callable[[Call], Outcome]"
+
+
+class Call:
+    """One operation while its rule runs: its arguments by name, and what a rule may do.
+
+    Args:
+        engine: the pass.
+        operation: what is called.
+        arguments: by the names of the operator's schema, with defaults; tensors as values.
+    """
+
+    def __init__(self, engine: Engine, operation: Operation, arguments: dict[str, Any]) -> None:
+        self.engine = engine
+        self.operation = operation
+        self.arguments = arguments
+        self.entered = False
+        #: dimensions along which this operation moves or mixes what it finds
+        self.mixed: list[Dim] = []
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def value(self, name: str) -> Value:
+        """Return an argument that must be a tensor."""
+        value = self.arguments[name]
+        if not isinstance(value, Value):
+            raise Unruled(f"has {value!r} for {name!r} where its rule expects a tensor")
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an argument, or a default for operators that do not have it."""
+        return self.arguments.get(name, default)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the results, as traced."""
+        results = self.engine.program.results
+        return [() if ref is None else results[ref].shape for ref in self.operation.outputs]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first result."""
+        return self.shapes[0]
+
+    def cuts(self, axis: int) -> list[int]:
+        """Return sizes of the pieces into which an axis of the first result is cut later on."""
+        ref = self.operation.outputs[0]
+        places = self.engine.demands.get(ref, {}).get(axis, ()) if ref is not None else ()
+        ends = [0, *sorted(places), self.shape[axis]]
+        return [end - start for start, end in itertools.pairwise(ends)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the first result."""
+        ref = self.operation.outputs[0]
+        assert ref is not None
+        return self.engine.program.results[ref].dtype
+
+    def used(self, output: int) -> bool:
+        """Whether anything uses that result."""
+        return self.operation.outputs[output] is not None
+
+    def reason(self, text: str, unknown: bool = False, natural: bool = False) -> Reason:
+        """Return a reason that names this operation."""
+        operation = self.operation
+        return Reason(operation.name, operation.module_path, text, unknown, natural)
+
+    def fix(self, dims: Iterable[Dim], text: str, natural: bool = False) -> None:
+        """Fix dimensions because this operation treats their indices unlike one another.
+
+        Args:
+            dims: what is fixed.
+            text: what the operation does with it.
+            natural: whether no freedom is lost, since these are no neurons (taps of a kernel).
+        """
+        reason = self.reason(text, natural=natural)
+        for dim in dims:
+            fix(dim, reason)
+            self.mixed.append(dim)
+
+    def mixes(self, value: Value, places: Collection[int]) -> None:
+        """Note that entries are combined along some axes of a value, at each index of the others.
+
+        What stands at one index of the others then meets for all indices of those axes, and so
+        cannot be relabelled independently for each.
+        """
+        self.iterates(*(dim for place, dim in enumerate(value.dims) if place not in places))
+
+    def resampled(self, dims: Sequence[Dim], sizes: Sequence[int], text: str) -> list[Dim]:
+        """Fix dimensions along which neighbours are combined; return those of the result.
+
+        Where they were neurons, and not fixed positions already, that is freedom lost, also for
+        what meets the result.
+        """
+        natural = all(
+            part.size == 1 or any(r.natural for r in part.reasons if isinstance(r, Reason))
+            for dim in dims for part in atoms(dim)
+        )
+        self.fix(dims, text, natural)
+        reason = self.reason(text, natural=natural)
+        return [atom(size, reason) for size in sizes]
+
+    def fixed(self, size: int, text: str = "counts positions") -> Dim:
+        """Return a new fixed dimension, for what are no neurons."""
+        return atom(size, self.reason(text, natural=True))
+
+    def name(self, dim: Dim, word: str) -> None:
+        """Say what a dimension counts, for the name of its space."""
+        path = self.operation.module_path
+        find(dim).hint = find(dim).hint or (f"{path}.{word}" if path else word)
+
+    def iterates(self, *dims: Dim) -> None:
+        """Note that this operation runs over these dimensions jointly (those it sums over too)."""
+        self.engine.records.append(dims)
+
+    def enter(
+        self,
+        kind: str,
+        inputs: Sequence[Value],
+        output: Value,
+        parameters: dict[str, Value | None] | None = None,
+        /,
+        **arguments: Any,
+    ) -> Value:
+        """Put this operation into the record of layers; return its output as coming from it.
+
+        Args:
+            kind: such as ``"linear"``.
+            inputs: what it computes from, beside parameters.
+            output: its (first) result.
+            parameters: role -> value. A value that is no parameter as stored counts as an input,
+                and as derived if it is computed from parameters alone.
+            arguments: further facts, such as the stride of a convolution.
+        """
+        named, values = [], list(inputs)
+        derived = [("input", name) for value in inputs for name in value.made_from]
+        for role, value in (parameters or {}).items():
+            if value is not None and value.parameter is not None:
+                named.append((role, value.parameter))
+            elif value is not None:
+                values.append(value)
+                derived += [(role, name) for name in value.made_from]
+        self.entered = True
+        index = self.engine.enter(
+            Entry(
+                kind, self.operation.name, self.operation.module_path, tuple(named),
+                sources_of(values), tuple(values), output, tuple(arguments.items()), tuple(derived),
+            )
+        )
+        return output.made_by(index)
+
+
+def sources_of(values: Iterable[Value]) -> tuple[int, ...]:
+    """Return the layers from which values come."""
+    return tuple(dict.fromkeys(s for value in values for s in value.sources))
