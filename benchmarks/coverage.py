@@ -1,8 +1,9 @@
 """Which real architectures the derivation of permutation symmetry covers, and that it is right.
 
-For one model of every timm family and many tiny transformers: does it convert, do its relabellings
-leave the outputs of a network with random weights unchanged (float64), which operations had no
-rule, what share of the parameters' axes is free, and how long did it take.
+For one model of every timm family and many tiny transformers: does it convert, does every
+tensor come back from the graph's features bit by bit, do its relabellings leave the outputs of a
+network with random weights unchanged (float64), which operations had no rule, what share of the
+parameters' axes is free, and how long did it take.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ import harness
 import torch
 from coverage_models import Case, timm_cases, transformers_cases
 
-from converters.symmetry import derive, verify
+from converters.general.builder import build_architecture
+from converters.general.convert import state_of
+from converters.symmetry import Derivation, derive, verify
 from converters.symmetry.relabelling import count_free
 from nngraph.errors import NNGraphError
+from nngraph.graph import NeuralGraph
+from nngraph.graph.parameters import pack, pack_integers, unpack
 
 KEYS = ("library", "family", "model")
 
@@ -69,6 +74,7 @@ def judge(case: Case) -> dict[str, Any]:
             "free_share": round(free / max(axes, 1), 3),
             "unruled": " ".join(derivation.unruled), "seconds": round(seconds, 2),
         }
+        row |= graph_facts(derivation, module)
         try:
             report = verify(derivation, module, args, kwargs=kwargs, samples=1, alone=1)
         except (NNGraphError, RuntimeError, ValueError, TypeError) as error:
@@ -78,13 +84,30 @@ def judge(case: Case) -> dict[str, Any]:
     return row | {"verifies": int(report.holds), "change": change, "power": power}
 
 
+def graph_facts(derivation: Derivation, module: torch.nn.Module) -> dict[str, Any]:
+    """Make the graph's features, and say whether every tensor comes back from them bit by bit."""
+    state = state_of(module)
+    architecture = build_architecture(derivation, state)
+    graph = NeuralGraph.from_parameters(
+        architecture, {p.name: state[p.name].detach() for p in architecture.parameters}
+    )
+    parameters = graph.parameters()
+    integers = pack_integers(architecture, parameters) if architecture.integers else None
+    back = unpack(architecture, *pack(architecture, parameters), integers)
+    same = all(torch.equal(back[name], value) for name, value in parameters.items())
+    return {
+        "groups": len(architecture.groups), "edges": architecture.num_edges,
+        "round_trips": int(same and back.keys() == parameters.keys()),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Judge all cases, write a row for each and print the sums."""
     made = parser()
     arguments = made.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     done = {row["model"] for row in harness.read_rows(arguments.out)} if arguments.resume else set()
-    facts = harness.machine()
+    facts = harness.machine() | {"command": harness.command_line(made, arguments)}
     for case in cases(arguments.library):
         if (arguments.only and case.family not in arguments.only) or case.model in done:
             continue
@@ -114,6 +137,7 @@ def summary(rows: Sequence[dict[str, str]]) -> str:
             {
                 "library": library, "models": len(own), "converted": len(converted),
                 "no rule missing": sum(not row["unruled"] for row in converted),
+                "came back": sum(row.get("round_trips") == "1" for row in converted),
                 "verified": sum(row.get("verifies") == "1" for row in converted),
                 "unsound": sum(row.get("verifies") == "0" for row in converted),
                 "median free share": shares[len(shares) // 2] if shares else "",
