@@ -21,7 +21,7 @@ from nngraph.graph import Architecture, NeuralGraph
 from nngraph.nn import MessagePassingNetwork
 
 #: Hidden width that gives 100 million weights at 784 inputs, three hidden layers and 10 outputs.
-WIDTH = 6800
+WIDTH = 6880
 
 
 def network(architecture: Architecture, seed: int = 0) -> NeuralGraph:
