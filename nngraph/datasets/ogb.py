@@ -217,9 +217,11 @@ def load_ogb(path: str | Path) -> Any:
     from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
     from torch_geometric.data.storage import GlobalStorage
 
-    # OGB's file of processed graphs holds these beside tensors; torch refuses unknown classes.
-    allowed = [DataEdgeAttr, DataTensorAttr, GlobalStorage, scalar, np.dtype,
-               np.dtypes.Int64DType]  # fmt: skip
+    # OGB's file of processed graphs holds these beside tensors; torch refuses unknown classes. Only
+    # those that are not allowed already: what is allowed here for once is forbidden afterwards.
+    needed = (DataEdgeAttr, DataTensorAttr, GlobalStorage, scalar, np.dtype, np.dtypes.Int64DType)
+    known = torch.serialization.get_safe_globals()
+    allowed = [name for name in needed if name not in known]
     # Its reader tells its progress with print(); a library is silent.
     silence = io.StringIO()
     with (

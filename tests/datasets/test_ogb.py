@@ -159,3 +159,10 @@ def test_the_contract_is_ogbs():
             ours.eval(wrong)
     with pytest.raises(ValueError, match="metric is 'auc'"):
         Evaluator("auc")
+
+
+def test_reading_an_export_leaves_what_torch_may_load_as_it_was(exported):
+    before = set(map(str, torch.serialization.get_safe_globals()))
+    assert any("GlobalStorage" in name for name in before)
+    load_ogb(exported)
+    assert set(map(str, torch.serialization.get_safe_globals())) == before
