@@ -48,8 +48,8 @@ class Recipe:
     residuals: tuple[bool, ...] = (False,)
     optimisers: tuple[str, ...] = OPTIMISERS
     inits: tuple[str, ...] = INITS
-    sgd_rate: tuple[float, float] = (1e-3, 0.3)
-    adaptive_rate: tuple[float, float] = (1e-4, 2e-2)
+    sgd_rate: tuple[float, float] = (3e-3, 0.3)
+    adaptive_rate: tuple[float, float] = (5e-4, 2e-2)
     weight_decay: tuple[float, float] = (1e-7, 1e-2)
     dropout: tuple[float, float] = (0.0, 0.5)
     fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
