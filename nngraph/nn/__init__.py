@@ -1,5 +1,6 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
+from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.flat import FlatNetwork
@@ -10,8 +11,10 @@ from nngraph.nn.ordered_pass import OrderedPass
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
+from nngraph.nn.readouts import Readout
 from nngraph.nn.shared import SharedEquivariantLinear
 from nngraph.nn.sine import SineNetwork
+from nngraph.nn.states import StateNetwork, States
 from nngraph.nn.terms import Terms
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
@@ -34,14 +37,18 @@ __all__ = [
     "MessagePassingLayer",
     "MessagePassingNetwork",
     "Metanetwork",
+    "NetworkEncoder",
     "Networks",
     "OrderedPass",
     "Pointwise",
     "ProbeNetwork",
     "Probes",
+    "Readout",
     "SharedEquivariantLinear",
     "SharedPoolingLayer",
     "SineNetwork",
+    "StateNetwork",
+    "States",
     "TensorNodes",
     "TensorNorm",
     "TensorScales",

@@ -7,13 +7,14 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import ACTIVATIONS, Architecture
 from nngraph.graph.topology import Topology
+from nngraph.nn.encoders import activation_kinds, by_output
 from nngraph.nn.features import Networks
 from nngraph.nn.metanetwork import (
     Column,
@@ -280,10 +281,10 @@ class MessagePassingNetwork(Metanetwork):
         places = at_inputs(topology, self.input_place).expand(*features.x.shape[:-2], -1, -1)
         x = join_levels(topology, [places, *states])
         x = x + self.layer_place[topology.node_level.clamp(max=self.levels - 1)]
-        x = x + self.activation_place[_activation_kinds(topology)]
+        x = x + self.activation_place[activation_kinds(topology)]
         if not self.extent.chains:
             x = x + self.own(node_entries(topology, columns))
-        x = x + _by_output(topology, self.output_place)
+        x = x + by_output(topology, self.output_place)
         responses = None if self.probes is None else self.probes(features)
         if responses is not None:
             x = x + self.responses(join_levels(topology, responses))
@@ -368,22 +369,3 @@ class MessagePassingNetwork(Metanetwork):
         if responses is not None and self.probes is not None:
             pooled.append(self.probes.at_outputs(topology, responses, self.outputs))
         return pooled
-
-
-def _by_output(topology: Topology, table: Tensor) -> Tensor:
-    """Give output neuron o of every network row o of a table: ``[d_L, C] -> [N, C]``, else 0.
-
-    Raises:
-        ArchitectureError: if a network has more outputs than the table has rows.
-    """
-    if topology.max_outputs > len(table):
-        raise ArchitectureError(
-            f"a network has {topology.max_outputs} outputs; the model was built for {len(table)}."
-        )
-    return pad(table, (0, 0, 0, 1))[topology.output_place]  # the last row is 0
-
-
-def _activation_kinds(topology: Topology) -> Tensor:
-    """Index into ``ACTIVATIONS`` of each neuron's activation, ``[N]``."""
-    kinds = [list(ACTIVATIONS).index(activation.name) for activation in topology.activations]
-    return torch.tensor(kinds, device=topology.node_activation.device)[topology.node_activation]

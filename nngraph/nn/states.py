@@ -1,0 +1,81 @@
+"""Models that give a state to every neuron and every weight, and read their answers off these."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from nngraph.graph import Architecture
+from nngraph.graph.topology import Topology
+from nngraph.nn.features import Features, Networks
+from nngraph.nn.metanetwork import Metanetwork
+from nngraph.nn.readouts import Readout
+
+__all__ = ["StateNetwork", "States"]
+
+
+@dataclass(frozen=True)
+class States:
+    """What a model has made of networks.
+
+    Attributes:
+        features: the networks as they were read; edges stand in the order of its topology.
+        x: states of neurons ``[*, N, C]``.
+        edge_attr: states of weights ``[*, E, C_e]``; ``None`` where a model keeps none.
+    """
+
+    features: Features
+    x: Tensor
+    edge_attr: Tensor | None = None
+
+    @property
+    def topology(self) -> Topology:
+        """Of the networks."""
+        return self.features.topology
+
+
+class StateNetwork(Metanetwork):
+    """A metanetwork whose answer is read off states of neurons and weights, which commute.
+
+    Relabelling the neurons of a network relabels its states. The states alone are what editing,
+    matching and read-outs of one's own take: ``num_outputs=0`` builds no read-out.
+
+    Args:
+        architecture, num_outputs: as of a :class:`~nngraph.nn.Metanetwork`.
+        channels, edge_channels: C and C_e of the states that :meth:`states` returns; C_e is 0 where
+            it returns none.
+        readout: keyword arguments of the :class:`~nngraph.nn.Readout`.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        num_outputs: int,
+        channels: int,
+        edge_channels: int,
+        **readout: Any,
+    ) -> None:
+        super().__init__(architecture, num_outputs)
+        self.channels, self.edge_channels = channels, edge_channels
+        self.readout = (
+            Readout(self.extent, channels, edge_channels, num_outputs, **readout)
+            if num_outputs
+            else None
+        )
+
+    @abstractmethod
+    def states(self, networks: Networks) -> States:
+        """Return the states of the networks' neurons and weights."""
+
+    def forward(self, networks: Networks) -> Tensor:
+        if self.readout is None:
+            raise ValueError(
+                f"{type(self).__name__} was built with num_outputs=0 and has no read-out; ask for "
+                "states(networks), or build it with the number of outputs."
+            )
+        states = self.states(networks)
+        return self.readout(states.topology, states.x, states.edge_attr)  # type: ignore[no-any-return]
