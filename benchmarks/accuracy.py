@@ -17,7 +17,7 @@ from typing import Any
 import harness
 import torch
 
-from nngraph.nn import MODELS, SineNetwork
+from nngraph.nn import MODELS, SymmetricNetwork, probing
 from nngraph.tasks import TrainSettings, load_run, train
 from nngraph.zoo import Zoo
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--model", nargs="+", default=list(MODELS), metavar="MODEL",
-        help="models by name, each with options as NAME:JSON, such as 'sine:{\"probes\": 64}'",
+        help="models by name, each with options as NAME:JSON, such as 'symmetric:{\"probes\": 64}'",
     )  # fmt: skip
     made.add_argument(
         "--settings", default="{}", metavar="JSON",
@@ -100,11 +100,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def how_far_a_probe(run: Path, zoo: Zoo) -> float | None:
-    """Return the median R2 of ``SineNetwork.probing``: near 1, the model evaluates the networks."""
+    """Return the median R2 of ``nngraph.nn.probing``: near 1, the model evaluates the networks."""
     model, _ = load_run(run)
-    if not isinstance(model, SineNetwork):
+    if not isinstance(model, SymmetricNetwork):
         return None
-    return round(float(model.probing(zoo.stack("test")[:100]).median()), 3)
+    return round(float(probing(model, zoo.stack("test")[:100]).median()), 3)
 
 
 def print_table(rows: Sequence[dict[str, str]]) -> None:

@@ -330,7 +330,7 @@ def _check_model(
 
 
 def _reads(name: str, architecture: Architecture) -> bool:
-    """Whether a model reads networks of this architecture; the sine model reads sines alone."""
+    """Whether a model reads networks of this architecture; some read chains alone."""
     try:
         MODELS[name](architecture, 10)
     except ArchitectureError:

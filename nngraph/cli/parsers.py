@@ -160,7 +160,8 @@ def _validate() -> ArgumentParser:
 def _train(with_settings: bool) -> ArgumentParser:
     parser = new_parser(
         "Train a metanetwork to tell the classes of a zoo's networks apart. Some models: "
-        "'message-passing' (knows relabelling), 'sine' (knows the whole symmetry of sine neurons), "
+        "'message-passing' (knows relabelling), 'symmetric' (knows the whole symmetry of each "
+        "neuron's activation), "
         "and the baselines 'flat' (an MLP on the weights in a row; with --relabel true augmented) "
         "and 'probe' (reads no weights, runs the networks). Results are compared within a column "
         "only. An interrupted run goes on when the same command is given again."

@@ -334,6 +334,7 @@ def propagate_level(
     level: int,
     weight: Tensor,
     x: Tensor | Sequence[Tensor],
+    to: End = "target",
     backend: str = "auto",
 ) -> Tensor:
     r"""Pass the features of earlier neurons on to those of one level: :math:`\sum_j w_{ij} x_j`.
@@ -343,9 +344,11 @@ def propagate_level(
         weight: ``[*, E]``, of all edges.
         x: ``[*, n, C]``, features of the neurons ``topology.level_nodes[l]`` of every level l
             before; those of the last of them alone will do where no block skips a level.
+        to: ``"source"`` runs backwards, :math:`\sum_i w_{ij} x_i`, from features of the level.
 
     Returns:
-        ``[*, m, C]`` at the neurons ``topology.level_nodes[level]``.
+        ``[*, m, C]`` at the neurons ``topology.level_nodes[level]``; backwards at those of the
+        level before, or, where blocks skip levels, of all levels before, one after another.
 
     Raises:
         InvalidGraphError: if the topology has no such level, or blocks skip levels and only the
@@ -356,7 +359,9 @@ def propagate_level(
             f"level {level} was asked of a topology with {len(topology.levels)}; expected 1 to "
             "that. An irregular graph has none."
         )
-    if topology.level_skips[level - 1]:
+    if to == "source":
+        heard = x if isinstance(x, Tensor) else x[level]
+    elif topology.level_skips[level - 1]:
         if isinstance(x, Tensor) or len(x) < level:
             raise InvalidGraphError(
                 f"level {level} hears of neurons of other levels than the one before, as skip "
@@ -366,7 +371,7 @@ def propagate_level(
     else:
         heard = x if isinstance(x, Tensor) else x[level - 1]
     return cast(
-        Tensor, _kernel(topology, backend, "propagate_level")(topology, level, weight, heard)
+        Tensor, _kernel(topology, backend, "propagate_level")(topology, level, weight, heard, to)
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Bucket, Nodes, Topology
 from nngraph.kernels.modes import follows_operations
+from nngraph.kernels.reference import heard_levels, rows_of
 
 __all__ = [
     "edge_affine",
@@ -312,11 +313,13 @@ def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     return _assemble(topology.num_nodes, x, parts)
 
 
-def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor) -> Tensor:
+def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`."""
-    nodes = topology.level_nodes[level]
-    parts = [
-        (bucket.target, _matrix(weight, bucket) @ _take(x, bucket.source))
-        for bucket in topology.levels[level - 1]
-    ]
-    return _assemble(nodes.count * nodes.size, x, parts)
+    buckets = topology.levels[level - 1]
+    if to == "target":
+        size = rows_of(topology, level)
+        parts = [(b.target, _matrix(weight, b) @ _take(x, b.source)) for b in buckets]
+    else:
+        size = sum(rows_of(topology, before) for before in heard_levels(topology, level))
+        parts = [(b.source, _matrix(weight, b).mT @ _take(x, b.target)) for b in buckets]
+    return _assemble(size, x, parts)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nngraph.errors import MissingDependencyError
 from nngraph.graph.topology import Topology
-from nngraph.kernels.reference import ends
+from nngraph.kernels.reference import ends, heard_levels, rows_of
 
 __all__ = [
     "edge_affine",
@@ -106,12 +106,15 @@ def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     return reduce_sum(topology, messages, to)
 
 
-def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor) -> Tensor:
+def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
     edges = (topology.block_level == level)[topology.edge_block].nonzero().flatten()
-    sizes = [nodes.count * nodes.size for nodes in topology.level_nodes]
-    first = 0 if topology.level_skips[level - 1] else sum(sizes[: level - 1])
-    senders = topology.level_order[topology.source[edges]] - first
-    receivers = topology.level_order[topology.target[edges]] - sum(sizes[:level])
-    messages = weight.index_select(-1, edges).unsqueeze(-1) * x.index_select(-2, senders)
-    return _sum(messages, receivers, sizes[level])
+    here = sum(rows_of(topology, before) for before in range(level))
+    heard = sum(rows_of(topology, before) for before in heard_levels(topology, level))
+    before = topology.level_order[topology.source[edges]] - (here - heard)
+    after = topology.level_order[topology.target[edges]] - here
+    sending, receiving, size = (
+        (before, after, rows_of(topology, level)) if to == "target" else (after, before, heard)
+    )
+    messages = weight.index_select(-1, edges).unsqueeze(-1) * x.index_select(-2, sending)
+    return _sum(messages, receiving, size)

@@ -11,16 +11,17 @@ from nngraph.nn.ordered_pass import OrderedPass
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
+from nngraph.nn.probing import probing
 from nngraph.nn.readouts import Readout
 from nngraph.nn.shared import SharedEquivariantLinear
-from nngraph.nn.sine import SineNetwork
 from nngraph.nn.states import StateNetwork, States
+from nngraph.nn.symmetric import SymmetricNetwork
 from nngraph.nn.terms import Terms
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
 MODELS: dict[str, type[Metanetwork]] = {
     "message-passing": MessagePassingNetwork,
-    "sine": SineNetwork,
+    "symmetric": SymmetricNetwork,
     "flat": FlatNetwork,
     "probe": ProbeNetwork,
 }
@@ -46,12 +47,13 @@ __all__ = [
     "Readout",
     "SharedEquivariantLinear",
     "SharedPoolingLayer",
-    "SineNetwork",
     "StateNetwork",
     "States",
+    "SymmetricNetwork",
     "TensorNodes",
     "TensorNorm",
     "TensorScales",
     "Terms",
     "input_features",
+    "probing",
 ]

@@ -18,7 +18,7 @@ class TrainSettings:
 
     Args:
         zoo: folder of the networks; a path becomes a string.
-        model: "message-passing", "sine", "flat" or "probe"; see ``nngraph.nn.MODELS``.
+        model: such as "message-passing", "symmetric", "flat" or "probe"; see ``nngraph.nn.MODELS``.
         options: keyword arguments of the model, such as ``probes`` or ``dropout``.
         epochs: passes over the training networks.
         cpu_seconds: if given, training takes so many seconds of CPU time, to within a few steps,

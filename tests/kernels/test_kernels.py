@@ -167,11 +167,33 @@ class TestAgainstLoops:
                 else:
                     others[..., k] = torch.inf
             before = [kernels.take(x, nodes) for nodes in topology.level_nodes[:level]]
-            found = kernels.propagate_level(topology, level, others, before, backend)
+            found = kernels.propagate_level(topology, level, others, before, backend=backend)
             if not topology.level_skips[level - 1]:
-                alone = kernels.propagate_level(topology, level, others, before[-1], backend)
+                alone = kernels.propagate_level(
+                    topology, level, others, before[-1], backend=backend
+                )
                 assert torch.equal(alone, found)
             close(found, expected[..., topology.node_level == level, :])
+
+    def test_propagate_level_backwards(
+        self, topology: Topology, lead: tuple[int, ...], backend: str
+    ):
+        weight, x = draw(*lead, topology.num_edges), draw(*lead, topology.num_nodes, 2, seed=1)
+        for level in range(1, len(topology.levels) + 1):
+            expected = torch.zeros_like(x)
+            others = weight.clone()
+            for k, (i, j) in enumerate(ends(topology)):
+                if int(topology.node_level[j]) == level:
+                    expected[..., i, :] += weight[..., k, None] * x[..., j, :]
+                else:
+                    others[..., k] = torch.inf
+            after = kernels.take(x, topology.level_nodes[level])
+            found = kernels.propagate_level(topology, level, others, after, "source", backend)
+            before = range(0 if topology.level_skips[level - 1] else level - 1, level)
+            heard = torch.cat(
+                [expected[..., topology.node_level == earlier, :] for earlier in before], dim=-2
+            )
+            close(found, heard)
 
     def test_pool_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
         e = draw(*lead, topology.num_edges, 2)
@@ -234,7 +256,15 @@ def cases(
         (lambda w, x: kernels.propagate(t, w, x, "target", b), (w, nodes(1))),
         (lambda w, x: kernels.propagate(t, w, x, "source", b), (w, nodes(1))),
         (
-            lambda w, x: kernels.propagate_level(t, 1, w, kernels.take(x, t.level_nodes[0]), b),
+            lambda w, x: kernels.propagate_level(
+                t, 1, w, kernels.take(x, t.level_nodes[0]), backend=b
+            ),
+            (w, nodes(1)),
+        ),
+        (
+            lambda w, x: kernels.propagate_level(
+                t, 1, w, kernels.take(x, t.level_nodes[1]), "source", b
+            ),
             (w, nodes(1)),
         ),
         (lambda e: kernels.pool_blocks(t, e, b), (e,)),
@@ -412,7 +442,7 @@ def everything(t: Topology, e: Tensor, x: Tensor, backend: str) -> Tensor:
     parts.append(kernels.attend(t, z, z, "source", backend))
     parts.append(kernels.propagate(t, z[..., 0], x, "source", backend))
     first = kernels.take(x, t.level_nodes[0])
-    parts.append(kernels.propagate_level(t, 1, z[..., 0], first, backend))
+    parts.append(kernels.propagate_level(t, 1, z[..., 0], first, backend=backend))
     parts.append(kernels.pool_blocks(t, z, backend))
     parts.append(kernels.pool_groups(t, x))
     return torch.cat([part.flatten() for part in parts])

@@ -22,13 +22,13 @@ ARCHITECTURE = Architecture.mlp([2, 4, 3, 1], SINE)
 SHALLOW = Architecture.mlp([2, 4, 1], SINE)
 SMALL: dict[str, dict[str, Any]] = {
     "message-passing": {"channels": 8, "messages": 4, "edge_channels": 3, "hidden": 16},
-    "sine": {"channels": (6, 5), "messages": 4, "hidden": 16},
+    "symmetric": {"channels": (6, 5), "messages": 4, "hidden": 16},
     "flat": {"hidden": 8},
     "probe": {"probes": 3, "hidden": 8},
     "equivariant": {"channels": 4, "layers": 2},
 }
 KINDS: dict[str, type[Metanetwork]] = {**MODELS, "equivariant": EquivariantNetwork}
-LOW = [name for name in KINDS if name not in ("sine", "probe")]
+LOW = [name for name in KINDS if name not in ("symmetric", "probe")]
 
 
 def build(name: str, architecture: Architecture = ARCHITECTURE) -> Metanetwork:

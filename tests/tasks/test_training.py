@@ -201,7 +201,7 @@ def test_the_warm_up_rises(settings: Settings, tmp_path: Path):
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
 
 
-@pytest.mark.parametrize("model", ["probe", "sine"])
+@pytest.mark.parametrize("model", ["probe", "symmetric"])
 def test_learning_happens(model: str, make_zoo: Any, settings: Settings, tmp_path: Path):
     networks = make_zoo(steps=200, w0=5.0)
     chosen = settings(
@@ -327,7 +327,9 @@ def test_evaluation_asks_for_labels(zoo: Zoo, settings: Settings):
 def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, settings: Settings):
     networks = zoo.stack("val")
     chosen = settings(relabel=True)
-    message, sine = (build_model(settings(name), zoo) for name in ("message-passing", "sine"))
+    message, symmetric = (
+        build_model(settings(name), zoo) for name in ("message-passing", "symmetric")
+    )
 
     def moved(model: Metanetwork, training: bool, **changes: Any) -> bool:
         found = prepare(networks, model, settings(**changes), training)
@@ -339,8 +341,8 @@ def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, setting
         on = {**off, name: True}
         assert moved(message, True, **on)
         assert moved(message, False, **on) == (name == "canonicalise")
-        assert moved(sine, True, **on) == (name != "canonicalise")
-        assert not moved(sine, False, **on)
+        assert moved(symmetric, True, **on) == (name != "canonicalise")
+        assert not moved(symmetric, False, **on)
     assert not moved(message, True, **off)
     assert chosen.relabel
 
