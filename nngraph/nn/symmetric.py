@@ -26,6 +26,7 @@ from nngraph.nn.cells import (
     kinds_of_level,
     put,
 )
+from nngraph.nn.encoders import by_output
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.metanetwork import (
     Column,
@@ -86,7 +87,8 @@ class SymmetricNetwork(StateNetwork):
     of each level too.
 
     Args:
-        architecture: one or several; the activations of all of them are served.
+        architecture: one or several; the activations of all of them are served, and all kinds if
+            none has hidden neurons.
         channels: C_l of the cells; z has twice as many. The last number serves deeper layers too.
         messages: channels of h and g.
         functions: names in ``FUNCTIONS`` of the cells' functions, by level, for all kinds; ``None``
@@ -94,7 +96,7 @@ class SymmetricNetwork(StateNetwork):
             networks at points that it finds by itself: :func:`~nngraph.nn.probing.probing` measures
             how far it has.
         bidirectional: whether there is a pass back.
-        state_channels: C of :meth:`states`.
+        state_channels: C of :meth:`states`, which a model has that passes back, or has no answer.
         probes: number of learned inputs at which the networks are run besides; 0 reads weights
             only.
         hidden, dropout: width of the MLP of the read-out, and dropout in it.
@@ -134,7 +136,7 @@ class SymmetricNetwork(StateNetwork):
         self.num_outputs = num_outputs
         if unknown := [name for name in functions or () if name not in FUNCTIONS]:
             raise ValueError(f"function {unknown[0]!r}; expected one of {', '.join(FUNCTIONS)}.")
-        self.kinds = hidden_kinds(several)
+        self.kinds = hidden_kinds(several) or list(CELLS)
         self.bidirectional = bidirectional
         self.outputs, self.levels = self.extent.outputs, min(self.extent.levels, max_levels)
         self.scales = TensorScales(self.extent)
@@ -159,9 +161,12 @@ class SymmetricNetwork(StateNetwork):
         #: of what reaches an output; without hidden layers that are the inputs' places
         self.width = 1 + max(2 * max(sizes), width)
         self.probes = Probes(self.architecture, probes) if probes else None
-        parts = 4 if bidirectional else 2
-        self.hidden_states = self._maps([parts * size for size in sizes], state_channels, bias=True)
-        self.output_state = nn.Linear(self.width, state_channels)
+        # The answer of a forward pass alone is read off the outputs, and needs no states.
+        self.has_states = bidirectional or not num_outputs
+        if self.has_states:
+            parts = [(4 if bidirectional else 2) * size for size in sizes]
+            self.hidden_states = self._maps(parts, state_channels, bias=True)
+            self.output_state = nn.Linear(self.width, state_channels)
         if bidirectional:
             self.input_state = nn.Linear(back, state_channels)
             self.start = mlp([self.width, 2 * messages, messages])
@@ -247,6 +252,7 @@ class SymmetricNetwork(StateNetwork):
             level.z, level.free = put(level.z, z, rows), put(level.free, free, rows)
 
     def _backward(self, topology: Topology, weight: Tensor, levels: list[Level]) -> None:
+        places = by_output(topology, self.output_place)
         sent: Tensor | None = None
         for number in reversed(range(len(levels))):
             level = levels[number]
@@ -257,9 +263,9 @@ class SymmetricNetwork(StateNetwork):
             sent = torch.zeros_like(level.behind)
             if level.ends is not None:
                 rows, nodes = topology.output_rows[number], topology.level_nodes[number]
-                place = kernels.take(topology.output_place.unsqueeze(-1), nodes)[rows, 0]
                 heard = level.ends.index_select(-2, rows)
-                sent = put(sent, self.start(heard) + self.output_place[place], rows)
+                place = kernels.take(places, nodes).index_select(-2, rows)
+                sent = put(sent, self.start(heard) + place, rows)
             if level.heard is None or not level.kinds:
                 continue
             y = torch.zeros_like(level.z)
@@ -274,8 +280,8 @@ class SymmetricNetwork(StateNetwork):
         if unknown := [kind for kind, _ in kinds if kind not in self.kinds]:
             raise ArchitectureError(
                 f"a network has {unknown[0]} neurons; SymmetricNetwork was built for "
-                f"{', '.join(self.kinds) or 'no hidden'} ones. Build it with all architectures "
-                "that it shall read."
+                f"{', '.join(self.kinds)} ones. Build it with all architectures that it shall "
+                "read."
             )
         return kinds
 
@@ -292,7 +298,16 @@ class SymmetricNetwork(StateNetwork):
     # -- what is read off -------------------------------------------------------------------------
 
     def states(self, networks: Networks) -> States:
-        """Return states of neurons that nothing but relabelling moves; none of weights."""
+        """Return states of neurons that nothing but relabelling moves; none of weights.
+
+        Raises:
+            ValueError: of a model that answers without them: one of a forward pass alone.
+        """
+        if not self.has_states:
+            raise ValueError(
+                "SymmetricNetwork was built to answer from a forward pass alone, and has no "
+                "states; build it with bidirectional=True, or with num_outputs=0."
+            )
         features, levels = self.run(networks)
         return States(features, self._states(features.topology, levels))
 
