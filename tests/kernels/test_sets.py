@@ -63,7 +63,7 @@ def test_networks_without_any_get_nothing():
     topology = Topology.of_edges(torch.tensor([[0], [1]]), 3, torch.tensor([0, 0, 1]))
     found = kernels.quantiles(topology, torch.ones(1, 1), "block", SHARES)
     assert found.tolist() == [[[1.0]] * 5, [[0.0]] * 5]
-    assert kernels.quantiles(topology, torch.ones(2, 0, 1)[:, :0], "block", ()).shape == (2, 2, 0, 1)
+    assert kernels.quantiles(topology, torch.ones(2, 0, 1), "block", (0.5,)).shape == (2, 2, 1, 1)
     of = torch.tensor([1])
     found = kernels.attend_graphs(topology, torch.ones(1, 1), torch.zeros(1, 1), of)
     assert found.tolist() == [[0.0], [1.0]]
