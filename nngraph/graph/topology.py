@@ -86,6 +86,11 @@ class Topology:
         group_level: as ``node_level``, per group.
         node_mask: ``[N, F]`` whether a parameter fills each column of the node features; F is the
             most of any architecture.
+        node_columns: ``[N, F]`` of what kind that parameter is, an index into
+            :data:`~nngraph.graph.kinds.COLUMN_KINDS`.
+        block_kind: ``[K]`` what each block is, an index into
+            :data:`~nngraph.graph.kinds.BLOCK_KINDS`.
+        kernel_size: ``[K, 3]`` sizes of each block's kernel along its axes, 1 where it has none.
         output_place: ``[N]`` place of an output neuron among those of its network, else -1.
         in_level_order: whether neurons stand level by level already.
         buckets: maximal runs of blocks of equal shape; ``None`` for an irregular topology.
@@ -119,6 +124,7 @@ class Topology:
     node_level: Tensor
     node_height: Tensor
     node_mask: Tensor
+    node_columns: Tensor
     output_place: Tensor
     in_level_order: bool
     output_rows: dict[int, Tensor]
@@ -127,6 +133,8 @@ class Topology:
     max_outputs: int
     group_level: Tensor
     block_level: Tensor
+    block_kind: Tensor
+    kernel_size: Tensor
     in_degree: Tensor
     out_degree: Tensor
     block_size: Tensor

@@ -28,7 +28,7 @@ from torch.nn.functional import layer_norm, linear, silu
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Nodes, Topology
-from nngraph.kernels import dense, fused, reference, scatter, streamed, triton_edges
+from nngraph.kernels import dense, fused, reference, scatter, sets, streamed, triton_edges
 from nngraph.kernels.streamed import StreamedUpdate
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Side",
     "StreamedUpdate",
     "attend",
+    "attend_graphs",
     "edge_affine",
     "edge_update",
     "gather",
@@ -48,6 +49,8 @@ __all__ = [
     "pool_groups",
     "propagate",
     "propagate_level",
+    "quantiles",
+    "quantiles_of_groups",
     "reduce",
     "softmax",
     "spread_blocks",
@@ -418,6 +421,35 @@ def pool_graphs(topology: Topology, values: Tensor, of: Tensor) -> Tensor:
             ``block_graph``.
     """
     return reference.mean_by(values, of, torch.bincount(of, minlength=topology.num_graphs))
+
+
+def attend_graphs(topology: Topology, values: Tensor, score: Tensor, of: Tensor) -> Tensor:
+    r"""Average what belongs to each network by the softmax of a score: :math:`\sum_k a_k v_k`.
+
+    Args:
+        values: ``[*, K, C]``.
+        score: ``[*, K, H]``, one for each of H heads, which share the channels evenly.
+        of: as of :func:`pool_graphs`.
+
+    Returns:
+        ``[*, networks, C]``; 0 for networks that have none.
+    """
+    return sets.attend_by(values, score, of, topology.num_graphs)
+
+
+def quantiles(topology: Topology, e: Tensor, side: Side, shares: Sequence[float]) -> Tensor:
+    """Return quantiles of the edges that share an end or a block: ``[*, E, C] -> [*, N, Q, C]``.
+
+    ``[*, K, Q, C]`` for K blocks; 0 at neurons with no such edge. Linear between two values; two
+    sorts of all edges.
+    """
+    index, _ = reference.ends(topology, _known(side))
+    return sets.quantiles_by(e, index, _count(topology, side), shares)
+
+
+def quantiles_of_groups(topology: Topology, x: Tensor, shares: Sequence[float]) -> Tensor:
+    """Return quantiles of the neurons of each group: ``[*, N, C] -> [*, G, Q, C]``."""
+    return sets.quantiles_by(x, topology.node_group, topology.group_size, shares)
 
 
 def spread_graphs(graphs: Tensor, of: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
-from nngraph.nn.encoders import NetworkEncoder
+from nngraph.nn.encoders import FourierFeatures, NetworkEncoder
 from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.flat import FlatNetwork
@@ -34,6 +34,7 @@ __all__ = [
     "FeatureDropout",
     "Features",
     "FlatNetwork",
+    "FourierFeatures",
     "InvariantLinear",
     "MessagePassingLayer",
     "MessagePassingNetwork",

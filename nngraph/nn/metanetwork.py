@@ -120,7 +120,7 @@ class Metanetwork(nn.Module, ABC):
     chains_only: ClassVar[bool] = True
 
     #: Whether relabelling the hidden neurons of a network leaves its answer as it is.
-    invariant: ClassVar[bool] = True
+    invariant: bool = True
     #: Whether the answer changes with the signs and phases of sine neurons, so that a canonical
     #: form of them helps.
     reads_signs: ClassVar[bool] = True
@@ -156,14 +156,22 @@ class TensorScales(nn.Module):
     One scale per layer and kind of tensor, so that relabelling neurons changes nothing; a scale and
     no shift, so that signs keep their meaning. A layer beyond the depth it was made for takes the
     last scale; a tensor that is all zero takes scale 1.
+
+    With ``fan_in`` it is :math:`\hat W_l = W_l / \mathrm{rms}(W_l \sqrt{d_{l-1}})`, the same on
+    networks of the widths of the training set. On wider ones, whose weights are smaller by the root
+    of the fan-in as initialisations make them, sums over neurons then stay as large as they were.
+
+    Args:
+        extent: of the networks to read.
+        fan_in: whether the fan-in counts as part of the scale.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, extent: Extent) -> None:
+    def __init__(self, extent: Extent, fan_in: bool = False) -> None:
         super().__init__()
-        self.extent = extent
+        self.extent, self.fan_in = extent, fan_in
         self.register_buffer("weight", torch.ones(extent.levels))
         self.register_buffer("bias", torch.ones(extent.levels, extent.columns))
 
@@ -176,6 +184,8 @@ class TensorScales(nn.Module):
         features = input_features(networks)
         topology = features.topology
         edges, nodes = self._padded(features)
+        if self.fan_in:
+            edges = edges * fan_in(topology, edges.dtype)
         kinds = (
             (self.weight.unsqueeze(-1), kernels.pool_blocks(topology, edges.square()),
              topology.block_level),
@@ -218,7 +228,9 @@ class TensorScales(nn.Module):
         edges, nodes = self._padded(features)
         dtype = features.x.dtype
         per_block = self.weight[self._slot(topology.block_level)].to(dtype).unsqueeze(-1)
-        scale = kernels.spread_blocks(topology, per_block) * fan_in(topology, dtype)
+        scale = kernels.spread_blocks(topology, per_block)
+        if not self.fan_in:
+            scale = scale * fan_in(topology, dtype)
         return edges / scale, nodes / self.bias[self._slot(topology.node_level)].to(dtype)
 
 
@@ -278,7 +290,11 @@ def at_inputs(topology: Topology, table: Tensor) -> Tensor:
 
 
 def at_outputs(
-    topology: Topology, levels: list[tuple[int, Tensor]], size: int, channels: int | None = None
+    topology: Topology,
+    levels: list[tuple[int, Tensor]],
+    size: int,
+    channels: int | None = None,
+    like: Tensor | None = None,
 ) -> Tensor:
     """Set the features of the output neurons side by side: ``-> [networks, size * C]``.
 
@@ -289,6 +305,8 @@ def at_outputs(
         levels: the levels that have output neurons, each with features ``[*, n, c]`` of all of its
             neurons.
         channels: C, default the most of any level; missing channels are 0.
+        like: features ``[*, *, *]`` of the same networks; wanted where no level may have outputs,
+            as in networks whose last weight is that of the first layer again.
 
     Raises:
         ArchitectureError: if a network has more than ``size`` outputs.
@@ -297,6 +315,10 @@ def at_outputs(
         raise ArchitectureError(
             f"a network has {topology.max_outputs} outputs; the model was built for {size}."
         )
+    if not levels:
+        assert like is not None
+        networks = topology.num_graphs * like.shape[:-2].numel()
+        return like.new_zeros(networks, size * (channels or 1))
     channels = channels or max(values.shape[-1] for _, values in levels)
     padded = [
         values if values.shape[-1] == channels else pad(values, (0, channels - values.shape[-1]))

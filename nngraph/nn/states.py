@@ -48,7 +48,8 @@ class StateNetwork(Metanetwork):
         architecture, num_outputs: as of a :class:`~nngraph.nn.Metanetwork`.
         channels, edge_channels: C and C_e of the states that :meth:`states` returns; C_e is 0 where
             it returns none.
-        readout: keyword arguments of the :class:`~nngraph.nn.Readout`.
+        readout: keyword arguments of the :class:`~nngraph.nn.Readout`, such as
+            ``readout="attention"``.
     """
 
     def __init__(
@@ -71,11 +72,24 @@ class StateNetwork(Metanetwork):
     def states(self, networks: Networks) -> States:
         """Return the states of the networks' neurons and weights."""
 
+    def embed(self, networks: Networks) -> Tensor:
+        """Return what the read-out's MLP reads, ``[networks, D]``: the networks as vectors.
+
+        The same for relabelled networks, as far as the states are. D is ``readout.size``.
+
+        Raises:
+            ValueError: if the model was built without a read-out.
+        """
+        readout, states = self._built(), self.states(networks)
+        return readout.pooled(states.topology, states.x, states.edge_attr)
+
     def forward(self, networks: Networks) -> Tensor:
+        return self._built().mlp(self.embed(networks))  # type: ignore[no-any-return]
+
+    def _built(self) -> Readout:
         if self.readout is None:
             raise ValueError(
                 f"{type(self).__name__} was built with num_outputs=0 and has no read-out; ask for "
                 "states(networks), or build it with the number of outputs."
             )
-        states = self.states(networks)
-        return self.readout(states.topology, states.x, states.edge_attr)  # type: ignore[no-any-return]
+        return self.readout
