@@ -115,6 +115,7 @@ class SymmetricNetwork(StateNetwork):
     """
 
     reads_signs = False
+    symmetry = "relabelling; scales, signs and phases that each neuron's activation allows"
 
     def __init__(
         self,
