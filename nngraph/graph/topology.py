@@ -94,6 +94,8 @@ class Topology:
             levels of ``level_skips``, within all levels before, one after another.
         level_skips: for each level from 1, whether it hears of others than the level before.
         level_nodes: for each level from 0, its neurons.
+        places: the distinct pairs of ``node_level`` and ``node_height``, each with its neurons;
+            together they are all neurons.
         level_activations: for each level from 0, its distinct activations, each with the rows of
             ``level_nodes`` that apply it; ``None`` for all of them.
         activations, node_activation: distinct activations, and ``[N]`` which of them each neuron
@@ -135,6 +137,7 @@ class Topology:
     levels: tuple[tuple[Bucket, ...], ...]
     level_skips: tuple[bool, ...]
     level_nodes: tuple[Nodes, ...]
+    places: tuple[tuple[int, int, Nodes], ...]
     level_activations: tuple[tuple[tuple[Activation, Tensor | None], ...], ...]
     activations: tuple[Activation, ...]
     node_activation: Tensor
@@ -295,6 +298,7 @@ def _move(topology: Topology, device: torch.device) -> Topology:
         fields["ends"] = tuple(end.to(device) for end in topology.ends)
     fields["levels"] = tuple(tuple(bucket(b) for b in level) for level in topology.levels)
     fields["level_nodes"] = tuple(nodes(level) for level in topology.level_nodes)
+    fields["places"] = tuple((level, height, nodes(n)) for level, height, n in topology.places)
     fields["output_rows"] = {k: rows.to(device) for k, rows in topology.output_rows.items()}
     fields["level_activations"] = tuple(
         tuple((kind, None if rows is None else rows.to(device)) for kind, rows in level)

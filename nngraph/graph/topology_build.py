@@ -146,6 +146,7 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         levels=levels,
         level_skips=skips,
         level_nodes=tuple(_nodes(rows, 1) for rows in level_rows),
+        places=_places(groups[node_group, 2:4]),
         level_activations=tuple(
             _by_activation(tuple(functions), groups[node_group[rows], 5]) for rows in level_rows
         ),
@@ -212,6 +213,15 @@ def _runs(
             )
         )
     return runs
+
+
+def _places(place: np.ndarray) -> tuple[tuple[int, int, Nodes], ...]:
+    """Group neurons by their level and height."""
+    distinct, which = np.unique(place, axis=0, return_inverse=True)
+    return tuple(
+        (level, height, _nodes(np.flatnonzero(which.reshape(-1) == i), 1))
+        for i, (level, height) in enumerate(distinct.tolist())
+    )
 
 
 def _by_activation(

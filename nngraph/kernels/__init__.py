@@ -43,6 +43,7 @@ __all__ = [
     "edge_update",
     "gather",
     "multiply_blocks",
+    "normalise_blocks",
     "pool_blocks",
     "pool_graphs",
     "pool_groups",
@@ -383,6 +384,32 @@ def multiply_blocks(
         ``[*, E, C_out]``.
     """
     return cast(Tensor, _kernel(topology, backend, "multiply_blocks")(topology, e, weight))
+
+
+def normalise_blocks(
+    topology: Topology,
+    e: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Standardise each block of each network over its edges and channels, then scale and shift.
+
+    .. math:: e'_{ij} = \gamma_k \frac{e_{ij} - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta_k
+
+    with k the edge's block, and :math:`\mu_k`, :math:`\sigma_k` the mean and deviation of all its
+    numbers.
+
+    Args:
+        e: ``[*, E, C]``.
+        weight, bias: :math:`\gamma` and :math:`\beta`, ``[K, C]``.
+
+    Returns:
+        ``[*, E, C]``.
+    """
+    kernel = _kernel(topology, backend, "normalise_blocks")
+    return cast(Tensor, kernel(topology, e, weight, bias, eps))
 
 
 def pool_blocks(topology: Topology, e: Tensor, backend: str = "auto") -> Tensor:

@@ -1,7 +1,9 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
 from nngraph.nn.encoders import NetworkEncoder
+from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.equivariant import EquivariantLinear
+from nngraph.nn.equivariant_network import EquivariantNetwork
 from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.flat import FlatNetwork
 from nngraph.nn.invariant import InvariantLinear
@@ -12,7 +14,8 @@ from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorN
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.readouts import Readout
-from nngraph.nn.shared import SharedEquivariantLinear
+from nngraph.nn.shared import SharedEquivariantLinear, SharedTensorNorm
+from nngraph.nn.shared_network import SharedEquivariantNetwork
 from nngraph.nn.sine import SineNetwork
 from nngraph.nn.states import StateNetwork, States
 from nngraph.nn.terms import Terms
@@ -29,7 +32,9 @@ __all__ = [
     "MODELS",
     "ChannelNorm",
     "EdgePooling",
+    "EndEncoder",
     "EquivariantLinear",
+    "EquivariantNetwork",
     "FeatureDropout",
     "Features",
     "FlatNetwork",
@@ -45,7 +50,9 @@ __all__ = [
     "Probes",
     "Readout",
     "SharedEquivariantLinear",
+    "SharedEquivariantNetwork",
     "SharedPoolingLayer",
+    "SharedTensorNorm",
     "SineNetwork",
     "StateNetwork",
     "States",
