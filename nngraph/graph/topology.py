@@ -15,7 +15,7 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import Architecture
 
-__all__ = ["Bucket", "Nodes", "Topology"]
+__all__ = ["Bucket", "Meeting", "Meetings", "Nodes", "Topology"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,40 @@ class Bucket:
     source: Nodes
     target: Nodes
     parts: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Meeting:
+    """``count`` sets of ``size`` neurons that are an axis of arrays of the same shapes.
+
+    Attributes:
+        whole: whether the sets are groups, and not the share of one part of a block in a group.
+        rows: number of rows of each array whose columns are the neurons of the set.
+        columns: number of columns of each array whose rows are.
+    """
+
+    count: int
+    size: int
+    whole: bool
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Meetings:
+    """All sets of neurons at which arrays meet, those alike together.
+
+    Attributes:
+        sets: kinds of sets; each array is in one of them by its rows and in one by its columns.
+        outgoing, incoming: ``[E]`` edges in the order of the ``rows``, and of the ``columns``, of
+            one kind of set after the other; ``None`` if that is their own order.
+        nodes: ``[N]`` neurons in the order of the sets that are groups; ``None`` likewise.
+    """
+
+    sets: tuple[Meeting, ...]
+    outgoing: Tensor | None
+    incoming: Tensor | None
+    nodes: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +134,7 @@ class Topology:
             ``level_nodes`` that apply it; ``None`` for all of them.
         activations, node_activation: distinct activations, and ``[N]`` which of them each neuron
             has.
+        meetings: where the rows and columns of blocks meet; ``None`` for an irregular topology.
         blocks: ``[K, 6]`` rows, columns, parts of each block, its first source and target neuron,
             and its first edge in PyG's order.
         reordered: whether the edges stand in another order than PyG's.
@@ -144,6 +179,7 @@ class Topology:
     blocks: Tensor
     reordered: bool
     architectures: tuple[Architecture, ...]
+    meetings: Meetings | None = None
     ends: tuple[Tensor, Tensor] | None = None
     num_taps: int = 1
     chains: bool = False
@@ -294,6 +330,13 @@ def _move(topology: Topology, device: torch.device) -> Topology:
     }
     if topology.buckets is not None:
         fields["buckets"] = tuple(bucket(b) for b in topology.buckets)
+    if topology.meetings is not None:
+        orders = {
+            name: None if order is None else order.to(device)
+            for name in ("outgoing", "incoming", "nodes")
+            for order in [getattr(topology.meetings, name)]
+        }
+        fields["meetings"] = replace(topology.meetings, **orders)
     if topology.ends is not None:
         fields["ends"] = tuple(end.to(device) for end in topology.ends)
     fields["levels"] = tuple(tuple(bucket(b) for b in level) for level in topology.levels)

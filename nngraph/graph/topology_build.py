@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import ROLES, Architecture
+from nngraph.graph.meetings import meetings
 from nngraph.graph.topology import Bucket, Nodes, Topology
 
 __all__ = ["build"]
@@ -152,6 +153,7 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         ),
         activations=tuple(functions),
         node_activation=tensor(groups[node_group, 5]),
+        meetings=meetings(blocks[:, :5], starts, group_start[:-1], group_size),
         blocks=tensor(blocks[:, :6]),
         reordered=reorder and not _is_range(blocks[:, 5], sizes),
         architectures=architectures,
