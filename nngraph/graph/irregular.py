@@ -74,6 +74,7 @@ def of_edges(edge_index: Tensor, num_nodes: int, batch: Tensor | None = None) ->
         levels=(),
         level_skips=(),
         level_nodes=(Nodes(num_nodes, 1, 0, None),),
+        places=((0, 0, Nodes(num_nodes, 1, 0, None)),),
         level_activations=(((identity, None),),),
         activations=(identity,),
         node_activation=zeros,

@@ -15,7 +15,7 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import Architecture
 
-__all__ = ["Bucket", "Nodes", "Topology"]
+__all__ = ["Bucket", "Meeting", "Meetings", "Nodes", "Topology"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,40 @@ class Bucket:
     source: Nodes
     target: Nodes
     parts: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Meeting:
+    """``count`` sets of ``size`` neurons that are an axis of arrays of the same shapes.
+
+    Attributes:
+        whole: whether the sets are groups, and not the share of one part of a block in a group.
+        rows: number of rows of each array whose columns are the neurons of the set.
+        columns: number of columns of each array whose rows are.
+    """
+
+    count: int
+    size: int
+    whole: bool
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Meetings:
+    """All sets of neurons at which arrays meet, those alike together.
+
+    Attributes:
+        sets: kinds of sets; each array is in one of them by its rows and in one by its columns.
+        outgoing, incoming: ``[E]`` edges in the order of the ``rows``, and of the ``columns``, of
+            one kind of set after the other; ``None`` if that is their own order.
+        nodes: ``[N]`` neurons in the order of the sets that are groups; ``None`` likewise.
+    """
+
+    sets: tuple[Meeting, ...]
+    outgoing: Tensor | None
+    incoming: Tensor | None
+    nodes: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +133,13 @@ class Topology:
             levels of ``level_skips``, within all levels before, one after another.
         level_skips: for each level from 1, whether it hears of others than the level before.
         level_nodes: for each level from 0, its neurons.
+        places: the distinct pairs of ``node_level`` and ``node_height``, each with its neurons;
+            together they are all neurons.
         level_activations: for each level from 0, its distinct activations, each with the rows of
             ``level_nodes`` that apply it; ``None`` for all of them.
         activations, node_activation: distinct activations, and ``[N]`` which of them each neuron
             has.
+        meetings: where the rows and columns of blocks meet; ``None`` for an irregular topology.
         blocks: ``[K, 6]`` rows, columns, parts of each block, its first source and target neuron,
             and its first edge in PyG's order.
         reordered: whether the edges stand in another order than PyG's.
@@ -143,12 +180,14 @@ class Topology:
     levels: tuple[tuple[Bucket, ...], ...]
     level_skips: tuple[bool, ...]
     level_nodes: tuple[Nodes, ...]
+    places: tuple[tuple[int, int, Nodes], ...]
     level_activations: tuple[tuple[tuple[Activation, Tensor | None], ...], ...]
     activations: tuple[Activation, ...]
     node_activation: Tensor
     blocks: Tensor
     reordered: bool
     architectures: tuple[Architecture, ...]
+    meetings: Meetings | None = None
     ends: tuple[Tensor, Tensor] | None = None
     num_taps: int = 1
     chains: bool = False
@@ -299,10 +338,18 @@ def _move(topology: Topology, device: torch.device) -> Topology:
     }
     if topology.buckets is not None:
         fields["buckets"] = tuple(bucket(b) for b in topology.buckets)
+    if topology.meetings is not None:
+        orders = {
+            name: None if order is None else order.to(device)
+            for name in ("outgoing", "incoming", "nodes")
+            for order in [getattr(topology.meetings, name)]
+        }
+        fields["meetings"] = replace(topology.meetings, **orders)
     if topology.ends is not None:
         fields["ends"] = tuple(end.to(device) for end in topology.ends)
     fields["levels"] = tuple(tuple(bucket(b) for b in level) for level in topology.levels)
     fields["level_nodes"] = tuple(nodes(level) for level in topology.level_nodes)
+    fields["places"] = tuple((level, height, nodes(n)) for level, height, n in topology.places)
     fields["output_rows"] = {k: rows.to(device) for k, rows in topology.output_rows.items()}
     fields["level_activations"] = tuple(
         tuple((kind, None if rows is None else rows.to(device)) for kind, rows in level)

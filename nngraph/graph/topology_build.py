@@ -11,6 +11,7 @@ from torch import Tensor
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import ROLES, Architecture
 from nngraph.graph.kinds import KERNEL_AXES, block_kind, column_kind, kernel_size
+from nngraph.graph.meetings import meetings
 from nngraph.graph.topology import Bucket, Nodes, Topology
 
 __all__ = ["build"]
@@ -156,11 +157,13 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         levels=levels,
         level_skips=skips,
         level_nodes=tuple(_nodes(rows, 1) for rows in level_rows),
+        places=_places(groups[node_group, 2:4]),
         level_activations=tuple(
             _by_activation(tuple(functions), groups[node_group[rows], 5]) for rows in level_rows
         ),
         activations=tuple(functions),
         node_activation=tensor(groups[node_group, 5]),
+        meetings=meetings(blocks[:, :5], starts, group_start[:-1], group_size),
         blocks=tensor(blocks[:, :6]),
         reordered=reorder and not _is_range(blocks[:, 5], sizes),
         architectures=architectures,
@@ -222,6 +225,15 @@ def _runs(
             )
         )
     return runs
+
+
+def _places(place: np.ndarray) -> tuple[tuple[int, int, Nodes], ...]:
+    """Group neurons by their level and height."""
+    distinct, which = np.unique(place, axis=0, return_inverse=True)
+    return tuple(
+        (level, height, _nodes(np.flatnonzero(which.reshape(-1) == i), 1))
+        for i, (level, height) in enumerate(distinct.tolist())
+    )
 
 
 def _by_activation(

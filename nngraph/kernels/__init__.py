@@ -30,6 +30,7 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Nodes, Topology
 from nngraph.kernels import (
     aggregated,
+    crossing,
     dense,
     fused,
     mapped,
@@ -52,12 +53,14 @@ __all__ = [
     "StreamedUpdate",
     "aggregate",
     "attend",
+    "attend_crossing",
     "attend_graphs",
     "edge_affine",
     "edge_update",
     "gather",
     "map_edges",
     "multiply_blocks",
+    "normalise_blocks",
     "pool_blocks",
     "pool_graphs",
     "pool_groups",
@@ -219,6 +222,48 @@ def attend(
     weight = softmax(topology, score, side, backend).unsqueeze(-1)
     values = torch.unflatten(e, -1, (score.shape[-1], -1)) * weight
     return reduce(topology, values.flatten(-2), side, "sum", backend)
+
+
+def attend_crossing(
+    topology: Topology, edges: Tensor, nodes: Tensor, heads: int = 1, backend: str = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Attend among the rows and columns of weights, and biases, that meet at a group of neurons.
+
+    At a group of d neurons, the tokens are the columns of the weights into it, the rows of the
+    weights out of it, and its own features: each has a vector at every neuron n of the group. With
+    queries, keys and values of c channels for each head,
+
+    .. math::
+        a_{ts} = \mathrm{softmax}_s \Big(\tfrac{1}{\sqrt{d c}} \sum_n q_{tn} \cdot k_{sn}\Big),
+        \qquad y_{tn} = \sum_s a_{ts} v_{sn}
+
+    The parts of a grouped block meet others at their own share of a group.
+
+    Args:
+        edges: q, k and v of weights, ``[*, E, 3 C]``; of neurons ``nodes``, ``[*, N, 3 C]``. Each
+            is split evenly among heads.
+        backend: ``"dense"``, ``"reference"`` or ``"auto"``, which is the first.
+
+    Returns:
+        y of each weight as part of a column (at its target's group), ``[*, E, C]``; as part of a
+        row (at its source's); and of each neuron, ``[*, N, C]``.
+
+    Raises:
+        InvalidGraphError: if the graph is irregular.
+        ValueError: if heads do not divide C, or the backend is another.
+    """
+    kernel = {"auto": crossing.dense, "dense": crossing.dense, "reference": crossing.reference}
+    if backend not in kernel:
+        raise ValueError(
+            f"the backend {backend!r} was asked for 'attend_crossing'; expected 'auto', 'dense' or "
+            "'reference'."
+        )
+    if heads < 1 or edges.shape[-1] % (3 * heads) or edges.shape[-1] != nodes.shape[-1]:
+        raise ValueError(
+            f"edges and nodes have {edges.shape[-1]} and {nodes.shape[-1]} channels; expected "
+            f"the same multiple of 3 * {heads}: queries, keys and values of each head."
+        )
+    return kernel[backend](topology, edges, nodes, heads)
 
 
 def _known(side: Side) -> Side:
@@ -480,6 +525,32 @@ def multiply_blocks(
         ``[*, E, C_out]``.
     """
     return cast(Tensor, _kernel(topology, backend, "multiply_blocks")(topology, e, weight))
+
+
+def normalise_blocks(
+    topology: Topology,
+    e: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Standardise each block of each network over its edges and channels, then scale and shift.
+
+    .. math:: e'_{ij} = \gamma_k \frac{e_{ij} - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta_k
+
+    with k the edge's block, and :math:`\mu_k`, :math:`\sigma_k` the mean and deviation of all its
+    numbers.
+
+    Args:
+        e: ``[*, E, C]``.
+        weight, bias: :math:`\gamma` and :math:`\beta`, ``[K, C]``.
+
+    Returns:
+        ``[*, E, C]``.
+    """
+    kernel = _kernel(topology, backend, "normalise_blocks")
+    return cast(Tensor, kernel(topology, e, weight, bias, eps))
 
 
 def pool_blocks(topology: Topology, e: Tensor, backend: str = "auto") -> Tensor:

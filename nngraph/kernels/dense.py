@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Bucket, Nodes, Topology
@@ -20,6 +21,7 @@ __all__ = [
     "edge_affine",
     "gather",
     "multiply_blocks",
+    "normalise_blocks",
     "propagate",
     "propagate_level",
     "reduce_extreme",
@@ -291,6 +293,32 @@ def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
             parts = torch.unflatten(part, -2, (len(matrices), -1)) @ matrices.mT
             pieces.append(parts.flatten(-3, -2))
     return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
+
+
+def normalise_blocks(
+    topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """See :func:`nngraph.kernels.normalise_blocks`; a block's numbers are one layer to torch."""
+    buckets = _buckets(topology)
+    counts = [bucket.count // bucket.parts for bucket in buckets]
+    dtype = torch.promote_types(e.dtype, weight.dtype)
+    e, weight, bias = e.to(dtype), weight.to(dtype), bias.to(dtype)
+    pieces = []
+    for part, scale, shift in zip(
+        torch.split(e, [bucket.stop - bucket.start for bucket in buckets], dim=-2),
+        torch.split(weight, counts),
+        torch.split(bias, counts),
+        strict=True,
+    ):
+        blocks = torch.unflatten(part, -2, (len(scale), -1))
+        shape = blocks.shape[-2:]
+        if len(scale) == 1:
+            out = layer_norm(blocks, shape, scale.expand(shape), shift.expand(shape), eps)
+        else:
+            own = layer_norm(blocks, shape, eps=eps)
+            out = torch.addcmul(shift.unsqueeze(-2), own, scale.unsqueeze(-2))
+        pieces.append(out.flatten(-3, -2))
+    return torch.cat(pieces, dim=-2) if pieces else e
 
 
 def _matrix(weight: Tensor, bucket: Bucket) -> Tensor:

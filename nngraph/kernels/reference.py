@@ -14,6 +14,7 @@ __all__ = [
     "heard_levels",
     "mean_by",
     "multiply_blocks",
+    "normalise_blocks",
     "propagate",
     "propagate_level",
     "reduce_extreme",
@@ -70,6 +71,19 @@ def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.multiply_blocks`."""
     each = weight.index_select(0, topology.edge_block)
     return (each @ e.unsqueeze(-1)).squeeze(-1)
+
+
+def normalise_blocks(
+    topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """See :func:`nngraph.kernels.normalise_blocks`."""
+    block, sizes = topology.edge_block, topology.block_size
+    mean = mean_by(e, block, sizes).mean(-1, keepdim=True)
+    # Around the mean, not E[e^2] - E[e]^2, which cancels.
+    apart = e - mean.index_select(-2, block)
+    variance = mean_by(apart.square(), block, sizes).mean(-1, keepdim=True)
+    scale = weight * (variance + eps).rsqrt()
+    return apart * scale.index_select(-2, block) + bias.index_select(-2, block)
 
 
 def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:

@@ -15,6 +15,7 @@ __all__ = [
     "edge_affine",
     "gather",
     "multiply_blocks",
+    "normalise_blocks",
     "propagate",
     "propagate_level",
     "reduce_extreme",
@@ -98,6 +99,20 @@ def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     parts = torch.split(e, topology.block_size.tolist(), dim=-2)
     products = [part @ matrix.mT for part, matrix in zip(parts, weight, strict=True)]
     return torch.cat(products, dim=-2) if products else e.new_zeros(*e.shape[:-1], weight.shape[1])
+
+
+def normalise_blocks(
+    topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """See :func:`nngraph.kernels.normalise_blocks`."""
+    block, sizes = topology.edge_block, topology.block_size.unsqueeze(-1)
+
+    def average(values: Tensor) -> Tensor:
+        return (_sum(values, block, len(sizes)) / sizes).mean(-1, keepdim=True)
+
+    apart = e - average(e).index_select(-2, block)
+    scale = weight * (average(apart.square()) + eps).rsqrt()
+    return apart * scale.index_select(-2, block) + bias.index_select(-2, block)
 
 
 def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:

@@ -1,7 +1,9 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
 from nngraph.nn.encoders import FourierFeatures, NetworkEncoder
+from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.equivariant import EquivariantLinear
+from nngraph.nn.equivariant_network import EquivariantNetwork
 from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.flat import FlatNetwork
 from nngraph.nn.invariant import InvariantLinear
@@ -13,7 +15,8 @@ from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.probing import probing
 from nngraph.nn.readouts import Readout
-from nngraph.nn.shared import SharedEquivariantLinear
+from nngraph.nn.shared import SharedEquivariantLinear, SharedTensorNorm
+from nngraph.nn.shared_network import SharedEquivariantNetwork
 from nngraph.nn.states import StateNetwork, States
 from nngraph.nn.symmetric import SymmetricNetwork
 from nngraph.nn.terms import Terms
@@ -30,7 +33,9 @@ __all__ = [
     "MODELS",
     "ChannelNorm",
     "EdgePooling",
+    "EndEncoder",
     "EquivariantLinear",
+    "EquivariantNetwork",
     "FeatureDropout",
     "Features",
     "FlatNetwork",
@@ -47,7 +52,9 @@ __all__ = [
     "Probes",
     "Readout",
     "SharedEquivariantLinear",
+    "SharedEquivariantNetwork",
     "SharedPoolingLayer",
+    "SharedTensorNorm",
     "StateNetwork",
     "States",
     "SymmetricNetwork",

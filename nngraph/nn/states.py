@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
@@ -62,11 +62,12 @@ class StateNetwork(Metanetwork):
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.channels, self.edge_channels = channels, edge_channels
-        self.readout = (
-            Readout(self.extent, channels, edge_channels, num_outputs, **readout)
-            if num_outputs
-            else None
-        )
+        self.readout = self.make_readout(**readout) if num_outputs else None
+
+    def make_readout(self, **options: Any) -> nn.Module:
+        """Return what makes answers of states, ``(topology, x, edge_attr) -> answers``."""
+        sizes = self.channels, self.edge_channels, self.num_outputs
+        return Readout(self.extent, *sizes, **options)
 
     @abstractmethod
     def states(self, networks: Networks) -> States:

@@ -37,6 +37,7 @@ from nngraph.nn.metanetwork import (
     level_means,
     mlp,
 )
+from nngraph.nn.places import by_output
 from nngraph.nn.probes import Probes
 from nngraph.nn.states import StateNetwork, States
 

@@ -195,6 +195,18 @@ class TestAgainstLoops:
             )
             close(found, heard)
 
+    def test_normalise_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        e = 3 + draw(*lead, topology.num_edges, 2)
+        weight, bias = draw(2, len(topology.block_size), 2, seed=1)
+        blocks = topology.edge_block
+        expected = torch.empty_like(e)
+        for k in range(len(weight)):
+            own = e[..., blocks == k, :]
+            mean = own.mean((-2, -1), keepdim=True)
+            deviation = ((own - mean).square().mean((-2, -1), keepdim=True) + 0.1).sqrt()
+            expected[..., blocks == k, :] = (own - mean) / deviation * weight[k] + bias[k]
+        close(kernels.normalise_blocks(topology, e, weight, bias, 0.1, backend), expected)
+
     def test_pool_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
         e = draw(*lead, topology.num_edges, 2)
         blocks = topology.edge_block.tolist()
@@ -239,6 +251,7 @@ def cases(
     e = draw(*lead, topology.num_edges, 2).requires_grad_()
     w = draw(*lead, topology.num_edges, seed=3).requires_grad_()
     blocks = draw(len(topology.block_size), 2, 2, seed=4).requires_grad_()
+    scales = draw(2, len(topology.block_size), 2, seed=6).requires_grad_()
     t, b = topology, backend
     return [
         (lambda x: kernels.gather(t, x, "source", b), (nodes(1),)),
@@ -267,6 +280,7 @@ def cases(
             ),
             (w, nodes(1)),
         ),
+        (lambda e, m: kernels.normalise_blocks(t, e, m[0], m[1], 0.1, b), (e, scales)),
         (lambda e: kernels.pool_blocks(t, e, b), (e,)),
         (lambda x: kernels.pool_groups(t, x), (nodes(1),)),
         (lambda x: kernels.take(x, t.level_nodes[1]), (nodes(1),)),
@@ -444,6 +458,8 @@ def everything(t: Topology, e: Tensor, x: Tensor, backend: str) -> Tensor:
     first = kernels.take(x, t.level_nodes[0])
     parts.append(kernels.propagate_level(t, 1, z[..., 0], first, backend=backend))
     parts.append(kernels.pool_blocks(t, z, backend))
+    ones = z.new_ones(len(t.block_size), z.shape[-1])
+    parts.append(kernels.normalise_blocks(t, z, ones, ones, backend=backend))
     parts.append(kernels.pool_groups(t, x))
     return torch.cat([part.flatten() for part in parts])
 

@@ -12,17 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from nngraph.errors import DataFileError
-from nngraph.nn import MODELS, Metanetwork
+from nngraph.nn import MODELS
 from nngraph.tasks import TrainSettings, build_model, build_task, load_run, train
 from nngraph.tasks.checkpoint import optimizer_tensors
 from nngraph.tasks.loop import Progress, Run
 from nngraph.tasks.schedule import learning_rate
-from nngraph.tasks.seeding import generator_of, seeded
+from nngraph.tasks.seeding import seeded
 from nngraph.zoo import Zoo
 
 Settings = Callable[..., TrainSettings]
