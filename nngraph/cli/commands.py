@@ -18,6 +18,7 @@ from nngraph.cli import text
 from nngraph.cli.common import check_device, tell, values_of_the_user
 from nngraph.cli.demo import run_demo
 from nngraph.cli.inspecting import check_options, convert_module, inspect_module
+from nngraph.cli.matching import match_command
 from nngraph.cli.modules import is_runnable, read_architecture
 from nngraph.cli.networks import (
     activations_of,
@@ -304,4 +305,5 @@ RUN: dict[str, Callable[[Namespace], int]] = {
     "validate": validate_command,
     "train": train_command,
     "eval": eval_command,
+    "match": match_command,
 }

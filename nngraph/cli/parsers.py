@@ -7,6 +7,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from nngraph import __version__
+from nngraph.cli.match_parser import match_parser
 from nngraph.cli.parser_parts import (
     NETWORKS,
     add_activation,
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "validate": (),
     "train": (),
     "eval": (),
+    "match": (),
 }
 
 _EXIT_CODES = "Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted."
@@ -64,6 +66,7 @@ def build_parser(command: str | None = None) -> ArgumentParser:
         "train", _train(command == "train"), help="train a metanetwork on a zoo"
     )
     commands.add_subcommand("eval", _eval(), help="judge a trained metanetwork on a zoo")
+    commands.add_subcommand("match", match_parser(), help="match the neurons of two networks")
     return parser
 
 

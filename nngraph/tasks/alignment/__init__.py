@@ -7,17 +7,27 @@ from nngraph.tasks.alignment.embeddings import (
     match_embeddings,
     matching_loss,
 )
-from nngraph.tasks.alignment.interpolation import Barrier, barrier, data_loss, interpolate, run
+from nngraph.tasks.alignment.interpolation import (
+    Barrier,
+    Loss,
+    barrier,
+    data_loss,
+    distance,
+    interpolate,
+    run,
+)
 from nngraph.tasks.alignment.matching import Alignment, match_features, match_weights
 from nngraph.tasks.alignment.sinkhorn import match_sinkhorn, relabel_softly, sinkhorn
 
 __all__ = [
     "Alignment",
     "Barrier",
+    "Loss",
     "MatchNeurons",
     "barrier",
     "canonical_form",
     "data_loss",
+    "distance",
     "interpolate",
     "match_activations",
     "match_embeddings",

@@ -10,6 +10,7 @@ training mode first (with momentum ``None``), so that they are measured anew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,9 @@ from torch.nn import functional as F
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph, NeuralGraphStack, forward
-from nngraph.tasks.alignment.terms import check_pair
+from nngraph.tasks.alignment.terms import check_pair, terms_of
 
-__all__ = ["Barrier", "Loss", "barrier", "data_loss", "interpolate", "run"]
+__all__ = ["Barrier", "Loss", "barrier", "data_loss", "distance", "interpolate", "run"]
 
 #: A loss of a network.
 Loss = Callable[[NeuralGraph], Tensor]
@@ -47,6 +48,19 @@ def interpolate(a: NeuralGraph, b: NeuralGraph, t: float) -> NeuralGraph:
             for name, value in a.parameters().items()
         }
     )
+
+
+def distance(a: NeuralGraph, b: NeuralGraph) -> float:
+    r"""Return :math:`\|A - B\| / \|A\|` over all parameters; statistics of norms do not count.
+
+    Raises:
+        InvalidGraphError: if the networks have not one architecture.
+    """
+    check_pair(a, b)
+    terms = terms_of(a, b)
+    apart = sum(float((term.a - term.b).square().sum()) for term in terms)
+    size = sum(float(term.a.square().sum()) for term in terms)
+    return math.sqrt(apart / size) if size else math.sqrt(apart)
 
 
 @dataclass(frozen=True)
