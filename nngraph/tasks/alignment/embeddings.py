@@ -157,6 +157,7 @@ class MatchNeurons(Task):
         return relabelling.act_on_stack(self.noise(networks)), old.to(networks.x.device)
 
     def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
+        """Return the mean of :func:`matching_loss` over the networks and fresh copies of them."""
         losses = []
         for _, networks in batch:
             both, old = self._states(cast(StateNetwork, model), networks)

@@ -25,9 +25,7 @@ from nngraph.tasks.alignment.terms import Term
 __all__ = ["end_matrices", "soft_entries", "soft_inner_product", "split_factors"]
 
 
-def split_factors(
-    factors: Sequence[Factor], count: int
-) -> tuple[list[Factor], list[Factor]]:
+def split_factors(factors: Sequence[Factor], count: int) -> tuple[list[Factor], list[Factor]]:
     """Split the factors of a group into the outermost ones, which count ``count``, and the rest."""
     outer, rest = [], list(factors)
     while count > 1:
@@ -74,12 +72,12 @@ def _matrix(
     own = [factor.space for factor in factors]
     total: Tensor | None = None
     for factor, place in list(zip(factors, places, strict=True))[len(factors) - len(moving) :]:
-        if factor.space in matrices:
-            matrix = matrices[factor.space]
+        if factor.space is not None and factor.space in matrices:
+            matrix, within = matrices[factor.space], spaces[factor.space].within
             copy = torch.zeros_like(place)
-            for outer in spaces[factor.space].within:
+            for outer in within:
                 copy = copy * spaces[outer].size + places[own.index(outer)]
-            rows = matrix[copy, place] if spaces[factor.space].within else matrix[place]
+            rows = matrix[copy, place] if within else matrix[place]
         else:
             like = next(iter(matrices.values()))
             rows = torch.eye(factor.size, dtype=like.dtype, device=like.device)[place]

@@ -58,7 +58,8 @@ def draw_similarity(ax: Any, matrix: Tensor) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     colours = LinearSegmentedColormap.from_list("s", ("#1b5aa0", "#f4f6f8", "#b93a1e"))
-    ax.imshow(matrix.cpu().numpy(), cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
+    most = float(matrix.abs().max()) or 1.0
+    ax.imshow(matrix.cpu().numpy(), cmap=colours, vmin=-most, vmax=most, interpolation="nearest")
     ax.set_xlabel("neurons of the second network", **_FONT)
     ax.set_ylabel("neurons of the first", **_FONT)
     ax.set_xticks([])
@@ -147,8 +148,10 @@ def draw_alignment(
     panels = list(figure.subplots(1, 4 if barriers else 3))
     index = alignment.relabelling.indices[space]
     draw_matching(panels[0], index.reshape(-1, index.shape[-1])[0], after.diagonal())
-    draw_similarity(panels[1], similarity(a, b, space))
-    draw_similarity(panels[2], after)
+    # The pairs most alike first: what is left of the diagonal tells how far the matching goes.
+    order = after.diagonal().argsort(descending=True)
+    draw_similarity(panels[1], similarity(a, b, space)[order][:, order])
+    draw_similarity(panels[2], after[order][:, order])
     titles = [f"Neurons of {space!r} matched", "Similarity before", "Similarity after"]
     if barriers:
         draw_barriers(panels[3], barriers)

@@ -135,9 +135,7 @@ def space_gains(architecture: Architecture, gains: Gains, space: str) -> Tensor:
     return torch.zeros(copies, size, size) if total is None else total
 
 
-def pair_gains(
-    architecture: Architecture, gains: Gains, outer: str, child: str
-) -> Tensor | None:
+def pair_gains(architecture: Architecture, gains: Gains, outer: str, child: str) -> Tensor | None:
     """Return the gains of pairs of a space within another for each pair of that other.
 
     Shape:
@@ -156,9 +154,9 @@ def pair_gains(
         new = list(range(count))
         old = [{inner: count, around: count + 1}.get(i, i) for i in new]
         others = [names.index(name) for name in within if name != outer]
-        part = torch.einsum(
-            view, [*new, *old], [around, count + 1, *others, inner, count]
-        ).reshape(whole, whole, -1, size, size)
+        part = torch.einsum(view, [*new, *old], [around, count + 1, *others, inner, count]).reshape(
+            whole, whole, -1, size, size
+        )
         total = part if total is None else total + part
     return total
 

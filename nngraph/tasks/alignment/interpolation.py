@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -41,13 +42,11 @@ def interpolate(a: NeuralGraph, b: NeuralGraph, t: float) -> NeuralGraph:
     """
     if a.architecture != b.architecture:
         check_pair(a, b)
-    other = b.parameters()
-    return a.with_parameters(
-        {
-            name: torch.lerp(value, other[name].to(value), t) if value.is_floating_point() else value
-            for name, value in a.parameters().items()
-        }
-    )
+    values, other = a.parameters(), b.parameters()
+    for name, value in values.items():
+        if value.is_floating_point():
+            values[name] = torch.lerp(value, other[name].to(value), t)
+    return a.with_parameters(values)
 
 
 def distance(a: NeuralGraph, b: NeuralGraph) -> float:
@@ -95,9 +94,7 @@ class Barrier:
 
 
 @torch.no_grad()
-def barrier(
-    a: NeuralGraph, b: NeuralGraph, loss: Loss, ts: Sequence[float] = POINTS
-) -> Barrier:
+def barrier(a: NeuralGraph, b: NeuralGraph, loss: Loss, ts: Sequence[float] = POINTS) -> Barrier:
     """Return the losses on the straight path from network a to network b.
 
     Args:
@@ -109,8 +106,8 @@ def barrier(
         InvalidGraphError: if the networks have not one architecture.
     """
     ts = tuple(ts)
-    if len(ts) < 2 or (ts[0], ts[-1]) != (0, 1) or any(s >= t for s, t in zip(ts, ts[1:])):
-        raise ValueError(f"the places on the path are {ts}; expected numbers that rise from 0 to 1.")
+    if len(ts) < 2 or (ts[0], ts[-1]) != (0, 1) or any(s >= t for s, t in pairwise(ts)):
+        raise ValueError(f"the path is to be seen at {ts}; expected numbers that rise from 0 to 1.")
     return Barrier(ts, tuple(float(loss(interpolate(a, b, t))) for t in ts))
 
 

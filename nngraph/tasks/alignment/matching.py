@@ -243,5 +243,6 @@ def _climb(state: _State, signed: Collection[str], generator: torch.Generator | 
                 better |= state.take(propose_together(architecture, state.terms, space))
             step, exact = propose(architecture, state.terms, space, signed)
             better |= state.take(step)
-            if not exact:
-                better |= state.take(propose_quadratic(architecture, state.terms, space))
+            for undecided in () if exact else (False, True):
+                step = propose_quadratic(architecture, state.terms, space, undecided)
+                better |= state.take(step)

@@ -25,8 +25,9 @@ __all__ = ["Step", "assign", "propose", "propose_quadratic", "propose_together"]
 
 #: What a step moves: space -> index of the neurons, and space -> signs of them.
 Step = tuple[dict[str, Tensor], dict[str, Tensor]]
-#: Steps of the relaxation of a quadratic problem at the most; it converges in some ten.
-_MAX_STEPS = 40
+#: Steps of the relaxation of a quadratic problem at the most, and the least that one must change:
+#: a permutation is read off the end, so that nothing finer counts.
+_MAX_STEPS, _LEAST_CHANGE = 30, 0.01
 
 
 def assign(gains: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,12 +119,17 @@ def _copies_of(
     return chosen.reshape(-1, chosen.shape[-1])
 
 
-def propose_quadratic(architecture: Architecture, terms: Sequence[Term], space: str) -> Step:
+def propose_quadratic(
+    architecture: Architecture, terms: Sequence[Term], space: str, undecided: bool = False
+) -> Step:
     r"""Return a good relabelling of a space that a term has at both of its ends.
 
     :math:`\langle A, P B P^\top \rangle` is quadratic in P. Frank-Wolfe on doubly stochastic
-    matrices with exact line search, from the identity on; the nearest permutation at the end
-    (Vogelstein et al., "Fast Approximate Quadratic Programming for Graph Matching", 2015).
+    matrices with exact line search; the nearest permutation at the end (Vogelstein et al., "Fast
+    Approximate Quadratic Programming for Graph Matching", 2015).
+
+    Args:
+        undecided: begin from the matrix of all equal entries, and not from things as they are.
     """
     size, copies = architecture.spaces[space], architecture.copies(space)
     eye = torch.eye(size, dtype=torch.float64)
@@ -133,7 +139,8 @@ def propose_quadratic(architecture: Architecture, terms: Sequence[Term], space: 
     def value(matrix: Tensor) -> Tensor:
         return soft_inner_product(architecture, own, {space: matrix.view(shape)})
 
-    current = eye.expand(copies, size, size).clone()
+    begin = torch.full_like(eye, 1 / size) if undecided else eye
+    current = begin.expand(copies, size, size).clone()
     for _ in range(_MAX_STEPS):
         point = current.clone().requires_grad_()
         (slope,) = torch.autograd.grad(value(point), point)
@@ -146,6 +153,6 @@ def propose_quadratic(architecture: Architecture, terms: Sequence[Term], space: 
         best = min(max(best, 0.0), 1.0)
         change = best * (end - current)
         current = current + change
-        if float(change.abs().max()) < 1e-6:
+        if float(change.abs().max()) < _LEAST_CHANGE:
             break
     return {space: _shaped(architecture, space, assign(current)[0])}, {}

@@ -26,11 +26,11 @@ from nngraph.graph import Architecture, NeuralGraph, Relabelling
 from nngraph.graph.layout import Parameter, Slab, read_slab
 from nngraph.graph.spaces import group_permutation
 
-__all__ = ["STATISTICS", "Term", "check_pair", "feature_terms", "inner_product", "moved", "terms_of"]
+__all__ = ["Term", "check_pair", "feature_terms", "inner_product", "moved", "terms_of"]
 
 #: Columns of node features that are statistics of data, and no parameters: they move with their
 #: neurons, and say nothing of how close two networks are.
-STATISTICS = ("running_mean", "running_var")
+_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def terms_of(a: NeuralGraph, b: NeuralGraph) -> list[Term]:
         if not block.identity
     ]
     on_nodes = [
-        Term(column.group, None, *(v[None, :, None] for v in entries(column.parameter, column.slab)))
+        _on_nodes(column.group, *entries(column.parameter, column.slab))
         for column in architecture.columns
-        if column.slab.column not in STATISTICS
+        if column.slab.column not in _STATISTICS
     ]
     return on_edges + on_nodes
 
@@ -126,12 +126,14 @@ def feature_terms(architecture: Architecture, a: Tensor, b: Tensor) -> list[Term
     """Return the terms of features ``[N, K]`` of the neurons of two networks."""
     starts = architecture.node_starts
     return [
-        Term(
-            group, None,
-            *(v[starts[group] : starts[group + 1]][None, :, None].to(torch.float64) for v in (a, b)),
-        )
+        _on_nodes(group, *(v[starts[group] : starts[group + 1]].to(torch.float64) for v in (a, b)))
         for group in range(len(architecture.groups))
-    ]  # fmt: skip
+    ]
+
+
+def _on_nodes(group: int, a: Tensor, b: Tensor) -> Term:
+    """Return the term of entries ``[neurons, features]``."""
+    return Term(group, None, a[None, :, None], b[None, :, None])
 
 
 def inner_product(terms: Sequence[Term]) -> float:
