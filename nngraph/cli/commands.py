@@ -17,6 +17,7 @@ from nngraph.cli import text
 from nngraph.cli.common import tell
 from nngraph.cli.demo import run_demo
 from nngraph.cli.inspecting import check_options, convert_module, inspect_module
+from nngraph.cli.matching import match_command
 from nngraph.cli.modules import is_runnable, read_architecture
 from nngraph.cli.networks import (
     activations_of,
@@ -214,4 +215,5 @@ RUN: dict[str, Callable[[Namespace], int]] = {
     "validate": validate_command,
     "train": train_command,
     "eval": eval_command,
+    "match": match_command,
 }

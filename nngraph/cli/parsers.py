@@ -5,6 +5,7 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser
 
 from nngraph import __version__
+from nngraph.cli.match_parser import match_parser
 from nngraph.cli.parser_parts import (
     NETWORKS,
     add_activation,
@@ -27,6 +28,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "validate": (),
     "train": (),
     "eval": (),
+    "match": (),
 }
 
 _EXIT_CODES = "Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted."
@@ -63,6 +65,7 @@ def build_parser(command: str | None = None) -> ArgumentParser:
         "train", train_parser(command == "train"), help="train a metanetwork on a zoo"
     )
     commands.add_subcommand("eval", eval_parser(), help="judge a trained metanetwork on a zoo")
+    commands.add_subcommand("match", match_parser(), help="match the neurons of two networks")
     return parser
 
 

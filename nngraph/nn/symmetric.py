@@ -26,7 +26,6 @@ from nngraph.nn.cells import (
     kinds_of_level,
     put,
 )
-from nngraph.nn.encoders import by_output
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.metanetwork import (
     Column,
