@@ -330,12 +330,12 @@ class SymmetricNetwork(StateNetwork):
             states.append(x)
         return join_levels(topology, states)
 
-    def forward(self, networks: Networks) -> Tensor:
-        if self.answer is None:
-            raise ValueError(
-                "SymmetricNetwork was built with num_outputs=0 and has no read-out; ask for "
-                "states(networks), or build it with the number of outputs."
-            )
+    def embed(self, networks: Networks) -> Tensor:
+        """Return what the read-out reads, ``[networks, D]``: the networks as vectors.
+
+        What reaches the outputs, with ``bidirectional`` the mean state of each level, with probes
+        the answers to them. Nothing that leaves a network's function alone moves it.
+        """
         features, levels = self.run(networks)
         topology = features.topology
         ends = [(i, level.ends) for i, level in enumerate(levels) if level.ends is not None]
@@ -350,7 +350,15 @@ class SymmetricNetwork(StateNetwork):
                     topology.group_graph,
                 )
             )  # fmt: skip
-        return cast(Tensor, self.answer(torch.cat(parts, dim=-1)))
+        return torch.cat(parts, dim=-1)
+
+    def forward(self, networks: Networks) -> Tensor:
+        if self.answer is None:
+            raise ValueError(
+                "SymmetricNetwork was built with num_outputs=0 and has no read-out; ask for "
+                "states(networks), or build it with the number of outputs."
+            )
+        return cast(Tensor, self.answer(self.embed(networks)))
 
 
 def _cell(
