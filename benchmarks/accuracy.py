@@ -22,7 +22,9 @@ from nngraph.tasks import TASKS, Report, TrainSettings, load_run, train
 from nngraph.zoo import Zoo
 
 #: What a run is, but for its seed; its budget is in one of the last two.
-RUN = ("zoo", "task", "column", "model", "options", "settings", "cpu_seconds_budget", "epochs_given")
+RUN = (
+    "zoo", "task", "column", "model", "options", "settings", "cpu_seconds_budget", "epochs_given",
+)  # fmt: skip
 KEYS = (*RUN, "seed")
 
 
@@ -142,7 +144,7 @@ def mean_and_deviation(values: Sequence[str]) -> str:
 
 
 def print_table(rows: Sequence[dict[str, str]]) -> None:
-    """Print a table for each zoo, task, budget and column: runs that differ in their seed as one."""
+    """Print a table for each zoo, task, budget and column; runs of several seeds are one row."""
     parts: dict[tuple[str, ...], dict[tuple[str, ...], list[dict[str, str]]]] = {}
     for row in rows:
         budget = row["cpu_seconds_budget"], row["epochs_given"]
@@ -155,7 +157,7 @@ def print_table(rows: Sequence[dict[str, str]]) -> None:
             {
                 **same[0],
                 "seeds": len(same),
-                **{name: mean_and_deviation([row[name] for row in same]) for name in ("val", "test")},
+                **{key: mean_and_deviation([row[key] for row in same]) for key in ("val", "test")},
             }
             for same in runs.values()
         ]
