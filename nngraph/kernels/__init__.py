@@ -374,7 +374,7 @@ def propagate_level(
 def inner(
     topology: Topology, source: Tensor, target: Tensor, heads: int = 1, backend: str = "auto"
 ) -> Tensor:
-    r"""Multiply the features of the neurons at both ends of each edge: :math:`\sum_c s_{jc} t_{ic}`.
+    r"""Multiply features of the neurons at both ends of each edge: :math:`\sum_c s_{jc} t_{ic}`.
 
     A map of low rank from neurons to edges, and the score of an edge in attention. On blocks it is
     a matrix product, and nothing of edge size but the result is made.

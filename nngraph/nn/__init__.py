@@ -1,8 +1,9 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
+from nngraph.nn.editing import EditingNetwork
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.equivariant import EquivariantLinear
-from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.features import Features, Networks, input_features, output_networks
 from nngraph.nn.flat import FlatNetwork
 from nngraph.nn.invariant import InvariantLinear
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
@@ -16,6 +17,7 @@ from nngraph.nn.shared import SharedEquivariantLinear
 from nngraph.nn.sine import SineNetwork
 from nngraph.nn.states import StateNetwork, States
 from nngraph.nn.terms import Terms
+from nngraph.nn.weight_readout import WeightReadout
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
 MODELS: dict[str, type[Metanetwork]] = {
@@ -29,6 +31,7 @@ __all__ = [
     "MODELS",
     "ChannelNorm",
     "EdgePooling",
+    "EditingNetwork",
     "EquivariantLinear",
     "FeatureDropout",
     "Features",
@@ -53,5 +56,7 @@ __all__ = [
     "TensorNorm",
     "TensorScales",
     "Terms",
+    "WeightReadout",
     "input_features",
+    "output_networks",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -15,10 +16,9 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import ACTIVATIONS, Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import activation_kinds, by_output
-from nngraph.nn.features import Networks
+from nngraph.nn.features import Features, Networks
 from nngraph.nn.metanetwork import (
     Column,
-    Metanetwork,
     TensorScales,
     at_inputs,
     at_outputs,
@@ -29,6 +29,7 @@ from nngraph.nn.metanetwork import (
 from nngraph.nn.ordered_pass import OrderedPass, node_entries
 from nngraph.nn.pooling import EdgePooling, TensorNodes
 from nngraph.nn.probes import Probes
+from nngraph.nn.states import StateNetwork, States
 
 #: What a round returns.
 Update = tuple[Tensor, kernels.EdgeUpdate | None]
@@ -168,7 +169,18 @@ class MessagePassingLayer(nn.Module):
         return weight, self.source(normal), linear(normal, self.target.weight, bias)
 
 
-class MessagePassingNetwork(Metanetwork):
+@dataclass(frozen=True)
+class _Encoded:
+    """What the first pass makes of networks: x is that of :class:`States`."""
+
+    features: Features
+    taps: Tensor
+    x: Tensor
+    outputs: list[tuple[int, Tensor]]
+    responses: list[Tensor] | None
+
+
+class MessagePassingNetwork(StateNetwork):
     r"""Message passing over the neural graph: invariant to relabelling, generic in activation.
 
     1. *Encoder*: an :class:`OrderedPass` over scaled weights and biases, plus learned features of
@@ -226,8 +238,12 @@ class MessagePassingNetwork(Metanetwork):
         checkpoint: bool = False,
         stream: bool = False,
     ) -> None:
-        super().__init__(architecture, num_outputs)
-        self.checkpoint, self.stream = checkpoint, stream and edge_channels > 0
+        edge_channels = edge_channels if rounds else 0
+        stream = stream and edge_channels > 0
+        # Its read-out, below, hears of more than the states.
+        super().__init__(architecture, 0, channels, 0 if stream else edge_channels)
+        self.num_outputs = num_outputs
+        self.checkpoint, self.stream = checkpoint, stream
         if self.stream and (pooling != "mean" or tensor_nodes):
             raise ValueError(
                 f"stream=True was given with pooling={pooling!r} and tensor_nodes={tensor_nodes}; "
@@ -251,19 +267,18 @@ class MessagePassingNetwork(Metanetwork):
         self.probes = Probes(self.architecture, probes) if probes else None
         if probes:
             self.responses = mlp([probes, channels, channels])
-        self.edge_channels = edge_channels if rounds else 0
-        if self.edge_channels:
+        if edge_channels:
             self.edge_encoder = nn.Linear(extent.taps, edge_channels)
             self.edge_place = nn.Parameter(torch.randn(self.levels, edge_channels) * 0.1)
         self.rounds = nn.ModuleList(
-            MessagePassingLayer(channels, self.edge_channels, dropout, norm, pooling, tensor_nodes)
+            MessagePassingLayer(channels, edge_channels, dropout, norm, pooling, tensor_nodes)
             for _ in range(rounds)
         )
         read = (
-            self.levels * (channels + self.edge_channels)
+            self.levels * (channels + edge_channels)
             + self.outputs * (channels + self.encoder.width + probes)
         )
-        self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
+        self.readout = mlp([read, hidden, hidden, num_outputs], dropout) if num_outputs else None
         self.output_place = nn.Parameter(torch.randn(self.outputs, channels) * 0.1)
 
     chains_only = False
@@ -273,7 +288,22 @@ class MessagePassingNetwork(Metanetwork):
         """The column of a comparison that the model stands in."""
         return "with probes" if self.probes is not None else "generic weights-only"
 
+    def states(self, networks: Networks) -> States:
+        """Return the states after the rounds; without edge channels or streamed, of neurons alone.
+        """
+        encoded = self._encoded(networks)
+        x, edges, _ = self._rounds(encoded.features.topology, encoded.taps, encoded.x)
+        return States(encoded.features, x, edges)
+
     def forward(self, networks: Networks) -> Tensor:
+        readout = self.needed_readout()
+        encoded = self._encoded(networks)
+        topology = encoded.features.topology
+        x, _, blocks = self._rounds(topology, encoded.taps, encoded.x)
+        pooled = self._pooled(topology, x, blocks, encoded.outputs, encoded.responses)
+        return readout(torch.cat(pooled, dim=-1))  # type: ignore[no-any-return]
+
+    def _encoded(self, networks: Networks) -> _Encoded:
         features = self.read(networks)
         topology = features.topology
         taps, columns = self.scales.all(features)
@@ -288,15 +318,12 @@ class MessagePassingNetwork(Metanetwork):
         responses = None if self.probes is None else self.probes(features)
         if responses is not None:
             x = x + self.responses(join_levels(topology, responses))
-        x, blocks = self._rounds(topology, taps, x)
-        return self.readout(  # type: ignore[no-any-return]
-            torch.cat(self._pooled(topology, x, blocks, outputs, responses), dim=-1)
-        )
+        return _Encoded(features, taps, x, outputs, responses)
 
     def _rounds(
         self, topology: Topology, taps: Tensor, x: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return x after all rounds, and the means of the edge states over each block."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return x after all rounds, the edge states, and their means over each block."""
         weight = taps[..., 0] if taps.shape[-1] == 1 else taps.mean(-1)
         if self.stream:
             return self._streamed(topology, weight, taps, x)
@@ -315,11 +342,11 @@ class MessagePassingNetwork(Metanetwork):
             else:
                 x, update = checkpoint(round, layer, x, e, i == 0, use_reentrant=False)
             e = None if update is None else update.edges
-        return x, None if update is None else update.blocks
+        return x, e, None if update is None else update.blocks
 
     def _streamed(
         self, topology: Topology, weight: Tensor, taps: Tensor, x: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, None, Tensor | None]:
         place = self._edge_places(topology) + self.edge_encoder.bias
         start = taps, self.edge_encoder.weight, place
         updates: list[kernels.StreamedUpdate] = []
@@ -327,7 +354,7 @@ class MessagePassingNetwork(Metanetwork):
         for layer in self.rounds:
             assert isinstance(layer, MessagePassingLayer)
             x, blocks = layer.stream(topology, weight, x, start, updates)
-        return x, blocks
+        return x, None, blocks
 
     def _edge_places(self, topology: Topology) -> Tensor:
         return self.edge_place[topology.block_level.clamp(max=self.levels - 1)]

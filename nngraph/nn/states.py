@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
@@ -61,7 +61,7 @@ class StateNetwork(Metanetwork):
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.channels, self.edge_channels = channels, edge_channels
-        self.readout = (
+        self.readout: nn.Module | None = (
             Readout(self.extent, channels, edge_channels, num_outputs, **readout)
             if num_outputs
             else None
@@ -72,10 +72,19 @@ class StateNetwork(Metanetwork):
         """Return the states of the networks' neurons and weights."""
 
     def forward(self, networks: Networks) -> Tensor:
+        readout = self.needed_readout()
+        states = self.states(networks)
+        return readout(states.topology, states.x, states.edge_attr)  # type: ignore[no-any-return]
+
+    def needed_readout(self) -> nn.Module:
+        """Return the read-out.
+
+        Raises:
+            ValueError: if the model was built without one.
+        """
         if self.readout is None:
             raise ValueError(
                 f"{type(self).__name__} was built with num_outputs=0 and has no read-out; ask for "
                 "states(networks), or build it with the number of outputs."
             )
-        states = self.states(networks)
-        return self.readout(states.topology, states.x, states.edge_attr)  # type: ignore[no-any-return]
+        return self.readout
