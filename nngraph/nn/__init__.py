@@ -1,14 +1,16 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
+from nngraph.nn.added_neurons import AddedNeurons
 from nngraph.nn.editing import EditingNetwork
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.equivariant import EquivariantLinear
-from nngraph.nn.features import Features, Networks, input_features, output_networks
+from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.flat import FlatNetwork
 from nngraph.nn.invariant import InvariantLinear
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
 from nngraph.nn.metanetwork import Metanetwork, TensorScales
 from nngraph.nn.ordered_pass import OrderedPass
+from nngraph.nn.outputs import output_networks
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
@@ -29,6 +31,7 @@ MODELS: dict[str, type[Metanetwork]] = {
 
 __all__ = [
     "MODELS",
+    "AddedNeurons",
     "ChannelNorm",
     "EdgePooling",
     "EditingNetwork",

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from torch import Tensor
 from torch_geometric.data import Batch
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph, NeuralGraphStack
-from nngraph.graph.parameters import pack, unpack
+from nngraph.graph.parameters import pack
 from nngraph.graph.topology import Topology
-from nngraph.kernels.entries import order_edges, restore_edges
+from nngraph.kernels.entries import order_edges
 
-__all__ = ["Features", "Networks", "input_features", "output_networks"]
+__all__ = ["Features", "Networks", "input_features"]
 
 
 @dataclass(frozen=True)
@@ -84,28 +83,3 @@ def input_features(networks: Networks) -> Features:
         )
     topology = Topology.of_batch(architectures).to(x.device)
     return Features(topology, x, order_edges(topology, edge_attr))
-
-
-def output_networks(features: Features, like: Networks) -> Any:
-    """Bring features back to the form that networks were given in: undoes :func:`input_features`.
-
-    A stack, a graph and a PyG batch keep what else they carry, such as ``y``.
-
-    Args:
-        features: of networks of the same architectures in the same order.
-        like: the networks that were given.
-    """
-    if isinstance(like, Features):
-        return features
-    if isinstance(like, NeuralGraphStack):
-        x, edge_attr = features.x, features.edge_attr
-        return NeuralGraphStack(like.architecture, x, edge_attr, like.y, like.integers)
-    if not isinstance(like, Batch):
-        integers = like.integers if like.architecture.integers else None
-        values = unpack(like.architecture, features.x, features.edge_attr, integers)
-        return like.with_parameters(values)
-    out = copy(like)
-    edge_attr = restore_edges(features.topology, features.edge_attr)
-    out.x = features.x.reshape(-1, features.x.shape[-1])
-    out.edge_attr = edge_attr.reshape(-1, edge_attr.shape[-1])
-    return out

@@ -16,7 +16,6 @@ from nngraph.graph.topology import Topology
 from nngraph.kernels.entries import order_edges
 from nngraph.nn.features import Features
 from nngraph.nn.metanetwork import Extent, TensorScales
-from nngraph.nn.readouts import Readout
 from nngraph.nn.states import States
 
 __all__ = ["WeightReadout"]
@@ -29,17 +28,18 @@ class WeightReadout(nn.Module):
     r"""New weights and biases from states: one network, or several, for each that was read.
 
     .. math::
-        h_i &= \mathrm{MLP}[x_i, z], \qquad z = \mathrm{Readout}(x, e) \\
+        h_i &= \sigma(M \sigma((1 + G z) \odot H x_i + K z)) \\
         W'_{ij} &= W_{ij} + s_l r_l \, \big(\tfrac{1}{\sqrt R} (A h_i)^T (B h_j)
             + u^T e_{ij}\big) \\
         b'_i &= b_i + s_l r_l \, (C h_i + c)
 
     for each weight from neuron j to neuron i of level l: a map of rank R of the neurons at its
     ends, which is a matrix product for each block and makes nothing of edge size but the weights,
-    and what the weight's own state says, where a model keeps one. z, which no relabelling changes,
-    tells every neuron of the whole network. r is the root mean square of the tensor over a training
-    set (:class:`TensorScales`), and s a learned scale of it, small at the start: what comes out
-    begins near what went in.
+    and what the weight's own state says, where a model keeps one. z is a vector for the whole
+    network, which no relabelling changes: a step along a gradient is of this form, with z the error
+    at some inputs, and h the responses of the neurons there. r is the root mean square of the
+    tensor over a training set (:class:`TensorScales`), and s a learned scale of it, small at the
+    start: what comes out begins near what went in.
 
     Commutes with relabelling. A missing bias stays missing, the ones of a residual stay ones, and
     running statistics stay as they are.
@@ -49,16 +49,16 @@ class WeightReadout(nn.Module):
         channels, edge_channels: C and C_e of the states; C_e is 0 where there are none of weights.
         copies: k, networks made of each one: :func:`nngraph.graph.run_copies` averages them, and
             :func:`nngraph.graph.join_copies` makes one network of them.
+        context: length of z; 0 for none.
         rank: R.
         hidden: width of h.
-        context: length of z; 0 for none.
         scale: s at the start.
 
     Shape:
-        states of any batch -> k :class:`Features` of the same topology.
+        states of any batch, z ``[networks, context]`` -> k :class:`Features` of the same topology.
 
     Raises:
-        ValueError: if a number is out of range, or the states lack those of weights.
+        ValueError: if a number is out of range, the states lack those of weights, or z is missing.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class WeightReadout(nn.Module):
         channels: int,
         edge_channels: int,
         copies: int = 1,
+        context: int = 0,
         rank: int = 16,
         hidden: int = 128,
-        context: int = 64,
         scale: float = 0.01,
     ) -> None:
         super().__init__()
@@ -78,11 +78,8 @@ class WeightReadout(nn.Module):
             raise ValueError(f"{wrong[0]} is {numbers[wrong[0]]!r}; expected a positive number.")
         self.extent, self.copies, self.rank = extent, copies, rank
         self.scales = TensorScales(extent)
-        self.context = (
-            Readout(extent, channels, edge_channels, context, dropout=0.0) if context else None
-        )
         self.own = nn.Linear(channels, hidden)
-        self.heard = nn.Linear(context, hidden, bias=False) if context else None
+        self.heard = nn.Linear(context, 2 * hidden, bias=False) if context else None
         self.mix = nn.Linear(hidden, hidden)
         taps, columns = copies * extent.taps, copies * extent.columns
         self.target = nn.Linear(hidden, taps * rank)
@@ -92,9 +89,9 @@ class WeightReadout(nn.Module):
         self.weight_scale = nn.Parameter(torch.full((extent.levels, taps), scale))
         self.bias_scale = nn.Parameter(torch.full((extent.levels, columns), scale))
 
-    def forward(self, states: States) -> list[Features]:
+    def forward(self, states: States, context: Tensor | None = None) -> list[Features]:
         topology, features = states.topology, states.features
-        hidden = self._hidden(states)
+        hidden = self._hidden(states, context)
         weights = self._weight_changes(states, hidden)
         columns = self._column_changes(topology, hidden)
         of_nodes, of_edges = _learned(topology)
@@ -106,14 +103,19 @@ class WeightReadout(nn.Module):
             for column, weight in zip(columns.unbind(-2), weights.unbind(-2), strict=True)
         ]
 
-    def _hidden(self, states: States) -> Tensor:
+    def _hidden(self, states: States, context: Tensor | None) -> Tensor:
         """Return h, ``[*, N, hidden]``."""
         topology, x = states.topology, states.x
         hidden = self.own(x)
-        if self.context is not None and self.heard is not None:
-            whole = self.heard(self.context(topology, x, states.edge_attr))
-            whole = whole.reshape(*x.shape[:-2], topology.num_graphs, -1)
-            hidden = hidden + kernels.spread_graphs(whole, topology.node_graph)
+        if (self.heard is None) != (context is None):
+            raise ValueError(
+                f"a WeightReadout was called {'without' if context is None else 'with'} a context; "
+                f"expected {'none' if self.heard is None else 'one'}, as it was built."
+            )
+        if self.heard is not None:
+            heard = self.heard(context).reshape(*x.shape[:-2], topology.num_graphs, -1)
+            gain, shift = kernels.spread_graphs(heard, topology.node_graph).chunk(2, dim=-1)
+            hidden = hidden * (1 + gain) + shift
         return silu(self.mix(silu(hidden)))
 
     def _weight_changes(self, states: States, hidden: Tensor) -> Tensor:

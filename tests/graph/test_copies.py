@@ -69,5 +69,17 @@ def test_what_has_no_average_of_its_kind_is_refused():
             join_copies(copies_of(architecture, 2))
     with pytest.raises(InvalidGraphError, match="there are no copies"):
         join_copies([])
-    with pytest.raises(InvalidGraphError, match="expected one"):
-        run_copies([*copies_of(bent, 1), *copies_of(mlp([2, 3, 1]), 1)], torch.zeros(1, 2))
+    with pytest.raises(InvalidGraphError, match="2 copies were given 1 shares"):
+        join_copies(copies_of(mlp([2, 3, 1]), 2), [1.0])
+    for other in (mlp([2, 3, 3, 1]), mlp([2, 3, 2]), mlp([2, 3, 1], "tanh")):
+        with pytest.raises(ArchitectureError, match="differ in the widths of their hidden layers"):
+            join_copies([*copies_of(mlp([2, 3, 1]), 1), *copies_of(other, 1)])
+
+
+def test_a_sum_of_networks_of_other_widths():
+    parts = [random_stack(mlp(w, "tanh"), 2, i) for i, w in enumerate([[2, 3, 4, 2], [2, 5, 1, 2]])]
+    inputs = torch.randn(7, 2, dtype=torch.float64)
+    joined = join_copies(parts, [0.5, 2.0])
+    assert joined.architecture == mlp([2, 8, 5, 2], "tanh")
+    expected = 0.5 * forward(parts[0], inputs) + 2 * forward(parts[1], inputs)
+    torch.testing.assert_close(forward(joined, inputs), expected, rtol=1e-12, atol=1e-12)

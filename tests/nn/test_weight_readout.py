@@ -51,7 +51,7 @@ def train_a_little(model: EditingNetwork, networks: Any) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
-        edited = [input_features(copy) for copy in model(networks)]
+        edited = [input_features(copy) for copy in model.copies(networks)]
         loss = sum(
             (f.x - 1).square().mean() + (f.edge_attr - 1).square().mean() for f in edited
         )
@@ -68,7 +68,7 @@ def test_commutes_with_relabelling_before_and_after_training(architecture, edge_
 
     def copy(number: int, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         stack = NeuralGraphStack(architecture, x, e, integers=networks.integers)
-        edited = model(stack)[number]
+        edited = model.copies(stack)[number]
         return edited.x - x, edited.edge_attr - e
 
     for _ in range(2):
@@ -87,9 +87,9 @@ def test_a_readout_that_tells_hidden_neurons_apart_is_noticed(edge_channels: int
     place = torch.randn(architecture.num_nodes, 6).double()
 
     def marked(x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        states = model.body.states(NeuralGraphStack(architecture, x, e))
+        states, context = model._read(NeuralGraphStack(architecture, x, e))
         moved = States(states.features, states.x + place, states.edge_attr)
-        (edited,) = model.readout(moved)
+        (edited,) = model.readout(moved, context)
         return edited.x, edited.edge_attr
 
     networks = random_stack(architecture, 3, 0)
@@ -103,12 +103,12 @@ def test_one_answer_for_stacks_batches_and_graphs(architecture, edge_channels: i
     networks = random_stack(architecture, 3, 0)
     model = editor(architecture, edge_channels, copies=2)
     model.fit_statistics(networks)
-    for stacked, batched in zip(model(networks), model(networks.to_batch()), strict=True):
+    for stacked, batched in zip(model.copies(networks), model.copies(networks.to_batch()), strict=True):
         assert isinstance(batched, Batch)
         for one, other in zip(stacked, batched.to_data_list(), strict=True):
             same(one, other)
     for number, graph in enumerate(networks):
-        for one, other in zip(model(networks), model(graph), strict=True):
+        for one, other in zip(model.copies(networks), model.copies(graph), strict=True):
             assert isinstance(other, NeuralGraph)
             same(one[number], other)
 
@@ -130,9 +130,9 @@ MIXED = {
 def test_networks_of_many_architectures_are_edited_one_by_one(kind: str, edge_channels: int):
     graphs = [random_stack(a, 1, seed)[0] for seed, a in enumerate(MIXED[kind])]
     model = editor(MIXED[kind], edge_channels, copies=2, scale=0.5)
-    for number, together in enumerate(model(to_batch(graphs))):
+    for number, together in enumerate(model.copies(to_batch(graphs))):
         for graph, edited in zip(graphs, together.to_data_list(), strict=True):
-            alone = model(graph)[number]
+            alone = model.copies(graph)[number]
             same(alone, edited)
             changes = [
                 (value - graph.parameters()[name]).abs().max()
@@ -147,7 +147,7 @@ def test_only_learned_parameters_change_and_little_at_the_start(architecture):
     networks = random_stack(architecture, 3, 0)
     model = editor(architecture)
     model.fit_statistics(networks)
-    (edited,) = model(networks)
+    (edited,) = model.copies(networks)
     again = NeuralGraphStack.from_parameters(architecture, edited.parameters())
     assert torch.equal(again.x, edited.x)
     assert torch.equal(again.edge_attr, edited.edge_attr)
@@ -174,7 +174,7 @@ def test_running_statistics_are_no_parameters():
         ),
     )
     networks = random_stack(architecture, 2, 0)
-    (edited,) = editor(architecture, scale=0.5)(networks)
+    (edited,) = editor(architecture, scale=0.5).copies(networks)
     changed = {
         name
         for name, value in networks.parameters().items()
@@ -191,11 +191,11 @@ def test_against_a_loop_over_edges():
     model.fit_statistics(networks)
     with torch.no_grad():
         model.readout.weight_scale.uniform_(0.1, 1)
-    states, readout = model.body.states(networks), model.readout
-    hidden = readout._hidden(states)[0]
+    (states, context), readout = model._read(networks), model.readout
+    hidden = readout._hidden(states, context)[0]
     topology = states.topology
     assert states.edge_attr is not None
-    for copy, edited in enumerate(readout(states)):
+    for copy, edited in enumerate(readout(states, context)):
         wide = slice(3 * copy, 3 * copy + 3)
         for edge, (j, i) in enumerate(zip(topology.source, topology.target, strict=True)):
             a, b = readout.target(hidden[i])[wide], readout.source(hidden[j])[wide]
@@ -210,7 +210,7 @@ def test_copies_differ_and_are_joined_exactly():
     architecture = CHAINS["several-outputs"]
     networks = random_stack(architecture, 3, 0)
     model = editor(architecture, copies=3, scale=0.5)
-    copies = model(networks)
+    copies = model.copies(networks)
     assert (copies[0].edge_attr - copies[1].edge_attr).abs().max() > 1e-3
     inputs = torch.randn(5, 2).double()
     average = sum(forward(copy, inputs) for copy in copies) / 3
@@ -223,7 +223,7 @@ def test_every_parameter_learns_and_deeper_networks_are_edited(edge_channels: in
     model = editor(mlp([2, 4, 3, 2]), edge_channels, copies=2)
     graphs = [random_stack(mlp(w), 1, seed)[0] for seed, w in
               enumerate([[2, 4, 3, 2]] * 4 + [[2, 3, 3, 3, 2]] * 2)]  # fmt: skip
-    for copy in model(to_batch(graphs)):
+    for copy in model.copies(to_batch(graphs)):
         (copy.x.square().sum() + copy.edge_attr.square().sum()).backward(retain_graph=True)
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
@@ -234,7 +234,7 @@ def test_what_is_not_stored_is_not_read():
     networks = random_stack(mlp([2, 3, 1]), 2, 0)
     assert body.edge_channels == 0
     assert body.states(networks).edge_attr is None
-    assert EditingNetwork(body, **READOUT).double()(networks)[0].edge_attr.shape == (2, 9, 1)
+    assert EditingNetwork(body, **READOUT).double().copies(networks)[0].edge_attr.shape == (2, 9, 1)
 
 
 class TestStatesOfMessagePassing:
@@ -295,12 +295,12 @@ def test_nothing_of_edge_size_but_the_weights(monkeypatch: pytest.MonkeyPatch):
     """Without states of weights, no primitive that makes features of edges is called."""
     model = editor(mlp([2, 4, 3, 1]), edge_channels=0)
     networks = random_stack(mlp([2, 4, 3, 1]), 2, 0)
-    states = model.body.states(networks)
+    states, context = model._read(networks)
 
     def refused(*_: Any, **__: Any) -> Tensor:
         raise AssertionError("features of edges are made")
 
     for name in ("gather", "edge_affine", "spread_blocks"):
         monkeypatch.setattr(kernels, name, refused)
-    (edited,) = model.readout(states)
+    (edited,) = model.readout(states, context)
     assert edited.topology == Topology.of(mlp([2, 4, 3, 1]))
