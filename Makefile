@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt torch setuptools wheel ninja
 	$(RUN)python -c "import torch_scatter" 2>/dev/null || \
 	    $(PIP) install -q --no-build-isolation --no-cache-dir -c constraints.txt torch-scatter
-	$(PIP) install -q -c constraints.txt -e ".[scatter,ogb,onnx,demo,dev]"
+	$(PIP) install -q -c constraints.txt -e ".[scatter,ogb,onnx,train,viz,demo,dev]"
 	$(RUN)python -c "import torch_scatter, nngraph, converters"
 	touch $@
 

@@ -41,7 +41,7 @@ def test_importing_the_package_imports_neither_torch_nor_the_converters():
 def test_the_library_imports_without_its_optional_packages():
     optional = [
         "torch_scatter", "triton", "ogb", "sklearn", "matplotlib", "onnx", "lightning",
-        "converters",
+        "lightning_fabric", "tensorboard", "converters",
     ]  # fmt: skip
     code = f"""
 import sys

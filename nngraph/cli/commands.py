@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from jsonargparse import ArgumentError, Namespace
 from converters import load_graph, save_graph
 from nngraph.basis import draw_basis
 from nngraph.cli import text
-from nngraph.cli.common import check_device, tell, values_of_the_user
+from nngraph.cli.common import tell
 from nngraph.cli.demo import run_demo
 from nngraph.cli.inspecting import check_options, convert_module, inspect_module
 from nngraph.cli.modules import is_runnable, read_architecture
@@ -26,11 +25,10 @@ from nngraph.cli.networks import (
     is_graph_file,
     read_network,
 )
-from nngraph.cli.relabelled import compare_relabelled
+from nngraph.cli.training_commands import eval_command, train_command
 from nngraph.cli.zoo_commands import ZOO_RUN
 from nngraph.errors import DataFileError
 from nngraph.graph import Architecture, NeuralGraph
-from nngraph.tasks import TrainSettings, build_model, evaluate, load_run, train
 from nngraph.validation import at_most, default_architecture, validate
 from nngraph.zoo import Zoo
 
@@ -205,94 +203,6 @@ def _architecture(words: list[str], activation: list[str] | None, w0: float | No
     if path.is_dir():
         return Zoo.open(path, partial=True).architecture
     return read_network(path, activation, w0, allow_nonfinite=True)[0].architecture
-
-
-def train_command(options: Namespace) -> int:
-    """Train a metanetwork."""
-    names = [item.name for item in fields(TrainSettings)]
-    with values_of_the_user():
-        settings = TrainSettings(**{name: options[name] for name in names})
-        check_device(settings.device)
-        # A model that cannot be built is told before anything is written.
-        build_model(settings, Zoo.open(settings.zoo))
-    run = Path(options.run or f"runs/{Path(settings.zoo).resolve().name}-{settings.model}")
-    report = train(settings, run, progress=not options.quiet)
-    data = {"run": str(run), **report.to_dict()}
-    tell(
-        options, data,
-        lambda: f"{run}\n" + text.pairs(
-            {
-                "model": f"{report.model}, {report.parameters:,} parameters",
-                "column": report.column,
-                "training": f"{report.epochs} epochs, {report.steps} steps, "
-                f"{text.duration(report.cpu_seconds)} of CPU, {text.duration(report.seconds)}",
-                "accuracy": f"{text.percent(report.test_accuracy)} on test networks, "
-                f"{text.percent(report.val_accuracy)} on validation networks",
-            }
-        ) + "\n\n" + _confusion_words(report.confusion, report.class_names),
-    )  # fmt: skip
-    return 0
-
-
-def _confusion_words(confusion: list[list[int]], names: list[str]) -> str:
-    head = ["of class, taken for", *names]
-    rows = [
-        [name, *(str(count) if count else "." for count in row)]
-        for name, row in zip(names, confusion, strict=True)
-    ]
-    return text.table(head, rows)
-
-
-def eval_command(options: Namespace) -> int:
-    """Judge a trained metanetwork."""
-    if options.batch_size < 1:
-        raise ArgumentError(None, f"--batch_size is {options.batch_size}; expected at least 1.")
-    model, settings = load_run(options.run)
-    zoo = Zoo.open(options.zoo or settings.zoo)
-    if zoo.num_classes != model.num_outputs:
-        raise DataFileError(
-            f"{zoo.path} has {zoo.num_classes} classes; the model of {options.run} tells "
-            f"{model.num_outputs} apart. Choose a zoo of the same classes."
-        )
-    networks = zoo.stack(None if options.split == "all" else options.split)
-    if not len(networks):
-        raise DataFileError(f"{zoo.path} has no networks in the split {options.split!r}.")
-    result = evaluate(model, networks, settings, options.batch_size)
-    data = {
-        "run": options.run,
-        "zoo": str(zoo.path),
-        "split": options.split,
-        "networks": len(networks),
-        "model": settings.model,
-        "column": model.column,
-        "accuracy": result.accuracy,
-        "loss": result.loss,
-        "confusion": result.confusion.tolist(),
-        "class_names": list(zoo.class_names),
-    }
-    relabelled = None
-    if options.relabel:
-        relabelled = compare_relabelled(model, networks, settings, options.seed)
-        data["relabelled"] = relabelled.to_dict()
-
-    def words() -> str:
-        lines = {
-            "model": settings.model,
-            "column": model.column,
-            "networks": f"{len(networks)} of {zoo.path}, split {options.split}",
-            "accuracy": text.percent(result.accuracy),
-            "loss": text.number(result.loss),
-        }
-        if relabelled is not None:
-            lines["relabelled"] = (
-                f"{text.percent(relabelled.unchanged)} of the answers unchanged, accuracy "
-                f"{text.percent(relabelled.accuracy_after)}"
-            )
-        confusion = _confusion_words(data["confusion"], data["class_names"])
-        return f"{options.run}\n{text.pairs(lines)}\n\n{confusion}"
-
-    tell(options, data, words)
-    return 0 if relabelled is None or relabelled.holds else 1
 
 
 #: Command, with its action -> what it does.

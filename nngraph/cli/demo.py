@@ -19,7 +19,7 @@ from nngraph.errors import DataFileError
 from nngraph.files import write_atomically
 from nngraph.graph import NeuralGraphStack, Symmetry, forward
 from nngraph.nn import MODELS
-from nngraph.tasks import Report, TrainSettings, load_run, train
+from nngraph.tasks import Predict, Report, TrainSettings, build_task, load_run, train
 from nngraph.zoo import ImageSource, Zoo, fit_zoo, load_digits_images, pixel_coordinates, render
 
 __all__ = ["TOLERANCE", "check_graphs_run", "run_demo"]
@@ -264,14 +264,16 @@ def _train(
     folder = out / "runs" / contestant.folder
     report = train(settings, folder, progress)
     model, _ = load_run(folder)
+    task = build_task(settings, zoo)
+    assert isinstance(task, Predict)
     # One network of each training image: enough to see who has learned them by heart.
     seen = zoo.indices("train")
     seen = seen[zoo.view[seen] == 0]
     return _Outcome(
         contestant,
         report,
-        compare_relabelled(model, zoo.stack("test"), settings, seed),
-        compare_relabelled(model, zoo.stack(seen), settings, seed),
+        compare_relabelled(task, model, zoo.stacks("test"), seed),
+        compare_relabelled(task, model, zoo.stacks(seen), seed),
         _curve(folder / "metrics.jsonl"),
     )
 
@@ -323,8 +325,8 @@ def _accuracy_words(outcomes: Sequence[_Outcome], networks: int, zoo: Zoo) -> st
             f"{o.report.parameters:,}",
             str(o.report.epochs),
             text.duration(o.report.cpu_seconds),
-            text.percent(o.relabelled_training.accuracy_before),
-            text.percent(o.report.test_accuracy),
+            text.percent(o.relabelled_training.before),
+            text.percent(o.report.test["accuracy"]),
         ],
     )
     return (
@@ -346,7 +348,7 @@ def _relabelled_words(outcomes: Sequence[_Outcome], zoo: Zoo) -> str:
             *(
                 text.percent(accuracy)
                 for found in (o.relabelled, o.relabelled_training)
-                for accuracy in (found.accuracy_before, found.accuracy_after)
+                for accuracy in (found.before, found.after)
             ),
         ],
     )
@@ -373,7 +375,7 @@ def _draw(out: Path, zoo: Zoo, images: ImageSource, outcomes: Sequence[_Outcome]
     drawn = len(numbers) // 3
     invariant = [outcome for outcome in outcomes if MODELS[outcome.contestant.model].invariant]
     weights_only = [o for o in invariant if o.report.column != "with probes"]
-    best = max(weights_only, key=lambda outcome: outcome.report.val_accuracy)
+    best = max(weights_only, key=lambda outcome: outcome.report.val["accuracy"])
     return figures.draw_demo(
         out / "demo.png",
         originals=images.targets(zoo.image[numbers]).double().numpy(),
@@ -383,8 +385,8 @@ def _draw(out: Path, zoo: Zoo, images: ImageSource, outcomes: Sequence[_Outcome]
         graph=networks[drawn],
         graph_label=f"it draws a {zoo.class_names[int(zoo.labels[numbers[drawn]])]}",
         curves={f"{o.contestant.label} ({o.report.column})": o.curve for o in outcomes},
-        confusion=torch.tensor(best.report.confusion).numpy(),
-        class_names=best.report.class_names,
+        confusion=torch.tensor(best.report.details["confusion"]).numpy(),
+        class_names=best.report.details["class_names"],
         model=best.contestant.label,
-        accuracy=best.report.test_accuracy,
+        accuracy=best.report.test["accuracy"],
     )

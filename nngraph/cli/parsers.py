@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jsonargparse import ArgumentParser
 
 from nngraph import __version__
@@ -15,6 +13,7 @@ from nngraph.cli.parser_parts import (
     add_threads,
     new_parser,
 )
+from nngraph.cli.training_parsers import eval_parser, train_parser
 from nngraph.cli.zoo_parsers import ZOO_PARSERS
 
 __all__ = ["COMMANDS", "build_parser"]
@@ -61,9 +60,9 @@ def build_parser(command: str | None = None) -> ArgumentParser:
         "validate", _validate(), help="hold layers and models against basis and symmetry"
     )
     commands.add_subcommand(
-        "train", _train(command == "train"), help="train a metanetwork on a zoo"
+        "train", train_parser(command == "train"), help="train a metanetwork on a zoo"
     )
-    commands.add_subcommand("eval", _eval(), help="judge a trained metanetwork on a zoo")
+    commands.add_subcommand("eval", eval_parser(), help="judge a trained metanetwork on a zoo")
     return parser
 
 
@@ -152,55 +151,6 @@ def _validate() -> ArgumentParser:
         ".svg file",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and relabellings")
-    add_threads(parser)
-    add_output(parser, progress=False)
-    return parser
-
-
-def _train(with_settings: bool) -> ArgumentParser:
-    parser = new_parser(
-        "Train a metanetwork to tell the classes of a zoo's networks apart. Some models: "
-        "'message-passing' (knows relabelling), 'sine' (knows the whole symmetry of sine neurons), "
-        "and the baselines 'flat' (an MLP on the weights in a row; with --relabel true augmented) "
-        "and 'probe' (reads no weights, runs the networks). Results are compared within a column "
-        "only. An interrupted run goes on when the same command is given again."
-    )
-    parser.add_argument(
-        "run", nargs="?", type=str, default=None,
-        help="folder of the run: settings, metrics, model, report (default: runs/ZOO-MODEL)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--config", action="config",
-        help="YAML file of the options below, as --print_config writes it; later options win",
-    )
-    if with_settings:
-        from nngraph.tasks import TrainSettings
-
-        parser.add_class_arguments(TrainSettings)
-    add_threads(parser)
-    add_output(parser)
-    return parser
-
-
-def _eval() -> ArgumentParser:
-    parser = new_parser(
-        "Judge a trained metanetwork, with its best parameters, on networks of a zoo."
-    )
-    parser.add_argument("run", type=str, help="folder of the run")
-    parser.add_argument(
-        "--zoo", type=str, default=None, help="folder of the zoo (default: the one of the run)"
-    )
-    parser.add_argument(
-        "--split", type=Literal["train", "val", "test", "all"], default="test",
-        help="which networks of the zoo",
-    )  # fmt: skip
-    parser.add_argument(
-        "--relabel", action="store_true",
-        help="relabel the neurons of every network first, and say how many answers stay; exit "
-        "code 1 if one of a model that knows the symmetry does not",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the relabelling")
-    parser.add_argument("--batch_size", type=int, default=512, help="networks at once")
     add_threads(parser)
     add_output(parser, progress=False)
     return parser

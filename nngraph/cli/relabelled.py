@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraphStack, Symmetry
-from nngraph.nn import Metanetwork
-from nngraph.tasks import TrainSettings, prepare
+from nngraph.tasks import Predict
 
 __all__ = ["Relabelled", "compare_relabelled"]
 
@@ -24,17 +24,18 @@ class Relabelled:
     Attributes:
         invariant: whether the model claims to be invariant.
         networks: how many were relabelled, each at random.
-        unchanged: share of networks that are taken for the same class as before.
+        unchanged: share of networks of which the same is told as before.
         largest_change: of any entry of an answer, relative to the largest entry.
-        accuracy_before, accuracy_after: share of networks whose class was found.
+        score: name of the measure that ``before`` and ``after`` are.
     """
 
     invariant: bool
     networks: int
     unchanged: float
     largest_change: float
-    accuracy_before: float
-    accuracy_after: float
+    score: str
+    before: float
+    after: float
 
     @property
     def holds(self) -> bool:
@@ -48,9 +49,9 @@ class Relabelled:
 
 @torch.no_grad()
 def compare_relabelled(
-    model: Metanetwork,
-    networks: NeuralGraphStack,
-    settings: TrainSettings,
+    task: Predict,
+    model: nn.Module,
+    networks: Sequence[tuple[Tensor, NeuralGraphStack]],
     seed: int = 0,
     batch_size: int = 256,
 ) -> Relabelled:
@@ -59,31 +60,32 @@ def compare_relabelled(
     In float64, since two classes may come so close that the rounding of float32 decides.
 
     Args:
-        networks: labelled networks, at least one.
-        settings: of the training, which say how networks are prepared for the model.
+        task: what the model was trained for, which says how networks are prepared for it.
+        networks: numbers and stack of each architecture, as of ``Zoo.stacks``.
         seed: of the relabellings.
     """
-    if networks.y is None or not len(networks):
-        raise InvalidGraphError("there are no labelled networks to relabel; expected at least one.")
+    if not networks:
+        raise InvalidGraphError("there are no networks to relabel; expected at least one.")
     model = copy.deepcopy(model).double().cpu().eval()
-    networks = networks.to("cpu").to(torch.float64)
-    assert networks.y is not None
-    relabelling = Symmetry(networks.architecture).sample_stack(len(networks), seed)
 
     def answers(stack: NeuralGraphStack) -> Tensor:
-        parts = [
-            model(prepare(stack[i : i + batch_size], model, settings))
-            for i in range(0, len(stack), batch_size)
-        ]
-        return torch.cat(parts)
+        parts = range(0, len(stack), batch_size)
+        return torch.cat([model(task.prepare(stack[i : i + batch_size], model)) for i in parts])
 
-    before, after = answers(networks), answers(relabelling.act_on_stack(networks))
-    first, second = before.argmax(-1), after.argmax(-1)
+    pairs = []
+    for _, given in networks:
+        stack = given.to("cpu").to(torch.float64)
+        relabelling = Symmetry(stack.architecture).sample_stack(len(stack), seed)
+        pairs.append((answers(stack), answers(relabelling.act_on_stack(stack))))
+    before, after = (torch.cat(found) for found in zip(*pairs, strict=True))
+    truth = task.truth[torch.cat([numbers for numbers, _ in networks])]
+    score, target = task.score, task.target
     return Relabelled(
-        invariant=model.invariant,
-        networks=len(networks),
-        unchanged=float((first == second).double().mean()),
+        invariant=bool(model.invariant),
+        networks=len(truth),
+        unchanged=float(target.same(before, after).double().mean()),
         largest_change=float((after - before).abs().max() / before.abs().max().clamp(min=1e-300)),
-        accuracy_before=float((first == networks.y).double().mean()),
-        accuracy_after=float((second == networks.y).double().mean()),
+        score=score,
+        before=target.measures(before, truth)[score],
+        after=target.measures(after, truth)[score],
     )

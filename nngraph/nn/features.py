@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch_geometric.data import Batch
 
 from nngraph.errors import InvalidGraphError
@@ -46,11 +49,12 @@ class Features:
 
 
 #: What a metanetwork can be called on; a PyG ``Batch`` of neural graphs is a NeuralGraph too.
-Networks: TypeAlias = NeuralGraphStack | NeuralGraph | Features
+#: Several stacks are read side by side, one after another.
+Networks: TypeAlias = NeuralGraphStack | NeuralGraph | Features | Sequence[NeuralGraphStack]
 
 
 def input_features(networks: Networks) -> Features:
-    """Bring a stack, a batch of any architectures, or one graph to :class:`Features`.
+    """Bring a stack or several, a batch of any architectures, or one graph to :class:`Features`.
 
     Raises:
         InvalidGraphError: if it is none of these.
@@ -60,10 +64,12 @@ def input_features(networks: Networks) -> Features:
     if isinstance(networks, NeuralGraphStack):
         topology = Topology.of(networks.architecture).to(networks.x.device)
         return Features(topology, networks.x, networks.edge_attr)
+    if isinstance(networks, (list, tuple)) and networks:
+        return _side_by_side(networks)
     if not isinstance(networks, NeuralGraph):
         raise InvalidGraphError(
-            f"a metanetwork was given a {type(networks).__name__}; expected a NeuralGraphStack, "
-            "a NeuralGraph, or a PyG Batch of NeuralGraphs."
+            f"a metanetwork was given a {type(networks).__name__}; expected a NeuralGraphStack "
+            "or a list of some, a NeuralGraph, or a PyG Batch of NeuralGraphs."
         )
     if not isinstance(networks, Batch) and not networks.is_materialised:
         # Without the indices, which are several times as large as the network.
@@ -83,3 +89,18 @@ def input_features(networks: Networks) -> Features:
         )
     topology = Topology.of_batch(architectures).to(x.device)
     return Features(topology, x, order_edges(topology, edge_attr))
+
+
+def _side_by_side(stacks: Sequence[NeuralGraphStack]) -> Features:
+    """Lay the networks of several stacks side by side, without a graph for each of them."""
+    if len(stacks) == 1:
+        return input_features(stacks[0])
+    topology = Topology.of_batch([s.architecture for s in stacks for _ in range(len(s))])
+    topology = topology.to(stacks[0].x.device)
+
+    def joined(values: list[Tensor]) -> Tensor:
+        size = max(value.shape[-1] for value in values)
+        return torch.cat([pad(v, (0, size - v.shape[-1])).flatten(0, 1) for v in values])
+
+    edges = joined([stack.edge_attr for stack in stacks])
+    return Features(topology, joined([stack.x for stack in stacks]), order_edges(topology, edges))

@@ -28,6 +28,8 @@ class FlatNetwork(Metanetwork):
     """
 
     invariant = False
+    many = False
+    symmetry = "none"
 
     def __init__(
         self, architecture: Architecture, num_outputs: int, hidden: int = 512, dropout: float = 0.2

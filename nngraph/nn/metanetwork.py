@@ -71,8 +71,8 @@ class Extent:
 class Metanetwork(nn.Module, ABC):
     """A model that reads networks and answers for each of them.
 
-    Called on a :class:`~nngraph.graph.NeuralGraphStack`, on a PyG ``Batch`` of neural graphs, or on
-    one graph; returns ``[networks, num_outputs]``.
+    Called on a :class:`~nngraph.graph.NeuralGraphStack` or a list of some, on a PyG ``Batch`` of
+    neural graphs, or on one graph; returns ``[networks, num_outputs]``.
 
     Args:
         architecture: the networks it is built for, one architecture or several: sizes of inputs and
@@ -118,6 +118,10 @@ class Metanetwork(nn.Module, ABC):
 
     #: Whether it reads chains of affine maps alone.
     chains_only: ClassVar[bool] = True
+    #: Whether it can be built for several architectures at once.
+    many: ClassVar[bool] = True
+    #: What it respects of what leaves the function of a network unchanged, in words.
+    symmetry: ClassVar[str] = "relabelling"
 
     #: Whether relabelling the hidden neurons of a network leaves its answer as it is.
     invariant: ClassVar[bool] = True

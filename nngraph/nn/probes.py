@@ -84,6 +84,8 @@ class ProbeNetwork(Metanetwork):
     """
 
     reads_signs = False
+    many = False
+    symmetry = "all: reads functions alone"
     mean: Tensor
     deviation: Tensor
 

@@ -83,6 +83,8 @@ class SineNetwork(Metanetwork):
     """
 
     reads_signs = False
+    many = False
+    symmetry = "relabelling, sign and phase of sine neurons"
 
     def __init__(
         self,

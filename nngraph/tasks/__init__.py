@@ -1,16 +1,22 @@
-"""What metanetworks are trained for, and the loop that trains them."""
+"""What metanetworks are trained for, and the one loop that trains them."""
 
-from nngraph.tasks.classification import Evaluation, evaluate, prepare
+from nngraph.tasks.classification import Classify
+from nngraph.tasks.prediction import Predict
+from nngraph.tasks.registry import TASKS, build_model, build_task
+from nngraph.tasks.run_folder import load_run
 from nngraph.tasks.settings import Report, TrainSettings
-from nngraph.tasks.training import build_model, load_run, train
+from nngraph.tasks.task import Task
+from nngraph.tasks.training import train
 
 __all__ = [
-    "Evaluation",
+    "TASKS",
+    "Classify",
+    "Predict",
     "Report",
+    "Task",
     "TrainSettings",
     "build_model",
-    "evaluate",
+    "build_task",
     "load_run",
-    "prepare",
     "train",
 ]

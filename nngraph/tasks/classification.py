@@ -1,81 +1,60 @@
-"""Which class a network belongs to: preparing stacks, and judging a model on them."""
+"""Which class a network belongs to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import nn
 
-from nngraph.datasets import CanonicaliseSines, InputMotion, Relabel
-from nngraph.graph import NeuralGraphStack
-from nngraph.nn import Metanetwork
+from nngraph.datasets import InputMotion
+from nngraph.errors import DataFileError
+from nngraph.graph import Architecture, NeuralGraphStack
+from nngraph.tasks.prediction import Predict
 from nngraph.tasks.settings import TrainSettings
+from nngraph.zoo import Zoo
 
-__all__ = ["Evaluation", "evaluate", "prepare"]
+__all__ = ["Classify"]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """How a model did on a set of networks.
+class Classify(Predict):
+    """Which class a network belongs to, such as the digit that it draws.
 
-    Attributes:
-        accuracy: share of networks whose class it found.
-        loss: mean cross-entropy.
-        predictions: ``[B]`` class it named.
-        confusion: ``[K, K]`` networks of class i (row) taken for class j.
+    As telling the fact "label"; in training, the images that the networks represent are moved at
+    random besides, exactly, where the settings say so.
+
+    Args:
+        zoo: with labels.
+        settings: of the run.
+
+    Raises:
+        DataFileError: if the zoo's networks have no classes.
     """
 
-    accuracy: float
-    loss: float
-    predictions: Tensor
-    confusion: Tensor
+    name = "classify"
+
+    def __init__(self, zoo: Zoo, settings: TrainSettings) -> None:
+        if not zoo.num_classes:
+            raise DataFileError(
+                f"the networks of {zoo.path} have no classes: what is known of them is "
+                f"{zoo.manifest.target!r}. Expected a zoo with labels; the task 'predict' tells "
+                "other facts."
+            )
+        super().__init__(zoo, settings, "label")
+        self.moves = settings.motion
+        if self.moves is None:
+            self.moves = _have_two_inputs(zoo.architectures)
+
+    def prepare(
+        self, networks: NeuralGraphStack, model: nn.Module, training: bool = False
+    ) -> NeuralGraphStack:
+        if training and self.moves:
+            networks = InputMotion()(networks)
+        return super().prepare(networks, model, training)
 
 
-def prepare(
-    networks: NeuralGraphStack, model: Metanetwork, settings: TrainSettings, training: bool = False
-) -> NeuralGraphStack:
-    """Return the stack as the model reads it: moved and relabelled in training, then canonical.
-
-    Relabelling comes last, since a canonical form does not depend on it.
-    """
-    if training and settings.motion:
-        networks = InputMotion()(networks)
-    if settings.canonicalise and model.reads_signs:
-        networks = CanonicaliseSines()(networks)
-    if training and settings.relabel:
-        networks = Relabel()(networks)
-    return networks
-
-
-@torch.no_grad()
-def evaluate(
-    model: Metanetwork,
-    networks: NeuralGraphStack,
-    settings: TrainSettings,
-    batch_size: int = 512,
-) -> Evaluation:
-    """Judge a model on labelled networks, in evaluation mode; the mode is put back afterwards."""
-    if networks.y is None:
-        raise ValueError("the networks have no labels; expected y [B].")
-    was_training = model.training
-    model.eval()
-    try:
-        answers = torch.cat(
-            [
-                model(prepare(networks[i : i + batch_size], model, settings))
-                for i in range(0, len(networks), batch_size)
-            ]
-        )
-    finally:
-        model.train(was_training)
-    predictions = answers.argmax(-1)
-    classes = answers.shape[-1]
-    pairs = networks.y * classes + predictions
-    return Evaluation(
-        accuracy=float((predictions == networks.y).double().mean()),
-        loss=float(F.cross_entropy(answers.float(), networks.y)),
-        predictions=predictions,
-        confusion=torch.bincount(pairs, minlength=classes * classes).view(classes, classes),
+def _have_two_inputs(architectures: Sequence[Architecture]) -> bool:
+    """Return whether all are chains of two inputs whose first layer has a bias."""
+    return all(
+        a.is_chain and a.widths[0] == 2 and any(column.group == 1 for column in a.columns)
+        for a in architectures
     )

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from nngraph.errors import DataFileError
 
-__all__ = ["Report", "TrainSettings"]
+__all__ = ["PRECISIONS", "Report", "TrainSettings", "finite"]
+
+#: What :attr:`TrainSettings.precision` may be.
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
+#: Numbers among the settings: the least each may be, and whether ``None`` is one of its values.
+_NUMBERS: tuple[tuple[str, float, bool], ...] = (
+    ("epochs", 1, False), ("batch_size", 1, False), ("per_architecture", 1, False),
+    ("accumulate", 1, False), ("warmup_steps", 0, False), ("seed", 0, False),
+    ("patience", 1, True), ("learning_rate", 0.0, False), ("weight_decay", 0.0, False),
+    ("clip", 0.0, True), ("cpu_seconds", 0.0, True), ("ema", 0.0, True),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -18,42 +28,58 @@ class TrainSettings:
 
     Args:
         zoo: folder of the networks; a path becomes a string.
-        model: "message-passing", "sine", "flat" or "probe"; see ``nngraph.nn.MODELS``.
+        model: a name of ``nngraph.nn.MODELS``; ``nngraph models`` tells what each is.
         options: keyword arguments of the model, such as ``probes`` or ``dropout``.
+        task: a name of ``nngraph.tasks.TASKS``.
+        task_options: keyword arguments of the task, such as ``fact`` of "predict".
         epochs: passes over the training networks.
         cpu_seconds: if given, training takes so many seconds of CPU time, to within a few steps,
             and ``epochs`` is not used. The number of steps is planned anew after each epoch, so
             that such a run is not the same twice.
-        batch_size: networks per step.
+        batch_size: networks per step, of all processes and parts together.
+        per_architecture: of a zoo of several architectures, networks of one that come in a step
+            side by side.
+        accumulate: parts that each process takes a step in, one after another, for less memory.
         learning_rate: at its highest, after the warm-up; it then falls to 0 along half a cosine.
         weight_decay: of AdamW.
         warmup_steps: steps over which the learning rate rises.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient; ``None`` for any.
+        ema: decay of an average of the parameters over the steps, such as 0.999, which is then
+            judged and kept in place of the last ones; ``None`` for none.
+        precision: "float32", "bf16" or "fp16" (mixed precision), or "auto": bf16 on CUDA for
+            models that bear it, else float32.
         motion: move the images that the networks represent at random, exactly, by acting on the
-            first layer; networks of two inputs only.
+            first layer; default where all networks have two inputs. Of tasks on images.
         relabel: relabel the neurons at random in training; for models that do not know the
             symmetry.
         canonicalise: bring sine neurons to canonical sign and phase, in training and after, for
             models that read weights without knowing that symmetry.
-        patience: stop after so many epochs without a better validation accuracy; ``None`` never.
+        patience: stop after so many epochs without a better score on validation networks;
+            ``None`` never.
         seed: seed of everything random.
-        device: a torch device; on CUDA training runs in bfloat16 where that is safe.
+        device: a torch device; under torchrun each process takes its own of that kind.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a value is out of range.
     """
 
     zoo: str
     model: str = "message-passing"
     options: dict[str, Any] = field(default_factory=dict)
+    task: str = "classify"
+    task_options: dict[str, Any] = field(default_factory=dict)
     epochs: int = 60
     cpu_seconds: float | None = None
     batch_size: int = 64
+    per_architecture: int = 8
+    accumulate: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup_steps: int = 100
-    clip: float = 1.0
-    motion: bool = True
+    clip: float | None = 1.0
+    ema: float | None = None
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    motion: bool | None = None
     relabel: bool = False
     canonicalise: bool = True
     patience: int | None = None
@@ -62,13 +88,9 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "zoo", str(self.zoo))
-        for name, least in (
-            ("epochs", 1), ("batch_size", 1), ("warmup_steps", 0), ("learning_rate", 0.0),
-            ("weight_decay", 0.0), ("clip", 0.0), ("seed", 0), ("patience", 1),
-            ("cpu_seconds", 0.0),
-        ):  # fmt: skip
+        for name, least, optional in _NUMBERS:
             value = getattr(self, name)
-            if value is None and name in ("patience", "cpu_seconds"):
+            if value is None and optional:
                 continue
             whole = isinstance(least, int)
             if (
@@ -80,10 +102,30 @@ class TrainSettings:
                     f"{name} is {value!r}; expected {'a whole' if whole else 'a'} number of at "
                     f"least {least}."
                 )
+        if self.ema is not None and self.ema >= 1:
+            raise ValueError(f"ema is {self.ema!r}; expected a decay below 1, such as 0.999.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}."
+            )
+        if self.precision == "fp16" and not str(self.device).startswith("cuda"):
+            raise ValueError(
+                f"precision is 'fp16' on the device {self.device!r}; float16 is for CUDA devices. "
+                "Use 'bf16' or 'float32' here."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data."""
         return asdict(self)
+
+
+def finite(data: Any) -> Any:
+    """Return plain data with ``None`` for NaN and infinities, which JSON does not know."""
+    if isinstance(data, dict):
+        return {name: finite(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 @dataclass(frozen=True)
@@ -91,15 +133,18 @@ class Report:
     """What came out of a training run.
 
     Attributes:
-        model: name of the model; ``column`` what it may use.
+        task, model: their names; ``column`` what the model may use.
         parameters: number of trainable parameters.
         steps, epochs: done.
-        seconds, cpu_seconds: spent in training, wall clock and all threads; all sessions of a
-            resumed run together.
-        val_accuracy, test_accuracy: of the parameters with the best validation accuracy.
-        confusion: test networks of class i (row) that were taken for class j.
+        seconds, cpu_seconds: spent in training, wall clock and all threads of this process (under
+            ``torchrun`` of rank 0); all sessions of a resumed run together.
+        score: name of the measure by which the parameters were chosen.
+        val, test: measures by name, of the parameters with the best score on validation networks;
+            NaN where one is not defined.
+        details: more about the test networks, as the task tells it, such as a confusion matrix.
     """
 
+    task: str
     model: str
     column: str
     parameters: int
@@ -107,14 +152,15 @@ class Report:
     epochs: int
     seconds: float
     cpu_seconds: float
-    val_accuracy: float
-    test_accuracy: float
-    confusion: list[list[int]]
-    class_names: list[str]
+    score: str
+    val: dict[str, float]
+    test: dict[str, float]
+    details: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return asdict(self)
+        """Return the report as plain data, with ``None`` for numbers that JSON does not know."""
+        data: dict[str, Any] = finite(asdict(self))
+        return data
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Report:
@@ -123,14 +169,18 @@ class Report:
         Raises:
             DataFileError: if it is not one.
         """
-        kinds = {"int": int, "float": (int, float), "str": str}
+        kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
         try:
             data = json.loads(text)
             values = {item.name: data[item.name] for item in fields(cls)}
             for item in fields(cls):
-                kind = kinds.get(str(item.type), list)
-                if not isinstance(values[item.name], kind):  # type: ignore[arg-type]
+                if not isinstance(values[item.name], kinds.get(str(item.type), dict)):
                     raise ValueError(f"{item.name} is {values[item.name]!r:.80}")
+            for name in ("val", "test"):
+                measures = {k: math.nan if v is None else v for k, v in values[name].items()}
+                if not isinstance(measures.get(values["score"]), (int, float)):
+                    raise ValueError(f"{name} has no number {values['score']!r:.80}")
+                values[name] = measures
             return cls(**values)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataFileError(f"{where} is not a training report: {error}.") from None

@@ -3,57 +3,224 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from nngraph.graph import NeuralGraphStack
+from nngraph.datasets import CanonicaliseSines, Relabel
+from nngraph.errors import DataFileError
+from nngraph.graph import Architecture, NeuralGraphStack
+from nngraph.nn import MODELS, Metanetwork
 from nngraph.tasks.settings import TrainSettings
-from nngraph.zoo import Zoo
+from nngraph.zoo import SPLITS, Zoo
 
-__all__ = ["Task"]
+__all__ = ["Task", "batch_answers", "joined", "new_model"]
+
+#: Networks that statistics are taken from, where there are several architectures.
+_FITTED = 2048
 
 
 class Task(ABC):
     """Networks of a zoo, what is asked of them, and how an answer is judged.
 
     The loop draws networks, moves them to its device and calls :meth:`loss`; it knows nothing of
-    labels, images or weights. Networks of one step come as stacks, one per architecture.
+    labels, images or weights. Networks of one step come as stacks, one per architecture. The first
+    line of a task's docstring says what it asks, and its keyword arguments, with defaults, are what
+    ``task_options`` may hold. A task is named in ``nngraph.tasks.TASKS``.
+
+    A task is also made for zoos without networks, of which architectures and facts alone are known,
+    to build the model of a run whose zoo is gone: what needs networks belongs into the methods.
 
     Args:
         zoo: the networks.
         settings: of the run.
 
+    Attributes:
+        device: where networks are held and models are.
+        batch_size: networks that are judged at once.
+
     Raises:
         DataFileError: if the zoo does not have what the task asks for.
+        ValueError: if an option of the task is out of range.
     """
 
     #: Name on the command line.
     name: ClassVar[str]
     #: The measure of :meth:`evaluate` by which the best parameters are chosen; higher is better.
-    score: ClassVar[str]
+    score: str
+    #: Length of the answer to a network, where the answer is a vector.
+    num_outputs: int | None = None
+    batch_size: int = 512
 
     def __init__(self, zoo: Zoo, settings: TrainSettings) -> None:
         self.zoo = zoo
         self.settings = settings
+        self.device = torch.device(settings.device)
+        self._held: dict[str, list[tuple[Tensor, NeuralGraphStack]]] = {}
 
     @abstractmethod
     def build_model(self) -> nn.Module:
-        """Return the model of the settings with fresh parameters."""
+        """Return the model of the settings with fresh parameters, drawn from torch's generator.
+
+        It has the attribute ``column``, as every :class:`~nngraph.nn.Metanetwork`.
+        """
+
+    def fit_statistics(self, model: nn.Module) -> None:
+        """Give a fresh model on the device what it takes from training networks, such as scales."""
+        if isinstance(model, Metanetwork):
+            model.fit_statistics(joined([s for _, s in self.some("train", _FITTED)]))
 
     @abstractmethod
-    def loss(
-        self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]
-    ) -> Tensor:
+    def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
         """Return the mean loss over the networks of a training step, augmentation included.
 
         Args:
-            model: called once, so that wrapping it (mixed precision, several processes) works.
-            batch: for each architecture the numbers of the networks in the zoo ``[n]``, and their
-                stack, on the device of the model.
+            model: called once, so that wrapping it (mixed precision, several processes) works; it
+                returns tensors.
+            batch: for each architecture the numbers of the networks in the zoo ``[n]``, on the CPU,
+                and their stack, on the device of the model.
         """
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """Judge a model in evaluation mode on a split; measures by name, :attr:`score` among them.
+
+        Args:
+            split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``.
         """
+
+    def details(self, model: nn.Module, split: str) -> dict[str, Any]:
+        """Return more about a model on a split than numbers, as plain data for a report."""
+        return {}
+
+    def check_answers(self, model: nn.Module) -> None:
+        """Check that a trained model gives as long an answer as is asked of this zoo's networks.
+
+        Raises:
+            DataFileError: if it does not.
+        """
+        found = getattr(model, "num_outputs", None)
+        if self.num_outputs is not None and found != self.num_outputs:
+            raise DataFileError(
+                f"the task {self.name!r} on {self.zoo.path} asks for answers of {self.num_outputs} "
+                f"numbers; the model was trained to give {found}. Choose a zoo of the same kind."
+            )
+
+    # -- what tasks are made of -------------------------------------------------------------------
+
+    def chosen(self, split: str) -> Tensor:
+        """Return the numbers of the networks of a split, ``"all"`` for all of the zoo."""
+        return self.zoo.indices(None if split == "all" else split)
+
+    def networks(self, split: str) -> list[tuple[Tensor, NeuralGraphStack]]:
+        """Return the networks of a split, as of :meth:`Zoo.stacks`, on the device; read once.
+
+        Raises:
+            DataFileError: if there are none, or a shard is damaged.
+        """
+        if split not in self._held:
+            stacks = self.zoo.stacks(self.chosen(split))
+            if not stacks:
+                raise DataFileError(
+                    f"the zoo {self.zoo.path} has no {split} networks; expected some in each of "
+                    f"{', '.join(SPLITS)}."
+                )
+            self._held[split] = [(numbers, stack.to(self.device)) for numbers, stack in stacks]
+        return self._held[split]
+
+    def batches(self, split: str) -> Iterator[list[tuple[Tensor, NeuralGraphStack]]]:
+        """Yield the networks of a split, :attr:`batch_size` at once, one stack per architecture."""
+        batch: list[tuple[Tensor, NeuralGraphStack]] = []
+        room = self.batch_size
+        for numbers, stack in self.networks(split):
+            start = 0
+            while start < len(numbers):
+                stop = min(start + room, len(numbers))
+                batch.append((numbers[start:stop], stack[start:stop]))
+                room, start = room - (stop - start), stop
+                if not room:
+                    yield batch
+                    batch, room = [], self.batch_size
+        if batch:
+            yield batch
+
+    def some(self, split: str, most: int) -> list[tuple[Tensor, NeuralGraphStack]]:
+        """Return the networks of a split; of many architectures the first few of each.
+
+        Args:
+            most: how many at least of several architectures together; all of one.
+        """
+        held = self.networks(split)
+        if len(held) == 1:
+            return held
+        each = -(-most // len(held))
+        return [(numbers[:each], stack[:each]) for numbers, stack in held]
+
+    def prepare(
+        self, networks: NeuralGraphStack, model: nn.Module, training: bool = False
+    ) -> NeuralGraphStack:
+        """Return a stack as the model reads it: relabelled in training, in canonical form always.
+
+        Both leave the functions of the networks as they are. Relabelling comes last, since a
+        canonical form does not depend on it.
+        """
+        sines = any(g.activation.name == "sine" for g in networks.architecture.groups)
+        if sines and self.settings.canonicalise and getattr(model, "reads_signs", False):
+            networks = CanonicaliseSines()(networks)
+        if training and self.settings.relabel:
+            networks = Relabel()(networks)
+        return networks
+
+
+def new_model(
+    settings: TrainSettings, architectures: Sequence[Architecture], num_outputs: int
+) -> Metanetwork:
+    """Return the metanetwork of the settings with fresh parameters.
+
+    Raises:
+        ValueError: if there is no such model, it has no such option, or it is built for one
+            architecture and there are several.
+    """
+    if settings.model not in MODELS:
+        raise ValueError(f"model is {settings.model!r}; expected one of {', '.join(MODELS)}.")
+    kind = MODELS[settings.model]
+    if len(architectures) > 1 and not kind.many:
+        raise ValueError(
+            f"the model {settings.model!r} is built for networks of one architecture; the zoo has "
+            f"{len(architectures)}. Choose another model (see 'nngraph models'), or keep one "
+            "architecture with 'nngraph zoo filter'."
+        )
+    built_for: Any = architectures[0] if len(architectures) == 1 else architectures
+    try:
+        return kind(built_for, num_outputs, **settings.options)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"the model {settings.model!r} cannot be built with the options "
+            f"{settings.options!r}: {error}."
+        ) from None
+
+
+def joined(stacks: Sequence[NeuralGraphStack]) -> NeuralGraphStack | list[NeuralGraphStack]:
+    """Return stacks as a model is called on them: the one there is, or several side by side."""
+    return stacks[0] if len(stacks) == 1 else list(stacks)
+
+
+@torch.no_grad()
+def batch_answers(task: Task, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:
+    """Call a model in evaluation mode on all networks of a split; its mode is put back afterwards.
+
+    Returns:
+        the numbers of the networks ``[n]``, on the CPU, and their answers ``[n, *]``.
+    """
+    numbers, found = [], []
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in task.batches(split):
+            numbers += [chosen for chosen, _ in batch]
+            found.append(model(joined([task.prepare(stack, model) for _, stack in batch])))
+    finally:
+        model.train(was_training)
+    return torch.cat(numbers), torch.cat(found)

@@ -177,12 +177,17 @@ class Manifest:
                 raise
             raise DataFileError(f"{path} is not valid JSON: {error!s:.200}.") from None
         try:
-            return cls._parse(data)
+            return cls.from_plain(data)
         except (Malformed, ArchitectureError, InvalidGraphError) as error:
             raise DataFileError(f"{path}: {error}") from None
 
     @classmethod
-    def _parse(cls, data: object) -> Manifest:
+    def from_plain(cls, data: object) -> Manifest:
+        """Return the manifest that :meth:`to_plain` gave.
+
+        Raises:
+            Malformed, ArchitectureError, InvalidGraphError: if it is none.
+        """
         top = fields_of(data, "the manifest", format=str, version=int)
         if top["format"] != _FORMAT:
             raise Malformed(f"format is {top['format']!r:.80}; expected {_FORMAT!r}.")

@@ -16,6 +16,7 @@ from nngraph.errors import DataFileError
 from nngraph.files import TEMPORARY
 from nngraph.tasks import Report, TrainSettings, load_run, train
 from nngraph.tasks import training as training_module
+from nngraph.tasks.loop import Run
 from nngraph.tasks.checkpoint import load_tensors, read_json, save_tensors
 
 Settings = Callable[..., TrainSettings]
@@ -34,7 +35,7 @@ def chosen(settings: Settings) -> TrainSettings:
 def half(chosen: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was interrupted in its second epoch."""
     out = tmp_path / "run"
-    real, calls = training_module.evaluate, []
+    real, calls = Run.evaluate, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(1)
@@ -43,7 +44,7 @@ def half(chosen: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return real(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_module, "evaluate", interrupted)
+        patched.setattr(Run, "evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(chosen, out, progress=False)
     assert set(contents(out)) == {
@@ -72,6 +73,10 @@ def without(name: str) -> Callable[[bytes], bytes]:
     ).encode()
 
 
+def changed_zoo(**fields: Any) -> Callable[[bytes], bytes]:
+    return lambda data: changed(zoo={**json.loads(data)["zoo"], **fields})(data)
+
+
 GARBAGE = {
     "empty": lambda data: b"",
     "truncated": truncated,
@@ -83,7 +88,7 @@ GARBAGE = {
 CONFIGS = {
     **GARBAGE,
     "another format": changed(format="nngraph.zoo"),
-    "another version": changed(version=2),
+    "another version": changed(version=1),
     "no settings": without("settings"),
     "settings are a list": changed(settings=[1]),
 }
@@ -109,9 +114,13 @@ def test_damaged_configurations(damage: Any, half: Path, chosen: TrainSettings):
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(without("architecture"), id="no architecture"),
-        pytest.param(changed(architecture={"format": "?"}), id="architecture"),
-        pytest.param(changed(class_names=3), id="class names"),
+        pytest.param(without("zoo"), id="no zoo"),
+        pytest.param(changed(zoo=3), id="zoo"),
+        pytest.param(changed_zoo(architectures=[{"format": "?"}]), id="architectures"),
+        pytest.param(changed_zoo(architectures=[]), id="no architectures"),
+        pytest.param(changed_zoo(facts=[]), id="facts"),
+        pytest.param(changed(settings={"zoo": "z", "task": "dream"}), id="task"),
+        pytest.param(changed(settings={"zoo": "z", "task_options": {"x": 1}}), id="task option"),
         pytest.param(changed(settings={"zoo": "z", "model": "transformer"}), id="model"),
         pytest.param(changed(settings={"zoo": "z", "epochs": "x"}), id="epochs"),
         pytest.param(changed(settings={"zoo": "z", "colour": "x"}), id="unknown setting"),
@@ -172,9 +181,11 @@ def test_tensors_that_do_not_fit(file: str, name: str, half: Path, chosen: Train
     "damage",
     [
         *(pytest.param(value, id=name) for name, value in GARBAGE.items()),
-        pytest.param(without("test_accuracy"), id="no accuracy"),
-        pytest.param(changed(test_accuracy="high"), id="accuracy of another type"),
-        pytest.param(changed(confusion=3), id="confusion of another type"),
+        pytest.param(without("test"), id="no measures"),
+        pytest.param(changed(test={}), id="no accuracy"),
+        pytest.param(changed(test={"accuracy": "high"}), id="accuracy of another type"),
+        pytest.param(changed(val=0.5), id="measures of another type"),
+        pytest.param(changed(details=3), id="details of another type"),
     ],
 )
 def test_damaged_reports(damage: Any, whole: Path, chosen: TrainSettings):

@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from nngraph.errors import DataFileError
-from nngraph.graph import NeuralGraphStack
 from nngraph.nn import MODELS, Metanetwork
-from nngraph.tasks import Evaluation, TrainSettings, build_model, evaluate, load_run, prepare, train
-from nngraph.tasks import training as training_module
-from nngraph.tasks.classification import evaluate as real_evaluate
+from nngraph.tasks import TrainSettings, build_model, build_task, load_run, train
+from nngraph.tasks.checkpoint import optimizer_tensors
+from nngraph.tasks.loop import Progress, Run
+from nngraph.tasks.schedule import learning_rate
+from nngraph.tasks.seeding import generator_of, seeded
 from nngraph.zoo import Zoo
 
 Settings = Callable[..., TrainSettings]
@@ -37,6 +39,10 @@ def report(out: Path) -> dict[str, Any]:
     return {k: v for k, v in data.items() if k not in TIMES}
 
 
+def new_run(settings: TrainSettings, out: Path) -> Run:
+    return Run(build_task(settings, Zoo.open(settings.zoo)), out)
+
+
 def same(one: Path, other: Path) -> None:
     """Assert that two runs are the same but for the time they took."""
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
@@ -50,12 +56,11 @@ class Interrupt(Exception):
 
 @pytest.fixture
 def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
-    """Raise at call ``n`` of a function of the training module; later calls pass."""
+    """Raise at call ``n`` of a method of the run; later calls pass."""
 
     def arrange(n: int, name: str) -> None:
         calls = 0
-        owner: Any = training_module if name == "evaluate" else training_module._Run
-        real = getattr(owner, name)
+        real = getattr(Run, name)
 
         def interrupted(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
@@ -64,7 +69,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], Non
                 raise Interrupt
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(owner, name, interrupted)
+        monkeypatch.setattr(Run, name, interrupted)
 
     return arrange
 
@@ -118,13 +123,13 @@ def test_a_killed_process_is_continued_by_another(settings: Settings, tmp_path: 
         process.wait()
     done = len(rows(out))
     assert done >= 1
-    run = training_module._Run(chosen, out)
+    run = new_run(chosen, out)
     state, history = run.resume()
     assert state.epoch == len(history) <= done
     # What it had learned is what this process learns by itself.
-    own = training_module._Run(chosen, tmp_path)
-    ours = training_module._Progress(state.total_steps)
-    with training_module.tqdm(disable=True) as bar:
+    own = new_run(chosen, tmp_path)
+    ours = Progress(state.total_steps)
+    with tqdm(disable=True) as bar:
         for _ in range(state.epoch):
             own.train_epoch(ours, bar)
     for name, value in own.model.state_dict().items():
@@ -151,7 +156,7 @@ def test_the_seed_decides_and_nobody_elses_numbers_change(settings: Settings, tm
 def test_streams_of_randomness_differ():
     drawn = []
     for parts in ((0,), (1,), (0, -1), (0, -2), (0, 0), (0, 1), (1, 0), (-1,), (-2,)):
-        with training_module._seeded(*parts):
+        with seeded(*parts):
             drawn.append(float(torch.rand((), dtype=torch.float64)))
     assert len(set(drawn)) == len(drawn)
 
@@ -166,16 +171,17 @@ def test_the_report_is_what_the_saved_model_does(
     found = train(settings(model), tmp_path, progress=False)
     loaded, chosen = load_run(tmp_path)
     assert not loaded.training
-    for split, accuracy in (("val", found.val_accuracy), ("test", found.test_accuracy)):
-        judged = evaluate(loaded, zoo.stack(split), chosen)
-        assert judged.accuracy == accuracy
-    assert judged.confusion.tolist() == found.confusion
-    assert sum(map(sum, found.confusion)) == 8
-    assert (found.model, found.column) == (model, loaded.column)
-    assert found.class_names == ["left", "middle", "right"]
+    task = build_task(chosen, zoo)
+    assert task.evaluate(loaded, "val") == found.val
+    assert task.evaluate(loaded, "test") == found.test
+    assert task.details(loaded, "test") == found.details
+    assert sum(map(sum, found.details["confusion"])) == 8
+    assert (found.task, found.model, found.column) == ("classify", model, loaded.column)
+    assert found.details["class_names"] == ["left", "middle", "right"]
     assert found.parameters == sum(p.numel() for p in loaded.parameters())
     assert (found.epochs, found.steps) == (4, 12)  # 24 networks, ten at a time
-    assert found.val_accuracy == max(row["val_accuracy"] for row in rows(tmp_path))
+    assert found.score == "accuracy"
+    assert found.val["accuracy"] == max(row["val_accuracy"] for row in rows(tmp_path))
 
 
 def test_metrics_have_a_line_per_epoch(settings: Settings, tmp_path: Path):
@@ -195,9 +201,9 @@ def test_metrics_have_a_line_per_epoch(settings: Settings, tmp_path: Path):
         assert values == sorted(values)
 
 
-def test_the_warm_up_rises(settings: Settings, tmp_path: Path):
-    run = training_module._Run(settings(warmup_steps=4, learning_rate=1.0), tmp_path)
-    rates = [run.learning_rate(step, 10**9) for step in range(6)]
+def test_the_warm_up_rises(settings: Settings):
+    chosen = settings(warmup_steps=4, learning_rate=1.0)
+    rates = [learning_rate(chosen, step, 10**9) for step in range(6)]
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
 
 
@@ -209,7 +215,7 @@ def test_learning_happens(model: str, make_zoo: Any, settings: Settings, tmp_pat
         options={"dropout": 0.0},
     )  # fmt: skip
     found = train(chosen, tmp_path, progress=False)
-    assert found.val_accuracy + found.test_accuracy > 1.2  # by chance: 0.67
+    assert found.val["accuracy"] + found.test["accuracy"] > 1.2  # by chance: 0.67
     lines = rows(tmp_path)
     assert lines[-1]["train_loss"] < 0.1 * lines[0]["train_loss"]
 
@@ -218,12 +224,13 @@ def constant(accuracies: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let validation find these accuracies, one after the other, then the last one for ever."""
     left = list(accuracies)
 
-    def judged(model: Metanetwork, networks: NeuralGraphStack, *args: Any) -> Evaluation:
-        found = real_evaluate(model, networks, *args)
-        accuracy = left.pop(0) if len(left) > 1 else left[0]
-        return Evaluation(accuracy, found.loss, found.predictions, found.confusion)
+    real = Run.evaluate
 
-    monkeypatch.setattr(training_module, "evaluate", judged)
+    def judged(run: Run, split: str) -> dict[str, float]:
+        accuracy = left.pop(0) if len(left) > 1 else left[0]
+        return {**real(run, split), "accuracy": accuracy}
+
+    monkeypatch.setattr(Run, "evaluate", judged)
 
 
 @pytest.mark.parametrize(
@@ -242,20 +249,20 @@ def test_patience(
     constant(accuracies, monkeypatch)
     found = train(settings("flat", epochs=10, patience=patience), tmp_path, progress=False)
     assert found.epochs == epochs
-    assert found.val_accuracy == max(accuracies)
+    assert found.val["accuracy"] == max(a for a in accuracies if a == a)
 
 
 def test_of_equal_accuracies_the_later_parameters_are_kept(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     saved: list[bytes] = []
-    real = training_module._Run.save_best
+    real = Run.save_best
 
     def spied(run: Any) -> None:
         real(run)
         saved.append((run.out / "model.safetensors").read_bytes())
 
-    monkeypatch.setattr(training_module._Run, "save_best", spied)
+    monkeypatch.setattr(Run, "save_best", spied)
     constant([0.5, 0.4, 0.5, 0.3], monkeypatch)
     train(settings("flat"), tmp_path, progress=False)
     assert len(saved) == 2
@@ -264,85 +271,18 @@ def test_of_equal_accuracies_the_later_parameters_are_kept(
 
 def test_a_budget_of_cpu_seconds_decides_the_steps(settings: Settings, tmp_path: Path):
     chosen = settings("flat", cpu_seconds=0.4, epochs=1, warmup_steps=2)
-    before = training_module._Run(chosen, tmp_path / "plan")
+    before = new_run(chosen, tmp_path / "plan")
     parameters = {name: value.clone() for name, value in before.model.state_dict().items()}
     assert before.planned_steps() > 3
     for name, value in before.model.state_dict().items():
         assert torch.equal(value, parameters[name])  # timing leaves no trace
-    assert training_module.optimizer_tensors(before.optimizer) == {}
+    assert optimizer_tensors(before.optimizer) == {}
     found = train(chosen, tmp_path / "run", progress=False)
     assert found.steps > 3  # more than its one epoch
     assert 0.1 < found.cpu_seconds < 1.6
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["cpu_seconds"] == round(found.cpu_seconds, 3)
     assert lines[-1]["step"] == found.steps
-
-
-# -- evaluation and preparation ---------------------------------------------------------------
-
-
-class Fixed(Metanetwork):
-    """Answers what it is told, in order."""
-
-    column = "generic weights-only"
-
-    def __init__(self, zoo: Zoo, answers: Tensor):
-        super().__init__(zoo.architecture, 3)
-        self.answers, self.at = answers, 0
-
-    def forward(self, networks: Any) -> Tensor:
-        assert not self.training
-        self.at += len(networks)
-        return self.answers[self.at - len(networks) : self.at]
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_evaluation_by_hand(
-    zoo: Zoo, settings: Settings, batch_size: int, training: bool
-):
-    networks = zoo.stack("test")[:5]
-    networks.y = torch.tensor([0, 0, 1, 2, 2])
-    answers = torch.log(torch.tensor(
-        [[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8], [0.5, 0.2, 0.3]]
-    ))  # fmt: skip
-    model = Fixed(zoo, answers).train(training)
-    found = evaluate(model, networks, settings(), batch_size)
-    assert found.predictions.tolist() == [0, 1, 1, 2, 0]
-    assert found.accuracy == 3 / 5
-    assert found.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
-    expected = -(torch.tensor([0.6, 0.2, 0.7, 0.8, 0.3]).log().mean())
-    assert found.loss == pytest.approx(float(expected))
-    assert found.loss == pytest.approx(float(F.cross_entropy(answers, networks.y)))
-    assert model.training is training
-
-
-def test_evaluation_asks_for_labels(zoo: Zoo, settings: Settings):
-    networks = zoo.stack("test")
-    networks.y = None
-    with pytest.raises(ValueError, match="no labels"):
-        evaluate(Fixed(zoo, torch.zeros(8, 3)), networks, settings())
-
-
-def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, settings: Settings):
-    networks = zoo.stack("val")
-    chosen = settings(relabel=True)
-    message, sine = (build_model(settings(name), zoo) for name in ("message-passing", "sine"))
-
-    def moved(model: Metanetwork, training: bool, **changes: Any) -> bool:
-        found = prepare(networks, model, settings(**changes), training)
-        assert torch.equal(found.y, networks.y)
-        return not torch.equal(found.edge_attr, networks.edge_attr)
-
-    off = {"motion": False, "relabel": False, "canonicalise": False}
-    for name in off:
-        on = {**off, name: True}
-        assert moved(message, True, **on)
-        assert moved(message, False, **on) == (name == "canonicalise")
-        assert moved(sine, True, **on) == (name != "canonicalise")
-        assert not moved(sine, False, **on)
-    assert not moved(message, True, **off)
-    assert chosen.relabel
 
 
 # -- settings and models --------------------------------------------------------------------------
@@ -352,6 +292,7 @@ def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, setting
     ("name", "value"),
     [
         ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("batch_size", -1), ("seed", -1),
+        ("accumulate", 0), ("per_architecture", 0), ("ema", 1.0), ("ema", -0.1), ("precision", "int8"),
         ("learning_rate", float("nan")), ("learning_rate", "fast"), ("weight_decay", -0.1),
         ("clip", float("inf")), ("patience", 0), ("cpu_seconds", -1.0), ("warmup_steps", None),
     ],
@@ -383,14 +324,3 @@ def test_a_zoo_without_test_networks_is_refused_at_the_start(
     with pytest.raises(DataFileError, match="has no test networks"):
         train(chosen, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_zoo_without_classes_is_refused(tmp_path):
-    from nngraph.zoo import load_digits_images, train_zoo
-
-    zoo = train_zoo(
-        tmp_path / "zoo", *load_digits_images().divide(), recipe="small-mlp", count=10,
-        steps=(2, 2), checkpoints=1, progress=False,
-    )  # fmt: skip
-    with pytest.raises(DataFileError, match="have no classes: what is known of them is 'test_acc"):
-        train(TrainSettings(str(zoo.path)), tmp_path / "run", progress=False)

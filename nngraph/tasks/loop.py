@@ -1,0 +1,238 @@
+"""One training run: its model, its steps and epochs, and the files it goes on from."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nngraph.errors import DataFileError
+from nngraph.files import write_atomically
+from nngraph.tasks.averaging import AveragedModel
+from nngraph.tasks.batches import NetworksInMemory, draw_batches, share_of
+from nngraph.tasks.checkpoint import (
+    load_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    save_tensors,
+)
+from nngraph.tasks.fabric import new_fabric, precision_of
+from nngraph.tasks.registry import build_model
+from nngraph.tasks.run_folder import CHECKPOINT, METRICS, MODEL
+from nngraph.tasks.schedule import learning_rate, new_optimizer
+from nngraph.tasks.seeding import generator_of, seeded
+from nngraph.tasks.task import Task
+from nngraph.zoo import SPLITS
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Progress", "Run"]
+
+#: Steps that are timed to plan a run by its CPU seconds, after some that are not.
+_STEPS_TO_TIME, _WARM_STEPS = 60, 10
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved with each checkpoint."""
+
+    total_steps: int
+    step: int = 0
+    epoch: int = 0
+    best_score: float = -math.inf
+    best_epoch: int = 0
+    best: dict[str, float] | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+class Run:
+    """A model in training on a task, in one process or in one of several.
+
+    Args:
+        task: what it is trained for.
+        out: folder of its files.
+
+    Raises:
+        DataFileError: if the zoo is damaged, or a split has no networks.
+        MissingDependencyError: if lightning-fabric is not installed.
+    """
+
+    def __init__(self, task: Task, out: Path) -> None:
+        self.task, self.settings, self.out = task, task.settings, out
+        self.model = build_model(self.settings, task)
+        self.fabric: Fabric = new_fabric(self.settings, precision_of(self.settings, self.model))
+        task.device = self.fabric.device
+        for split in SPLITS:
+            task.networks(split)
+        self.networks = NetworksInMemory(task.networks("train"), task.zoo.architecture_index)
+        self.model.to(task.device)
+        task.fit_statistics(self.model)
+        self.optimizer = new_optimizer(self.model, self.settings)
+        self.average = (
+            None if self.settings.ema is None else AveragedModel(self.model, self.settings.ema)
+        )
+        self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
+        self.batches = math.ceil(len(self.networks.numbers) / self.settings.batch_size)
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """The model that is judged and kept: the average, where there is one."""
+        return self.model if self.average is None else self.average.model
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process judges and writes."""
+        return self.fabric.global_rank == 0
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def step(self, batch: Tensor, rate: float) -> Tensor:
+        """Take one optimiser step on networks by their numbers; return this process's share of
+        the loss.
+        """  # fmt: skip
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        fabric = self.fabric
+        parts = share_of(batch, fabric.global_rank, fabric.world_size, self.settings.accumulate)
+        losses = []
+        for i, (numbers, weight) in enumerate(parts):
+            last = i + 1 == len(parts)
+            with nullcontext() if last else fabric.no_backward_sync(self._wrapped):
+                loss = self.task.loss(self._wrapped, self.networks.take(numbers))
+                loss = loss if weight == 1 else weight * loss
+                fabric.backward(loss)
+            losses.append(loss.detach())
+        if self.settings.clip is not None:
+            fabric.clip_gradients(
+                self._wrapped, self._stepper, max_norm=self.settings.clip,
+                error_if_nonfinite=False,
+            )  # fmt: skip
+        self._stepper.step()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def planned_steps(self) -> int:
+        """Number of steps: of all epochs, or as many as the CPU seconds are timed to hold."""
+        if self.settings.cpu_seconds is None:
+            return self.settings.epochs * self.batches
+        before = {name: value.clone() for name, value in self.model.state_dict().items()}
+        with seeded(self.settings.seed, -1, device=self.task.device):
+            self.model.train()
+            for warm in range(_STEPS_TO_TIME + _WARM_STEPS):
+                if warm == _WARM_STEPS:
+                    start = time.process_time()
+                self.step(self.networks.numbers[: self.settings.batch_size], 0.0)
+        per_step = (time.process_time() - start) / _STEPS_TO_TIME
+        self.model.load_state_dict(before)
+        self.optimizer.state.clear()
+        return int(self.fabric.broadcast(max(1, int(self.settings.cpu_seconds / per_step))))
+
+    def steps_within_budget(self, progress: Progress) -> int:
+        """Number of steps that the budget holds in all, at the cost that steps have had so far."""
+        assert self.settings.cpu_seconds is not None
+        left = self.settings.cpu_seconds - progress.cpu_seconds
+        steps = progress.step + max(0, int(left * progress.step / progress.cpu_seconds))
+        return int(self.fabric.broadcast(steps))
+
+    def train_epoch(self, progress: Progress, bar: tqdm[Any]) -> float:
+        """Pass over the training networks once, or to the last step; return the mean loss."""
+        settings, networks = self.settings, self.networks
+        # All randomness of an epoch follows from the seed and the epoch: a resumed run draws the
+        # same. The order is that of all processes; what each does to its networks is its own.
+        order = draw_batches(
+            networks.numbers, networks.kinds, settings.batch_size, settings.per_architecture,
+            generator_of(settings.seed, progress.epoch),
+        )  # fmt: skip
+        self.model.train()
+        losses = []
+        rank = self.fabric.global_rank
+        with seeded(settings.seed, progress.epoch, rank, device=self.task.device):
+            for batch in order[: progress.total_steps - progress.step]:
+                rate = learning_rate(settings, progress.step, progress.total_steps)
+                losses.append(self.step(batch, rate))
+                progress.step += 1
+                if self.average is not None:
+                    self.average.update(self.model, progress.step)
+                bar.update()
+        progress.epoch += 1
+        return float(self.fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean"))
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Judge the model on a split; the same measures in every process."""
+        found = self.task.evaluate(self.judged, split) if self.leads else {}
+        measures: dict[str, float] = self.fabric.broadcast(found)
+        return measures
+
+    # -- files ------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that the run goes on from."""
+        return self.out / CHECKPOINT
+
+    def _state(self) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        states = optimizer_tensors(self.optimizer).items()
+        tensors.update({f"optimizer.{name}": value for name, value in states})
+        if self.average is not None:
+            averaged = self.average.model.state_dict().items()
+            tensors.update({f"average.{name}": value for name, value in averaged})
+        return tensors
+
+    def save(self, progress: Progress, history: list[dict[str, Any]]) -> None:
+        """Write the state of the run, so that it can go on from here."""
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
+        write_atomically(self.out / METRICS, lines.encode())
+        save_tensors(
+            self.checkpoint, self._state(), {"progress": vars(progress), "history": history}
+        )
+
+    def resume(self) -> tuple[Progress, list[dict[str, Any]]]:
+        """Read the state that :meth:`save` wrote.
+
+        Raises:
+            DataFileError: if it is damaged.
+        """
+        # A step of rate 0 makes the optimiser's state, whose names and shapes are then known.
+        with seeded(self.settings.seed, -1, device=self.task.device):
+            self.step(self.networks.numbers[: max(2, self.fabric.world_size)], 0.0)
+        tensors, about = load_tensors(self.checkpoint, self._state())
+        try:
+            progress, history = Progress(**about["progress"]), list(about["history"])
+            whole = (progress.total_steps, progress.step, progress.epoch, progress.best_epoch)
+            if not all(type(n) is int for n in whole) or progress.step < 1:
+                raise TypeError(f"steps and epochs are {whole}")
+        except (KeyError, TypeError) as error:
+            raise DataFileError(
+                f"{self.checkpoint} does not say how far the run was: {error}. Delete the folder "
+                "to train again."
+            ) from None
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            length = len(prefix)
+            return {k[length:]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        restore_optimizer(self.optimizer, part("optimizer."))
+        if self.average is not None:
+            self.average.model.load_state_dict(part("average."))
+        return progress, history
+
+    def save_best(self) -> None:
+        """Write the parameters that are kept."""
+        save_tensors(self.out / MODEL, self.judged.state_dict(), {})
+
+    def load_best(self) -> None:
+        """Read the parameters that were kept."""
+        tensors, _ = load_tensors(self.out / MODEL, self.judged.state_dict())
+        self.judged.load_state_dict(tensors)

@@ -1,0 +1,29 @@
+"""How the learning rate runs, and which parameters decay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from nngraph.tasks.settings import TrainSettings
+
+__all__ = ["learning_rate", "new_optimizer"]
+
+
+def learning_rate(settings: TrainSettings, step: int, total: int) -> float:
+    """Rise over the warm-up, then fall to 0 along half a cosine."""
+    warmup = min(1.0, (step + 1) / max(settings.warmup_steps, 1))
+    return settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def new_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return AdamW over the parameters that learn; vectors and scalars do not decay."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in learning if p.dim() > 1]},
+        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
