@@ -58,6 +58,7 @@ __all__ = [
     "edge_affine",
     "edge_update",
     "gather",
+    "inner",
     "map_edges",
     "multiply_blocks",
     "normalise_blocks",
@@ -510,6 +511,24 @@ def propagate_level(
     return cast(
         Tensor, _kernel(topology, backend, "propagate_level")(topology, level, weight, heard, to)
     )
+
+
+def inner(
+    topology: Topology, source: Tensor, target: Tensor, heads: int = 1, backend: str = "auto"
+) -> Tensor:
+    r"""Multiply features of the neurons at both ends of each edge: :math:`\sum_c s_{jc} t_{ic}`.
+
+    A map of low rank from neurons to edges, and the score of an edge in attention. On blocks it is
+    a matrix product, and nothing of edge size but the result is made.
+
+    Args:
+        source, target: s and t, ``[*, N, C]``.
+        heads: H shares of the channels, each summed by itself.
+
+    Returns:
+        ``[*, E, H]`` for each edge j -> i.
+    """
+    return cast(Tensor, _kernel(topology, backend, "inner")(topology, source, target, heads))
 
 
 def multiply_blocks(

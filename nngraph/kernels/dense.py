@@ -20,6 +20,7 @@ from nngraph.kernels.reference import heard_levels, rows_of
 __all__ = [
     "edge_affine",
     "gather",
+    "inner",
     "multiply_blocks",
     "normalise_blocks",
     "propagate",
@@ -275,6 +276,21 @@ def _halved(edges: Tensor, op: str) -> Tensor:
         half = (columns + 1) // 2
         edges = _LARGER[op](edges[..., :half, :], edges[..., columns - half :, :])
     return edges
+
+
+def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Tensor:
+    """See :func:`nngraph.kernels.inner`: one matrix product for each block and head."""
+    # The heads come first, so that they are one more axis of the products.
+    sources, targets = (
+        torch.unflatten(x, -1, (heads, -1)).movedim(-2, 0) for x in (source, target)
+    )
+    pieces = []
+    for bucket in _buckets(topology):
+        product = _take(targets, bucket.target) @ _take(sources, bucket.source).mT
+        pieces.append(product.flatten(-3).movedim(0, -1))
+    if not pieces:
+        return source.new_zeros(*source.shape[:-2], 0, heads)
+    return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
 
 
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:

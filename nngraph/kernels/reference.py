@@ -12,6 +12,7 @@ __all__ = [
     "ends",
     "gather",
     "heard_levels",
+    "inner",
     "mean_by",
     "multiply_blocks",
     "normalise_blocks",
@@ -65,6 +66,12 @@ def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Te
     """See :func:`nngraph.kernels.edge_affine`."""
     gathered = gather(topology, source, "source") + gather(topology, target, "target")
     return gathered if e is None else e + gathered
+
+
+def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Tensor:
+    """See :func:`nngraph.kernels.inner`."""
+    products = gather(topology, source, "source") * gather(topology, target, "target")
+    return torch.unflatten(products, -1, (heads, -1)).sum(-1)
 
 
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from nngraph.kernels.reference import ends, heard_levels, rows_of
 __all__ = [
     "edge_affine",
     "gather",
+    "inner",
     "multiply_blocks",
     "normalise_blocks",
     "propagate",
@@ -91,6 +92,12 @@ def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Te
     """See :func:`nngraph.kernels.edge_affine`."""
     total = gather(topology, source, "source") + gather(topology, target, "target")
     return total if e is None else total + e
+
+
+def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Tensor:
+    """See :func:`nngraph.kernels.inner`."""
+    products = gather(topology, source, "source") * gather(topology, target, "target")
+    return torch.unflatten(products, -1, (heads, -1)).sum(-1)
 
 
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
+from nngraph.nn.added_neurons import AddedNeurons
+from nngraph.nn.editing import EditingNetwork
 from nngraph.nn.encoders import FourierFeatures, NetworkEncoder
 from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.equivariant import EquivariantLinear
@@ -10,6 +12,7 @@ from nngraph.nn.invariant import InvariantLinear
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
 from nngraph.nn.metanetwork import Metanetwork, TensorScales
 from nngraph.nn.ordered_pass import OrderedPass
+from nngraph.nn.outputs import output_networks
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
@@ -20,6 +23,7 @@ from nngraph.nn.shared_network import SharedEquivariantNetwork
 from nngraph.nn.states import StateNetwork, States
 from nngraph.nn.symmetric import SymmetricNetwork
 from nngraph.nn.terms import Terms
+from nngraph.nn.weight_readout import WeightReadout
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
 MODELS: dict[str, type[Metanetwork]] = {
@@ -31,8 +35,10 @@ MODELS: dict[str, type[Metanetwork]] = {
 
 __all__ = [
     "MODELS",
+    "AddedNeurons",
     "ChannelNorm",
     "EdgePooling",
+    "EditingNetwork",
     "EndEncoder",
     "EquivariantLinear",
     "EquivariantNetwork",
@@ -62,6 +68,8 @@ __all__ = [
     "TensorNorm",
     "TensorScales",
     "Terms",
+    "WeightReadout",
     "input_features",
+    "output_networks",
     "probing",
 ]

@@ -223,11 +223,12 @@ class MessagePassingNetwork(StateNetwork):
         readout: Mapping[str, Any] | None = None,
     ) -> None:
         edge_channels = edge_channels if rounds else 0
+        stream = stream and edge_channels > 0
         # Its read-out hears of more than states, and is made below.
-        super().__init__(architecture, 0, channels, edge_channels)
+        super().__init__(architecture, 0, channels, 0 if stream else edge_channels)
         self.num_outputs = num_outputs
         encoder, readout = dict(encoder or {}), dict(readout or {})
-        self.checkpoint, self.stream = checkpoint, stream and edge_channels > 0
+        self.checkpoint, self.stream = checkpoint, stream
         if self.stream and (pooling != "mean" or tensor_nodes):
             raise ValueError(
                 f"stream=True was given with pooling={pooling!r} and tensor_nodes={tensor_nodes}; "

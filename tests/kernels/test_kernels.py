@@ -146,6 +146,13 @@ class TestAgainstLoops:
         close(kernels.edge_affine(topology, e, s, t, backend), e + gathered)
         close(kernels.edge_affine(topology, None, s, t, backend), gathered)
 
+    def test_inner(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        s, t = (draw(*lead, topology.num_nodes, 6, seed=seed) for seed in (1, 2))
+        each = torch.stack([s[..., i, :] * t[..., j, :] for i, j in ends(topology)], dim=-2)
+        close(kernels.inner(topology, s, t, backend=backend), each.sum(-1, keepdim=True))
+        shares = [each[..., 2 * head : 2 * head + 2].sum(-1) for head in range(3)]
+        close(kernels.inner(topology, s, t, 3, backend), torch.stack(shares, dim=-1))
+
     def test_propagate(self, topology: Topology, lead: tuple[int, ...], backend: str):
         weight, x = draw(*lead, topology.num_edges), draw(*lead, topology.num_nodes, 2, seed=1)
         there, back = torch.zeros_like(x), torch.zeros_like(x)
@@ -266,6 +273,7 @@ def cases(
         (lambda e: kernels.softmax(t, e, "source", b), (e,)),
         (lambda e, m: kernels.multiply_blocks(t, e, m, b), (e, blocks)),
         (lambda e, s, t_: kernels.edge_affine(t, e, s, t_, b), (e, nodes(1), nodes(2))),
+        (lambda s, t_: kernels.inner(t, s, t_, 2, b), (nodes(1), nodes(2))),
         (lambda w, x: kernels.propagate(t, w, x, "target", b), (w, nodes(1))),
         (lambda w, x: kernels.propagate(t, w, x, "source", b), (w, nodes(1))),
         (
@@ -455,6 +463,7 @@ def everything(t: Topology, e: Tensor, x: Tensor, backend: str) -> Tensor:
     parts = [kernels.reduce(t, z, "target", op, backend) for op in FOLDS]
     parts.append(kernels.attend(t, z, z, "source", backend))
     parts.append(kernels.propagate(t, z[..., 0], x, "source", backend))
+    parts.append(kernels.inner(t, x, x, 2, backend))
     first = kernels.take(x, t.level_nodes[0])
     parts.append(kernels.propagate_level(t, 1, z[..., 0], first, backend=backend))
     parts.append(kernels.pool_blocks(t, z, backend))
