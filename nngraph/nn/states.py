@@ -26,11 +26,16 @@ class States:
         features: the networks as they were read; edges stand in the order of its topology.
         x: states of neurons ``[*, N, C]``.
         edge_attr: states of weights ``[*, E, C_e]``; ``None`` where a model keeps none.
+        carriers: of a model whose states stay as they are when a neuron is rescaled, or its sign
+            or phase is changed: features ``[*, N, K]`` that are multiplied as the neuron's incoming
+            weights are, and ``[*, N, K]`` as its outgoing ones. What is to be weights is made of
+            these. ``None`` of models that know relabelling alone.
     """
 
     features: Features
     x: Tensor
     edge_attr: Tensor | None = None
+    carriers: tuple[Tensor, Tensor] | None = None
 
     @property
     def topology(self) -> Topology:
@@ -44,6 +49,9 @@ class StateNetwork(Metanetwork):
     Relabelling the neurons of a network relabels its states. The states alone are what editing,
     matching and read-outs of one's own take: ``num_outputs=0`` builds no read-out.
 
+    Attributes:
+        carriers: K of the states' carriers, 0 where they have none.
+
     Args:
         architecture, num_outputs: as of a :class:`~nngraph.nn.Metanetwork`.
         channels, edge_channels: C and C_e of the states that :meth:`states` returns; C_e is 0 where
@@ -51,6 +59,8 @@ class StateNetwork(Metanetwork):
         readout: keyword arguments of the :class:`~nngraph.nn.Readout`, such as
             ``readout="attention"``.
     """
+
+    carriers: int = 0
 
     def __init__(
         self,

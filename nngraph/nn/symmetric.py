@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,8 @@ class SymmetricNetwork(StateNetwork):
             how far it has.
         bidirectional: whether there is a pass back.
         state_channels: C of :meth:`states`, which a model has that passes back, or has no answer.
+        carriers: K of the states' carriers, which a model has that passes back and has no answer:
+            of them edits of the networks are made that move as the networks do.
         probes: number of learned inputs at which the networks are run besides; 0 reads weights
             only.
         hidden, dropout: width of the MLP of the read-out, and dropout in it.
@@ -126,6 +128,7 @@ class SymmetricNetwork(StateNetwork):
         functions: Sequence[str] | None = None,
         bidirectional: bool = False,
         state_channels: int = 64,
+        carriers: int = 32,
         probes: int = 0,
         hidden: int = 384,
         dropout: float = 0.2,
@@ -164,6 +167,7 @@ class SymmetricNetwork(StateNetwork):
         self.probes = Probes(self.architecture, probes) if probes else None
         # The answer of a forward pass alone is read off the outputs, and needs no states.
         self.has_states = bidirectional or not num_outputs
+        self.carriers = carriers if bidirectional and not num_outputs else 0
         if self.has_states:
             parts = [(4 if bidirectional else 2) * size for size in sizes]
             self.hidden_states = self._maps(parts, state_channels, bias=True)
@@ -174,6 +178,11 @@ class SymmetricNetwork(StateNetwork):
             self.output_place = nn.Parameter(torch.randn(self.outputs, messages))
             self.maps_back = self._maps([2 * size for size in sizes], messages)
             self.reads_back = nn.ModuleList(ByKind(self.kinds, back, 2 * size) for size in sizes)
+        if self.carriers:
+            self.incoming = self._maps([2 * size for size in sizes], carriers)
+            self.outgoing = self._maps([back] * depth, carriers)
+            self.output_incoming = nn.Linear(self.width, carriers)
+            self.input_outgoing = nn.Linear(back, carriers)
         read = self.outputs * (self.width + probes)
         read += self.levels * state_channels if bidirectional else 0
         self.answer = mlp([read, hidden, hidden, num_outputs], dropout) if num_outputs else None
@@ -269,12 +278,21 @@ class SymmetricNetwork(StateNetwork):
                 sent = put(sent, self.start(heard) + place, rows)
             if level.heard is None or not level.kinds:
                 continue
-            y = torch.zeros_like(level.z)
-            for kind, rows in level.kinds:
-                behind = level.behind if rows is None else level.behind.index_select(-2, rows)
-                own = self._cell(number, kind).backwards(level.heard.at(rows), behind)
-                y = put(y, own, rows)
+            y = self._of_cells(number, level, "backwards")
             sent = sent + self._each(self.maps_back, number, level.kinds, y)
+
+    def _of_cells(
+        self, number: int, level: Level, what: Literal["backwards", "entries"]
+    ) -> Tensor:
+        """Return what the cells of a level make of all that its neurons heard."""
+        assert level.heard is not None
+        assert level.behind is not None
+        made = torch.zeros_like(level.z)
+        for kind, rows in level.kinds:
+            behind = level.behind if rows is None else level.behind.index_select(-2, rows)
+            make = getattr(self._cell(number, kind), what)
+            made = put(made, make(level.heard.at(rows), behind), rows)
+        return made
 
     def _known_kinds(self, topology: Topology, level: int) -> Kinds:
         kinds = kinds_of_level(topology, level)
@@ -310,7 +328,9 @@ class SymmetricNetwork(StateNetwork):
                 "states; build it with bidirectional=True, or with num_outputs=0."
             )
         features, levels = self.run(networks)
-        return States(features, self._states(features.topology, levels))
+        topology = features.topology
+        carriers = self._carriers(topology, levels) if self.carriers else None
+        return States(features, self._states(topology, levels), carriers=carriers)
 
     def _states(self, topology: Topology, levels: list[Level]) -> Tensor:
         states = []
@@ -329,6 +349,23 @@ class SymmetricNetwork(StateNetwork):
                 x = put(x, self.output_state(level.ends.index_select(-2, rows)), rows)
             states.append(x)
         return join_levels(topology, states)
+
+    def _carriers(self, topology: Topology, levels: list[Level]) -> tuple[Tensor, Tensor]:
+        incoming, outgoing = [], []
+        for number, level in enumerate(levels):
+            assert level.behind is not None
+            none = level.behind.new_zeros(*level.behind.shape[:-1], self.carriers)
+            into, out = none, self.input_outgoing(level.behind) if number == 0 else none
+            if level.kinds and level.heard is not None:
+                entries = self._of_cells(number, level, "entries")
+                into = self._each(self.incoming, number, level.kinds, entries)
+                out = self._each(self.outgoing, number, level.kinds, level.behind)
+            if level.ends is not None:
+                rows = topology.output_rows[number]
+                into = put(into, self.output_incoming(level.ends.index_select(-2, rows)), rows)
+            incoming.append(into)
+            outgoing.append(out)
+        return join_levels(topology, incoming), join_levels(topology, outgoing)
 
     def embed(self, networks: Networks) -> Tensor:
         """Return what the read-out reads, ``[networks, D]``: the networks as vectors.

@@ -41,6 +41,10 @@ class WeightReadout(nn.Module):
     tensor over a training set (:class:`TensorScales`), and s a learned scale of it, small at the
     start: what comes out begins near what went in.
 
+    Of states with carriers, incoming p and outgoing q, the factors are :math:`A h_i \odot P p_i`,
+    :math:`B h_j \odot Q q_j` and the change of a bias :math:`C h_i \odot R p_i`: what comes out
+    is then moved as the networks are, by scales, signs and phases too.
+
     Commutes with relabelling. A missing bias stays missing, the ones of a residual stay ones, and
     running statistics stay as they are.
 
@@ -53,6 +57,7 @@ class WeightReadout(nn.Module):
         rank: R.
         hidden: width of h.
         scale: s at the start.
+        carriers: K of the states' carriers; 0 for models that know relabelling alone.
 
     Shape:
         states of any batch, z ``[networks, context]`` -> k :class:`Features` of the same topology.
@@ -71,6 +76,7 @@ class WeightReadout(nn.Module):
         rank: int = 16,
         hidden: int = 128,
         scale: float = 0.01,
+        carriers: int = 0,
     ) -> None:
         super().__init__()
         numbers = {"copies": copies, "rank": rank, "hidden": hidden, "scale": scale}
@@ -86,6 +92,11 @@ class WeightReadout(nn.Module):
         self.source = nn.Linear(hidden, taps * rank)
         self.edge = nn.Linear(edge_channels, taps, bias=False) if edge_channels else None
         self.node = nn.Linear(hidden, columns)
+        self.carriers = carriers
+        if carriers:
+            self.incoming = nn.Linear(carriers, taps * rank, bias=False)
+            self.outgoing = nn.Linear(carriers, taps * rank, bias=False)
+            self.own_incoming = nn.Linear(carriers, columns, bias=False)
         self.weight_scale = nn.Parameter(torch.full((extent.levels, taps), scale))
         self.bias_scale = nn.Parameter(torch.full((extent.levels, columns), scale))
 
@@ -93,7 +104,7 @@ class WeightReadout(nn.Module):
         topology, features = states.topology, states.features
         hidden = self._hidden(states, context)
         weights = self._weight_changes(states, hidden)
-        columns = self._column_changes(topology, hidden)
+        columns = self._column_changes(states, hidden)
         of_nodes, of_edges = _learned(topology)
         columns = columns * of_nodes.unsqueeze(-2).to(columns)
         if of_edges is not None:
@@ -125,9 +136,13 @@ class WeightReadout(nn.Module):
         # The level of a block is that of its targets.
         scale = self.weight_scale[level] * self.scales.weight[level].unsqueeze(-1)
         heads = scale.shape[-1]
-        target = torch.unflatten(self.target(hidden), -1, (heads, -1))
+        target, source = self.target(hidden), self.source(hidden)
+        if self.carriers:
+            incoming, outgoing = self._carriers(states)
+            target, source = target * self.incoming(incoming), source * self.outgoing(outgoing)
+        target = torch.unflatten(target, -1, (heads, -1))
         target = (target * (scale / self.rank**0.5).unsqueeze(-1).to(target)).flatten(-2)
-        change = kernels.inner(topology, self.source(hidden), target, heads)
+        change = kernels.inner(topology, source, target, heads)
         if self.edge is not None:
             if states.edge_attr is None:
                 raise ValueError(
@@ -138,12 +153,23 @@ class WeightReadout(nn.Module):
             change = change + own * kernels.gather(topology, scale.to(own), "target")
         return torch.unflatten(change, -1, (self.copies, -1))[..., : topology.num_taps]
 
-    def _column_changes(self, topology: Topology, hidden: Tensor) -> Tensor:
+    def _carriers(self, states: States) -> tuple[Tensor, Tensor]:
+        if states.carriers is None:
+            raise ValueError(
+                "a WeightReadout for states with carriers was given some without; build it with "
+                "carriers=0, or the model of the states so that it has them."
+            )
+        return states.carriers
+
+    def _column_changes(self, states: States, hidden: Tensor) -> Tensor:
         """Return what is added to the columns of each copy, ``[*, N, copies, F]``."""
+        topology, change = states.topology, self.node(hidden)
+        if self.carriers:
+            change = change * self.own_incoming(self._carriers(states)[0])
         level = topology.node_level.clamp(max=self.extent.levels - 1)
         change, scale = (
             torch.unflatten(value, -1, (self.copies, -1))
-            for value in (self.node(hidden), self.bias_scale[level])
+            for value in (change, self.bias_scale[level])
         )
         change = change * (scale * self.scales.bias[level].unsqueeze(-2)).to(change)
         return change[..., : topology.node_mask.shape[-1]]

@@ -8,9 +8,16 @@ from torch import Tensor
 
 from nngraph.datasets import Relabel, ScaleNeurons
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Activation, Architecture, NeuralGraphStack, Symmetry, to_batch
+from nngraph.graph import (
+    Activation,
+    Architecture,
+    NeuralGraphStack,
+    Symmetry,
+    forward,
+    to_batch,
+)
 from nngraph.graph.sine_symmetry import SineSymmetry
-from nngraph.nn import SymmetricNetwork
+from nngraph.nn import EditingNetwork, SymmetricNetwork
 from nngraph.nn.cells import CELLS, Heard
 from nngraph.testing import assert_equivariant, random_stack
 
@@ -189,3 +196,21 @@ def test_a_relabelling_of_one_weight_alone_is_noticed():
     wrong = NeuralGraphStack.from_parameters(architecture, values)
     assert relative(model(wrong), model(networks)) > 1e-6
     assert Symmetry(architecture).order() == 120 * 24
+
+
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
+def test_edits_move_as_the_networks_do(architecture: Architecture):
+    torch.manual_seed(0)
+    body = SymmetricNetwork(
+        architecture, 0, channels=(6, 5), messages=4, state_channels=7, carriers=5,
+        bidirectional=True,
+    )  # fmt: skip
+    model = EditingNetwork(body, context=3, copies=2, rank=4, hidden=8, scale=100.0).double().eval()
+    networks = random_stack(architecture, 2, 0)
+    model.fit_statistics(networks)
+    other, inputs = moved(networks), torch.randn(7, architecture.widths[0], dtype=torch.float64)
+    assert relative(model(other, inputs), model(networks, inputs)) < 1e-9
+    assert relative(model(networks, inputs), forward(networks, inputs)) > 1e-3
+    # The weights are others, as much as those that were read.
+    one, two = model.edit(networks), model.edit(other)
+    assert relative(two.edge_attr, one.edge_attr) > 0.1
