@@ -24,9 +24,9 @@ __all__ = [
     "draw_images",
     "draw_learning_curves",
     "draw_network",
-    "draw_run",
     "new_figure",
     "save_figure",
+    "style_axes",
 ]
 
 INK, MUTED, RULE, PAPER = "#1f2933", "#6b7785", "#dfe4ea", "#ffffff"
@@ -71,6 +71,17 @@ def save_figure(figure: Any, path: str | os.PathLike[str], dpi: int = 150) -> Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, stream.getvalue())
     return path
+
+
+def style_axes(ax: Any, x: str, y: str) -> None:
+    """Give the axes of a plot of curves their names and plain looks."""
+    ax.set_xlabel(x, **_FONT)
+    ax.set_ylabel(y, **_FONT)
+    ax.tick_params(labelsize=8, colors=MUTED, length=0)
+    ax.grid(color=RULE, linewidth=0.7)
+    ax.set_axisbelow(True)
+    for side in ax.spines.values():
+        side.set_visible(False)
 
 
 # -- a network -----------------------------------------------------------------------------------
@@ -241,52 +252,12 @@ def draw_learning_curves(
         ax.plot(seconds, values, color=colour, linewidth=2, marker="o", markersize=3, label=name)
     ax.set_xlim(0, latest * 1.04 or 1.0)
     ax.set_ylim(0, 103)
-    _plain_axes(ax, "CPU seconds of training", "validation accuracy (%)")
+    style_axes(ax, "CPU seconds of training", "validation accuracy (%)")
     ax.text(latest * 1.03, 100 * chance - 5, "guessing", ha="right", fontsize=8, color=MUTED)
     ax.legend(
         loc="center right", bbox_to_anchor=(1.0, 0.42), fontsize=8, frameon=True, framealpha=0.92,
         edgecolor="none", facecolor=PAPER, labelcolor=INK, handlelength=1.6,
     )  # fmt: skip
-
-
-def draw_run(
-    path: str | os.PathLike[str], history: Sequence[Mapping[str, Any]], score: str
-) -> Path:
-    """Draw the learning curves of one run: its losses, and its score on validation networks.
-
-    Args:
-        path: where; ends in ``.png``, ``.pdf`` or ``.svg``.
-        history: a row of metrics per epoch.
-        score: name of the measure.
-
-    Raises:
-        MissingDependencyError: if matplotlib is not installed.
-    """
-    figure = new_figure(9.0, 3.4)
-    panels = (
-        ("loss", {"training": "train_loss", "validation": "val_loss"}),
-        (score, {"validation": f"val_{score}"}),
-    )
-    for place, (title, lines) in enumerate(panels, start=1):
-        ax = figure.add_subplot(1, 2, place)
-        for colour, (name, key) in zip(COLOURS[1:], lines.items(), strict=False):
-            points = [(r["epoch"], r[key]) for r in history if r.get(key) is not None]
-            if points:
-                ax.plot(*zip(*points, strict=True), color=colour, linewidth=2, label=name)
-        _plain_axes(ax, "epoch", title)
-        ax.legend(fontsize=8, frameon=False, labelcolor=INK)
-    figure.tight_layout()
-    return save_figure(figure, path)
-
-
-def _plain_axes(ax: Any, x: str, y: str) -> None:
-    ax.set_xlabel(x, **_FONT)
-    ax.set_ylabel(y, **_FONT)
-    ax.tick_params(labelsize=8, colors=MUTED, length=0)
-    ax.grid(color=RULE, linewidth=0.7)
-    ax.set_axisbelow(True)
-    for side in ax.spines.values():
-        side.set_visible(False)
 
 
 def draw_confusion(ax: Any, confusion: NDArray[np.int64], names: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from converters import load_graph, save_graph
 from nngraph.basis import draw_basis
 from nngraph.cli import text
 from nngraph.cli.common import tell
+from nngraph.cli.comparing import compare_command, models_command
 from nngraph.cli.demo import run_demo
 from nngraph.cli.inspecting import check_options, convert_module, inspect_module
 from nngraph.cli.matching import match_command
@@ -42,6 +43,8 @@ SCALES = ("zoo fit", "zoo train")
 def default_threads(command: str) -> int:
     """Return how many threads a command computes on: fitting scales, small models do not."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if command == "models":  # times are of one thread
+        return 1
     return max(1, cores or 1) if command in SCALES else max(1, min(4, cores or 1))
 
 
@@ -216,4 +219,6 @@ RUN: dict[str, Callable[[Namespace], int]] = {
     "train": train_command,
     "eval": eval_command,
     "match": match_command,
+    "models": models_command,
+    "compare": compare_command,
 }

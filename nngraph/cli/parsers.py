@@ -14,7 +14,12 @@ from nngraph.cli.parser_parts import (
     add_threads,
     new_parser,
 )
-from nngraph.cli.training_parsers import eval_parser, train_parser
+from nngraph.cli.training_parsers import (
+    compare_parser,
+    eval_parser,
+    models_parser,
+    train_parser,
+)
 from nngraph.cli.zoo_parsers import ZOO_PARSERS
 
 __all__ = ["COMMANDS", "build_parser"]
@@ -29,6 +34,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (),
     "eval": (),
     "match": (),
+    "models": (),
+    "compare": (),
 }
 
 _EXIT_CODES = "Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted."
@@ -66,6 +73,8 @@ def build_parser(command: str | None = None) -> ArgumentParser:
     )
     commands.add_subcommand("eval", eval_parser(), help="judge a trained metanetwork on a zoo")
     commands.add_subcommand("match", match_parser(), help="match the neurons of two networks")
+    commands.add_subcommand("models", models_parser(), help="tell the metanetworks that there are")
+    commands.add_subcommand("compare", compare_parser(), help="compare finished runs")
     return parser
 
 

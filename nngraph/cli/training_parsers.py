@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from nngraph.cli.parser_parts import add_output, add_threads, new_parser
 
-__all__ = ["eval_parser", "train_parser"]
+__all__ = ["compare_parser", "eval_parser", "models_parser", "train_parser"]
 
 
 def train_parser(with_settings: bool) -> ArgumentParser:
@@ -79,5 +79,42 @@ def eval_parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the relabelling")
     parser.add_argument("--batch_size", type=int, default=512, help="networks at once")
     add_threads(parser)
+    add_output(parser, progress=False)
+    return parser
+
+
+def models_parser() -> ArgumentParser:
+    """Return the parser of ``models``."""
+    parser = new_parser(
+        "Tell the metanetworks that there are: what each is, what it respects of what leaves the "
+        "function of a network unchanged, what it reads, the column of comparisons that it stands "
+        "in, and, with its default options, its parameters and the CPU time of a training step on "
+        "64 networks 2-32-32-1 (or --widths) with sine neurons, measured now."
+    )
+    parser.add_argument(
+        "--widths", nargs="+", type=int, default=[2, 32, 32, 1],
+        help="layer sizes of the example, inputs first",
+    )  # fmt: skip
+    parser.add_argument("--batch_size", type=int, default=64, help="networks of the step")
+    add_threads(parser, "1")
+    add_output(parser, progress=False)
+    return parser
+
+
+def compare_parser() -> ArgumentParser:
+    """Return the parser of ``compare``."""
+    parser = new_parser(
+        "Compare finished runs: a table for each task, zoo and column (generic weights-only, "
+        "activation-structured weights-only, with probes), which are never mixed; mean and "
+        "standard deviation over the seeds of runs that differ in nothing else. "
+        "Example: nngraph compare runs/* --figure curves.png"
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=str, help="folders of runs, or folders that hold such"
+    )
+    parser.add_argument(
+        "--figure", type=str, default=None, metavar="FILE",
+        help="draw the learning curves to a .png, .pdf or .svg file",
+    )  # fmt: skip
     add_output(parser, progress=False)
     return parser

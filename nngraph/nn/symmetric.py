@@ -12,7 +12,7 @@ from torch.nn.functional import pad, silu
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture
+from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology import Topology
 from nngraph.nn.cells import (
     CELLS,
@@ -95,6 +95,10 @@ class SymmetricNetwork(StateNetwork):
             takes each kind's own. With ``"sine"`` on sine neurons a layer can come to evaluate the
             networks at points that it finds by itself: :func:`~nngraph.nn.probing.probing` measures
             how far it has.
+        start: ``"random"``; or ``"evaluation"``, for sine neurons alone: the functions are sines,
+            and the maps are drawn so that the pass is the networks' own forward pass at random
+            inputs, C in all layers, from which learning departs. Such a model is a probe at first,
+            without holding inputs or calling a network.
         bidirectional: whether there is a pass back.
         state_channels: C of :meth:`states`, which a model has that passes back, or has no answer.
         carriers: K of the states' carriers, which a model has that passes back and has no answer:
@@ -116,6 +120,8 @@ class SymmetricNetwork(StateNetwork):
         parts, and the pass back along W itself, are ours.
     """
 
+    mean: Tensor
+    deviation: Tensor
     reads_signs = False
     symmetry = "relabelling; scales, signs and phases that each neuron's activation allows"
 
@@ -126,6 +132,7 @@ class SymmetricNetwork(StateNetwork):
         channels: Sequence[int] = (96, 128),
         messages: int = 48,
         functions: Sequence[str] | None = None,
+        start: Literal["random", "evaluation"] = "random",
         bidirectional: bool = False,
         state_channels: int = 64,
         carriers: int = 32,
@@ -185,7 +192,62 @@ class SymmetricNetwork(StateNetwork):
             self.input_outgoing = nn.Linear(back, carriers)
         read = self.outputs * (self.width + probes)
         read += self.levels * state_channels if bidirectional else 0
+        self.register_buffer("mean", torch.zeros(read))
+        self.register_buffer("deviation", torch.ones(read))
         self.answer = mlp([read, hidden, hidden, num_outputs], dropout) if num_outputs else None
+        if start == "evaluation":
+            self._start_at_evaluation()
+        elif start != "random":
+            raise ValueError(f"start is {start!r}; expected 'random' or 'evaluation'.")
+
+    @torch.no_grad()
+    def _start_at_evaluation(self) -> None:
+        r"""Draw the maps so that what the cells of all layers hear are pre-activations.
+
+        With offsets of :math:`\pi / 4`, :math:`\sin(\beta + u) \mp \sin(\beta - u)` are
+        :math:`\sqrt 2 \sin u` and :math:`\sqrt 2 \cos u`, and the two halves of z add up to
+        :math:`\sqrt 2 \sin(u + b)`.
+        """
+        cells = [self._cell(i + 1, kind) for i in range(len(self.cells)) for kind in self.kinds]
+        sizes = {cell.channels for cell in cells} | {cells[-1].heard}
+        sines = self.kinds == ["sine"] and all(cell.function is torch.sin for cell in cells)
+        if not sines or len(sizes) > 1 or self.extent.inputs > cells[-1].heard:
+            raise ValueError(
+                "start='evaluation' is for networks of sine neurons, with functions=['sine'] and "
+                f"as many channels in all layers as messages; got kinds {', '.join(self.kinds)}, "
+                f"and sizes {sorted(sizes)}."
+            )
+        for i, cell in enumerate(cells):
+            read, shift = cast(nn.Linear, cell.read), cast(nn.Parameter, cell.shift)
+            shift.fill_(torch.pi / 4)
+            if i:
+                nn.init.eye_(read.weight)
+            else:
+                nn.init.uniform_(read.weight, -0.9, 0.9)
+            out = cast(nn.Linear, cast(ByKind, self.maps_out[i])["sine"])
+            out.weight.copy_(torch.eye(cell.channels).repeat(1, 2) / 2**0.5)
+        if self.answer is not None:
+            # The two halves count alike at first.
+            weight = cast(nn.Linear, self.answer[0]).weight
+            for o in range(self.outputs):
+                odd, even = weight[:, o * self.width + 1 : (o + 1) * self.width].chunk(2, dim=1)
+                even.copy_(odd)
+
+    @torch.no_grad()
+    def fit_statistics(self, networks: Networks) -> None:
+        """Set scales, and mean and deviation of what the read-out reads; once, before training."""
+        super().fit_statistics(networks)
+        if self.answer is None:
+            return
+        # In parts: the states of all neurons of many networks at once are gigabytes.
+        parts = [networks]
+        if isinstance(networks, NeuralGraphStack):
+            parts = [networks[i : i + 256] for i in range(0, min(len(networks), 2048), 256)]
+        read = torch.cat([self.embed(part) for part in parts])
+        if len(read) > 1:
+            self.mean.copy_(read.mean(0))
+            self.deviation.copy_(read.std(0))
+            self.deviation[self.deviation <= 1e-12] = 1.0
 
     def _maps(self, inputs: Sequence[int], outputs: int, bias: bool = False) -> nn.ModuleList:
         return nn.ModuleList(ByKind(self.kinds, size, outputs, bias) for size in inputs)
@@ -395,7 +457,8 @@ class SymmetricNetwork(StateNetwork):
                 "SymmetricNetwork was built with num_outputs=0 and has no read-out; ask for "
                 "states(networks), or build it with the number of outputs."
             )
-        return cast(Tensor, self.answer(self.embed(networks)))
+        read = (self.embed(networks) - self.mean) / self.deviation
+        return cast(Tensor, self.answer(read))
 
 
 def _cell(

@@ -1,6 +1,8 @@
 """What metanetworks are trained for, and the one loop that trains them."""
 
+from nngraph.tasks.catalogue import describe_models
 from nngraph.tasks.classification import Classify
+from nngraph.tasks.comparison import compare_runs
 from nngraph.tasks.prediction import Predict
 from nngraph.tasks.registry import TASKS, build_model, build_task
 from nngraph.tasks.run_folder import load_run
@@ -17,6 +19,8 @@ __all__ = [
     "TrainSettings",
     "build_model",
     "build_task",
+    "compare_runs",
+    "describe_models",
     "load_run",
     "train",
 ]

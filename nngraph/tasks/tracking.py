@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from nngraph.errors import MissingDependencyError
-from nngraph.figures import draw_run, new_figure
+from nngraph.figures import new_figure
+from nngraph.tasks.curves import draw_run
 
 __all__ = ["CURVES", "Tracker"]
 

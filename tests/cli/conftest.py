@@ -31,7 +31,8 @@ def run(zoo, tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "run"
     options = "--epochs 2 --batch_size 16 --warmup_steps 2 --model message-passing --quiet"
     small = '{"channels": 8, "messages": 4, "hidden": 8, "edge_channels": 0}'
-    code = main(["train", "classify", "--run", str(path), "--zoo", str(zoo.path), "--options", small, *options.split()])
+    line = ["train", "classify", "--run", str(path), "--zoo", str(zoo.path), "--options", small]
+    code = main([*line, *options.split()])
     assert code == 0
     return path
 

@@ -338,14 +338,16 @@ def test_train_writes_a_run_and_reports_it_again(run, zoo, answer):
     report = json.loads((run / "report.json").read_text())
     options = "--epochs 2 --batch-size 16 --warmup-steps 2 --quiet"
     small = '{"channels": 8, "messages": 4, "hidden": 8, "edge_channels": 0}'
-    code, data = answer("train", "classify", "--run", run, "--zoo", zoo.path, "--options", small, *options.split())
+    line = ("train", "classify", "--run", run, "--zoo", zoo.path, "--options", small)
+    code, data = answer(*line, *options.split())
     assert code == 0
     assert data == {"run": str(run), **report}
     assert data["column"] == "generic weights-only"
 
 
 def test_train_refuses_other_settings_and_options_that_do_not_fit(run, zoo, tmp_path, command):
-    assert_mistake(command("train", "classify", "--run", run, "--zoo", zoo.path, "--epochs", "9"), str(run))
+    line = ("train", "classify", "--run", run, "--zoo", zoo.path)
+    assert_mistake(command(*line, "--epochs", "9"), str(run))
     line = ("train", "classify", "--run", tmp_path / "new", "--zoo", zoo.path)
     assert_mistake(command(*line, "--model", "oracle"), "oracle", "message-passing")
     assert_mistake(command(*line, "--options.colour", "red"), "colour")

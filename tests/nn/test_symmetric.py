@@ -214,3 +214,35 @@ def test_edits_move_as_the_networks_do(architecture: Architecture):
     # The weights are others, as much as those that were read.
     one, two = model.edit(networks), model.edit(other)
     assert relative(two.edge_attr, one.edge_attr) > 0.1
+
+
+def test_it_can_start_as_the_networks_own_forward_pass():
+    architecture = mlp([2, 6, 5, 4, 1], sine)
+    networks = random_stack(architecture, 3, 0)
+    model = SymmetricNetwork(
+        architecture, 3, channels=[7], messages=7, functions=["sine"], start="evaluation"
+    ).double().eval()  # fmt: skip
+    model.fit_statistics(networks)
+    _, levels = model.run(networks)
+    assert levels[-1].ends is not None
+    odd, even = levels[-1].ends[..., 1:].chunk(2, dim=-1)
+    # Weights of the last layer are read in their own scale, and biases apart.
+    scale = float(model.scales.weight[4]) * 4**0.5 / 2**0.5
+    found = scale * (odd + even).squeeze(1) + networks.parameters()["3.bias"]
+    points = model.cells[0]["sine"].read.weight.detach()
+    torch.testing.assert_close(
+        found, forward(networks, points).squeeze(-1), rtol=1e-5, atol=1e-5
+    )  # drawn in float32
+    assert relative(model(moved(networks)), model(networks)) < 1e-9
+
+
+def test_a_start_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="for networks of sine neurons"):
+        SymmetricNetwork(mlp([2, 4, 1], "tanh"), 3, start="evaluation")
+    with pytest.raises(ValueError, match=r"sizes \[4, 8\]"):
+        SymmetricNetwork(
+            mlp([2, 4, 1], sine), 3, channels=[8], messages=4, functions=["sine"],
+            start="evaluation",
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="start is 'zero'"):
+        SymmetricNetwork(mlp([2, 4, 1], sine), 3, start="zero")
