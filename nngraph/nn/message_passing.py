@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.metanetwork import Column, at_outputs, join_levels, mlp
-from nngraph.nn.pooling import EdgePooling, TensorNodes
+from nngraph.nn.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.probes import Probes
 from nngraph.nn.readouts import Readout
 from nngraph.nn.states import StateNetwork, States
@@ -62,7 +62,7 @@ class MessagePassingLayer(nn.Module):
         edge_channels: int,
         dropout: float = 0.0,
         norm: bool = True,
-        pooling: Literal["mean", "max", "attention"] = "mean",
+        pooling: PoolingKind = "mean",
         tensor_nodes: bool = False,
     ) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class MessagePassingNetwork(StateNetwork):
         hidden: int = 256,
         dropout: float = 0.1,
         norm: bool = True,
-        pooling: Literal["mean", "max", "attention"] = "mean",
+        pooling: PoolingKind = "mean",
         tensor_nodes: bool = False,
         max_levels: int = 16,
         checkpoint: bool = False,
@@ -223,11 +223,12 @@ class MessagePassingNetwork(StateNetwork):
         readout: Mapping[str, Any] | None = None,
     ) -> None:
         edge_channels = edge_channels if rounds else 0
+        stream = stream and edge_channels > 0
         # Its read-out hears of more than states, and is made below.
-        super().__init__(architecture, 0, channels, edge_channels)
+        super().__init__(architecture, 0, channels, 0 if stream else edge_channels)
         self.num_outputs = num_outputs
         encoder, readout = dict(encoder or {}), dict(readout or {})
-        self.checkpoint, self.stream = checkpoint, stream and edge_channels > 0
+        self.checkpoint, self.stream = checkpoint, stream
         if self.stream and (pooling != "mean" or tensor_nodes):
             raise ValueError(
                 f"stream=True was given with pooling={pooling!r} and tensor_nodes={tensor_nodes}; "
@@ -280,10 +281,12 @@ class MessagePassingNetwork(StateNetwork):
         return States(features, x, e)
 
     def embed(self, networks: Networks) -> Tensor:
-        readout, features = self._built(), self.read(networks)
-        topology = features.topology
+        readout, features = self.pooling_readout(), self.read(networks)
         x, e, blocks, extra = self._read(features)
-        return readout.pooled(topology, x, e, blocks, extra)
+        return readout.pooled(features.topology, x, e, blocks, extra)
+
+    def forward(self, networks: Networks) -> Tensor:
+        return self.pooling_readout().mlp(self.embed(networks))  # type: ignore[no-any-return]
 
     def _read(
         self, features: Features

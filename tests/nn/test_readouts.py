@@ -267,6 +267,22 @@ class TestEmbeddings:
             model.states(networks)
 
 
+    def test_a_readout_of_ones_own_answers_and_makes_no_vectors(self):
+        class Sums(nn.Module):
+            def forward(self, topology: Topology, x: Tensor, e: Tensor) -> Tensor:
+                return x.sum(-2)
+
+        class Own(Plain):
+            def make_readout(self, **options: Any) -> nn.Module:
+                return Sums()
+
+        networks = random_stack(mlp([2, 3, 1]), 2, 0, torch.float32)
+        model = Own(networks.architecture, 6)
+        torch.testing.assert_close(model(networks), model.states(networks).x.sum(-2))
+        with pytest.raises(ValueError, match="is a Sums, which makes no vectors"):
+            model.embed(networks)
+
+
 class TestMessagePassingWithOptions:
     OPTIONS = {  # noqa: RUF012
         "attention": {"readout": {"readout": "attention"}},
