@@ -6,12 +6,13 @@ from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.flat import FlatNetwork
 from nngraph.nn.invariant import InvariantLinear
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
-from nngraph.nn.metanetwork import Metanetwork, TensorScales
+from nngraph.nn.metanetwork import Metanetwork
 from nngraph.nn.ordered_pass import OrderedPass
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.readouts import Readout
+from nngraph.nn.scales import TensorScales
 from nngraph.nn.shared import SharedEquivariantLinear
 from nngraph.nn.sine import SineNetwork
 from nngraph.nn.states import StateNetwork, States

@@ -10,8 +10,9 @@ from nngraph.graph.architecture import Architecture
 from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.features import Networks
 from nngraph.nn.invariant import InvariantLinear
-from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, fan_in
+from nngraph.nn.metanetwork import Column, Metanetwork
 from nngraph.nn.pointwise import FeatureDropout, Pointwise, TensorNorm
+from nngraph.nn.scales import TensorScales, fan_in
 from nngraph.nn.terms import PermuteIO
 
 __all__ = ["EquivariantNetwork"]

@@ -16,7 +16,8 @@ from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.features import Features, Networks
-from nngraph.nn.metanetwork import Column, at_outputs, join_levels, mlp
+from nngraph.nn.levels import at_outputs, join_levels
+from nngraph.nn.metanetwork import Column, mlp
 from nngraph.nn.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.probes import Probes
 from nngraph.nn.readouts import Readout

@@ -12,8 +12,10 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.features import Features, Networks
-from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, at_inputs, at_outputs, mlp
+from nngraph.nn.levels import at_inputs, at_outputs
+from nngraph.nn.metanetwork import Column, Metanetwork, mlp
 from nngraph.nn.probes import Probes
+from nngraph.nn.scales import TensorScales
 
 __all__ = ["FUNCTIONS", "SineNetwork", "sine_frequency"]
 

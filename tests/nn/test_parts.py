@@ -10,7 +10,8 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation, Architecture, NeuralGraph, NeuralGraphStack, forward
 from nngraph.graph.symmetry import Symmetry
 from nngraph.nn import ProbeNetwork, Probes, SineNetwork, TensorScales, input_features
-from nngraph.nn.metanetwork import Extent, at_outputs
+from nngraph.nn.extent import Extent
+from nngraph.nn.levels import at_outputs
 from nngraph.testing import random_architectures, random_stack
 
 mlp = Architecture.mlp

@@ -19,7 +19,8 @@ from nngraph.nn import (
     StateNetwork,
     States,
 )
-from nngraph.nn.metanetwork import Column, Extent
+from nngraph.nn.extent import Extent
+from nngraph.nn.metanetwork import Column
 from nngraph.nn.readouts import Attention, LayerwiseMeans, LevelMeans
 from nngraph.testing import (
     assert_invariant,
