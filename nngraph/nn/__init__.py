@@ -10,7 +10,7 @@ from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.flat import FlatNetwork
 from nngraph.nn.invariant import InvariantLinear
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
-from nngraph.nn.metanetwork import Metanetwork, TensorScales
+from nngraph.nn.metanetwork import Metanetwork
 from nngraph.nn.ordered_pass import OrderedPass
 from nngraph.nn.outputs import output_networks
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
@@ -18,6 +18,7 @@ from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.probing import probing
 from nngraph.nn.readouts import Readout
+from nngraph.nn.scales import TensorScales
 from nngraph.nn.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.shared_network import SharedEquivariantNetwork
 from nngraph.nn.states import StateNetwork, States

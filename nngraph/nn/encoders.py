@@ -13,8 +13,9 @@ from nngraph import kernels
 from nngraph.graph import ACTIVATIONS
 from nngraph.graph.kinds import BLOCK_KINDS
 from nngraph.graph.topology import Topology
+from nngraph.nn.extent import Extent
 from nngraph.nn.features import Features
-from nngraph.nn.metanetwork import Extent, TensorScales, fan_in, join_levels
+from nngraph.nn.levels import join_levels
 from nngraph.nn.ordered_pass import OrderedPass, node_entries
 from nngraph.nn.places import (
     ColumnPlaces,
@@ -32,6 +33,7 @@ from nngraph.nn.places import (
     node_heights,
     node_levels,
 )
+from nngraph.nn.scales import TensorScales, fan_in
 from nngraph.nn.statistics import ParameterStatistics
 
 __all__ = ["FourierFeatures", "NetworkEncoder"]

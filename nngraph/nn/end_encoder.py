@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.nn.encoders import NetworkEncoder
+from nngraph.nn.extent import Extent
 from nngraph.nn.features import Features
-from nngraph.nn.metanetwork import Extent
 
 __all__ = ["EndEncoder"]
 

@@ -13,10 +13,12 @@ from nngraph.graph.architecture import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.equivariant import EquivariantLinear
+from nngraph.nn.extent import Extent
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.invariant import InvariantLinear
-from nngraph.nn.metanetwork import Column, Extent, TensorScales, fan_in
+from nngraph.nn.metanetwork import Column
 from nngraph.nn.pointwise import Dropout, FeatureDropout, Pointwise, TensorNorm
+from nngraph.nn.scales import TensorScales, fan_in
 from nngraph.nn.states import StateNetwork, States
 from nngraph.nn.terms import PermuteIO
 

@@ -16,7 +16,8 @@ from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.features import Networks
-from nngraph.nn.metanetwork import Column, join_levels, mlp
+from nngraph.nn.levels import join_levels
+from nngraph.nn.metanetwork import Column, mlp
 from nngraph.nn.probes import Probes
 from nngraph.nn.states import StateNetwork, States
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.features import Features, Networks
-from nngraph.nn.metanetwork import Column, at_outputs, join_levels, mlp
-from nngraph.nn.pooling import EdgePooling, TensorNodes
+from nngraph.nn.levels import at_outputs, join_levels
+from nngraph.nn.metanetwork import Column, mlp
+from nngraph.nn.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.probes import Probes
 from nngraph.nn.readouts import Readout
 from nngraph.nn.states import StateNetwork, States
@@ -62,7 +63,7 @@ class MessagePassingLayer(nn.Module):
         edge_channels: int,
         dropout: float = 0.0,
         norm: bool = True,
-        pooling: Literal["mean", "max", "attention"] = "mean",
+        pooling: PoolingKind = "mean",
         tensor_nodes: bool = False,
     ) -> None:
         super().__init__()
@@ -214,7 +215,7 @@ class MessagePassingNetwork(StateNetwork):
         hidden: int = 256,
         dropout: float = 0.1,
         norm: bool = True,
-        pooling: Literal["mean", "max", "attention"] = "mean",
+        pooling: PoolingKind = "mean",
         tensor_nodes: bool = False,
         max_levels: int = 16,
         checkpoint: bool = False,
@@ -281,10 +282,12 @@ class MessagePassingNetwork(StateNetwork):
         return States(features, x, e)
 
     def embed(self, networks: Networks) -> Tensor:
-        readout, features = self._built(), self.read(networks)
-        topology = features.topology
+        readout, features = self.pooling_readout(), self.read(networks)
         x, e, blocks, extra = self._read(features)
-        return readout.pooled(topology, x, e, blocks, extra)
+        return readout.pooled(features.topology, x, e, blocks, extra)
+
+    def forward(self, networks: Networks) -> Tensor:
+        return self.pooling_readout().mlp(self.embed(networks))  # type: ignore[no-any-return]
 
     def _read(
         self, features: Features

@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.graph.topology import Topology
-from nngraph.nn.metanetwork import Extent, at_inputs
+from nngraph.nn.extent import Extent
+from nngraph.nn.levels import at_inputs
 from nngraph.nn.places import LearnedRows, PlaceKind, SinusoidalRows
 
 __all__ = ["OrderedPass", "node_entries"]

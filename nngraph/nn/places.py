@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from nngraph.errors import ArchitectureError
 from nngraph.graph import ACTIVATIONS
 from nngraph.graph.kinds import COLUMN_KINDS, KERNEL_AXES
 from nngraph.graph.topology import Topology
-from nngraph.nn.metanetwork import at_inputs
+from nngraph.nn.levels import by_input, by_output
 
 __all__ = [
     "ColumnPlaces",
@@ -34,8 +33,6 @@ __all__ = [
     "block_heights",
     "block_kinds",
     "block_levels",
-    "by_input",
-    "by_output",
     "make_rows",
     "node_heights",
     "node_levels",
@@ -203,31 +200,6 @@ def activation_kinds(topology: Topology) -> Tensor:
     """Index into ``ACTIVATIONS`` of each neuron's activation, ``[N]``."""
     kinds = [list(ACTIVATIONS).index(activation.name) for activation in topology.activations]
     return torch.tensor(kinds, device=topology.node_activation.device)[topology.node_activation]
-
-
-def by_input(topology: Topology, table: Tensor) -> Tensor:
-    """Give input neuron i of every network row i of a table: ``[d_0, C] -> [N, C]``, else 0.
-
-    Raises:
-        ArchitectureError: if a network has more inputs than the table has rows.
-    """
-    first = at_inputs(topology, table)
-    rest = first.new_zeros(topology.num_nodes - len(first), first.shape[-1])
-    joined = torch.cat([first, rest])
-    return joined if topology.in_level_order else joined.index_select(0, topology.level_order)
-
-
-def by_output(topology: Topology, table: Tensor) -> Tensor:
-    """Give output neuron o of every network row o of a table: ``[d_L, C] -> [N, C]``, else 0.
-
-    Raises:
-        ArchitectureError: if a network has more outputs than the table has rows.
-    """
-    if topology.max_outputs > len(table):
-        raise ArchitectureError(
-            f"a network has {topology.max_outputs} outputs; the model was built for {len(table)}."
-        )
-    return pad(table, (0, 0, 0, 1))[topology.output_place]  # the last row is 0
 
 
 # -- of blocks ------------------------------------------------------------------------------------

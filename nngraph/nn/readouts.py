@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph.topology import Topology
-from nngraph.nn.metanetwork import Extent, at_outputs, level_means, mlp
+from nngraph.nn.extent import Extent
+from nngraph.nn.levels import at_outputs, level_means
+from nngraph.nn.metanetwork import mlp
 
 __all__ = [
     "Attention",

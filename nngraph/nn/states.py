@@ -72,7 +72,7 @@ class StateNetwork(Metanetwork):
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.channels, self.edge_channels = channels, edge_channels
-        self.readout = self.make_readout(**readout) if num_outputs else None
+        self.readout: nn.Module | None = self.make_readout(**readout) if num_outputs else None
 
     def make_readout(self, **options: Any) -> nn.Module:
         """Return what makes answers of states, ``(topology, x, edge_attr) -> answers``."""
@@ -84,23 +84,44 @@ class StateNetwork(Metanetwork):
         """Return the states of the networks' neurons and weights."""
 
     def embed(self, networks: Networks) -> Tensor:
-        """Return what the read-out's MLP reads, ``[networks, D]``: the networks as vectors.
+        """Return what the MLP of the read-out reads, ``[networks, D]``: the networks as vectors.
 
-        The same for relabelled networks, as far as the states are. D is ``readout.size``.
+        The same for relabelled networks, as the states commute. D is ``readout.size``.
 
         Raises:
-            ValueError: if the model was built without a read-out.
+            ValueError: if the model has no read-out, or another than a
+                :class:`~nngraph.nn.Readout`.
         """
-        readout, states = self._built(), self.states(networks)
+        readout, states = self.pooling_readout(), self.states(networks)
         return readout.pooled(states.topology, states.x, states.edge_attr)
 
     def forward(self, networks: Networks) -> Tensor:
-        return self._built().mlp(self.embed(networks))  # type: ignore[no-any-return]
+        readout, states = self.needed_readout(), self.states(networks)
+        return readout(states.topology, states.x, states.edge_attr)  # type: ignore[no-any-return]
 
-    def _built(self) -> Readout:
+    def needed_readout(self) -> nn.Module:
+        """Return the read-out.
+
+        Raises:
+            ValueError: if the model was built without one.
+        """
         if self.readout is None:
             raise ValueError(
                 f"{type(self).__name__} was built with num_outputs=0 and has no read-out; ask for "
                 "states(networks), or build it with the number of outputs."
             )
         return self.readout
+
+    def pooling_readout(self) -> Readout:
+        """Return the read-out, which pools states to one vector per network.
+
+        Raises:
+            ValueError: if the model was built without one, or has another kind.
+        """
+        readout = self.needed_readout()
+        if not isinstance(readout, Readout):
+            raise ValueError(
+                f"the read-out of {type(self).__name__} is a {type(readout).__name__}, which makes "
+                "no vectors of networks; pool its states(networks)."
+            )
+        return readout

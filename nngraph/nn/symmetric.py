@@ -27,17 +27,10 @@ from nngraph.nn.cells import (
     put,
 )
 from nngraph.nn.features import Features, Networks
-from nngraph.nn.metanetwork import (
-    Column,
-    TensorScales,
-    at_inputs,
-    at_outputs,
-    join_levels,
-    level_means,
-    mlp,
-)
-from nngraph.nn.places import by_output
+from nngraph.nn.levels import at_inputs, at_outputs, by_output, join_levels, level_means
+from nngraph.nn.metanetwork import Column, mlp
 from nngraph.nn.probes import Probes
+from nngraph.nn.scales import TensorScales
 from nngraph.nn.states import StateNetwork, States
 
 __all__ = ["Level", "SymmetricNetwork"]

@@ -14,8 +14,9 @@ from nngraph.graph.layout import slabs_of
 from nngraph.graph.parameters import pack
 from nngraph.graph.topology import Topology
 from nngraph.kernels.entries import order_edges
+from nngraph.nn.extent import Extent
 from nngraph.nn.features import Features
-from nngraph.nn.metanetwork import Extent, TensorScales
+from nngraph.nn.scales import TensorScales
 from nngraph.nn.states import States
 
 __all__ = ["WeightReadout"]

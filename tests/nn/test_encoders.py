@@ -21,7 +21,7 @@ from nngraph.graph import (
 from nngraph.graph.topology import Topology
 from nngraph.kernels.entries import order_edges
 from nngraph.nn import FourierFeatures, NetworkEncoder, input_features
-from nngraph.nn.metanetwork import Extent
+from nngraph.nn.extent import Extent
 from nngraph.nn.places import sinusoids
 from nngraph.nn.statistics import edge_statistics, group_statistics
 from nngraph.testing import (

@@ -66,6 +66,7 @@ class TestPlacesOfOutputs:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "no norm": {"norm": False},
+    "sum": {"pooling": "sum"},
     "max": {"pooling": "max"},
     "attention": {"pooling": "attention"},
     "tensor nodes": {"tensor_nodes": True},

@@ -19,7 +19,8 @@ from nngraph.nn import (
     StateNetwork,
     States,
 )
-from nngraph.nn.metanetwork import Column, Extent
+from nngraph.nn.extent import Extent
+from nngraph.nn.metanetwork import Column
 from nngraph.nn.readouts import Attention, LayerwiseMeans, LevelMeans
 from nngraph.testing import (
     assert_invariant,
@@ -265,6 +266,22 @@ class TestEmbeddings:
                 with pytest.raises(ValueError, match="built with num_outputs=0"):
                     ask(networks)
             model.states(networks)
+
+
+    def test_a_readout_of_ones_own_answers_and_makes_no_vectors(self):
+        class Sums(nn.Module):
+            def forward(self, topology: Topology, x: Tensor, e: Tensor) -> Tensor:
+                return x.sum(-2)
+
+        class Own(Plain):
+            def make_readout(self, **options: Any) -> nn.Module:
+                return Sums()
+
+        networks = random_stack(mlp([2, 3, 1]), 2, 0, torch.float32)
+        model = Own(networks.architecture, 6)
+        torch.testing.assert_close(model(networks), model.states(networks).x.sum(-2))
+        with pytest.raises(ValueError, match="is a Sums, which makes no vectors"):
+            model.embed(networks)
 
 
 class TestMessagePassingWithOptions:
