@@ -3,8 +3,11 @@
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.film import FilmLayer, FilmNetwork
 from nngraph.nn.flat import FlatNetwork
+from nngraph.nn.graph_metanetwork import GraphLayer, GraphMetanetwork
 from nngraph.nn.invariant import InvariantLinear
+from nngraph.nn.layered import EdgeStep, LayeredNetwork
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
 from nngraph.nn.metanetwork import Metanetwork, TensorScales
 from nngraph.nn.ordered_pass import OrderedPass
@@ -12,6 +15,7 @@ from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorN
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.readouts import Readout
+from nngraph.nn.relational import RelationalLayer, RelationalNetwork
 from nngraph.nn.shared import SharedEquivariantLinear
 from nngraph.nn.sine import SineNetwork
 from nngraph.nn.states import StateNetwork, States
@@ -23,17 +27,26 @@ MODELS: dict[str, type[Metanetwork]] = {
     "sine": SineNetwork,
     "flat": FlatNetwork,
     "probe": ProbeNetwork,
+    "ng-gnn": FilmNetwork,
+    "ng-t": RelationalNetwork,
+    "gmn": GraphMetanetwork,
 }
 
 __all__ = [
     "MODELS",
     "ChannelNorm",
     "EdgePooling",
+    "EdgeStep",
     "EquivariantLinear",
     "FeatureDropout",
     "Features",
+    "FilmLayer",
+    "FilmNetwork",
     "FlatNetwork",
+    "GraphLayer",
+    "GraphMetanetwork",
     "InvariantLinear",
+    "LayeredNetwork",
     "MessagePassingLayer",
     "MessagePassingNetwork",
     "Metanetwork",
@@ -44,6 +57,8 @@ __all__ = [
     "ProbeNetwork",
     "Probes",
     "Readout",
+    "RelationalLayer",
+    "RelationalNetwork",
     "SharedEquivariantLinear",
     "SharedPoolingLayer",
     "SineNetwork",
