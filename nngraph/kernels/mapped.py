@@ -20,7 +20,7 @@ from nngraph.kernels.fused import _accumulate, _Tile, _tiles
 __all__ = ["TILE", "EdgeFunction", "Given", "To", "map_edges"]
 
 #: Numbers of the widest input of a tile on a CPU.
-TILE = 2**17
+TILE = 2**18
 
 #: Where what a function makes of an edge goes: it stays there, or is summed at a neuron.
 To = Literal["edge", "source", "target"]
@@ -63,7 +63,7 @@ class _Ends(NamedTuple):
     def of(self, tile: _Tile, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a function is given of a tile: ``[b, k, r, c, *]``, with axes of size 1."""
         return (
-            tile.edges(_edges(edges, self.bucket)),
+            tile.edges(_edges(edges, self.bucket)).contiguous(),  # as products want it
             tile.sources(self.sources).unsqueeze(-3),
             tile.targets(self.targets).unsqueeze(-2),
         )

@@ -7,8 +7,11 @@ from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.equivariant_network import EquivariantNetwork
 from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.film import FilmLayer, FilmNetwork
 from nngraph.nn.flat import FlatNetwork
+from nngraph.nn.graph_metanetwork import GraphLayer, GraphMetanetwork
 from nngraph.nn.invariant import InvariantLinear
+from nngraph.nn.layered import EdgeStep, LayeredNetwork
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
 from nngraph.nn.metanetwork import Metanetwork
 from nngraph.nn.ordered_pass import OrderedPass
@@ -18,6 +21,7 @@ from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.probing import probing
 from nngraph.nn.readouts import Readout
+from nngraph.nn.relational import RelationalLayer, RelationalNetwork
 from nngraph.nn.scales import TensorScales
 from nngraph.nn.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.shared_network import SharedEquivariantNetwork
@@ -32,6 +36,9 @@ MODELS: dict[str, type[Metanetwork]] = {
     "symmetric": SymmetricNetwork,
     "flat": FlatNetwork,
     "probe": ProbeNetwork,
+    "ng-gnn": FilmNetwork,
+    "ng-t": RelationalNetwork,
+    "gmn": GraphMetanetwork,
 }
 
 __all__ = [
@@ -39,15 +46,21 @@ __all__ = [
     "AddedNeurons",
     "ChannelNorm",
     "EdgePooling",
+    "EdgeStep",
     "EditingNetwork",
     "EndEncoder",
     "EquivariantLinear",
     "EquivariantNetwork",
     "FeatureDropout",
     "Features",
+    "FilmLayer",
+    "FilmNetwork",
     "FlatNetwork",
     "FourierFeatures",
+    "GraphLayer",
+    "GraphMetanetwork",
     "InvariantLinear",
+    "LayeredNetwork",
     "MessagePassingLayer",
     "MessagePassingNetwork",
     "Metanetwork",
@@ -58,6 +71,8 @@ __all__ = [
     "ProbeNetwork",
     "Probes",
     "Readout",
+    "RelationalLayer",
+    "RelationalNetwork",
     "SharedEquivariantLinear",
     "SharedEquivariantNetwork",
     "SharedPoolingLayer",

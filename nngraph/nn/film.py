@@ -60,9 +60,9 @@ class FilmLayer(nn.Module):
         self.source = nn.Linear(channels, 2 * messages, bias=False)
         self.target = nn.Linear(channels, 2 * messages)
         self.scale = nn.Linear(edge_channels, 2 * messages)
-        self.shift = nn.Linear(edge_channels, 2 * messages)
+        self.shift = nn.Linear(edge_channels, 2 * messages, bias=False)  # update has one
         with torch.no_grad():
-            self.scale.bias += 1  # messages are there before edges say anything
+            self.scale.bias.add_(1)  # messages are there before edges say anything
         heard = 2 * len(self.aggregations) * messages * (1 if mean_log_degree is None else 3)
         self.update = mlp([channels + heard, 2 * channels, channels], dropout)
         self.edges = EdgeStep(channels, edge_channels)
@@ -90,11 +90,10 @@ class FilmLayer(nn.Module):
 
 
 def _modulated(
-    e: Tensor, source: Tensor, target: Tensor,
-    scale: Tensor, scale_bias: Tensor, shift: Tensor, shift_bias: Tensor,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    e: Tensor, source: Tensor, target: Tensor, scale: Tensor, bias: Tensor, shift: Tensor
+) -> tuple[Tensor, ...]:
     """Messages of both directions."""
-    messages = (e @ scale + scale_bias) * silu(source + target) + (e @ shift + shift_bias)
+    messages = (e @ scale + bias) * silu(source + target) + e @ shift
     return messages.chunk(2, dim=-1)
 
 

@@ -58,14 +58,16 @@ class EdgeStep(nn.Module):
 
 
 def columns(*maps: nn.Linear) -> list[Tensor]:
-    """Weight ``[in, out]`` and bias of some maps, for functions of edges: ``e @ weight + bias``.
+    """Weight ``[in, out]`` and bias, if any, of some maps, for functions of edges: ``e @ weight``.
 
     Of matrices with few inputs the gradient of this form is several times as fast on a CPU as that
     of torch's own.
     """
     given: list[Tensor] = []
     for one in maps:
-        given += [one.weight.mT.contiguous(), one.bias]
+        given.append(one.weight.mT.contiguous())
+        if one.bias is not None:
+            given.append(one.bias)
     return given
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -43,19 +41,27 @@ class RelationalLayer(nn.Module):
         x ``[*, N, C]``, e ``[*, E, C_e]`` -> the same.
     """
 
+    heads: Tensor
+
     def __init__(
         self, channels: int, edge_channels: int, heads: int, head_channels: int,
         dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.heads, self.inner = heads, heads * head_channels
+        inner = 2 * heads * head_channels  # of both directions
+        self.head_channels = head_channels
+        # Which channels are those of each head: sums and copies of narrow rows by a product.
+        each = torch.eye(2 * heads).repeat_interleave(head_channels, dim=1)
+        self.register_buffer("heads", each, persistent=False)
         self.norm, self.middle_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.query, self.key, self.value = (nn.Linear(channels, 2 * self.inner) for _ in range(3))
-        # Of the edges: what joins sources and targets in the scores, and V_e, V'_e.
-        self.at_source, self.at_target, self.scale, self.shift = (
-            nn.Linear(edge_channels, 2 * self.inner) for _ in range(4)
+        self.query, self.key, self.value = (nn.Linear(channels, inner) for _ in range(3))
+        # Of the edges: what joins sources and targets in the scores, and V_e, V'_e. Where there is
+        # no bias, that of a map of neurons does the same.
+        self.at_source, self.at_target, self.shift = (
+            nn.Linear(edge_channels, inner, bias=False) for _ in range(3)
         )
-        self.out = nn.Linear(2 * self.inner, channels)
+        self.scale = nn.Linear(edge_channels, inner)
+        self.out = nn.Linear(inner, channels)
         self.middle = mlp([channels, 2 * channels, channels], dropout)
         self.edges = EdgeStep(channels, edge_channels)
 
@@ -66,8 +72,9 @@ class RelationalLayer(nn.Module):
             read(normal).chunk(2, dim=-1) for read in (self.query, self.key, self.value)
         )
         (scores,) = kernels.map_edges(
-            topology, partial(_scores, 2 * self.heads), e, torch.cat([k, q_back], dim=-1),
-            torch.cat([q, k_back], dim=-1), columns(self.at_source, self.at_target),
+            topology, _scores, e,
+            torch.cat([k, q_back], dim=-1), torch.cat([q, k_back], dim=-1),
+            [self.heads / self.head_channels**0.5, *columns(self.at_source, self.at_target)],
         )  # fmt: skip
         there, back = scores.chunk(2, dim=-1)
         shares = (
@@ -75,42 +82,33 @@ class RelationalLayer(nn.Module):
         )  # fmt: skip
         none = torch.zeros_like(v)
         at_target, at_source = kernels.map_edges(
-            topology, partial(_values, 2 * self.heads), torch.cat([*shares, e], dim=-1),
+            topology, _values, torch.cat([*shares, e], dim=-1),
             torch.cat([v, none], dim=-1), torch.cat([none, v_back], dim=-1),
-            [self._spread(e), *columns(self.scale, self.shift)], to=("target", "source"),
+            [self.heads, *columns(self.scale, self.shift)], to=("target", "source"),
         )  # fmt: skip
         # Both ends hear the values of both directions: to part them here is cheaper than on edges.
-        heard = at_target[..., : self.inner], at_source[..., self.inner :]
+        heard = at_target[..., : v.shape[-1]], at_source[..., v.shape[-1] :]
         x = x + self.out(torch.cat(heard, dim=-1))
         x = x + self.middle(self.middle_norm(x))
         return x, self.edges(topology, x, e).edges
 
-    def _spread(self, like: Tensor) -> Tensor:
-        """A matrix that gives each head's share to its channels, those of each head apart."""
-        heads = torch.eye(2 * self.heads, dtype=like.dtype, device=like.device)
-        halves = heads.view(2 * self.heads, 2, 1, self.heads)
-        each = self.inner // self.heads
-        return halves.expand(-1, -1, each, -1).reshape(2 * self.heads, 2 * self.inner)
-
 
 def _scores(
-    heads: int, e: Tensor, source: Tensor, target: Tensor,
-    at_source: Tensor, source_bias: Tensor, at_target: Tensor, target_bias: Tensor,
+    e: Tensor, source: Tensor, target: Tensor,
+    heads: Tensor, at_source: Tensor, at_target: Tensor,
 ) -> tuple[Tensor]:  # fmt: skip
     """Scores of each head of both directions."""
-    product = (source + (e @ at_source + source_bias)) * (target + (e @ at_target + target_bias))
-    terms = torch.unflatten(product, -1, (2, -1, heads // 2))
-    return ((terms.sum(-2) / math.sqrt(terms.shape[-2])).flatten(-2),)
+    return (((source + e @ at_source) * (target + e @ at_target)) @ heads.mT,)
 
 
 def _values(
-    heads: int, e: Tensor, source: Tensor, target: Tensor, spread: Tensor,
-    scale: Tensor, scale_bias: Tensor, shift: Tensor, shift_bias: Tensor,
+    e: Tensor, source: Tensor, target: Tensor,
+    heads: Tensor, scale: Tensor, bias: Tensor, shift: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Values of both directions times the shares of their heads, which stand before e."""
-    shares, e = e[..., :heads] @ spread, e[..., heads:]
-    values = (source + target) * (e @ scale + scale_bias) + (e @ shift + shift_bias)
-    values = values * shares
+    shares, e = e[..., : len(heads)], e[..., len(heads) :]
+    values = (source + target) * (e @ scale + bias) + e @ shift
+    values = values * (shares @ heads)
     return values, values
 
 

@@ -212,11 +212,8 @@ def test_float32_and_what_a_model_says_of_itself(name: str):
     model = MODELS[name](architecture, 5)
     answers = model(random_stack(architecture, 3, 0, torch.float32))
     assert (answers.dtype, answers.shape) == (torch.float32, (3, 5))
-    columns = {
-        "message-passing": "generic weights-only", "flat": "generic weights-only",
-        "symmetric": "activation-structured weights-only", "probe": "with probes",
-    }  # fmt: skip
-    assert model.column == columns[name]
+    columns = {"symmetric": "activation-structured weights-only", "probe": "with probes"}
+    assert model.column == columns.get(name, "generic weights-only")
     if name in ("message-passing", "symmetric"):
         assert MODELS[name](architecture, 5, probes=2).column == "with probes"
     with pytest.raises(InvalidGraphError, match="given a list"):

@@ -26,7 +26,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "flat": {"hidden": 8},
     "probe": {"probes": 3, "hidden": 8},
     "equivariant": {"channels": 4, "layers": 2},
-}
+    "ng-gnn": {"channels": 8, "edge_channels": 3, "messages": 4, "layers": 2, "hidden": 8},
+    "ng-t": {
+        "channels": 8, "edge_channels": 3, "heads": 2, "head_channels": 2, "layers": 2,
+        "hidden": 8,
+    },
+    "gmn": {"channels": 8, "edge_channels": 3, "layers": 2, "hidden": 8},
+}  # fmt: skip
 KINDS: dict[str, type[Metanetwork]] = {**MODELS, "equivariant": EquivariantNetwork}
 LOW = [name for name in KINDS if name not in ("symmetric", "probe")]
 
