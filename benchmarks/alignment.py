@@ -47,10 +47,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--idx", type=Path, required=True, metavar="DIR", help="IDX files of MNIST")
     made.add_argument("--widths", type=int, nargs="+", default=[256, 256], help="hidden layers")
     made.add_argument("--activation", choices=["relu", "tanh"], default="relu")
-    made.add_argument("--images", type=int, default=20000, help="to train on")
+    made.add_argument("--images", type=int, default=10000, help="to train on")
     made.add_argument("--test_images", type=int, default=10000, help="that losses are taken on")
-    made.add_argument("--steps", type=int, default=1000, help="of AdamW, 128 images each")
-    made.add_argument("--pairs", type=int, default=2, help="pairs of networks")
+    made.add_argument("--steps", type=int, default=500, help="of AdamW, 128 images each")
+    made.add_argument("--pairs", type=int, default=1, help="pairs of networks")
     made.add_argument("--out", type=Path, default=harness.RESULTS / "alignment.csv")
     return made
 
@@ -108,7 +108,7 @@ def check(
     middle = interpolate(network, found(network, other).apply(other), 0.5)
     expected = run(network, images)
     if float((run(middle, images) - expected).abs().max() / expected.abs().max()) > 1e-4:
-        raise AssertionError("a planted relabelling was not found; nothing is measured.")
+        raise SystemExit("A planted relabelling was not undone. Nothing was measured.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ from nngraph.nn import MODELS
 from nngraph.zoo import ImageSource, fit_zoo
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("gpu", "accuracy", "conversion", "equivariant", "fit", "models", "primitives")
+SCRIPTS = (
+    "gpu", "accuracy", "alignment", "conversion", "equivariant", "fit", "models", "primitives",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -326,6 +329,32 @@ def test_conversion(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 # -- the harness ----------------------------------------------------------------------------------
+
+
+def test_alignment(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = load("alignment")
+    generator = torch.Generator().manual_seed(0)
+    for prefix in ("train", "t10k"):
+        for name, shape, below in (("images-idx3", (60, 4, 4), 256), ("labels-idx1", (60,), 10)):
+            head = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
+            data = torch.randint(below, shape, generator=generator, dtype=torch.uint8)
+            file = tmp_path / f"{prefix}-{name}-ubyte"
+            file.write_bytes(head + data.numpy().tobytes())
+    out = tmp_path / "alignment.csv"
+    arguments = ["--idx", str(tmp_path), "--widths", "5", "4", "--steps", "3", "--out", str(out)]
+    module.main(arguments)
+    none, weights, activations, sinkhorn = rows(out)
+    assert [none["method"], weights["method"]] == ["none", "weights"]
+    assert float(weights["distance"]) <= float(none["distance"])
+    assert all(float(row["barrier"]) >= 0 for row in (none, weights, activations, sinkhorn))
+    assert "--idx DIR" in weights["command"]
+    assert str(tmp_path) not in weights["command"]
+    stay = module.Alignment(module.Symmetry(module.trained(
+        torch.zeros(9, 16), torch.zeros(9, dtype=torch.long), [5, 4], "relu", 1, 0
+    ).architecture).identity())  # fmt: skip
+    monkeypatch.setattr(module, "match_weights", lambda a, b: stay)
+    with pytest.raises(SystemExit, match="Nothing was measured"):
+        module.main(arguments)
 
 
 def test_rows_are_replaced_by_their_keys(load: Any, tmp_path: Path):

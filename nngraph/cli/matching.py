@@ -21,6 +21,7 @@ from nngraph.tasks import load_run
 from nngraph.tasks.alignment import (
     Alignment,
     Loss,
+    NeuronStates,
     barrier,
     canonical_form,
     data_loss,
@@ -147,7 +148,7 @@ def _matched(
         start = match_weights(a, b, starts=options.starts, generator=options.seed).relabelling
         return match_sinkhorn(a, b, loss, start=start, steps=options.steps)
     model, _ = load_run(options.run)
-    if not isinstance(model, StateNetwork):
+    if not isinstance(model, (StateNetwork, NeuronStates)):
         raise ArgumentError(
             None, f"the model of {options.run} is a {type(model).__name__}, which gives neurons no "
             "states; expected one derived from StateNetwork",

@@ -478,6 +478,8 @@ def test_training_to_match_raises_the_share_of_neurons_found(monkeypatch):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = task.build_model()
+        task.fit_statistics(model)
+        assert model.column == "generic weights-only"
         optimizer = torch.optim.Adam(model.parameters(), 0.02)
         before = task.evaluate(model, "val")
         assert task.evaluate(model, "val") == before

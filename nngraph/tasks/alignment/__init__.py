@@ -2,10 +2,9 @@
 
 from nngraph.tasks.alignment.canonical import canonical_form
 from nngraph.tasks.alignment.embeddings import (
-    MatchNeurons,
+    NeuronStates,
     match_activations,
     match_embeddings,
-    matching_loss,
 )
 from nngraph.tasks.alignment.interpolation import (
     Barrier,
@@ -16,6 +15,7 @@ from nngraph.tasks.alignment.interpolation import (
     interpolate,
     run,
 )
+from nngraph.tasks.alignment.match_task import MatchNeurons, matching_loss
 from nngraph.tasks.alignment.matching import Alignment, match_features, match_weights
 from nngraph.tasks.alignment.sinkhorn import match_sinkhorn, relabel_softly, sinkhorn
 
@@ -24,6 +24,7 @@ __all__ = [
     "Barrier",
     "Loss",
     "MatchNeurons",
+    "NeuronStates",
     "barrier",
     "canonical_form",
     "data_loss",

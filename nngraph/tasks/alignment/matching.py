@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nngraph.errors import InvalidGraphError
+from nngraph.errors import InvalidGraphError, NonFiniteError
 from nngraph.graph import Architecture, NeuralGraph, Relabelling, Symmetry
 from nngraph.tasks.alignment.canonical import flip_signs, signed_spaces
 from nngraph.tasks.alignment.gains import children, touched
@@ -122,12 +122,18 @@ def match_features(
 
     Raises:
         InvalidGraphError: if the features do not fit the architecture.
+        NonFiniteError: if one is NaN or infinite.
     """
     shapes = tuple(a.shape), tuple(b.shape)
     if a.dim() != 2 or shapes[0] != shapes[1] or len(a) != architecture.num_nodes:
         raise InvalidGraphError(
             f"features of the neurons have shapes {shapes[0]} and {shapes[1]}; expected "
             f"({architecture.num_nodes}, K) for both, of the architecture {architecture}."
+        )
+    if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise NonFiniteError(
+            "features of the neurons are NaN or infinite, which nothing is like; expected finite "
+            "numbers. Look for the network, or the model, that gave them."
         )
     units = [_units(value.detach().to(torch.float64), centre) for value in (a, b)]
     terms = feature_terms(architecture, *units)
@@ -154,9 +160,9 @@ class _State:
         self.signs: dict[str, Tensor] = {}
         self.terms = moved(terms, start)
         self.history = [inner_product(self.terms)]
-        squares = [sum(float(v.square().sum()) for v in vs) for vs in
-                   ([t.a for t in terms], [t.b for t in terms])]  # fmt: skip
-        self.least = _TOLERANCE * math.sqrt(squares[0] * squares[1])
+        first = sum(float(term.a.square().sum()) for term in terms)
+        second = sum(float(term.b.square().sum()) for term in terms)
+        self.least = _TOLERANCE * math.sqrt(first * second)
 
     def take(self, step: Step, force: bool = False) -> bool:
         """Take a step if it makes the product larger, or if it must; return whether it did."""

@@ -12,8 +12,11 @@ here it is unrolled).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nngraph.graph import NeuralGraph, Relabelling, Symmetry
 from nngraph.graph.layout import read_slab, write_slab
@@ -51,7 +54,7 @@ def relabel_softly(network: NeuralGraph, matrices: dict[str, Tensor]) -> NeuralG
     """
     architecture = network.architecture
     values = network.parameters()
-    like = next(iter(values.values()))
+    like = next(value for value in values.values() if value.is_floating_point())
     matrices = {space: matrix.to(like) for space, matrix in matrices.items()}
     mixed: dict[str, Tensor] = {}
     slabs = [
@@ -76,10 +79,10 @@ def match_sinkhorn(
     *,
     start: Relabelling | None = None,
     steps: int = 200,
-    learning_rate: float = 0.1,
+    learning_rate: float = 0.3,
     temperature: float = 1.0,
     iterations: int = 20,
-    confidence: float = 5.0,
+    confidence: float = 0.5,
 ) -> Alignment:
     r"""Find a relabelling of network b by descent on soft permutations.
 
@@ -99,16 +102,25 @@ def match_sinkhorn(
             pairs are equally likely at first.
         steps, learning_rate: of Adam.
         temperature, iterations: of :func:`sinkhorn`.
-        confidence: logit of the pairs of the start, over those of others.
+        confidence: share of each neuron that the pairs of the start have at first, in (0, 1).
 
     Raises:
         InvalidGraphError: if the networks have not one architecture.
         NonFiniteError: if a weight is NaN or infinite.
+        ValueError: if the confidence or the temperature is out of range.
     """
+    if not 0 < confidence < 1 or not temperature > 0:
+        raise ValueError(
+            f"confidence is {confidence!r} and temperature {temperature!r}; expected a number "
+            "between 0 and 1, and a positive one."
+        )
     architecture = check_pair(a, b)
+    if not architecture.spaces:
+        return Alignment(Symmetry(architecture).identity(), method="sinkhorn")
     terms = terms_of(a, b)
     scale = max(inner_product(terms_of(a, a)), torch.finfo(torch.float64).tiny)
-    like = terms[0].a if loss is None else next(iter(b.parameters().values()))
+    floating = (v for v in b.parameters().values() if v.is_floating_point())
+    like = terms[0].a if loss is None else next(floating)
 
     def cost(matrices: dict[str, Tensor]) -> Tensor:
         if loss is None:
@@ -129,11 +141,10 @@ def match_sinkhorn(
     if start is not None:
         best, least = start, judged(start)
         for space, index in start.indices.items():
-            one = torch.nn.functional.one_hot(index, index.shape[-1])
-            logits[space] += confidence * one.to(logits[space])
+            size = index.shape[-1]
+            logit = temperature * math.log(max(confidence * (size - 1) / (1 - confidence), 1.0))
+            logits[space] += logit * F.one_hot(index, size).to(logits[space])
     history = [-least] if start is not None else []
-    if not logits:
-        return Alignment(best, method="sinkhorn")
     optimizer = torch.optim.Adam([x.requires_grad_() for x in logits.values()], learning_rate)
     for step in range(steps):
         matrices = {s: sinkhorn(x, temperature, iterations) for s, x in logits.items()}

@@ -132,8 +132,8 @@ def propose_quadratic(
         undecided: begin from the matrix of all equal entries, and not from things as they are.
     """
     size, copies = architecture.spaces[space], architecture.copies(space)
-    eye = torch.eye(size, dtype=torch.float64)
     own = [terms[place] for place in touched(architecture, terms, [space])]
+    eye = torch.eye(size, dtype=torch.float64, device=own[0].a.device)
     shape = (copies, size, size) if architecture.all_spaces[space].within else (size, size)
 
     def value(matrix: Tensor) -> Tensor:
