@@ -216,8 +216,8 @@ def test_float32_and_what_a_model_says_of_itself(name: str):
     assert model.column == columns.get(name, "generic weights-only")
     if name in ("message-passing", "symmetric"):
         assert MODELS[name](architecture, 5, probes=2).column == "with probes"
-    with pytest.raises(InvalidGraphError, match="given a list"):
-        model([answers])
+    with pytest.raises(InvalidGraphError, match="given a Tensor"):
+        model(answers)
 
 
 # -- what must be noticed ---------------------------------------------------------------------
