@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nngraph.files import write_atomically
 
 __all__ = [
     "load_tensors",
+    "optimizer_forms",
     "optimizer_tensors",
     "read_json",
     "restore_optimizer",
@@ -57,9 +59,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
 
 
 def load_tensors(
-    path: Path, expected: dict[str, Tensor]
+    path: Path, expected: dict[str, Tensor], optional: Sequence[dict[str, Tensor]] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`save_tensors` wrote, checked against tensors of the expected form.
+
+    Args:
+        expected: tensors by name, of the shapes and dtypes that are to be there.
+        optional: sets of more of them, each of which is there whole or not at all.
 
     Raises:
         DataFileError: if the file is missing or damaged, or a name, shape or dtype differs.
@@ -68,6 +74,9 @@ def load_tensors(
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
             found = set(file.keys())
+            for part in optional:
+                if found & part.keys():
+                    expected = {**expected, **part}
             if differing := sorted(found ^ set(expected)):
                 state = "an unknown" if differing[0] in found else "no"
                 raise DataFileError(f"{path} has {state} tensor {differing[0]!r}.")
@@ -96,6 +105,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimiser's state by parameter number and name: ``"3.exp_avg"``."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
+
+
+def optimizer_forms(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    """Return tensors of the forms that AdamW's state of each parameter has, named as above.
+
+    A parameter that no step has used yet, such as a map of layers deeper than any network so far,
+    has no state.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return [
+        {f"{i}.step": torch.zeros(()), f"{i}.exp_avg": p, f"{i}.exp_avg_sq": p}
+        for i, p in enumerate(parameters)
+    ]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from nngraph.tasks.prediction import Predict
 from nngraph.tasks.settings import TrainSettings
 from nngraph.zoo import Zoo
 
-__all__ = ["Classify"]
+__all__ = ["Classify", "have_two_inputs"]
 
 
 class Classify(Predict):
@@ -42,7 +42,7 @@ class Classify(Predict):
         super().__init__(zoo, settings, "label")
         self.moves = settings.motion
         if self.moves is None:
-            self.moves = _have_two_inputs(zoo.architectures)
+            self.moves = have_two_inputs(zoo.architectures)
 
     def prepare(
         self, networks: NeuralGraphStack, model: nn.Module, training: bool = False
@@ -52,7 +52,7 @@ class Classify(Predict):
         return super().prepare(networks, model, training)
 
 
-def _have_two_inputs(architectures: Sequence[Architecture]) -> bool:
+def have_two_inputs(architectures: Sequence[Architecture]) -> bool:
     """Return whether all are chains of two inputs whose first layer has a bias."""
     return all(
         a.is_chain and a.widths[0] == 2 and any(column.group == 1 for column in a.columns)

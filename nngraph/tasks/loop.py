@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from nngraph.tasks.averaging import AveragedModel
 from nngraph.tasks.batches import NetworksInMemory, draw_batches, share_of
 from nngraph.tasks.checkpoint import (
     load_tensors,
+    optimizer_forms,
     optimizer_tensors,
     restore_optimizer,
     save_tensors,
@@ -180,22 +182,19 @@ class Run:
         """The file that the run goes on from."""
         return self.out / CHECKPOINT
 
-    def _state(self) -> dict[str, Tensor]:
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        states = optimizer_tensors(self.optimizer).items()
-        tensors.update({f"optimizer.{name}": value for name, value in states})
+    def _parameters(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the model and of its average, by their names in a file."""
+        tensors = _named("model", self.model.state_dict())
         if self.average is not None:
-            averaged = self.average.model.state_dict().items()
-            tensors.update({f"average.{name}": value for name, value in averaged})
+            tensors |= _named("average", self.average.model.state_dict())
         return tensors
 
     def save(self, progress: Progress, history: list[dict[str, Any]]) -> None:
         """Write the state of the run, so that it can go on from here."""
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
         write_atomically(self.out / METRICS, lines.encode())
-        save_tensors(
-            self.checkpoint, self._state(), {"progress": vars(progress), "history": history}
-        )
+        tensors = self._parameters() | _named("optimizer", optimizer_tensors(self.optimizer))
+        save_tensors(self.checkpoint, tensors, {"progress": vars(progress), "history": history})
 
     def resume(self) -> tuple[Progress, list[dict[str, Any]]]:
         """Read the state that :meth:`save` wrote.
@@ -203,10 +202,8 @@ class Run:
         Raises:
             DataFileError: if it is damaged.
         """
-        # A step of rate 0 makes the optimiser's state, whose names and shapes are then known.
-        with seeded(self.settings.seed, -1, device=self.task.device):
-            self.step(self.networks.numbers[: max(2, self.fabric.world_size)], 0.0)
-        tensors, about = load_tensors(self.checkpoint, self._state())
+        states = [_named("optimizer", form) for form in optimizer_forms(self.optimizer)]
+        tensors, about = load_tensors(self.checkpoint, self._parameters(), states)
         try:
             progress, history = Progress(**about["progress"]), list(about["history"])
             whole = (progress.total_steps, progress.step, progress.epoch, progress.best_epoch)
@@ -236,3 +233,7 @@ class Run:
         """Read the parameters that were kept."""
         tensors, _ = load_tensors(self.out / MODEL, self.judged.state_dict())
         self.judged.load_state_dict(tensors)
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}

@@ -13,14 +13,23 @@ from torch import Tensor, nn
 
 from nngraph.datasets import Relabel
 from nngraph.errors import DataFileError, InvalidGraphError
-from nngraph.graph import NeuralGraphStack
+from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.nn import Metanetwork
 from nngraph.tasks import TASKS, Predict, Task, TrainSettings, build_model, build_task, load_run
 from nngraph.tasks import train as train_run
+from nngraph.tasks.classification import have_two_inputs
 from nngraph.tasks.prediction import InUnits
 from nngraph.tasks.targets import Category, Number
 from nngraph.tasks.task import batch_answers
-from nngraph.zoo import SPLITS, Zoo, load_digits_images, train_zoo
+from nngraph.zoo import (
+    SPLITS,
+    ImageSource,
+    Zoo,
+    fit_zoo,
+    load_digits_images,
+    merge_zoos,
+    train_zoo,
+)
 from nngraph.zoo.facts import Fact
 
 Settings = Callable[..., TrainSettings]
@@ -216,19 +225,21 @@ def test_networks_whose_fact_is_not_known_are_left_out(wild: Zoo, predict: Setti
     assert torch.isfinite(task.loss(model, task.networks("train")))
 
 
-def test_where_networks_come_from_is_a_fact_of_a_merged_zoo(make_zoo: Any, tmp_path: Path):
-    from nngraph.zoo import merge_zoos
-
-    parts = [make_zoo(seed=seed, steps=1) for seed in (0, 1)]
-    zoo = merge_zoos(tmp_path / "merged", [part.path for part in parts])
-    origins = zoo.manifest.origins
-    assert len(origins) == 2
-    origins[1].recipe["source"] = "other bars"
-    task = build_task(TrainSettings(str(zoo.path), "flat", task="predict",
-                                    task_options={"fact": "data_set"}), zoo)  # fmt: skip
+def test_where_networks_come_from_is_a_fact_of_a_merged_zoo(zoo: Zoo, tmp_path: Path):
+    images = torch.rand(9, 4, 6, 1, generator=torch.Generator().manual_seed(0))
+    source = ImageSource("dots", images, torch.arange(9) % 3, ("left", "middle", "right"))
+    other = fit_zoo(
+        tmp_path / "dots", source, widths=[2, 5, 4, 1], w0=10.0, steps=1, threads=1,
+        splits=(0.6, 0.2, 0.2), progress=False,
+    )  # fmt: skip
+    merged = merge_zoos(tmp_path / "merged", [zoo.path, other.path])
+    chosen = TrainSettings(
+        str(merged.path), "flat", task="predict", task_options={"fact": "data_set"}
+    )
+    task = build_task(chosen, merged)
     assert isinstance(task, Predict)
-    assert len(task.fact.values) == 2
-    assert task.truth.tolist() == [0] * 40 + [1] * 40
+    assert task.fact.values == ("bars", "dots")
+    assert task.truth.tolist() == [0] * 40 + [1] * 9
 
 
 # -- preparing ------------------------------------------------------------------------------------
@@ -253,12 +264,14 @@ def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, setting
     assert not moved(message, True, **off)
 
 
-def test_images_are_moved_where_networks_have_two_inputs(zoo: Zoo, make_zoo: Any, settings: Any):
+def test_images_are_moved_where_networks_have_two_inputs(zoo: Zoo, settings: Settings):
     assert build_task(settings(), zoo).moves is True  # type: ignore[attr-defined]
     assert build_task(settings(motion=False), zoo).moves is False  # type: ignore[attr-defined]
-    wider = make_zoo(features=3, steps=1)
-    assert wider.architecture.widths[0] != 2
-    assert build_task(settings(), wider).moves is False  # type: ignore[attr-defined]
+    moved = Architecture.mlp([2, 3, 1])
+    for other in (Architecture.mlp([3, 3, 1]), Architecture.mlp([2, 3, 1], bias=False)):
+        assert have_two_inputs([moved])
+        assert not have_two_inputs([other])
+        assert not have_two_inputs([moved, other])
 
 
 def test_prediction_never_moves_images(zoo: Zoo, settings: Settings):
