@@ -20,6 +20,7 @@ from nngraph.zoo import ImageSource, fit_zoo
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "gpu", "accuracy", "alignment", "conversion", "equivariant", "fit", "models", "primitives",
+    "width_transfer",
 )  # fmt: skip
 
 
@@ -382,3 +383,17 @@ def test_measures(load: Any):
     grown = harness.peak_growth_mib(lambda: torch.ones(2**24).sum())  # 64 MiB
     assert 64 <= grown < 65
     assert harness.machine()["threads"] == torch.get_num_threads()
+
+
+def test_width_transfer(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    module = load("width_transfer")
+    arguments = ["--widths", "3", "4", "--count", "64", "--fit-steps", "2", "--epochs", "1"]
+    out, figure = tmp_path / "rows.csv", tmp_path / "rows.png"
+    module.main([*arguments, "--out", str(out), "--figure", str(figure)])
+    found = rows(out)
+    assert [(row["options"], row["width"]) for row in found] == [
+        (name, width) for name in module.OPTIONS for width in ("3", "4")
+    ]
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in found)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "layer-wise" in capsys.readouterr().out

@@ -111,7 +111,7 @@ class NetworkEncoder(nn.Module):
         taps, columns = extent.taps, extent.columns
         depth, waves = min(extent.levels, max_levels), 2 * frequencies
         from_inputs, from_outputs = levels in ("inputs", "both"), levels in ("outputs", "both")
-        self.unit_weights = unit_weights
+        self.channels, self.unit_weights = channels, unit_weights
         self.scales = TensorScales(extent, fan_in)
         self.ordered = None
         if ordered:
@@ -190,13 +190,8 @@ class NetworkEncoder(nn.Module):
         if self.ordered is not None:
             levels, outputs = self.ordered(topology, taps, columns)
             first = topology.level_nodes[0]
-            terms.append(
-                join_levels(
-                    topology,
-                    [levels[0].new_zeros(*taps.shape[:-2], first.count * first.size,
-                                         levels[0].shape[-1]), *levels],
-                )
-            )  # fmt: skip
+            shape = (*columns.shape[:-2], first.count * first.size, self.channels)
+            terms.append(join_levels(topology, [columns.new_zeros(shape), *levels]))
         if self.own is not None:
             waves = [] if self.node_waves is None else [self.node_waves(columns)]
             terms.append(self.own(torch.cat([node_entries(topology, columns), *waves], dim=-1)))
