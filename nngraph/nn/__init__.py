@@ -14,6 +14,7 @@ from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorN
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.readouts import Readout
+from nngraph.nn.set_attention import SetAttentionLayer, SetAttentionNetwork, TensorAttention
 from nngraph.nn.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.shared_network import SharedEquivariantNetwork
 from nngraph.nn.sine import SineNetwork
@@ -26,6 +27,9 @@ MODELS: dict[str, type[Metanetwork]] = {
     "sine": SineNetwork,
     "flat": FlatNetwork,
     "probe": ProbeNetwork,
+    "dws": EquivariantNetwork,
+    "nfn-np": SharedEquivariantNetwork,
+    "nft": SetAttentionNetwork,
 }
 
 __all__ = [
@@ -49,6 +53,8 @@ __all__ = [
     "ProbeNetwork",
     "Probes",
     "Readout",
+    "SetAttentionLayer",
+    "SetAttentionNetwork",
     "SharedEquivariantLinear",
     "SharedEquivariantNetwork",
     "SharedPoolingLayer",
@@ -56,6 +62,7 @@ __all__ = [
     "SineNetwork",
     "StateNetwork",
     "States",
+    "TensorAttention",
     "TensorNodes",
     "TensorNorm",
     "TensorScales",
