@@ -114,6 +114,7 @@ class Topology:
             its target.
         node_height: distance to the output group.
         max_inputs, max_outputs: the most of one network.
+        max_tensors: the most groups and blocks of one network, together.
         output_rows: for each level that has output neurons (several only where depths are mixed),
             which of its neurons they are.
         level_order: ``[N]`` place of each neuron in the order of levels.
@@ -188,6 +189,7 @@ class Topology:
     reordered: bool
     architectures: tuple[Architecture, ...]
     meetings: Meetings | None = None
+    max_tensors: int = 2
     ends: tuple[Tensor, Tensor] | None = None
     num_taps: int = 1
     chains: bool = False
@@ -339,12 +341,12 @@ def _move(topology: Topology, device: torch.device) -> Topology:
     if topology.buckets is not None:
         fields["buckets"] = tuple(bucket(b) for b in topology.buckets)
     if topology.meetings is not None:
-        orders = {
-            name: None if order is None else order.to(device)
-            for name in ("outgoing", "incoming", "nodes")
-            for order in [getattr(topology.meetings, name)]
-        }
-        fields["meetings"] = replace(topology.meetings, **orders)
+        met = topology.meetings
+        orders = (
+            None if order is None else order.to(device)
+            for order in (met.outgoing, met.incoming, met.nodes)
+        )
+        fields["meetings"] = Meetings(met.sets, *orders)
     if topology.ends is not None:
         fields["ends"] = tuple(end.to(device) for end in topology.ends)
     fields["levels"] = tuple(tuple(bucket(b) for b in level) for level in topology.levels)

@@ -163,6 +163,7 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         ),
         activations=tuple(functions),
         node_activation=tensor(groups[node_group, 5]),
+        max_tensors=int(np.bincount(np.concatenate([groups[:, 8], blocks[:, 10]])).max()),
         meetings=meetings(blocks[:, :5], starts, group_start[:-1], group_size),
         blocks=tensor(blocks[:, :6]),
         reordered=reorder and not _is_range(blocks[:, 5], sizes),

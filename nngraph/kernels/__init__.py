@@ -226,13 +226,18 @@ def attend(
 
 
 def attend_crossing(
-    topology: Topology, edges: Tensor, nodes: Tensor, heads: int = 1, backend: str = "auto"
+    topology: Topology,
+    edges: Tensor,
+    nodes: Tensor,
+    keys: int,
+    heads: int = 1,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Attend among the rows and columns of weights, and biases, that meet at a group of neurons.
 
     At a group of d neurons, the tokens are the columns of the weights into it, the rows of the
     weights out of it, and its own features: each has a vector at every neuron n of the group. With
-    queries, keys and values of c channels for each head,
+    queries and keys of c channels and values, for each head,
 
     .. math::
         a_{ts} = \mathrm{softmax}_s \Big(\tfrac{1}{\sqrt{d c}} \sum_n q_{tn} \cdot k_{sn}\Big),
@@ -241,8 +246,10 @@ def attend_crossing(
     The parts of a grouped block meet others at their own share of a group.
 
     Args:
-        edges: q, k and v of weights, ``[*, E, 3 C]``; of neurons ``nodes``, ``[*, N, 3 C]``. Each
-            is split evenly among heads.
+        edges, nodes: q, k and v of weights, ``[*, E, 2 D + C]``, and of neurons, ``[*, N, 2 D +
+            C]``. Each of the three is split evenly among heads.
+        keys: D, channels of the queries, and of the keys. Few will do: a key has them at each of
+            d neurons.
         backend: ``"dense"``, ``"reference"`` or ``"auto"``, which is the first.
 
     Returns:
@@ -251,7 +258,7 @@ def attend_crossing(
 
     Raises:
         InvalidGraphError: if the graph is irregular.
-        ValueError: if heads do not divide C, or the backend is another.
+        ValueError: if heads do not divide C and D, or the backend is another.
     """
     kernel = {"auto": crossing.dense, "dense": crossing.dense, "reference": crossing.reference}
     if backend not in kernel:
@@ -259,12 +266,14 @@ def attend_crossing(
             f"the backend {backend!r} was asked for 'attend_crossing'; expected 'auto', 'dense' or "
             "'reference'."
         )
-    if heads < 1 or edges.shape[-1] % (3 * heads) or edges.shape[-1] != nodes.shape[-1]:
+    channels = edges.shape[-1] - 2 * keys
+    fits = channels > 0 and keys > 0 and edges.shape[-1] == nodes.shape[-1]
+    if heads < 1 or not fits or keys % heads or channels % heads:
         raise ValueError(
             f"edges and nodes have {edges.shape[-1]} and {nodes.shape[-1]} channels; expected "
-            f"the same multiple of 3 * {heads}: queries, keys and values of each head."
+            f"2 * {keys} of queries and keys and some of values, shared evenly by {heads} heads."
         )
-    return kernel[backend](topology, edges, nodes, heads)
+    return kernel[backend](topology, edges, nodes, keys, heads)
 
 
 def _known(side: Side) -> Side:

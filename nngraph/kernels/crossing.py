@@ -17,65 +17,60 @@ __all__ = ["dense", "reference"]
 Answers = tuple[Tensor, Tensor, Tensor]
 
 
-def dense(topology: Topology, edges: Tensor, nodes: Tensor, heads: int) -> Answers:
+def dense(topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: int) -> Answers:
     """See :func:`nngraph.kernels.attend_crossing`: matrix products, one kind of set at a time."""
     meetings = _known(topology)
-    pieces = _Pieces(meetings, edges, nodes, heads)
+    outgoing = _pieces(
+        edges, meetings.outgoing, [m.count * n * m.size for m in meetings.sets for n in m.rows]
+    )
+    incoming = _pieces(
+        edges, meetings.incoming, [m.count * n * m.size for m in meetings.sets for n in m.columns]
+    )
+    neurons = _pieces(
+        nodes, meetings.nodes, [m.count * m.size for m in meetings.sets if m.whole]
+    )
     answers: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
     for meeting in meetings.sets:
-        lead = (meeting.count,)
-        tokens, sizes = [], []
-        for n in meeting.rows:
-            tokens.append(next(pieces.outgoing).unflatten(-4, (*lead, n, meeting.size)))
-        for n in meeting.columns:
-            part = next(pieces.incoming).unflatten(-4, (*lead, meeting.size, n))
-            tokens.append(part.transpose(-5, -4))
+        count, size = meeting.count, meeting.size
+        # Each ``[*, sets, tokens, neurons, channels]``.
+        tokens = [torch.unflatten(next(outgoing), -2, (count, n, size)) for n in meeting.rows]
+        tokens += [
+            torch.unflatten(next(incoming), -2, (count, size, n)).transpose(-3, -2)
+            for n in meeting.columns
+        ]
         if meeting.whole:
-            tokens.append(next(pieces.nodes).unflatten(-4, (*lead, 1, meeting.size)))
-        # [*, sets, tokens, neurons, 3, heads, channels] -> [3, *, sets, heads, tokens, vectors]
-        sizes = [part.shape[-5] for part in tokens]
-        moved = [part.movedim(-3, 0).movedim(-2, -4) for part in tokens]
-        joined = torch.cat(moved, dim=-3)
-        q, k, v = joined.flatten(-2).unbind(0)
-        weight = ((q * (1 / math.sqrt(q.shape[-1]))) @ k.mT).softmax(-1)
-        out = (weight @ v).unflatten(-1, joined.shape[-2:]).movedim(-4, -2).flatten(-2)
+            tokens.append(torch.unflatten(next(neurons), -2, (count, 1, size)))
+        sizes = [part.shape[-3] for part in tokens]
+        asked = _by_head([part[..., : 2 * keys] for part in tokens], 2 * heads)
+        q, k = asked.flatten(-2).chunk(2, dim=-3)
+        v = _by_head([part[..., 2 * keys :] for part in tokens], heads)
+        weight = ((q / math.sqrt(q.shape[-1])) @ k.mT).softmax(-1)
+        out = torch.unflatten(weight @ v.flatten(-2), -1, v.shape[-2:])
+        # ``[*, sets, heads, tokens, neurons, channels]``, back to the order of each array.
         parts = iter(torch.split(out, sizes, dim=-3))
-        answers[1].extend(next(parts).flatten(-4, -2) for _ in meeting.rows)
-        answers[0].extend(next(parts).transpose(-3, -2).flatten(-4, -2) for _ in meeting.columns)
-        answers[2].extend(part.flatten(-4, -2) for part in parts)
-    like = nodes[..., : nodes.shape[-1] // 3]
-    incoming, outgoing, at_nodes = (
-        _restore(found, order, like)
-        for found, order in zip(
-            answers, (meetings.incoming, meetings.outgoing, meetings.nodes), strict=True
-        )
+        for role, own in ((1, meeting.rows), (0, meeting.columns), (2, [1] * meeting.whole)):
+            for _ in own:
+                part = next(parts).movedim(-4, -2)
+                part = part.transpose(-4, -3) if role == 0 else part
+                answers[role].append(part.flatten(-2).flatten(-4, -2))
+    like = nodes[..., 2 * keys :]
+    return (
+        _restore(answers[0], meetings.incoming, like),
+        _restore(answers[1], meetings.outgoing, like),
+        _restore(answers[2], meetings.nodes, like),
     )
-    return incoming, outgoing, at_nodes
 
 
-class _Pieces:
-    """Edges and nodes ``[*, n, 3, heads, channels]`` of one array after the other, split at once."""
+def _pieces(values: Tensor, order: Tensor | None, sizes: list[int]) -> Iterator[Tensor]:
+    """Features of one array after the other, split at once."""
+    if order is not None:
+        values = values.index_select(-2, order)
+    return iter(torch.split(values, sizes, dim=-2))
 
-    def __init__(self, meetings: Meetings, edges: Tensor, nodes: Tensor, heads: int) -> None:
-        sets = meetings.sets
-        sizes = (
-            [m.count * n * m.size for m in sets for n in m.rows],
-            [m.count * n * m.size for m in sets for n in m.columns],
-            [m.count * m.size for m in sets if m.whole],
-        )
-        orders = meetings.outgoing, meetings.incoming, meetings.nodes
-        self.outgoing, self.incoming, self.nodes = (
-            self._split(values, order, own, heads)
-            for values, order, own in zip((edges, edges, nodes), orders, sizes, strict=True)
-        )
 
-    @staticmethod
-    def _split(
-        values: Tensor, order: Tensor | None, sizes: list[int], heads: int
-    ) -> Iterator[Tensor]:
-        if order is not None:
-            values = values.index_select(-2, order)
-        return iter(torch.split(values.unflatten(-1, (3, heads, -1)), sizes, dim=-4))
+def _by_head(tokens: list[Tensor], heads: int) -> Tensor:
+    """``[*, tokens, neurons, heads * c]`` each ``-> [*, heads, tokens, neurons, c]``."""
+    return torch.cat([torch.unflatten(t, -1, (heads, -1)).movedim(-2, -4) for t in tokens], dim=-3)
 
 
 def _restore(pieces: list[Tensor], order: Tensor | None, like: Tensor) -> Tensor:
@@ -85,32 +80,37 @@ def _restore(pieces: list[Tensor], order: Tensor | None, like: Tensor) -> Tensor
     return joined if order is None else torch.zeros_like(joined).index_copy(-2, order, joined)
 
 
-def reference(topology: Topology, edges: Tensor, nodes: Tensor, heads: int) -> Answers:
+def reference(
+    topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: int
+) -> Answers:
     """See :func:`nngraph.kernels.attend_crossing`: one set of neurons after the other."""
     _known(topology)
     count = topology.num_edges
     # For each set, the rows of `values` that each token is made of, by its role.
     sets: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
     at = 0
-    for rows, columns, parts, source, target, _ in topology.blocks.tolist():
-        for part in range(parts):
+    for rows, columns, parts, source, target in topology.blocks[:, :5].tolist():
+        for share in range(parts):
             array = torch.arange(at, at + rows * columns).reshape(rows, columns)
             at += rows * columns
-            sets.setdefault((target + part * rows, rows), []).append((0, array.mT))
-            sets.setdefault((source + part * columns, columns), []).append((1, array))
+            sets.setdefault((target + share * rows, rows), []).append((0, array.mT))
+            sets.setdefault((source + share * columns, columns), []).append((1, array))
     first = 0
     for size in topology.group_size.tolist():
-        own = count + torch.arange(first, first + size).unsqueeze(0)
-        sets.setdefault((first, size), []).append((2, own))
+        neurons = count + torch.arange(first, first + size).unsqueeze(0)
+        sets.setdefault((first, size), []).append((2, neurons))
         first += size
-    values = torch.cat([edges, nodes], dim=-2).unflatten(-1, (3, heads, -1))
-    channels = edges.shape[-1] // 3
+    values = torch.cat([edges, nodes], dim=-2)
+    channels = edges.shape[-1] - 2 * keys
     found: list[list[Tensor]] = [[], [], []]
     places: list[list[Tensor]] = [[], [], []]
     for tokens in sets.values():
         index = torch.cat([array for _, array in tokens]).to(edges.device)
-        read = values.index_select(-4, index.flatten()).unflatten(-4, index.shape)
-        q, k, v = read.unbind(-3)  # [*, tokens, neurons, heads, channels]
+        read = torch.unflatten(values.index_select(-2, index.flatten()), -2, index.shape)
+        q, k, v = (  # [*, tokens, neurons, heads, channels]
+            torch.unflatten(part, -1, (heads, -1))
+            for part in torch.split(read, [keys, keys, channels], dim=-1)
+        )
         score = torch.einsum("...tnhc,...snhc->...hts", q, k)
         weight = (score / math.sqrt(q.shape[-3] * q.shape[-1])).softmax(-1)
         out = torch.einsum("...hts,...snhc->...tnhc", weight, v).flatten(-2)
@@ -119,9 +119,10 @@ def reference(topology: Topology, edges: Tensor, nodes: Tensor, heads: int) -> A
             places[role].append(array.flatten().to(edges.device))
             found[role].append(part.flatten(-3, -2))
     answers = []
-    for role, size in enumerate((count, count, topology.num_nodes)):
-        out = values.new_zeros(*edges.shape[:-2], size, channels)
+    for role, entries in enumerate((count, count, topology.num_nodes)):
+        out = values.new_zeros(*edges.shape[:-2], entries, channels)
         if found[role]:
+            # Neurons come after the edges.
             where = torch.cat(places[role]) - (count if role == 2 else 0)
             out = out.index_copy(-2, where, torch.cat(found[role], dim=-2))
         answers.append(out)

@@ -23,6 +23,7 @@ from nngraph.nn.probing import probing
 from nngraph.nn.readouts import Readout
 from nngraph.nn.relational import RelationalLayer, RelationalNetwork
 from nngraph.nn.scales import TensorScales
+from nngraph.nn.set_attention import SetAttentionLayer, SetAttentionNetwork, TensorAttention
 from nngraph.nn.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.shared_network import SharedEquivariantNetwork
 from nngraph.nn.states import StateNetwork, States
@@ -39,6 +40,9 @@ MODELS: dict[str, type[Metanetwork]] = {
     "ng-gnn": FilmNetwork,
     "ng-t": RelationalNetwork,
     "gmn": GraphMetanetwork,
+    "dws": EquivariantNetwork,
+    "nfn-np": SharedEquivariantNetwork,
+    "nft": SetAttentionNetwork,
 }
 
 __all__ = [
@@ -73,6 +77,8 @@ __all__ = [
     "Readout",
     "RelationalLayer",
     "RelationalNetwork",
+    "SetAttentionLayer",
+    "SetAttentionNetwork",
     "SharedEquivariantLinear",
     "SharedEquivariantNetwork",
     "SharedPoolingLayer",
@@ -80,6 +86,7 @@ __all__ = [
     "StateNetwork",
     "States",
     "SymmetricNetwork",
+    "TensorAttention",
     "TensorNodes",
     "TensorNorm",
     "TensorScales",

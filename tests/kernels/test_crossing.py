@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def features(topology: Topology, lead: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    return draw(*lead, topology.num_edges, 12), draw(*lead, topology.num_nodes, 12, seed=1)
+    return draw(*lead, topology.num_edges, 10), draw(*lead, topology.num_nodes, 10, seed=1)
 
 
 @pytest.mark.parametrize("backend", ["reference", "dense"])
@@ -46,16 +47,19 @@ def test_against_loops_over_tokens(backend: str, widths: tuple[int, ...]):
     """On chains, one network, one head after the other."""
     topology = Topology.of(mlp(widths))
     e, x = features(topology, ())
-    found = kernels.attend_crossing(topology, e, x, 2, backend)
+    found = kernels.attend_crossing(topology, e, x, 2, 2, backend)
     weights = [
-        part.reshape(after, before, 3, 2, 2)
+        part.reshape(after, before, 10)
         for part, before, after in zip(
-            torch.split(e, [a * b for a, b in zip(widths, widths[1:])]), widths, widths[1:]
+            torch.split(e, [a * b for a, b in pairwise(widths)]),
+            widths[:-1],
+            widths[1:],
+            strict=True,
         )
     ]
-    biases = [part.reshape(-1, 3, 2, 2) for part in torch.split(x, list(widths))]
-    expected = [torch.zeros(*w.shape[:2], 2, 2, 2, dtype=e.dtype) for w in weights]
-    nodes = [torch.zeros(d, 2, 2, dtype=e.dtype) for d in widths]
+    biases = torch.split(x, list(widths))
+    expected = [torch.zeros(*w.shape[:2], 2, 2, 3, dtype=e.dtype) for w in weights]
+    nodes = [torch.zeros(d, 2, 3, dtype=e.dtype) for d in widths]
     for level, d in enumerate(widths):
         tokens = [("node", 0, biases[level])]
         if level > 0:
@@ -64,9 +68,11 @@ def test_against_loops_over_tokens(backend: str, widths: tuple[int, ...]):
             tokens += [("row", i, weights[level][i]) for i in range(widths[level + 1])]
         for head in range(2):
             for role, place, token in tokens:
-                score = [float((token[:, 0, head] * s[:, 1, head]).sum()) for *_, s in tokens]
-                share = torch.tensor(score, dtype=e.dtype).div(math.sqrt(d * 2)).softmax(0)
-                answer = sum(a * s[:, 2, head] for a, (*_, s) in zip(share, tokens))
+                # Two queries, two keys, six values: one, one and three of each head.
+                score = [float((token[:, head] * s[:, 2 + head]).sum()) for *_, s in tokens]
+                share = torch.tensor(score, dtype=e.dtype).div(math.sqrt(d)).softmax(0)
+                values = [s[:, 4:].unflatten(1, (2, 3))[:, head] for *_, s in tokens]
+                answer = sum(a * v for a, v in zip(share, values, strict=True))
                 if role == "node":
                     nodes[level][:, head] = answer
                 elif role == "column":
@@ -84,7 +90,7 @@ def test_backends_agree_in_values_and_gradients(topology: Topology, lead: tuple[
     e, x = (value.requires_grad_() for value in features(topology, lead))
     results = []
     for backend in ("reference", "dense"):
-        out = kernels.attend_crossing(topology, e, x, 2, backend)
+        out = kernels.attend_crossing(topology, e, x, 2, 2, backend)
         total = sum((part * draw(*part.shape, seed=3)).sum() for part in out)
         results.append([*out, *torch.autograd.grad(total, (e, x))])
     for one, other in zip(*results, strict=True):
@@ -98,7 +104,7 @@ def test_first_and_second_derivatives(topology: Topology, lead: tuple[int, ...],
     inputs = e.requires_grad_(), x.requires_grad_()
 
     def run(e: Tensor, x: Tensor) -> Tensor:
-        out = kernels.attend_crossing(topology, e, x, 1, backend)
+        out = kernels.attend_crossing(topology, e, x, 1, 1, backend)
         return torch.cat([part.flatten() for part in out])
 
     assert gradcheck(run, inputs)
@@ -109,9 +115,10 @@ def test_what_is_refused():
     topology = Topology.of(mlp([2, 3, 1]))
     e, x = features(topology, ())
     with pytest.raises(ValueError, match=r"'scatter' was asked for 'attend_crossing'"):
-        kernels.attend_crossing(topology, e, x, backend="scatter")
-    with pytest.raises(ValueError, match=r"multiple of 3 \* 5"):
-        kernels.attend_crossing(topology, e, x, heads=5)
+        kernels.attend_crossing(topology, e, x, 2, backend="scatter")
+    for keys, heads in ((2, 4), (4, 4), (5, 1), (0, 1), (2, 0)):
+        with pytest.raises(ValueError, match="shared evenly by"):
+            kernels.attend_crossing(topology, e, x, keys, heads)
     graph = Topology.of_edges(torch.tensor([[0, 1], [1, 0]]), 2)
     with pytest.raises(InvalidGraphError, match="irregular"):
-        kernels.attend_crossing(graph, draw(2, 3), draw(2, 3))
+        kernels.attend_crossing(graph, draw(2, 3), draw(2, 3), 1)
