@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.nn import MODELS
+from nngraph.testing import random_parameters
 from nngraph.zoo import ImageSource, fit_zoo
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -332,7 +334,7 @@ def test_conversion(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 # -- the harness ----------------------------------------------------------------------------------
 
 
-def test_alignment(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_alignment(load: Any, tmp_path: Path):
     module = load("alignment")
     generator = torch.Generator().manual_seed(0)
     for prefix in ("train", "t10k"):
@@ -350,12 +352,19 @@ def test_alignment(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert all(float(row["barrier"]) >= 0 for row in (none, weights, activations, sinkhorn))
     assert "--idx DIR" in weights["command"]
     assert str(tmp_path) not in weights["command"]
-    stay = module.Alignment(module.Symmetry(module.trained(
-        torch.zeros(9, 16), torch.zeros(9, dtype=torch.long), [5, 4], "relu", 1, 0
-    ).architecture).identity())  # fmt: skip
-    monkeypatch.setattr(module, "match_weights", lambda a, b: stay)
+
+
+def test_matchings_are_not_measured_when_one_is_wrong(load: Any):
+    module = load("alignment")
+    architecture = Architecture.mlp([4, 6, 5, 3])
+    values = random_parameters(architecture, 0)
+    network = NeuralGraph.from_parameters(architecture, {n: 3 * v for n, v in values.items()})
+    x = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    loss = module.data_loss(x, module.run(network, x).argmax(-1))
+    module.check(network, module.match_weights, loss)
+    stay = module.Alignment(Symmetry(architecture).identity())
     with pytest.raises(SystemExit, match="Nothing was measured"):
-        module.main(arguments)
+        module.check(network, lambda a, b: stay, loss)
 
 
 def test_rows_are_replaced_by_their_keys(load: Any, tmp_path: Path):
