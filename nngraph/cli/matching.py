@@ -147,10 +147,10 @@ def _matched(
     if options.method == "sinkhorn":
         start = match_weights(a, b, starts=options.starts, generator=options.seed).relabelling
         return match_sinkhorn(a, b, loss, start=start, steps=options.steps)
-    model, _ = load_run(options.run)
+    model, settings = load_run(options.run)
     if not isinstance(model, (StateNetwork, NeuronStates)):
         raise ArgumentError(
             None, f"the model of {options.run} is a {type(model).__name__}, which gives neurons no "
             "states; expected one derived from StateNetwork",
         )  # fmt: skip
-    return match_embeddings(model, a, b)
+    return match_embeddings(model, a, b, canonicalise=settings.canonicalise)

@@ -17,7 +17,7 @@ from nngraph.nn import Metanetwork, Networks
 from nngraph.nn.metanetwork import Column, mlp
 from nngraph.tasks.linear_probe import linear_probe
 from nngraph.tasks.settings import TrainSettings
-from nngraph.tasks.task import Task, joined, new_model
+from nngraph.tasks.task import Task, joined, new_model, one_stack
 from nngraph.zoo import Zoo
 
 __all__ = ["Contrast", "ContrastiveNetwork", "contrastive_loss"]
@@ -160,7 +160,7 @@ class Contrast(Task):
             self.prepare(self.view(stack), model, training=True)
             for _ in range(2) for _, stack in batch
         ]  # fmt: skip
-        first, second = model(_one_stack(views) if len(batch) == 1 else views).chunk(2)
+        first, second = model(one_stack(views) if len(batch) == 1 else views).chunk(2)
         return contrastive_loss(first, second, self.temperature)
 
     @torch.no_grad()
@@ -184,14 +184,6 @@ class Contrast(Task):
             labels += [self.zoo.labels[numbers] for numbers, _ in batch]
         embeddings = torch.cat(found)
         return embeddings, torch.cat(labels).to(embeddings.device)
-
-
-def _one_stack(views: list[NeuralGraphStack]) -> NeuralGraphStack:
-    """Join stacks of one architecture, which are read faster so than side by side."""
-    architecture, first = views[0].architecture, views[0]
-    x, edge_attr = (torch.cat([getattr(v, name) for v in views]) for name in ("x", "edge_attr"))
-    integers = None if first.integers is None else torch.cat([first.integers] * len(views))
-    return NeuralGraphStack(architecture, x, edge_attr, integers=integers)
 
 
 def _moved_exactly(networks: NeuralGraphStack) -> NeuralGraphStack:

@@ -6,6 +6,7 @@ import inspect
 
 from torch import nn
 
+from nngraph.tasks.alignment.match_task import MatchNeurons
 from nngraph.tasks.classification import Classify
 from nngraph.tasks.prediction import Predict
 from nngraph.tasks.seeding import seeded
@@ -19,6 +20,7 @@ __all__ = ["TASKS", "build_model", "build_task"]
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
     "predict": Predict,
+    "match": MatchNeurons,
 }
 
 

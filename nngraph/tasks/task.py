@@ -16,7 +16,7 @@ from nngraph.nn import MODELS, Metanetwork
 from nngraph.tasks.settings import TrainSettings
 from nngraph.zoo import SPLITS, Zoo
 
-__all__ = ["Task", "batch_answers", "joined", "new_model"]
+__all__ = ["Task", "batch_answers", "joined", "new_model", "one_stack"]
 
 #: Networks that statistics are taken from, where there are several architectures.
 _FITTED = 2048
@@ -205,6 +205,15 @@ def new_model(
 def joined(stacks: Sequence[NeuralGraphStack]) -> NeuralGraphStack | list[NeuralGraphStack]:
     """Return stacks as a model is called on them: the one there is, or several side by side."""
     return stacks[0] if len(stacks) == 1 else list(stacks)
+
+
+def one_stack(stacks: Sequence[NeuralGraphStack]) -> NeuralGraphStack:
+    """Return stacks of one architecture as one, which is read faster than side by side."""
+    x, edge_attr = (torch.cat([getattr(s, name) for s in stacks]) for name in ("x", "edge_attr"))
+    integers = [s.integers for s in stacks if s.integers is not None]
+    return NeuralGraphStack(
+        stacks[0].architecture, x, edge_attr, integers=torch.cat(integers) if integers else None
+    )
 
 
 @torch.no_grad()

@@ -16,7 +16,6 @@ from nngraph.graph import (
     Activation,
     Architecture,
     NeuralGraph,
-    NeuralGraphStack,
     Relabelling,
     Symmetry,
     forward,
@@ -26,7 +25,6 @@ from nngraph.graph.spaces import Factor
 from nngraph.nn import NetworkEncoder, StateNetwork, States, input_features
 from nngraph.tasks.alignment import (
     Barrier,
-    MatchNeurons,
     barrier,
     canonical_form,
     data_loss,
@@ -454,46 +452,6 @@ def test_embeddings_of_a_relabelled_network_are_matched():
     found = match_embeddings(model, a, b)
     assert found.relabelling == planted.invert()
     assert model.training
-
-
-def test_training_to_match_raises_the_share_of_neurons_found(monkeypatch):
-    architecture = Architecture.mlp([2, 6, 5, 1])
-    stack = NeuralGraphStack.from_parameters(
-        architecture, random_parameters(architecture, 0, torch.float32, lead=(32,))
-    )
-
-    class OfMemory:
-        def __init__(self):
-            self.architecture = architecture
-
-        def stack(self, split):
-            return stack[:16] if split == "train" else stack[16:]
-
-    from nngraph.nn import MODELS
-    from nngraph.tasks import TrainSettings
-
-    monkeypatch.setitem(MODELS, "tiny", Tiny)
-    task = MatchNeurons(OfMemory(), TrainSettings("memory", "tiny", {"channels": 8}), noise=0.3)
-    assert (task.name, task.score) == ("match", "matched")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = task.build_model()
-        task.fit_statistics(model)
-        assert model.column == "generic weights-only"
-        optimizer = torch.optim.Adam(model.parameters(), 0.02)
-        before = task.evaluate(model, "val")
-        assert task.evaluate(model, "val") == before
-        for _ in range(40):
-            optimizer.zero_grad()
-            loss = task.loss(model, [(torch.arange(16), task.zoo.stack("train"))])
-            loss.backward()
-            optimizer.step()
-        after = task.evaluate(model, "val")
-    assert after["loss"] < 0.7 * before["loss"]
-    assert after["matched"] > before["matched"]
-    blind = MatchNeurons(OfMemory(), TrainSettings("memory", "flat"))
-    with pytest.raises(ValueError, match="gives neurons no states"):
-        blind.build_model()
 
 
 def test_the_matching_loss_is_least_for_the_right_answer():

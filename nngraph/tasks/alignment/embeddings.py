@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nngraph.datasets import CanonicaliseSines
 from nngraph.graph import NeuralGraph, to_batch
 from nngraph.nn import Networks, StateNetwork
 from nngraph.nn.metanetwork import Column
@@ -76,24 +77,34 @@ class NeuronStates(nn.Module):
 
 
 def match_embeddings(
-    model: StateNetwork | NeuronStates, a: NeuralGraph, b: NeuralGraph
+    model: StateNetwork | NeuronStates,
+    a: NeuralGraph,
+    b: NeuralGraph,
+    *,
+    canonicalise: bool = False,
 ) -> Alignment:
     """Match the neurons of two networks by the states that a model gives them, in one pass.
 
     Args:
         model: its states commute with relabelling, as those of every ``StateNetwork`` do;
             :class:`MatchNeurons` trains one for it.
+        canonicalise: bring sine neurons to canonical sign and phase for the model, as in a training
+            run with that setting; the relabelling is of the networks as they are.
 
     Raises:
         InvalidGraphError: if the networks have not one architecture.
     """
     architecture = check_pair(a, b)
     states = model if isinstance(model, NeuronStates) else NeuronStates(model)
+    pair = [a, b]
+    sines = any(group.activation.name == "sine" for group in architecture.groups)
+    if canonicalise and sines and states.reads_signs:
+        pair = [CanonicaliseSines()(network) for network in pair]
     was_training = model.training
     states.eval()
     try:
         with torch.no_grad():
-            x = states(to_batch([a, b]))
+            x = states(to_batch(pair))
     finally:
         model.train(was_training)
     # Two networks of one architecture stand as a stack.

@@ -7,20 +7,21 @@ neurons relabelled.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nngraph.datasets import WeightNoise
-from nngraph.errors import ArchitectureError
+from nngraph.errors import ArchitectureError, DataFileError
 from nngraph.graph import Architecture, NeuralGraphStack, Symmetry
 from nngraph.nn import MODELS, StateNetwork
 from nngraph.tasks.alignment.embeddings import NeuronStates
 from nngraph.tasks.alignment.matching import match_features
+from nngraph.tasks.seeding import seeded
 from nngraph.tasks.settings import TrainSettings
-from nngraph.tasks.task import Task
+from nngraph.tasks.task import Task, joined, new_model, one_stack
 from nngraph.zoo import Zoo
 
 __all__ = ["MatchNeurons", "matching_loss"]
@@ -70,21 +71,25 @@ def _free_groups(architecture: Architecture) -> Iterator[tuple[int, int]]:
 class MatchNeurons(Task):
     """Find the neurons of a network again in its copy, which has noise and other labels.
 
+    What is trained are the states of a model, by which ``nngraph match --method embeddings`` and
+    :func:`match_embeddings` then match any two networks of one architecture.
+
     Measures: ``matched``, the score: the share of hidden neurons that the assignment of most
     similarity matches with themselves; and ``loss``. The copies of :meth:`evaluate` follow from the
     seed of the settings.
 
     Args:
-        zoo, settings: as of every task.
+        zoo, settings: as of every task; the model is a :class:`~nngraph.nn.StateNetwork`.
         noise: strength of :class:`~nngraph.datasets.WeightNoise` in the copies.
         temperature: of :func:`matching_loss`.
 
     Raises:
+        DataFileError: if the neurons of some networks cannot be relabelled.
         ValueError: if an option is out of range.
     """
 
-    name: ClassVar[str] = "match"
-    score: ClassVar[str] = "matched"
+    name = "match"
+    score = "matched"
 
     def __init__(
         self, zoo: Zoo, settings: TrainSettings, noise: float = 0.1, temperature: float = 0.1
@@ -92,27 +97,36 @@ class MatchNeurons(Task):
         super().__init__(zoo, settings)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature!r}; expected a positive number.")
+        if fixed := [a for a in zoo.architectures if not a.spaces]:
+            raise DataFileError(
+                f"networks of {zoo.path} have the architecture {fixed[0]}, without neurons that "
+                "may be relabelled; there is nothing to match. Leave them out with 'nngraph zoo "
+                "filter'."
+            )
         self.noise, self.temperature = WeightNoise(noise), temperature
 
     def build_model(self) -> NeuronStates:
         """Return a model of states with fresh parameters.
 
         Raises:
-            ValueError: if the model of the settings gives neurons no states.
+            ValueError: if there is no such model, it has no such option, or it gives neurons no
+                states.
         """
         model = MODELS.get(self.settings.model)
-        if model is None or not issubclass(model, StateNetwork):
+        if model is not None and not issubclass(model, StateNetwork):
             able = [name for name, kind in MODELS.items() if issubclass(kind, StateNetwork)]
             raise ValueError(
                 f"model is {self.settings.model!r}, which gives neurons no states to match; "
-                f"expected one of {', '.join(able) or 'those derived from StateNetwork'}."
+                f"expected one of {', '.join(able)}."
             )
-        return NeuronStates(model(self.zoo.architecture, 0, **self.settings.options))
+        encoder = new_model(self.settings, self.zoo.architectures, 0)
+        assert isinstance(encoder, StateNetwork)
+        return NeuronStates(encoder)
 
     def fit_statistics(self, model: nn.Module) -> None:
-        """Give a fresh model the scales of the training networks."""
         assert isinstance(model, NeuronStates)
-        model.fit_statistics(self.zoo.stack("train"))
+        stacks = [self.prepare(stack, model) for _, stack in self.some("train", 2048)]
+        model.fit_statistics(joined(stacks))
 
     def copies(self, networks: NeuralGraphStack) -> tuple[NeuralGraphStack, Tensor]:
         """Return noisy, relabelled copies, and the old node at each of their nodes ``[B, N]``.
@@ -127,50 +141,69 @@ class MatchNeurons(Task):
 
     def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
         """Return the mean of :func:`matching_loss` over the networks and fresh copies of them."""
-        losses = [len(stack) * self._compared(model, stack)[-1] for _, stack in batch]
-        return torch.stack(losses).sum() / sum(len(stack) for _, stack in batch)
+        losses = [pairs.loss(self.temperature) for pairs in self._compared(model, batch)]
+        shares = torch.tensor([len(numbers) for numbers, _ in batch], dtype=torch.float64)
+        return (torch.stack(losses) * (shares / shares.sum()).to(losses[0])).sum()
 
     def _compared(
-        self, model: nn.Module, networks: NeuralGraphStack
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the states of networks and of copies of them, the old nodes, and the loss."""
-        copies, old = self.copies(networks)
-        both = networks, copies
-        integers = networks.integers
-        joined = NeuralGraphStack(
-            networks.architecture,
-            torch.cat([stack.x for stack in both]),
-            torch.cat([stack.edge_attr for stack in both]),
-            integers=None if integers is None else torch.cat([integers, integers]),
-        )
-        x, y = model(joined).chunk(2)
-        return x, y, old, matching_loss(networks.architecture, x, y, old, self.temperature)
+        self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]
+    ) -> list[_Pairs]:
+        """Return the states of networks and of copies of them, in one call of the model."""
+        stacks, old = [], []
+        for _, networks in batch:
+            copies, nodes = self.copies(networks)
+            pair = [self.prepare(stack, model) for stack in (networks, copies)]
+            stacks.append(one_stack(pair))
+            old.append(nodes)
+        states = model(joined(stacks)).flatten(0, -2).split([2 * nodes.numel() for nodes in old])
+        return [
+            _Pairs(stack.architecture, *own.view(2, *nodes.shape, -1), nodes)
+            for stack, own, nodes in zip(stacks, states, old, strict=True)
+        ]
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """Judge a model on networks of a split and one copy of each."""
-        networks = self.zoo.stack(split).to(next(model.parameters()).device)
-        free = list(_free_groups(networks.architecture))
-        right, loss, size = 0, 0.0, self.settings.batch_size
+        right = neurons = networks = 0
+        loss = 0.0
         was_training = model.training
         model.eval()
         try:
-            with torch.random.fork_rng():
-                torch.manual_seed(self.settings.seed)
-                for start in range(0, len(networks), size):
-                    part = networks[start : start + size]
-                    x, y, old, mean = self._compared(model, part)
-                    loss += len(part) * float(mean)
-                    for one, other, expected in zip(x, y, old.cpu(), strict=True):
-                        same = _found(networks.architecture, one, other) == expected
-                        right += sum(int(same[first:stop].sum()) for first, stop in free)
+            with seeded(self.settings.seed, device=self.device):
+                for batch in self.batches(split):
+                    for pairs in self._compared(model, batch):
+                        found = pairs.found_again()
+                        right, neurons = right + int(found.sum()), neurons + found.numel()
+                        networks += len(pairs.old)
+                        loss += len(pairs.old) * float(pairs.loss(self.temperature))
         finally:
             model.train(was_training)
-        neurons = len(networks) * sum(stop - first for first, stop in free)
-        return {"matched": right / neurons, "loss": loss / len(networks)}
+        return {"matched": right / neurons, "loss": loss / networks}
 
 
-def _found(architecture: Architecture, x: Tensor, y: Tensor) -> Tensor:
-    """Return the node of a network that each node of its copy is matched with, by states."""
-    relabelling = match_features(architecture, y, x).relabelling
-    return relabelling.act_on_nodes(torch.arange(architecture.num_nodes)[:, None])[:, 0]
+class _Pairs(NamedTuple):
+    """Networks of one architecture and copies of them.
+
+    Attributes:
+        x, y: states ``[B, N, C]`` of the networks, and of the copies.
+        old: ``[B, N]``, node of the network that stands at each node of its copy.
+    """
+
+    architecture: Architecture
+    x: Tensor
+    y: Tensor
+    old: Tensor
+
+    def loss(self, temperature: float) -> Tensor:
+        return matching_loss(self.architecture, self.x, self.y, self.old, temperature)
+
+    def found_again(self) -> Tensor:
+        """Return whether each neuron that was relabelled is matched with itself ``[B, n]``."""
+        nodes = torch.arange(self.architecture.num_nodes)[:, None]
+        found = []
+        for x, y in zip(self.x, self.y, strict=True):
+            relabelling = match_features(self.architecture, y, x).relabelling
+            found.append(relabelling.act_on_nodes(nodes)[:, 0])
+        same = torch.stack(found) == self.old.cpu()
+        free = [same[:, start:stop] for start, stop in _free_groups(self.architecture)]
+        return torch.cat(free, dim=1)
