@@ -11,14 +11,65 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Meetings, Topology
 
-__all__ = ["dense", "reference"]
+__all__ = ["attend_crossing", "dense", "reference"]
 
 #: Answers to weights as part of a column, as part of a row, and to neurons.
 Answers = tuple[Tensor, Tensor, Tensor]
 
 
+def attend_crossing(
+    topology: Topology,
+    edges: Tensor,
+    nodes: Tensor,
+    keys: int,
+    heads: int = 1,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Attend among the rows and columns of weights, and biases, that meet at a group of neurons.
+
+    At a group of d neurons, the tokens are the columns of the weights into it, the rows of the
+    weights out of it, and its own features: each has a vector at every neuron n of the group. With
+    queries and keys of c channels and values, for each head,
+
+    .. math::
+        a_{ts} = \mathrm{softmax}_s \Big(\tfrac{1}{\sqrt{d c}} \sum_n q_{tn} \cdot k_{sn}\Big),
+        \qquad y_{tn} = \sum_s a_{ts} v_{sn}
+
+    The parts of a grouped block meet others at their own share of a group.
+
+    Args:
+        edges, nodes: q, k and v of weights, ``[*, E, 2 D + C]``, and of neurons, ``[*, N, 2 D +
+            C]``. Each of the three is split evenly among heads.
+        keys: D, channels of the queries, and of the keys. Few will do: a key has them at each of
+            d neurons.
+        backend: ``"dense"``, ``"reference"`` or ``"auto"``, which is the first.
+
+    Returns:
+        y of each weight as part of a column (at its target's group), ``[*, E, C]``; as part of a
+        row (at its source's); and of each neuron, ``[*, N, C]``.
+
+    Raises:
+        InvalidGraphError: if the graph is irregular.
+        ValueError: if heads do not divide C and D, or the backend is another.
+    """
+    kernel = {"auto": dense, "dense": dense, "reference": reference}
+    if backend not in kernel:
+        raise ValueError(
+            f"the backend {backend!r} was asked for 'attend_crossing'; expected 'auto', 'dense' or "
+            "'reference'."
+        )
+    channels = edges.shape[-1] - 2 * keys
+    fits = channels > 0 and keys > 0 and edges.shape[-1] == nodes.shape[-1]
+    if heads < 1 or not fits or keys % heads or channels % heads:
+        raise ValueError(
+            f"edges and nodes have {edges.shape[-1]} and {nodes.shape[-1]} channels; expected "
+            f"2 * {keys} of queries and keys and some of values, shared evenly by {heads} heads."
+        )
+    return kernel[backend](topology, edges, nodes, keys, heads)
+
+
 def dense(topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: int) -> Answers:
-    """See :func:`nngraph.kernels.attend_crossing`: matrix products, one kind of set at a time."""
+    """See :func:`attend_crossing`: matrix products, one kind of set at a time."""
     meetings = _known(topology)
     outgoing = _pieces(
         edges, meetings.outgoing, [m.count * n * m.size for m in meetings.sets for n in m.rows]
@@ -83,7 +134,7 @@ def _restore(pieces: list[Tensor], order: Tensor | None, like: Tensor) -> Tensor
 def reference(
     topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: int
 ) -> Answers:
-    """See :func:`nngraph.kernels.attend_crossing`: one set of neurons after the other."""
+    """See :func:`attend_crossing`: one set of neurons after the other."""
     _known(topology)
     count = topology.num_edges
     # For each set, the rows of `values` that each token is made of, by its role.

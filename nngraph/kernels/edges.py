@@ -1,0 +1,175 @@
+"""Primitives between edges and the neurons at their ends: gather, reduce, attend, propagate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from nngraph.graph.topology import Topology
+from nngraph.kernels import aggregated
+from nngraph.kernels.backends import (
+    REDUCTIONS,
+    End,
+    Reduction,
+    Side,
+    count_of,
+    is_dense,
+    kernel_of,
+    known_side,
+)
+from nngraph.kernels.modes import follows_operations
+
+__all__ = [
+    "aggregate",
+    "attend",
+    "edge_affine",
+    "gather",
+    "inner",
+    "propagate",
+    "reduce",
+    "softmax",
+]
+
+
+def gather(topology: Topology, x: Tensor, side: Side, backend: str = "auto") -> Tensor:
+    """Return for each edge the features of the neuron at that end, or of its block.
+
+    ``[*, N, C]``, or ``[*, K, C]`` for K blocks, ``-> [*, E, C]``.
+    """
+    return cast(Tensor, kernel_of(topology, backend, "gather")(topology, x, known_side(side)))
+
+
+def reduce(
+    topology: Topology, e: Tensor, side: Side, op: Reduction = "sum", backend: str = "auto"
+) -> Tensor:
+    r"""Reduce edge features to the neuron at that end, or to their block.
+
+    ``[*, E, C] -> [*, N, C]``, or ``[*, K, C]`` for K blocks. ``op`` is ``"sum"``, ``"mean"``,
+    ``"max"``, ``"min"`` or ``"std"``, the deviation :math:`\sqrt{\mathrm{mean}(e - \bar e)^2}` with
+    a gradient of 0 where it is 0. A neuron with no such edge gets 0. Where several edges have the
+    largest value, backends may hand its gradient to one or share it among them.
+    """
+    known_side(side)
+    if op not in REDUCTIONS:
+        raise ValueError(f"op is {op!r}; expected one of {', '.join(map(repr, REDUCTIONS))}.")
+    side = known_side(side)
+    if op in ("max", "min"):
+        return cast(Tensor, kernel_of(topology, backend, "reduce_extreme")(topology, e, side, op))
+    total = cast(Tensor, kernel_of(topology, backend, "reduce_sum")(topology, e, side))
+    if op == "sum":
+        return total
+    count = count_of(topology, side).clamp(min=1).to(e.dtype).unsqueeze(-1)
+    if op == "mean":
+        return total / count
+    apart = e - gather(topology, total / count, side, backend)
+    variance = reduce(topology, apart.square(), side, "sum", backend) / count
+    varies = variance > 0
+    return variance.where(varies, torch.ones_like(variance)).sqrt() * varies
+
+
+def aggregate(
+    topology: Topology,
+    e: Tensor,
+    side: End,
+    ops: Sequence[Reduction] = ("mean", "std", "max", "min"),
+    backend: str = "auto",
+) -> Tensor:
+    """Return several reductions side by side: ``[*, E, C] -> [*, N, len(ops) * C]``.
+
+    Each is that of :func:`reduce`; together they cost the backend ``"dense"`` less memory and time.
+    """
+
+    def plain(e: Tensor) -> Tensor:
+        return torch.cat([reduce(topology, e, side, op, backend) for op in ops], dim=-1)
+
+    if is_dense(topology, backend) and not follows_operations(e):
+        known = [op for op in ops if op in REDUCTIONS]
+        if len(known) == len(ops) and side in ("source", "target"):
+            count = count_of(topology, side).clamp(min=1).to(e.dtype).unsqueeze(-1)
+            return aggregated.aggregate(plain, topology, e, side, tuple(ops), count)
+    return plain(e)  # which refuses what is unknown
+
+
+def softmax(topology: Topology, score: Tensor, side: Side, backend: str = "auto") -> Tensor:
+    r"""Return :math:`\exp(s_{ij}) / \sum \exp(s)` over the edges that share an end or a block.
+
+    ``[*, E, H] -> [*, E, H]``, each of the H heads on its own.
+    """
+    # Shifting a softmax changes nothing, so the shift has no gradient.
+    peak = reduce(topology, score.detach(), side, "max", backend)
+    weight = (score - gather(topology, peak, side, backend)).exp()
+    total = reduce(topology, weight, side, "sum", backend)
+    return weight / gather(topology, total, side, backend)
+
+
+def attend(
+    topology: Topology, e: Tensor, score: Tensor, side: Side, backend: str = "auto"
+) -> Tensor:
+    r"""Average edge features by the softmax of a score: :math:`\sum_j a_{ij} e_{ij}`.
+
+    Args:
+        e: ``[*, E, C]``.
+        score: ``[*, E, H]``, one for each of H heads, which share the channels evenly.
+
+    Returns:
+        ``[*, N, C]``, or ``[*, K, C]`` for blocks; 0 at neurons with no such edge.
+    """
+    weight = softmax(topology, score, side, backend).unsqueeze(-1)
+    values = torch.unflatten(e, -1, (score.shape[-1], -1)) * weight
+    return reduce(topology, values.flatten(-2), side, "sum", backend)
+
+
+def edge_affine(
+    topology: Topology,
+    e: Tensor | None,
+    source: Tensor,
+    target: Tensor,
+    backend: str = "auto",
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    r"""Return :math:`\sigma(e_{ij} + s_j + t_i)` for each edge j -> i without gathered features.
+
+    ``e`` ``[*, E, C]`` or ``None`` for 0; ``source``, ``target`` ``[*, N, C]``. With ``e``,
+    ``source`` and ``target`` linear images of edge and node features this is a linear map of
+    ``[x_src, x_dst, e]`` at the cost of one product per neuron instead of one per edge.
+    """
+    kernel = kernel_of(topology, backend, "edge_affine")
+    total = cast(Tensor, kernel(topology, e, source, target))
+    return total if activation is None else activation(total)
+
+
+def propagate(
+    topology: Topology, weight: Tensor, x: Tensor, to: End = "target", backend: str = "auto"
+) -> Tensor:
+    r"""Pass node features along the edges with one scalar weight each: :math:`\sum_j w_{ij} x_j`.
+
+    Args:
+        weight: ``[*, E]``.
+        x: ``[*, N, C]``.
+        to: ``"target"`` runs forwards; ``"source"`` runs backwards, :math:`\sum_i w_{ij} x_i`.
+
+    Returns:
+        ``[*, N, C]``; 0 at neurons that nothing reaches.
+    """
+    return cast(Tensor, kernel_of(topology, backend, "propagate")(topology, weight, x, to))
+
+
+def inner(
+    topology: Topology, source: Tensor, target: Tensor, heads: int = 1, backend: str = "auto"
+) -> Tensor:
+    r"""Multiply features of the neurons at both ends of each edge: :math:`\sum_c s_{jc} t_{ic}`.
+
+    A map of low rank from neurons to edges, and the score of an edge in attention. On blocks it is
+    a matrix product, and nothing of edge size but the result is made.
+
+    Args:
+        source, target: s and t, ``[*, N, C]``.
+        heads: H shares of the channels, each summed by itself.
+
+    Returns:
+        ``[*, E, H]`` for each edge j -> i.
+    """
+    return cast(Tensor, kernel_of(topology, backend, "inner")(topology, source, target, heads))

@@ -1,0 +1,71 @@
+"""Primitives of networks that are run level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from nngraph.errors import InvalidGraphError
+from nngraph.graph.topology import Nodes, Topology
+from nngraph.kernels.backends import End, kernel_of
+
+__all__ = [
+    "propagate_level",
+    "take",
+]
+
+
+def propagate_level(
+    topology: Topology,
+    level: int,
+    weight: Tensor,
+    x: Tensor | Sequence[Tensor],
+    to: End = "target",
+    backend: str = "auto",
+) -> Tensor:
+    r"""Pass the features of earlier neurons on to those of one level: :math:`\sum_j w_{ij} x_j`.
+
+    Args:
+        level: of the targets, from 1.
+        weight: ``[*, E]``, of all edges.
+        x: ``[*, n, C]``, features of the neurons ``topology.level_nodes[l]`` of every level l
+            before; those of the last of them alone will do where no block skips a level.
+        to: ``"source"`` runs backwards, :math:`\sum_i w_{ij} x_i`, from features of the level.
+
+    Returns:
+        ``[*, m, C]`` at the neurons ``topology.level_nodes[level]``; backwards at those of the
+        level before, or, where blocks skip levels, of all levels before, one after another.
+
+    Raises:
+        InvalidGraphError: if the topology has no such level, or blocks skip levels and only the
+            features of one are given.
+    """
+    if not 1 <= level <= len(topology.levels):
+        raise InvalidGraphError(
+            f"level {level} was asked of a topology with {len(topology.levels)}; expected 1 to "
+            "that. An irregular graph has none."
+        )
+    if to == "source":
+        heard = x if isinstance(x, Tensor) else x[level]
+    elif topology.level_skips[level - 1]:
+        if isinstance(x, Tensor) or len(x) < level:
+            raise InvalidGraphError(
+                f"level {level} hears of neurons of other levels than the one before, as skip "
+                f"connections make it; expected the features of all {level} levels before it."
+            )
+        heard = torch.cat(list(x[:level]), dim=-2)
+    else:
+        heard = x if isinstance(x, Tensor) else x[level - 1]
+    return cast(
+        Tensor, kernel_of(topology, backend, "propagate_level")(topology, level, weight, heard, to)
+    )
+
+
+def take(x: Tensor, nodes: Nodes) -> Tensor:
+    """Return the features of some neurons: ``[*, N, C] -> [*, n, C]``; a view where contiguous."""
+    if nodes.index is None:
+        return x[..., nodes.start : nodes.stop, :]
+    return x.index_select(-2, nodes.index)

@@ -1,0 +1,193 @@
+"""Primitives that make new features of edges, and what they are summed to, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear, silu
+
+from nngraph.graph.topology import Topology
+from nngraph.kernels import fused, mapped, streamed, triton_edges
+from nngraph.kernels.backends import TRITON, is_dense, refuse_triton
+from nngraph.kernels.edges import edge_affine, gather, reduce
+from nngraph.kernels.mapped import EdgeFunction, To
+from nngraph.kernels.modes import follows_operations
+from nngraph.kernels.parts import pool_blocks, spread_blocks
+from nngraph.kernels.streamed import StreamedUpdate
+
+__all__ = [
+    "EdgeUpdate",
+    "edge_update",
+    "map_edges",
+    "streamed_edge_means",
+]
+
+
+class EdgeUpdate(NamedTuple):
+    """What :func:`edge_update` returns.
+
+    Attributes:
+        edges: e', ``[*, E, C]``.
+        incoming, outgoing: its means over the edges into and out of each neuron, ``[*, N, C]``; 0
+            at neurons without such an edge.
+        blocks: its means over each block, ``[*, K, C]``.
+    """
+
+    edges: Tensor
+    incoming: Tensor
+    outgoing: Tensor
+    blocks: Tensor
+
+
+def edge_update(
+    topology: Topology,
+    e: Tensor,
+    weight: Tensor,
+    source: Tensor,
+    target: Tensor,
+    block: Tensor | None = None,
+    normalise: bool = True,
+    recompute: bool = False,
+    backend: str = "auto",
+) -> EdgeUpdate:
+    r"""Update edge features from what they and the neurons at their ends say, and average them.
+
+    .. math::
+        e'_{ij} = e_{ij} + \mathrm{silu}(\hat e_{ij} A^T + s_j + t_i + b_{k(ij)})
+
+    with :math:`\hat e` normalised to mean 0 and variance 1 over channels, and k the edge's block.
+    The backends ``"dense"`` and ``"triton"`` do it in one pass over the edges in each direction;
+    the others step by step. Both take plain operations on blocks under ``torch.compile``, autocast
+    and the transforms of ``torch.func``, and for second derivatives.
+
+    Args:
+        e: ``[*, E, C]``.
+        weight: A, ``[C, C]``.
+        source, target: s and t, ``[*, N, C]``.
+        block: b, ``[*, K, C]``, or ``None`` for 0.
+        normalise: whether there is a norm; without, :math:`\hat e = e`.
+        recompute: keep for the backward pass only what is given, not what follows from it: at its
+            peak less than half of the memory, for one more product (dense backend; ``"triton"``
+            always does).
+
+    Raises:
+        MissingDependencyError, InvalidGraphError: as
+            :func:`nngraph.kernels.triton_edges.edge_update` does, for that backend.
+    """
+    steps = "dense" if backend == TRITON else backend
+
+    def plain(
+        e: Tensor, weight: Tensor, source: Tensor, target: Tensor, block: Tensor | None
+    ) -> EdgeUpdate:
+        own = layer_norm(e, e.shape[-1:], eps=fused.EPS) if normalise else e
+        own = linear(own, weight)
+        if block is not None:
+            own = own + spread_blocks(topology, block, steps)
+        e = e + edge_affine(topology, own, source, target, steps, silu)
+        return EdgeUpdate(
+            e,
+            reduce(topology, e, "target", "mean", steps),
+            reduce(topology, e, "source", "mean", steps),
+            pool_blocks(topology, e, steps),
+        )
+
+    if backend == TRITON or is_dense(topology, backend):
+        given = fused.Given(plain, topology, normalise, recompute)
+        kernel = triton_edges if backend == TRITON else fused
+        return EdgeUpdate(*kernel.edge_update(given, e, weight, source, target, block))
+    return plain(e, weight, source, target, block)
+
+
+def map_edges(
+    topology: Topology,
+    function: EdgeFunction,
+    e: Tensor,
+    source: Tensor,
+    target: Tensor,
+    parameters: Sequence[Tensor] = (),
+    to: Sequence[To] = ("edge",),
+    backend: str = "auto",
+) -> tuple[Tensor, ...]:
+    r"""Apply a function to each edge and its two ends: what a layer of one's own needs.
+
+    .. math:: (m^1_{ij}, m^2_{ij}, \dots) = f(e_{ij}, s_j, t_i; \theta)
+
+    Each of these either stays on the edges or is summed at the neurons at one end. The backend
+    ``"dense"`` visits the edges tile by tile and keeps nothing that the function makes on its way,
+    but makes it again in the backward pass: neither the features gathered to the edges nor the
+    inside of an MLP are ever as long as the edges. The others store all of it.
+
+    Args:
+        function: ``(e, s, t, *parameters) -> (m, ...)``, one tensor for each of ``to``. It acts on
+            the last axis alone, its arguments broadcast against one another, and it draws no random
+            numbers.
+        e, source, target: e ``[*, E, C]``; s, t ``[*, N, S]``, ``[*, N, T]``.
+        parameters: tensors that the function reads and that shall have gradients.
+        to: ``"edge"``, ``"source"`` or ``"target"``, where each of what it returns goes.
+
+    Returns:
+        for each of ``to`` ``[*, E, C']`` or ``[*, N, C']``; 0 at neurons without such an edge.
+    """
+    if unknown := [place for place in to if place not in ("edge", "source", "target")]:
+        raise ValueError(f"to has {unknown[0]!r}; expected 'edge', 'source' or 'target'.")
+
+    def plain(e: Tensor, source: Tensor, target: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        sources = gather(topology, source, "source", backend)
+        targets = gather(topology, target, "target", backend)
+        made = function(e, sources, targets, *parameters)
+        return tuple(
+            value if place == "edge" else reduce(topology, value, place, "sum", backend)
+            for value, place in zip(made, to, strict=True)
+        )
+
+    if is_dense(topology, backend) and not follows_operations(e):
+        given = mapped.Given(plain, topology, function, tuple(to))
+        return mapped.map_edges(given, e, source, target, parameters)
+    return plain(e, source, target, *parameters)
+
+
+def streamed_edge_means(
+    topology: Topology,
+    taps: Tensor,
+    encoder: Tensor,
+    place: Tensor,
+    updates: Sequence[StreamedUpdate],
+    normalise: bool = True,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return the means of edge states that are made of the weights, and never stored.
+
+    .. math::
+        e^0_{ij} = E w_{ij} + p_{k(ij)}, \qquad e^m = e^{m-1}
+        + \mathrm{silu}(\hat e^{m-1} A_m^T + s^m_j + t^m_i + b^m_{k(ij)})
+
+    The states after all updates are those that as many calls of :func:`edge_update` give. The
+    backend ``"dense"`` makes them tile by tile, forward and again backward, so that memory is that
+    of the neurons; the others store them. Differentiable once on ``"dense"``.
+
+    Args:
+        taps: w, ``[*, E, T]``.
+        encoder: E, ``[C, T]``.
+        place: p, ``[K, C]``.
+        updates: A, s, t and b of each update.
+        normalise: whether there is a norm; without, :math:`\hat e = e`.
+
+    Returns:
+        means over the edges into and out of each neuron, ``[*, N, C]``, and over blocks,
+        ``[*, K, C]``.
+    """
+    refuse_triton(backend, "streamed_edge_means")
+    if is_dense(topology, backend):
+        return streamed.edge_means(topology, taps, encoder, place, updates, normalise)
+    e = linear(taps, encoder) + spread_blocks(topology, place, backend)
+    for weight, source, target, block in updates:
+        e = edge_update(
+            topology, e, weight, source, target, block, normalise, backend=backend
+        ).edges
+    return (
+        reduce(topology, e, "target", "mean", backend),
+        reduce(topology, e, "source", "mean", backend),
+        pool_blocks(topology, e, backend),
+    )
