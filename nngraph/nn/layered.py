@@ -17,7 +17,7 @@ from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.levels import join_levels
-from nngraph.nn.metanetwork import Column, mlp
+from nngraph.nn.metanetwork import Column, after_norm, mlp
 from nngraph.nn.probes import Probes
 from nngraph.nn.states import StateNetwork, States
 
@@ -50,10 +50,8 @@ class EdgeStep(nn.Module):
     def forward(
         self, topology: Topology, x: Tensor, e: Tensor, block: Tensor | None = None
     ) -> kernels.EdgeUpdate:
-        # The norm's slope and offset join the map: what is left of it has no parameters.
-        bias = self.own.bias + self.own.weight @ self.norm.bias
+        weight, bias = after_norm(self.norm, self.own)
         target = linear(x, self.target.weight, bias)
-        weight = self.own.weight * self.norm.weight
         return kernels.edge_update(topology, e, weight, self.source(x), target, block)
 
 

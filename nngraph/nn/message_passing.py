@@ -17,7 +17,7 @@ from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.levels import at_outputs, join_levels
-from nngraph.nn.metanetwork import Column, mlp
+from nngraph.nn.metanetwork import Column, after_norm, mlp
 from nngraph.nn.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.probes import Probes
 from nngraph.nn.readouts import Readout
@@ -152,12 +152,9 @@ class MessagePassingLayer(nn.Module):
 
     def _edge_map(self, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A, s and t of the update of the edges."""
-        weight: Tensor = self.edge.weight
-        bias: Tensor = self.edge.bias
+        weight, bias = self.edge.weight, self.edge.bias
         if isinstance(self.edge_norm, nn.LayerNorm):
-            # Its slope and offset join the map: what is left of it has no parameters.
-            bias = bias + weight @ self.edge_norm.bias
-            weight = weight * self.edge_norm.weight
+            weight, bias = after_norm(self.edge_norm, self.edge)
         return weight, self.source(normal), linear(normal, self.target.weight, bias)
 
 

@@ -1,4 +1,4 @@
-"""What all metanetworks share: their face, and the MLP that reads for them."""
+"""What all metanetworks share: their face, and maps that they are made of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
@@ -16,7 +16,7 @@ from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.pointwise import Dropout
 from nngraph.nn.scales import TensorScales
 
-__all__ = ["Column", "Metanetwork", "mlp"]
+__all__ = ["Column", "Metanetwork", "after_norm", "mlp"]
 
 #: What a model may use; results of different columns are never mixed in one comparison.
 Column = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
@@ -102,6 +102,18 @@ class Metanetwork(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, TensorScales):
                 module.fit(networks)
+
+
+def after_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    r"""Return weight and bias of a map that the slope and offset of a norm before it have joined.
+
+    .. math:: A (\gamma \odot \hat e + \beta) + b
+        = (A \,\mathrm{diag}\,\gamma) \hat e + (A \beta + b)
+
+    What is left of the norm has no parameters.
+    """
+    weight: Tensor = linear.weight
+    return weight * norm.weight, linear.bias + weight @ norm.bias
 
 
 def mlp(sizes: list[int], dropout: float = 0.0) -> nn.Sequential:

@@ -14,7 +14,8 @@ from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
 from nngraph.graph.sine_symmetry import SineSymmetry
 from nngraph.nn import Metanetwork, Networks
-from nngraph.nn.metanetwork import Column, mlp
+from nngraph.nn.metanetwork import mlp
+from nngraph.tasks.around import AroundMetanetwork
 from nngraph.tasks.linear_probe import linear_probe
 from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.task import Task, joined, new_model, one_stack
@@ -23,7 +24,7 @@ from nngraph.zoo import Zoo
 __all__ = ["Contrast", "ContrastiveNetwork", "contrastive_loss"]
 
 
-class ContrastiveNetwork(nn.Module):
+class ContrastiveNetwork(AroundMetanetwork):
     """A metanetwork whose answers are embeddings, and a head through which they are compared.
 
     The head is for training alone: what it throws away, a linear probe may want.
@@ -37,23 +38,8 @@ class ContrastiveNetwork(nn.Module):
     """
 
     def __init__(self, encoder: Metanetwork, projection: int = 64) -> None:
-        super().__init__()
-        self.encoder = encoder
+        super().__init__(encoder)
         self.head = mlp([encoder.num_outputs, encoder.num_outputs, projection])
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return self.encoder.column
-
-    @property
-    def reads_signs(self) -> bool:
-        """Whether embeddings change with the signs and phases of sine neurons."""
-        return self.encoder.reads_signs
-
-    def fit_statistics(self, networks: Networks) -> None:
-        """Set the scales of the inputs from training networks; call once, before training."""
-        self.encoder.fit_statistics(networks)
 
     def forward(self, networks: Networks) -> Tensor:
         return self.head(self.encoder(networks))  # type: ignore[no-any-return]

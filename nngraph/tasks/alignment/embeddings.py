@@ -8,15 +8,15 @@ cosine similarity matches them.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nngraph.datasets import CanonicaliseSines
 from nngraph.graph import NeuralGraph, to_batch
 from nngraph.nn import Networks, StateNetwork
-from nngraph.nn.metanetwork import Column
 from nngraph.tasks.alignment.interpolation import run
 from nngraph.tasks.alignment.matching import Alignment, match_features
 from nngraph.tasks.alignment.terms import check_pair
+from nngraph.tasks.around import AroundMetanetwork
 
 __all__ = ["NeuronStates", "match_activations", "match_embeddings"]
 
@@ -43,7 +43,7 @@ def match_activations(
     )
 
 
-class NeuronStates(nn.Module):
+class NeuronStates(AroundMetanetwork):
     """A metanetwork whose answer is the states of the neurons: what neurons are matched by.
 
     Args:
@@ -53,23 +53,10 @@ class NeuronStates(nn.Module):
         networks -> ``[*, N, C]``.
     """
 
+    encoder: StateNetwork
+
     def __init__(self, encoder: StateNetwork) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return self.encoder.column
-
-    @property
-    def reads_signs(self) -> bool:
-        """Whether states change with the signs and phases of sine neurons."""
-        return self.encoder.reads_signs
-
-    def fit_statistics(self, networks: Networks) -> None:
-        """Set the scales of the inputs from training networks; call once, before training."""
-        self.encoder.fit_statistics(networks)
+        super().__init__(encoder)
 
     def forward(self, networks: Networks) -> Tensor:
         """Return the states of the neurons of networks."""
