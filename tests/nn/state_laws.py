@@ -8,7 +8,7 @@ from torch import Tensor
 from nngraph.graph import Architecture, NeuralGraphStack, to_batch
 from nngraph.graph.topology import Topology
 from nngraph.kernels.entries import restore_edges
-from nngraph.nn import Features, StateNetwork
+from nngraph.nn import Features, Metanetwork, StateNetwork
 from nngraph.testing import (
     assert_equivariant,
     assert_invariant,
@@ -17,7 +17,7 @@ from nngraph.testing import (
 )
 
 
-def train_a_little(model: StateNetwork, networks: NeuralGraphStack, steps: int = 2) -> None:
+def train_a_little(model: Metanetwork, networks: NeuralGraphStack, steps: int = 2) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     labels = torch.arange(len(networks)) % model.num_outputs
     model.train()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from state_laws import relative, train_a_little
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -47,10 +48,13 @@ SIRENS = {
     "wide-input": mlp([9, 4, 2], odd),
 }
 ANY = dict(random_architectures())
+#: What variants of a model meet; the model itself, a case of its own name, meets all.
+FEW = ("one-affine-map", "width-one", "mixed-biases", "several-outputs", "mixed-activations")
 PAIRS = [
     pytest.param(case, architecture, id=f"{case} on {name}")
     for case, (model, _) in CASES.items()
     for name, architecture in ({**SIRENS, **ANY} if model == "symmetric" else ANY).items()
+    if case == model or name in FEW
 ]
 
 
@@ -64,25 +68,10 @@ def of_networks(model: Metanetwork, architecture: Architecture) -> Callable[...,
     return lambda x, e: model(NeuralGraphStack(architecture, x, e))
 
 
-def train_a_little(model: Metanetwork, networks: NeuralGraphStack, steps: int = 3) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    labels = torch.arange(len(networks)) % 3
-    model.train()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(networks), labels).backward()
-        optimizer.step()
-    model.eval()
-
-
 def moved_by_signs(networks: NeuralGraphStack, seed: int) -> NeuralGraphStack:
     generator = torch.Generator().manual_seed(seed)
     values = SineSymmetry(networks.architecture).sample(networks.parameters(), generator)
     return NeuralGraphStack.from_parameters(networks.architecture, values)
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
 
 
 @pytest.mark.parametrize(("case", "architecture"), PAIRS)
@@ -134,11 +123,11 @@ def test_mixed_widths_and_depths_are_read_network_by_network(case: str):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("built", [(2, 4, 2), (2, 4, 4, 2), (2, 2)], ids=str)
+@pytest.mark.parametrize("built", [(2, 4, 4, 2), (2, 2)], ids=str)
 def test_depths_and_widths_it_never_saw(case: str, built: tuple[int, ...]):
     model = build(case, mlp(built, odd))
     train_a_little(model, random_stack(mlp(built, odd), 4, 0))
-    for widths in ([2, 9, 3, 5, 7, 1], [2, 2], [1, 6, 2], [2, 40, 3, 2]):
+    for widths in ([2, 9, 3, 5, 7, 1], [1, 2], [2, 20, 2]):
         architecture = mlp(widths, odd)
         networks = random_stack(architecture, 3, 1)
         assert_invariant(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from state_laws import relative, train_a_little
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -59,22 +60,6 @@ def _shaken(model: StateNetwork) -> StateNetwork:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
-
-
-def train_a_little(model: StateNetwork, networks: Any, steps: int = 2) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    model.train()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        answers = model(networks)
-        labels = torch.arange(len(answers)) % 2
-        torch.nn.functional.cross_entropy(answers, labels).backward()
-        optimizer.step()
-    model.eval()
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
 
 
 def check_symmetry(model: StateNetwork, networks: NeuralGraphStack) -> None:

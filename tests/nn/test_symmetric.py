@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from state_laws import relative
 from torch import Tensor
 
 from nngraph.datasets import Relabel, ScaleNeurons
@@ -48,10 +49,6 @@ def moved(networks: NeuralGraphStack, spread: float = 3.0) -> NeuralGraphStack:
     networks = ScaleNeurons(spread)(networks)
     values = SineSymmetry(networks.architecture).sample(networks.parameters())
     return NeuralGraphStack.from_parameters(networks.architecture, values)
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["forward", "bidirectional"])
