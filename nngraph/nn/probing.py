@@ -48,9 +48,9 @@ def probing(
     _, levels = model.run(networks)
     first = levels[1]
     assert first.heard is not None
-    heard = model.told(first, 1)
+    heard = model.passes.told(first, 1)
     # Of the learned places of the two inputs back to the inputs.
-    rows = (first.heard.sums @ torch.linalg.pinv(model.inputs)).reshape(-1, 2)
+    rows = (first.heard.sums @ torch.linalg.pinv(model.passes.inputs)).reshape(-1, 2)
     angle = first.heard.bias.reshape(-1)
     heard = heard.reshape(len(rows), -1)
     axis = torch.linspace(-extent, extent, resolution, dtype=rows.dtype, device=rows.device)
