@@ -74,9 +74,14 @@ class SymmetricPass(nn.Module):
         bidirectional: whether there is a pass back.
         max_levels: sets of maps at most.
 
+    Attributes:
+        rate: factor of the learning rate of all maps.
+
     Shape:
         features of any batch -> a :class:`Level` for each level of neurons.
     """
+
+    rate = 1.0
 
     def __init__(
         self,
@@ -252,6 +257,8 @@ class SymmetricPass(nn.Module):
                 f"as many channels in all layers as messages; got kinds {', '.join(self.kinds)}, "
                 f"channels {self.sizes} and {self.messages} messages."
             )
+        # Small steps, or what is heard, of many radians in sums of many terms, is soon anything.
+        self.rate = 0.1
         for i, cell in enumerate(cells):
             read, shift = cast(nn.Linear, cell.read), cast(nn.Parameter, cell.shift)
             shift.fill_(torch.pi / 4)
