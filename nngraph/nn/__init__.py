@@ -12,8 +12,10 @@ from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorN
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.readouts import Readout
+from nngraph.nn.running import ChainRunner, ModuleRunner, Runner
 from nngraph.nn.shared import SharedEquivariantLinear
 from nngraph.nn.sine import SineNetwork
+from nngraph.nn.sites import Site
 from nngraph.nn.states import StateNetwork, States
 from nngraph.nn.terms import Terms
 
@@ -27,6 +29,7 @@ MODELS: dict[str, type[Metanetwork]] = {
 
 __all__ = [
     "MODELS",
+    "ChainRunner",
     "ChannelNorm",
     "EdgePooling",
     "EquivariantLinear",
@@ -37,6 +40,7 @@ __all__ = [
     "MessagePassingLayer",
     "MessagePassingNetwork",
     "Metanetwork",
+    "ModuleRunner",
     "NetworkEncoder",
     "Networks",
     "OrderedPass",
@@ -44,9 +48,11 @@ __all__ = [
     "ProbeNetwork",
     "Probes",
     "Readout",
+    "Runner",
     "SharedEquivariantLinear",
     "SharedPoolingLayer",
     "SineNetwork",
+    "Site",
     "StateNetwork",
     "States",
     "TensorNodes",

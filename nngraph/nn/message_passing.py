@@ -11,7 +11,6 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from nngraph import kernels
-from nngraph.errors import ArchitectureError
 from nngraph.graph import ACTIVATIONS, Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import activation_kinds, by_output
@@ -29,6 +28,7 @@ from nngraph.nn.metanetwork import (
 from nngraph.nn.ordered_pass import OrderedPass, node_entries
 from nngraph.nn.pooling import EdgePooling, TensorNodes
 from nngraph.nn.probes import Probes
+from nngraph.nn.running import Runner
 
 #: What a round returns.
 Update = tuple[Tensor, kernels.EdgeUpdate | None]
@@ -199,6 +199,7 @@ class MessagePassingNetwork(Metanetwork):
             tile by tile: the same answers in memory of the neurons alone, for (rounds + 1) / 2
             times the updates of edges. For networks of many millions of weights. Means alone can be
             pooled so.
+        runner: of the :class:`Probes`; networks that are no chains are run by one.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -225,6 +226,7 @@ class MessagePassingNetwork(Metanetwork):
         max_levels: int = 16,
         checkpoint: bool = False,
         stream: bool = False,
+        runner: Runner | None = None,
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.checkpoint, self.stream = checkpoint, stream and edge_channels > 0
@@ -234,11 +236,6 @@ class MessagePassingNetwork(Metanetwork):
                 "states that are not stored are pooled by means alone, without tensor nodes."
             )
         extent = self.extent
-        if probes and not extent.chains:
-            raise ArchitectureError(
-                "probes run the networks, which is possible for chains of affine maps alone; "
-                "expected probes=0 for other architectures."
-            )
         self.levels = min(extent.levels, max_levels)
         self.outputs = extent.outputs
         self.scales = TensorScales(extent)
@@ -248,7 +245,7 @@ class MessagePassingNetwork(Metanetwork):
         self.activation_place = nn.Parameter(torch.randn(len(ACTIVATIONS), channels) * 0.1)
         if not extent.chains:
             self.own = nn.Linear(2 * extent.columns, channels)
-        self.probes = Probes(self.architecture, probes) if probes else None
+        self.probes = Probes(architecture, probes, runner=runner) if probes else None
         if probes:
             self.responses = mlp([probes, channels, channels])
         self.edge_channels = edge_channels if rounds else 0
@@ -267,6 +264,7 @@ class MessagePassingNetwork(Metanetwork):
         self.output_place = nn.Parameter(torch.randn(self.outputs, channels) * 0.1)
 
     chains_only = False
+    takes_runner = True
 
     @property
     def column(self) -> Column:

@@ -119,6 +119,9 @@ class Metanetwork(nn.Module, ABC):
     #: Whether it reads chains of affine maps alone.
     chains_only: ClassVar[bool] = True
 
+    #: Whether it can be given a ``runner``, by which networks that are no chains are run at probes.
+    takes_runner: ClassVar[bool] = False
+
     #: Whether relabelling the hidden neurons of a network leaves its answer as it is.
     invariant: ClassVar[bool] = True
     #: Whether the answer changes with the signs and phases of sine neurons, so that a canonical
