@@ -17,6 +17,7 @@ from nngraph.nn.shared import SharedEquivariantLinear
 from nngraph.nn.sine import SineNetwork
 from nngraph.nn.sites import Site
 from nngraph.nn.states import StateNetwork, States
+from nngraph.nn.statistics import StatisticsNetwork
 from nngraph.nn.terms import Terms
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
@@ -55,6 +56,7 @@ __all__ = [
     "Site",
     "StateNetwork",
     "States",
+    "StatisticsNetwork",
     "TensorNodes",
     "TensorNorm",
     "TensorScales",
