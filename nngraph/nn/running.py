@@ -196,15 +196,19 @@ class ModuleRunner(Runner):
         module.to(inputs.device, inputs.dtype)  # for buffers that no state dict holds
 
         def run(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            calls: dict[str, list[Tensor]] = {site.module: [] for site in sites.values()}
-            with watched(module, calls, lambda name, value: calls[name].append(value)):
+            shown: dict[str, list[Tensor]] = {group: [] for group in sites}
+
+            def see(name: str, value: Tensor) -> None:
+                # At once: what comes next may change the value in place.
+                for group, site in sites.items():
+                    if site.module == name:
+                        shown[group].append(neuron_means(value, site.axis))
+
+            with watched(module, (site.module for site in sites.values()), see):
                 answers = functional_call(module, parameters, (inputs,))
-            shown = {}
-            for group, site in sites.items():
-                # A submodule that is called more than once answers with the mean of its calls.
-                means = [neuron_means(value, site.axis) for value in calls[site.module]]
-                shown[group] = means[0] if len(means) == 1 else torch.stack(means).mean(0)
-            return answers.flatten(1).T, shown
+            # A submodule that is called more than once answers with the mean of its calls.
+            means = {group: torch.stack(calls).mean(0) for group, calls in shown.items()}
+            return answers.flatten(1).T, means
 
         together = max(1, _CPU_RUNS // len(inputs)) if inputs.device.type == "cpu" else None
         found: tuple[Tensor, dict[str, Tensor]] = vmap(run, chunk_size=together)(part.parameters)

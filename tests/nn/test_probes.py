@@ -230,6 +230,7 @@ def test_the_probe_network_reads_any_network(generator: bool):
 
 def test_message_passing_takes_probes_of_any_network():
     model = build("message-passing", list(SPECS.values()))
+    assert model.takes_runner
     assert model.column == "with probes"
     check(model)
 
@@ -297,7 +298,8 @@ def test_a_generator_makes_a_space_of_as_few_dimensions_as_its_latents():
 
 def small_cnn(last: int = 3) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(),
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(True), nn.Conv2d(4, 5, 3),
+        nn.ReLU(True),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, last),
     ).double().eval()  # fmt: skip
 
@@ -342,6 +344,25 @@ def test_neurons_along_the_last_axis_and_modules_called_twice():
     index = [group.name for group in graph.architecture.groups].index(name)
     starts = graph.architecture.node_starts
     close(responses[starts[index] : starts[index + 1]], twice.T)
+
+
+def test_tied_weights_and_buffers_that_no_state_dict_holds():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+            self.register_buffer("shift", torch.ones(3), persistent=False)
+
+        def forward(self, value: Tensor) -> Tensor:
+            return self.b(torch.tanh(self.a(value + self.shift)))
+
+    modules, inputs = [Tied().double() for _ in range(2)], torch.randn(4, 3).double()
+    graphs = [to_graph(module, inputs) for module in modules]
+    assert any(parameter.aliases for parameter in graphs[0].architecture.parameters)
+    run = ModuleRunner({graphs[0].architecture: Tied()}, (3,))
+    for module, graph in zip(modules, graphs, strict=True):
+        close(run.outputs(input_features(graph), inputs, 3).view(3, 4), module(inputs).T)
 
 
 # -- zoos -----------------------------------------------------------------------------------------
