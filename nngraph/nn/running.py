@@ -94,9 +94,7 @@ class ChainRunner(Runner):
                 if rows is None:
                     values = activation(values)
                 else:
-                    values = values.index_copy(
-                        -2, rows, activation(values.index_select(-2, rows))
-                    )
+                    values = values.index_copy(-2, rows, activation(values.index_select(-2, rows)))
             state = values
             levels.append(state)
         return levels
