@@ -94,7 +94,7 @@ def test_deeper_layers_take_the_last_scale():
 def test_probe_responses_are_the_activations_of_the_networks(architecture: Architecture):
     networks = random_stack(architecture, 3, 0)
     probes = Probes(architecture, 4).double()
-    expected = forward(networks, probes.points.T, return_activations=True).mT
+    expected = forward(networks, probes.inputs(), return_activations=True).mT
     torch.testing.assert_close(
         torch.cat(probes(input_features(networks)), dim=-2), expected, rtol=0, atol=1e-12
     )
@@ -111,7 +111,7 @@ def test_probe_networks_standardise_the_answers():
     networks = random_stack(architecture, 300, 0)  # more than one part
     model = ProbeNetwork(architecture, 3, probes=5).double()
     model.fit_statistics(networks)
-    answers = forward(networks, model.probes.points.T)
+    answers = forward(networks, model.probes.inputs())
     torch.testing.assert_close(model.mean, answers.mean())
     torch.testing.assert_close(model.deviation, answers.std())
 
