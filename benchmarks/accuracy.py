@@ -1,4 +1,4 @@
-"""Accuracy against CPU seconds: train models on a zoo, one thread, and write down what they reach.
+"""What models reach on a zoo: the same CPU seconds or the same epochs, one thread, several seeds.
 
 What a model may use is its column; a table has one part per column, and they are never compared
 across: a model that may run the networks it reads answers another question than one that may not.
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import harness
 import torch
 
-from nngraph.nn import MODELS, SineNetwork
-from nngraph.tasks import TrainSettings, load_run, train
+from nngraph.nn import MODELS, SymmetricNetwork, probing
+from nngraph.tasks import TASKS, Report, TrainSettings, load_run, train
 from nngraph.zoo import Zoo
 
-KEYS = ("zoo", "column", "model", "options", "settings", "seed", "cpu_seconds_budget")
+#: What a run is, but for its seed; its budget is in one of the last two.
+RUN = (
+    "zoo", "task", "column", "model", "options", "settings", "cpu_seconds_budget", "epochs_given",
+)  # fmt: skip
+KEYS = (*RUN, "seed")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,17 +35,22 @@ def parser() -> argparse.ArgumentParser:
         "--zoo", type=Path, required=True, metavar="ZOO", help="folder of the networks"
     )
     made.add_argument(
+        "--task", default="classify", metavar="TASK",
+        help=f"one of {', '.join(TASKS)}, with options as NAME:JSON",
+    )  # fmt: skip
+    made.add_argument(
         "--model", nargs="+", default=list(MODELS), metavar="MODEL",
-        help="models by name, each with options as NAME:JSON, such as 'sine:{\"probes\": 64}'",
+        help="models by name, each with options as NAME:JSON, such as 'symmetric:{\"probes\": 64}'",
     )  # fmt: skip
     made.add_argument(
         "--settings", default="{}", metavar="JSON",
         help="training settings other than their defaults, such as '{\"relabel\": true}'",
     )  # fmt: skip
     made.add_argument("--cpu-seconds", type=float, default=240.0, help="of training, of each model")
+    made.add_argument("--epochs", type=int, help="of training, in place of seconds")
     made.add_argument("--seed", nargs="+", type=int, default=[0], help="one run for each")
     made.add_argument(
-        "--out", type=Path, default=harness.RESULTS / "accuracy_mnist.csv", help="result file"
+        "--out", type=Path, default=harness.RESULTS / "accuracy.csv", help="result file"
     )
     return made
 
@@ -57,66 +66,105 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = parser()
     arguments = made.parse_args(argv)
     further = json.loads(arguments.settings)
-    models = [named(text) for text in arguments.model]
+    task, task_options = named(arguments.task)
     torch.set_num_threads(1)
     zoo = Zoo.open(arguments.zoo)
-    recipe = zoo.manifest.recipe
-    rows = []
     for seed in arguments.seed:
-        for model, options in models:
+        for text in arguments.model:
+            model, options = named(text)
             settings = TrainSettings(
-                str(arguments.zoo), model, options, cpu_seconds=arguments.cpu_seconds, seed=seed,
-                **further,
+                str(arguments.zoo), model, options, task, task_options, seed=seed,
+                cpu_seconds=None if arguments.epochs else arguments.cpu_seconds,
+                epochs=arguments.epochs or 1, **further,
             )  # fmt: skip
             with tempfile.TemporaryDirectory() as folder:
-                report = train(settings, Path(folder) / "run")
-                probing = how_far_a_probe(Path(folder) / "run", zoo)
+                report = train(settings, Path(folder) / "run", progress=False)
+                probing_r2 = how_far_a_probe(Path(folder) / "run", zoo)
             one = argparse.Namespace(**vars(arguments))
-            one.model = [f"{model}:{json.dumps(options)}" if options else model]
-            one.seed = [seed]
-            figures = asdict(report)
-            rows.append(
-                {
-                    "zoo": f"{recipe.get('source')}, {len(zoo)} x {zoo.architecture}",
-                    "column": report.column,
-                    "model": model,
-                    "options": options,
-                    "settings": further,
-                    "seed": seed,
-                    "cpu_seconds_budget": arguments.cpu_seconds,
-                    "cpu_seconds": round(report.cpu_seconds, 1),
-                    **{name: figures[name] for name in ("steps", "epochs", "parameters")},
-                    "val_accuracy": round(report.val["accuracy"], 4),
-                    "test_accuracy": round(report.test["accuracy"], 4),
-                    "probing_r2": probing,
-                    "psnr_db": round(float(zoo.psnr.mean()), 2),
-                    "command": harness.command_line(made, one),
-                    **harness.machine(),
-                }
-            )
+            one.model, one.seed = [text], [seed]
+            row = {
+                "zoo": described(zoo),
+                "task": arguments.task,
+                "column": report.column,
+                "model": model,
+                "options": options,
+                "settings": further,
+                "seed": seed,
+                "cpu_seconds_budget": settings.cpu_seconds,
+                "epochs_given": arguments.epochs,
+                **figures(report),
+                "probing_r2": probing_r2,
+                "command": harness.command_line(made, one),
+                **harness.machine(),
+            }
             # After every run, so that an interruption loses one at most.
-            harness.write_rows(arguments.out, rows, KEYS)
+            harness.write_rows(arguments.out, [row], KEYS)
     print_table(harness.read_rows(arguments.out))
 
 
+def described(zoo: Zoo) -> str:
+    """Return what a zoo is made of, in a few words."""
+    recipe = zoo.manifest.origins[0].recipe
+    kinds = zoo.architectures
+    what = str(kinds[0]) if len(kinds) == 1 else f"networks of {len(kinds)} architectures"
+    made = [str(recipe[name]) for name in ("recipe", "source") if name in recipe]
+    return f"{', '.join(made)}, {len(zoo)} x {what}"
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """Return what is kept of a report."""
+    further = {name: value for name, value in report.test.items() if name != report.score}
+    return {
+        "cpu_seconds": round(report.cpu_seconds, 1),
+        "steps": report.steps,
+        "epochs": report.epochs,
+        "parameters": report.parameters,
+        "score": report.score,
+        "val": round(report.val[report.score], 4),
+        "test": round(report.test[report.score], 4),
+        "test_further": {name: round(value, 4) for name, value in sorted(further.items())},
+    }
+
+
 def how_far_a_probe(run: Path, zoo: Zoo) -> float | None:
-    """Return the median R2 of ``SineNetwork.probing``: near 1, the model evaluates the networks."""
+    """Return the median R2 of ``nngraph.nn.probing``: near 1, the model evaluates the networks."""
     model, _ = load_run(run)
-    if not isinstance(model, SineNetwork):
+    architecture = zoo.architectures[0]
+    sines = all(g.activation.name == "sine" for g in architecture.groups[1:-1])
+    if not isinstance(model, SymmetricNetwork) or not sines or architecture.widths[0] != 2:
         return None
-    return round(float(model.probing(zoo.stack("test")[:100]).median()), 3)
+    return round(float(probing(model, zoo.stack("test")[:100]).median()), 3)
+
+
+def mean_and_deviation(values: Sequence[str]) -> str:
+    """Return the mean over seeds, and their sample deviation where there are several."""
+    numbers = [float(value) for value in values]
+    mean = statistics.mean(numbers)
+    return f"{mean:.4f} ± {statistics.stdev(numbers):.4f}" if len(numbers) > 1 else f"{mean:.4f}"
 
 
 def print_table(rows: Sequence[dict[str, str]]) -> None:
-    """Print a table for each zoo and column."""
-    shown = (
-        "model", "options", "settings", "seed", "cpu_seconds", "steps", "parameters",
-        "val_accuracy", "test_accuracy", "probing_r2",
-    )  # fmt: skip
-    for zoo, column in dict.fromkeys((row["zoo"], row["column"]) for row in rows):
-        part = [row for row in rows if (row["zoo"], row["column"]) == (zoo, column)]
-        print(f"\n{column} ({zoo}, {part[0]['psnr_db']} dB)\n")
-        print(harness.markdown(part, shown))
+    """Print a table for each zoo, task, budget and column; runs of several seeds are one row."""
+    parts: dict[tuple[str, ...], dict[tuple[str, ...], list[dict[str, str]]]] = {}
+    for row in rows:
+        budget = row["cpu_seconds_budget"], row["epochs_given"]
+        part = parts.setdefault((row["zoo"], row["task"], *budget, row["column"]), {})
+        part.setdefault(tuple(row[name] for name in RUN), []).append(row)
+    for (zoo, task, seconds, epochs, column), runs in parts.items():
+        budget = f"{seconds} CPU seconds" if seconds else f"{epochs} epochs"
+        print(f"\n{column}: {task}, {zoo}, {budget}\n")
+        table = [
+            {
+                **same[0],
+                "seeds": len(same),
+                **{key: mean_and_deviation([row[key] for row in same]) for key in ("val", "test")},
+            }
+            for same in runs.values()
+        ]
+        table.sort(key=lambda row: str(row["test"]), reverse=True)
+        shown = ("model", "options", "settings", "seeds", "cpu_seconds", "steps", "parameters",
+                 "score", "val", "test", "probing_r2")  # fmt: skip
+        print(harness.markdown(table, shown))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def primitives(case: Case, channels: int, dtype: torch.dtype, device: str) -> It
     def levels(backend: str, weight: Tensor, x: Tensor) -> Sequence[Tensor]:
         states = [kernels.take(x, t.level_nodes[0])]
         for level in range(1, len(t.level_nodes)):
-            states.append(kernels.propagate_level(t, level, weight, states, backend))
+            states.append(kernels.propagate_level(t, level, weight, states, backend=backend))
         return states[1:]
 
     for side, of in (("source", x), ("target", x), ("block", z)):

@@ -21,8 +21,10 @@ from nngraph.nn import (
     InvariantLinear,
     MessagePassingLayer,
     Pointwise,
+    SetAttentionLayer,
     SharedEquivariantLinear,
     SharedPoolingLayer,
+    SharedTensorNorm,
     TensorNorm,
 )
 
@@ -114,9 +116,11 @@ LAYERS: dict[str, Layer] = {
     "MessagePassingLayer, tensor nodes": Layer(
         lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i, tensor_nodes=True)), "none"
     ),
+    "SetAttentionLayer": Layer(lambda a, i, _: OnTopology(a, SetAttentionLayer(i, 1, 1)), "none"),
     "Pointwise": Layer(lambda *_: Pointwise(), "none"),
     "ChannelNorm": Layer(lambda a, i, _: ChannelNorm(i), "none"),
     "TensorNorm": Layer(lambda a, i, _: TensorNorm(a, i), "none"),
+    "SharedTensorNorm": Layer(lambda a, i, _: OnTopology(a, SharedTensorNorm(i)), "none"),
 }
 
 
@@ -330,7 +334,7 @@ def _check_model(
 
 
 def _reads(name: str, architecture: Architecture) -> bool:
-    """Whether a model reads networks of this architecture; the sine model reads sines alone."""
+    """Whether a model reads networks of this architecture; some read chains alone."""
     try:
         MODELS[name](architecture, 10)
     except ArchitectureError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.nn import MODELS
+from nngraph.testing import random_parameters
 from nngraph.zoo import ImageSource, fit_zoo
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("gpu", "accuracy", "conversion", "equivariant", "fit", "models", "primitives")
+SCRIPTS = (
+    "gpu", "accuracy", "alignment", "conversion", "equivariant", "fit", "models", "primitives",
+    "width_transfer",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -234,7 +240,7 @@ def test_accuracy(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert str(tmp_path) not in out.read_text()
     shown = capsys.readouterr().out
     # A table for each column.
-    assert shown.index("generic weights-only (noise") < shown.index("with probes (noise")
+    assert shown.index("generic weights-only: ") < shown.index("with probes: ")
     assert shown.count("| model |") == 2
 
 
@@ -328,6 +334,39 @@ def test_conversion(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 # -- the harness ----------------------------------------------------------------------------------
 
 
+def test_alignment(load: Any, tmp_path: Path):
+    module = load("alignment")
+    generator = torch.Generator().manual_seed(0)
+    for prefix in ("train", "t10k"):
+        for name, shape, below in (("images-idx3", (60, 4, 4), 256), ("labels-idx1", (60,), 10)):
+            head = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
+            data = torch.randint(below, shape, generator=generator, dtype=torch.uint8)
+            file = tmp_path / f"{prefix}-{name}-ubyte"
+            file.write_bytes(head + data.numpy().tobytes())
+    out = tmp_path / "alignment.csv"
+    arguments = ["--idx", str(tmp_path), "--widths", "5", "4", "--steps", "3", "--out", str(out)]
+    module.main(arguments)
+    none, weights, activations, sinkhorn = rows(out)
+    assert [none["method"], weights["method"]] == ["none", "weights"]
+    assert float(weights["distance"]) <= float(none["distance"])
+    assert all(float(row["barrier"]) >= 0 for row in (none, weights, activations, sinkhorn))
+    assert "--idx DIR" in weights["command"]
+    assert str(tmp_path) not in weights["command"]
+
+
+def test_matchings_are_not_measured_when_one_is_wrong(load: Any):
+    module = load("alignment")
+    architecture = Architecture.mlp([4, 6, 5, 3])
+    values = random_parameters(architecture, 0)
+    network = NeuralGraph.from_parameters(architecture, {n: 3 * v for n, v in values.items()})
+    x = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    loss = module.data_loss(x, module.run(network, x).argmax(-1))
+    module.check(network, module.match_weights, loss)
+    stay = module.Alignment(Symmetry(architecture).identity())
+    with pytest.raises(SystemExit, match="Nothing was measured"):
+        module.check(network, lambda a, b: stay, loss)
+
+
 def test_rows_are_replaced_by_their_keys(load: Any, tmp_path: Path):
     harness = load("harness")
     path = tmp_path / "sub" / "rows.csv"
@@ -353,3 +392,17 @@ def test_measures(load: Any):
     grown = harness.peak_growth_mib(lambda: torch.ones(2**24).sum())  # 64 MiB
     assert 64 <= grown < 65
     assert harness.machine()["threads"] == torch.get_num_threads()
+
+
+def test_width_transfer(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    module = load("width_transfer")
+    arguments = ["--widths", "3", "4", "--count", "64", "--fit-steps", "2", "--epochs", "1"]
+    out, figure = tmp_path / "rows.csv", tmp_path / "rows.png"
+    module.main([*arguments, "--out", str(out), "--figure", str(figure)])
+    found = rows(out)
+    assert [(row["options"], row["width"]) for row in found] == [
+        (name, width) for name in module.OPTIONS for width in ("3", "4")
+    ]
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in found)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "layer-wise" in capsys.readouterr().out

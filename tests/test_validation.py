@@ -7,7 +7,7 @@ import torch
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
-from nngraph.nn import EquivariantLinear
+from nngraph.nn import MODELS, EquivariantLinear
 from nngraph.validation import (
     LAYERS,
     Layer,
@@ -39,7 +39,7 @@ def test_the_library_keeps_what_it_claims(widths: list[int]):
     result = validate(default_architecture(widths))
     assert result.passed, str(result)
     assert {check.name for check in result.layers} == set(LAYERS)
-    assert {check.name for check in result.models} == {"message-passing", "sine", "probe"}
+    assert {check.name for check in result.models} == set(MODELS) - {"flat"}
     complete = [check for check in result.layers if check.claims_all]
     assert all(check.spanned == check.elements and not check.missing for check in complete)
     assert "verdict: everything holds" in str(result)
@@ -49,7 +49,7 @@ def test_the_library_keeps_what_it_claims(widths: list[int]):
 def test_networks_of_other_activations_are_read_by_the_generic_models():
     result = validate(Architecture.mlp([2, 6, 6, 1], "relu"))
     assert result.passed
-    assert {check.name for check in result.models} == {"message-passing", "probe"}
+    assert {check.name for check in result.models} == set(MODELS) - {"flat"}
 
 
 def test_a_missing_term_is_named():

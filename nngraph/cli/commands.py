@@ -18,6 +18,7 @@ from nngraph.cli.common import tell
 from nngraph.cli.comparing import compare_command, models_command
 from nngraph.cli.demo import run_demo
 from nngraph.cli.inspecting import check_options, convert_module, inspect_module
+from nngraph.cli.matching import match_command
 from nngraph.cli.modules import is_runnable, read_architecture
 from nngraph.cli.networks import (
     activations_of,
@@ -217,6 +218,7 @@ RUN: dict[str, Callable[[Namespace], int]] = {
     "validate": validate_command,
     "train": train_command,
     "eval": eval_command,
+    "match": match_command,
     "models": models_command,
     "compare": compare_command,
 }

@@ -61,7 +61,7 @@ _FULL = _Plan(
     steps=150,
     warmup_steps=100,
     contestants=(
-        _Contestant("sine", "sine message passing", "sine", 20),
+        _Contestant("symmetric", "symmetric message passing", "symmetric", 20),
         # No state on edges and half of the channels: a third of the time.
         _Contestant(
             "message-passing", "message passing", "message-passing", 16,
@@ -80,7 +80,7 @@ _QUICK = _Plan(
     warmup_steps=2,
     contestants=(
         _Contestant(
-            "sine", "sine message passing", "sine", 2,
+            "symmetric", "symmetric message passing", "symmetric", 2,
             {"channels": [8, 8], "messages": 8, "hidden": 16},
         ),
         _Contestant(

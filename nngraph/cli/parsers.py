@@ -5,6 +5,7 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser
 
 from nngraph import __version__
+from nngraph.cli.match_parser import match_parser
 from nngraph.cli.parser_parts import (
     NETWORKS,
     add_activation,
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "validate": (),
     "train": (),
     "eval": (),
+    "match": (),
     "models": (),
     "compare": (),
 }
@@ -70,6 +72,7 @@ def build_parser(command: str | None = None) -> ArgumentParser:
         "train", train_parser(command == "train"), help="train a metanetwork on a zoo"
     )
     commands.add_subcommand("eval", eval_parser(), help="judge a trained metanetwork on a zoo")
+    commands.add_subcommand("match", match_parser(), help="match the neurons of two networks")
     commands.add_subcommand("models", models_parser(), help="tell the metanetworks that there are")
     commands.add_subcommand("compare", compare_parser(), help="compare finished runs")
     return parser

@@ -2,6 +2,7 @@
 
 from nngraph.graph.activations import ACTIVATIONS, Activation
 from nngraph.graph.architecture import ROLES, Architecture, Block, Column, NeuronGroup, Parameter
+from nngraph.graph.copies import join_copies, run_copies
 from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, to_batch
 from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
@@ -21,5 +22,7 @@ __all__ = [
     "Relabelling",
     "Symmetry",
     "forward",
+    "join_copies",
+    "run_copies",
     "to_batch",
 ]

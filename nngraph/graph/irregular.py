@@ -8,6 +8,7 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import ROLES
+from nngraph.graph.kinds import KERNEL_AXES
 from nngraph.graph.topology import Nodes, Topology
 
 __all__ = ["of_edges"]
@@ -54,6 +55,7 @@ def of_edges(edge_index: Tensor, num_nodes: int, batch: Tensor | None = None) ->
         node_level=zeros,
         node_height=zeros,
         node_mask=torch.ones_like(zeros).bool().unsqueeze(-1),
+        node_columns=torch.ones_like(zeros).unsqueeze(-1),
         output_place=torch.full_like(zeros, -1),
         in_level_order=True,
         output_rows={},
@@ -62,6 +64,8 @@ def of_edges(edge_index: Tensor, num_nodes: int, batch: Tensor | None = None) ->
         max_outputs=0,
         group_level=torch.zeros_like(each),
         block_level=torch.zeros_like(each),
+        block_kind=torch.zeros_like(each),
+        kernel_size=torch.ones(graphs, KERNEL_AXES, dtype=torch.long, device=device),
         in_degree=torch.bincount(target, minlength=num_nodes),
         out_degree=torch.bincount(source, minlength=num_nodes),
         block_size=torch.bincount(batch[source], minlength=graphs),
@@ -70,6 +74,7 @@ def of_edges(edge_index: Tensor, num_nodes: int, batch: Tensor | None = None) ->
         levels=(),
         level_skips=(),
         level_nodes=(Nodes(num_nodes, 1, 0, None),),
+        places=((0, 0, Nodes(num_nodes, 1, 0, None)),),
         level_activations=(((identity, None),),),
         activations=(identity,),
         node_activation=zeros,

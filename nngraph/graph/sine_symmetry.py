@@ -7,7 +7,7 @@ network's function under
 - the phase step :math:`(b_i, v_i) \to (b_i + k \pi / w_0, (-1)^k v_i)` for whole k,
 
 each neuron on its own. Together with the relabellings they are the group that
-:class:`nngraph.nn.SineNetwork` respects.
+:class:`nngraph.nn.SymmetricNetwork` respects.
 """
 
 from __future__ import annotations

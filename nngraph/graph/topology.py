@@ -15,7 +15,7 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import Architecture
 
-__all__ = ["Bucket", "Nodes", "Topology"]
+__all__ = ["Bucket", "Meeting", "Meetings", "Nodes", "Topology"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,40 @@ class Bucket:
 
 
 @dataclass(frozen=True, eq=False)
+class Meeting:
+    """``count`` sets of ``size`` neurons that are an axis of arrays of the same shapes.
+
+    Attributes:
+        whole: whether the sets are groups, and not the share of one part of a block in a group.
+        rows: number of rows of each array whose columns are the neurons of the set.
+        columns: number of columns of each array whose rows are.
+    """
+
+    count: int
+    size: int
+    whole: bool
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Meetings:
+    """All sets of neurons at which arrays meet, those alike together.
+
+    Attributes:
+        sets: kinds of sets; each array is in one of them by its rows and in one by its columns.
+        outgoing, incoming: ``[E]`` edges in the order of the ``rows``, and of the ``columns``, of
+            one kind of set after the other; ``None`` if that is their own order.
+        nodes: ``[N]`` neurons in the order of the sets that are groups; ``None`` likewise.
+    """
+
+    sets: tuple[Meeting, ...]
+    outgoing: Tensor | None
+    incoming: Tensor | None
+    nodes: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class Topology:
     """The structure of one architecture, or of a batch of networks of any architectures.
 
@@ -80,12 +114,18 @@ class Topology:
             its target.
         node_height: distance to the output group.
         max_inputs, max_outputs: the most of one network.
+        max_tensors: the most groups and blocks of one network, together.
         output_rows: for each level that has output neurons (several only where depths are mixed),
             which of its neurons they are.
         level_order: ``[N]`` place of each neuron in the order of levels.
         group_level: as ``node_level``, per group.
         node_mask: ``[N, F]`` whether a parameter fills each column of the node features; F is the
             most of any architecture.
+        node_columns: ``[N, F]`` of what kind that parameter is, an index into
+            :data:`~nngraph.graph.kinds.COLUMN_KINDS`.
+        block_kind: ``[K]`` what each block is, an index into
+            :data:`~nngraph.graph.kinds.BLOCK_KINDS`.
+        kernel_size: ``[K, 3]`` sizes of each block's kernel along its axes, 1 where it has none.
         output_place: ``[N]`` place of an output neuron among those of its network, else -1.
         in_level_order: whether neurons stand level by level already.
         buckets: maximal runs of blocks of equal shape; ``None`` for an irregular topology.
@@ -94,10 +134,13 @@ class Topology:
             levels of ``level_skips``, within all levels before, one after another.
         level_skips: for each level from 1, whether it hears of others than the level before.
         level_nodes: for each level from 0, its neurons.
+        places: the distinct pairs of ``node_level`` and ``node_height``, each with its neurons;
+            together they are all neurons.
         level_activations: for each level from 0, its distinct activations, each with the rows of
             ``level_nodes`` that apply it; ``None`` for all of them.
         activations, node_activation: distinct activations, and ``[N]`` which of them each neuron
             has.
+        meetings: where the rows and columns of blocks meet; ``None`` for an irregular topology.
         blocks: ``[K, 6]`` rows, columns, parts of each block, its first source and target neuron,
             and its first edge in PyG's order.
         reordered: whether the edges stand in another order than PyG's.
@@ -119,6 +162,7 @@ class Topology:
     node_level: Tensor
     node_height: Tensor
     node_mask: Tensor
+    node_columns: Tensor
     output_place: Tensor
     in_level_order: bool
     output_rows: dict[int, Tensor]
@@ -127,6 +171,8 @@ class Topology:
     max_outputs: int
     group_level: Tensor
     block_level: Tensor
+    block_kind: Tensor
+    kernel_size: Tensor
     in_degree: Tensor
     out_degree: Tensor
     block_size: Tensor
@@ -135,12 +181,15 @@ class Topology:
     levels: tuple[tuple[Bucket, ...], ...]
     level_skips: tuple[bool, ...]
     level_nodes: tuple[Nodes, ...]
+    places: tuple[tuple[int, int, Nodes], ...]
     level_activations: tuple[tuple[tuple[Activation, Tensor | None], ...], ...]
     activations: tuple[Activation, ...]
     node_activation: Tensor
     blocks: Tensor
     reordered: bool
     architectures: tuple[Architecture, ...]
+    meetings: Meetings | None = None
+    max_tensors: int = 2
     ends: tuple[Tensor, Tensor] | None = None
     num_taps: int = 1
     chains: bool = False
@@ -291,10 +340,18 @@ def _move(topology: Topology, device: torch.device) -> Topology:
     }
     if topology.buckets is not None:
         fields["buckets"] = tuple(bucket(b) for b in topology.buckets)
+    if topology.meetings is not None:
+        met = topology.meetings
+        orders = (
+            None if order is None else order.to(device)
+            for order in (met.outgoing, met.incoming, met.nodes)
+        )
+        fields["meetings"] = Meetings(met.sets, *orders)
     if topology.ends is not None:
         fields["ends"] = tuple(end.to(device) for end in topology.ends)
     fields["levels"] = tuple(tuple(bucket(b) for b in level) for level in topology.levels)
     fields["level_nodes"] = tuple(nodes(level) for level in topology.level_nodes)
+    fields["places"] = tuple((level, height, nodes(n)) for level, height, n in topology.places)
     fields["output_rows"] = {k: rows.to(device) for k, rows in topology.output_rows.items()}
     fields["level_activations"] = tuple(
         tuple((kind, None if rows is None else rows.to(device)) for kind, rows in level)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import ROLES, Architecture
+from nngraph.graph.kinds import KERNEL_AXES, block_kind, column_kind, kernel_size
+from nngraph.graph.meetings import meetings
 from nngraph.graph.topology import Bucket, Nodes, Topology
 
 __all__ = ["build"]
@@ -37,18 +39,19 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
     functions = {a: i for i, a in enumerate(
         dict.fromkeys(group.activation for a in distinct for group in a.groups)
     )}
-    # Which columns the neurons of each group fill, as rows of one table.
+    # Which kinds of columns the neurons of each group fill, as rows of one table.
     width = max(len(a.column_names) for a in distinct)
-    masks = {a: np.zeros(len(a.groups), dtype=np.int64) for a in distinct}
-    rows_of: dict[frozenset[int], int] = {frozenset(): 0}
+    kinds_of = {a: np.zeros(len(a.groups), dtype=np.int64) for a in distinct}
+    rows_of: dict[frozenset[tuple[int, int]], int] = {frozenset(): 0}
     for a in distinct:
-        own: list[set[int]] = [set() for _ in a.groups]
+        own: list[set[tuple[int, int]]] = [set() for _ in a.groups]
         for c in a.columns:
-            own[c.group].update(range(c.column, c.column + c.width))
-        masks[a][:] = [rows_of.setdefault(frozenset(columns), len(rows_of)) for columns in own]
-    filled = np.zeros((len(rows_of), width), dtype=bool)
+            own[c.group].update((c.column + i, column_kind(c)) for i in range(c.width))
+        kinds_of[a][:] = [rows_of.setdefault(frozenset(columns), len(rows_of)) for columns in own]
+    filled = np.zeros((len(rows_of), width), dtype=np.int64)
     for columns, row in rows_of.items():
-        filled[row, list(columns)] = True
+        for column, kind_of_column in columns:
+            filled[row, column] = kind_of_column
     group_count = np.array([len(a.groups) for a in distinct])[kind]
     first_group = np.concatenate([[0], np.cumsum(group_count)])
     block_parts, group_parts = [], []
@@ -69,10 +72,15 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         shift[:, :, 8:] = first_group[graphs][:, :, None]
         part = table[None] + shift
         owner = np.broadcast_to(graphs[:, :, None], (*part.shape[:2], 1))
-        block_parts.append(np.concatenate([part, owner], axis=2).reshape(-1, 11))
+        nature = np.array(
+            [(block_kind(b), *kernel_size(b)) for b in a.blocks], dtype=np.int64
+        ).reshape(-1, 1 + KERNEL_AXES)
+        nature = np.broadcast_to(nature[None], (len(graphs), *nature.shape))
+        every = np.concatenate([part, owner, nature], axis=2)
+        block_parts.append(every.reshape(-1, every.shape[-1]))
         table = np.array(
             [
-                (group.size, ROLES.index(group.role), level[g], height[g], masks[a][g],
+                (group.size, ROLES.index(group.role), level[g], height[g], kinds_of[a][g],
                  functions[group.activation], g,
                  any(factor.space in a.spaces for factor in group.factors))
                 for g, group in enumerate(a.groups)
@@ -124,7 +132,8 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         node_moves=tensor(groups[node_group, 7]).bool(),
         node_level=tensor(groups[node_group, 2]),
         node_height=tensor(groups[node_group, 3]),
-        node_mask=torch.from_numpy(filled[groups[node_group, 4]]),
+        node_mask=torch.from_numpy(filled[groups[node_group, 4]] > 0),
+        node_columns=torch.from_numpy(filled[groups[node_group, 4]]),
         output_place=tensor(place),
         in_level_order=bool((np.diff(np.concatenate(level_rows)) == 1).all()),
         output_rows={
@@ -136,6 +145,8 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         max_outputs=int(place.max()) + 1,
         group_level=tensor(groups[:, 2]),
         block_level=tensor(blocks[:, 6]),
+        block_kind=tensor(blocks[:, 11]),
+        kernel_size=tensor(blocks[:, 12:]),
         in_degree=tensor(degrees[0][node_group]),
         out_degree=tensor(degrees[1][node_group]),
         block_size=tensor(sizes),
@@ -146,11 +157,14 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
         levels=levels,
         level_skips=skips,
         level_nodes=tuple(_nodes(rows, 1) for rows in level_rows),
+        places=_places(groups[node_group, 2:4]),
         level_activations=tuple(
             _by_activation(tuple(functions), groups[node_group[rows], 5]) for rows in level_rows
         ),
         activations=tuple(functions),
         node_activation=tensor(groups[node_group, 5]),
+        max_tensors=int(np.bincount(np.concatenate([groups[:, 8], blocks[:, 10]])).max()),
+        meetings=meetings(blocks[:, :5], starts, group_start[:-1], group_size),
         blocks=tensor(blocks[:, :6]),
         reordered=reorder and not _is_range(blocks[:, 5], sizes),
         architectures=architectures,
@@ -212,6 +226,15 @@ def _runs(
             )
         )
     return runs
+
+
+def _places(place: np.ndarray) -> tuple[tuple[int, int, Nodes], ...]:
+    """Group neurons by their level and height."""
+    distinct, which = np.unique(place, axis=0, return_inverse=True)
+    return tuple(
+        (level, height, _nodes(np.flatnonzero(which.reshape(-1) == i), 1))
+        for i, (level, height) in enumerate(distinct.tolist())
+    )
 
 
 def _by_activation(

@@ -28,7 +28,20 @@ from torch.nn.functional import layer_norm, linear, silu
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Nodes, Topology
-from nngraph.kernels import dense, fused, reference, scatter, streamed, triton_edges
+from nngraph.kernels import (
+    aggregated,
+    crossing,
+    dense,
+    fused,
+    mapped,
+    reference,
+    scatter,
+    sets,
+    streamed,
+    triton_edges,
+)
+from nngraph.kernels.mapped import EdgeFunction, To
+from nngraph.kernels.modes import follows_operations
 from nngraph.kernels.streamed import StreamedUpdate
 
 __all__ = [
@@ -38,16 +51,24 @@ __all__ = [
     "End",
     "Side",
     "StreamedUpdate",
+    "aggregate",
     "attend",
+    "attend_crossing",
+    "attend_graphs",
     "edge_affine",
     "edge_update",
     "gather",
+    "inner",
+    "map_edges",
     "multiply_blocks",
+    "normalise_blocks",
     "pool_blocks",
     "pool_graphs",
     "pool_groups",
     "propagate",
     "propagate_level",
+    "quantiles",
+    "quantiles_of_groups",
     "reduce",
     "softmax",
     "spread_blocks",
@@ -107,6 +128,10 @@ def _refuse_triton(backend: str, name: str) -> None:
         )
 
 
+def _is_dense(topology: Topology, backend: str) -> bool:
+    return backend == "dense" or (backend == "auto" and topology.buckets is not None)
+
+
 @lru_cache(maxsize=1)
 def _of_irregular() -> str:
     return "scatter" if find_spec("torch_scatter") is not None else "reference"
@@ -148,6 +173,29 @@ def reduce(
     return variance.where(varies, torch.ones_like(variance)).sqrt() * varies
 
 
+def aggregate(
+    topology: Topology,
+    e: Tensor,
+    side: End,
+    ops: Sequence[Reduction] = ("mean", "std", "max", "min"),
+    backend: str = "auto",
+) -> Tensor:
+    """Return several reductions side by side: ``[*, E, C] -> [*, N, len(ops) * C]``.
+
+    Each is that of :func:`reduce`; together they cost the backend ``"dense"`` less memory and time.
+    """
+
+    def plain(e: Tensor) -> Tensor:
+        return torch.cat([reduce(topology, e, side, op, backend) for op in ops], dim=-1)
+
+    if _is_dense(topology, backend) and not follows_operations(e):
+        known = [op for op in ops if op in REDUCTIONS]
+        if len(known) == len(ops) and side in ("source", "target"):
+            count = _count(topology, side).clamp(min=1).to(e.dtype).unsqueeze(-1)
+            return aggregated.aggregate(plain, topology, e, side, tuple(ops), count)
+    return plain(e)  # which refuses what is unknown
+
+
 def softmax(topology: Topology, score: Tensor, side: Side, backend: str = "auto") -> Tensor:
     r"""Return :math:`\exp(s_{ij}) / \sum \exp(s)` over the edges that share an end or a block.
 
@@ -175,6 +223,57 @@ def attend(
     weight = softmax(topology, score, side, backend).unsqueeze(-1)
     values = torch.unflatten(e, -1, (score.shape[-1], -1)) * weight
     return reduce(topology, values.flatten(-2), side, "sum", backend)
+
+
+def attend_crossing(
+    topology: Topology,
+    edges: Tensor,
+    nodes: Tensor,
+    keys: int,
+    heads: int = 1,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Attend among the rows and columns of weights, and biases, that meet at a group of neurons.
+
+    At a group of d neurons, the tokens are the columns of the weights into it, the rows of the
+    weights out of it, and its own features: each has a vector at every neuron n of the group. With
+    queries and keys of c channels and values, for each head,
+
+    .. math::
+        a_{ts} = \mathrm{softmax}_s \Big(\tfrac{1}{\sqrt{d c}} \sum_n q_{tn} \cdot k_{sn}\Big),
+        \qquad y_{tn} = \sum_s a_{ts} v_{sn}
+
+    The parts of a grouped block meet others at their own share of a group.
+
+    Args:
+        edges, nodes: q, k and v of weights, ``[*, E, 2 D + C]``, and of neurons, ``[*, N, 2 D +
+            C]``. Each of the three is split evenly among heads.
+        keys: D, channels of the queries, and of the keys. Few will do: a key has them at each of
+            d neurons.
+        backend: ``"dense"``, ``"reference"`` or ``"auto"``, which is the first.
+
+    Returns:
+        y of each weight as part of a column (at its target's group), ``[*, E, C]``; as part of a
+        row (at its source's); and of each neuron, ``[*, N, C]``.
+
+    Raises:
+        InvalidGraphError: if the graph is irregular.
+        ValueError: if heads do not divide C and D, or the backend is another.
+    """
+    kernel = {"auto": crossing.dense, "dense": crossing.dense, "reference": crossing.reference}
+    if backend not in kernel:
+        raise ValueError(
+            f"the backend {backend!r} was asked for 'attend_crossing'; expected 'auto', 'dense' or "
+            "'reference'."
+        )
+    channels = edges.shape[-1] - 2 * keys
+    fits = channels > 0 and keys > 0 and edges.shape[-1] == nodes.shape[-1]
+    if heads < 1 or not fits or keys % heads or channels % heads:
+        raise ValueError(
+            f"edges and nodes have {edges.shape[-1]} and {nodes.shape[-1]} channels; expected "
+            f"2 * {keys} of queries and keys and some of values, shared evenly by {heads} heads."
+        )
+    return kernel[backend](topology, edges, nodes, keys, heads)
 
 
 def _known(side: Side) -> Side:
@@ -261,11 +360,59 @@ def edge_update(
             pool_blocks(topology, e, steps),
         )
 
-    if backend in ("dense", _TRITON) or (backend == "auto" and topology.buckets is not None):
+    if backend == _TRITON or _is_dense(topology, backend):
         given = fused.Given(plain, topology, normalise, recompute)
         kernel = triton_edges if backend == _TRITON else fused
         return EdgeUpdate(*kernel.edge_update(given, e, weight, source, target, block))
     return plain(e, weight, source, target, block)
+
+
+def map_edges(
+    topology: Topology,
+    function: EdgeFunction,
+    e: Tensor,
+    source: Tensor,
+    target: Tensor,
+    parameters: Sequence[Tensor] = (),
+    to: Sequence[To] = ("edge",),
+    backend: str = "auto",
+) -> tuple[Tensor, ...]:
+    r"""Apply a function to each edge and its two ends: what a layer of one's own needs.
+
+    .. math:: (m^1_{ij}, m^2_{ij}, \dots) = f(e_{ij}, s_j, t_i; \theta)
+
+    Each of these either stays on the edges or is summed at the neurons at one end. The backend
+    ``"dense"`` visits the edges tile by tile and keeps nothing that the function makes on its way,
+    but makes it again in the backward pass: neither the features gathered to the edges nor the
+    inside of an MLP are ever as long as the edges. The others store all of it.
+
+    Args:
+        function: ``(e, s, t, *parameters) -> (m, ...)``, one tensor for each of ``to``. It acts on
+            the last axis alone, its arguments broadcast against one another, and it draws no random
+            numbers.
+        e, source, target: e ``[*, E, C]``; s, t ``[*, N, S]``, ``[*, N, T]``.
+        parameters: tensors that the function reads and that shall have gradients.
+        to: ``"edge"``, ``"source"`` or ``"target"``, where each of what it returns goes.
+
+    Returns:
+        for each of ``to`` ``[*, E, C']`` or ``[*, N, C']``; 0 at neurons without such an edge.
+    """
+    if unknown := [place for place in to if place not in ("edge", "source", "target")]:
+        raise ValueError(f"to has {unknown[0]!r}; expected 'edge', 'source' or 'target'.")
+
+    def plain(e: Tensor, source: Tensor, target: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        sources = gather(topology, source, "source", backend)
+        targets = gather(topology, target, "target", backend)
+        made = function(e, sources, targets, *parameters)
+        return tuple(
+            value if place == "edge" else reduce(topology, value, place, "sum", backend)
+            for value, place in zip(made, to, strict=True)
+        )
+
+    if _is_dense(topology, backend) and not follows_operations(e):
+        given = mapped.Given(plain, topology, function, tuple(to))
+        return mapped.map_edges(given, e, source, target, parameters)
+    return plain(e, source, target, *parameters)
 
 
 def streamed_edge_means(
@@ -299,7 +446,7 @@ def streamed_edge_means(
         ``[*, K, C]``.
     """
     _refuse_triton(backend, "streamed_edge_means")
-    if backend == "dense" or (backend == "auto" and topology.buckets is not None):
+    if _is_dense(topology, backend):
         return streamed.edge_means(topology, taps, encoder, place, updates, normalise)
     e = linear(taps, encoder) + spread_blocks(topology, place, backend)
     for weight, source, target, block in updates:
@@ -334,6 +481,7 @@ def propagate_level(
     level: int,
     weight: Tensor,
     x: Tensor | Sequence[Tensor],
+    to: End = "target",
     backend: str = "auto",
 ) -> Tensor:
     r"""Pass the features of earlier neurons on to those of one level: :math:`\sum_j w_{ij} x_j`.
@@ -343,9 +491,11 @@ def propagate_level(
         weight: ``[*, E]``, of all edges.
         x: ``[*, n, C]``, features of the neurons ``topology.level_nodes[l]`` of every level l
             before; those of the last of them alone will do where no block skips a level.
+        to: ``"source"`` runs backwards, :math:`\sum_i w_{ij} x_i`, from features of the level.
 
     Returns:
-        ``[*, m, C]`` at the neurons ``topology.level_nodes[level]``.
+        ``[*, m, C]`` at the neurons ``topology.level_nodes[level]``; backwards at those of the
+        level before, or, where blocks skip levels, of all levels before, one after another.
 
     Raises:
         InvalidGraphError: if the topology has no such level, or blocks skip levels and only the
@@ -356,7 +506,9 @@ def propagate_level(
             f"level {level} was asked of a topology with {len(topology.levels)}; expected 1 to "
             "that. An irregular graph has none."
         )
-    if topology.level_skips[level - 1]:
+    if to == "source":
+        heard = x if isinstance(x, Tensor) else x[level]
+    elif topology.level_skips[level - 1]:
         if isinstance(x, Tensor) or len(x) < level:
             raise InvalidGraphError(
                 f"level {level} hears of neurons of other levels than the one before, as skip "
@@ -366,8 +518,26 @@ def propagate_level(
     else:
         heard = x if isinstance(x, Tensor) else x[level - 1]
     return cast(
-        Tensor, _kernel(topology, backend, "propagate_level")(topology, level, weight, heard)
+        Tensor, _kernel(topology, backend, "propagate_level")(topology, level, weight, heard, to)
     )
+
+
+def inner(
+    topology: Topology, source: Tensor, target: Tensor, heads: int = 1, backend: str = "auto"
+) -> Tensor:
+    r"""Multiply features of the neurons at both ends of each edge: :math:`\sum_c s_{jc} t_{ic}`.
+
+    A map of low rank from neurons to edges, and the score of an edge in attention. On blocks it is
+    a matrix product, and nothing of edge size but the result is made.
+
+    Args:
+        source, target: s and t, ``[*, N, C]``.
+        heads: H shares of the channels, each summed by itself.
+
+    Returns:
+        ``[*, E, H]`` for each edge j -> i.
+    """
+    return cast(Tensor, _kernel(topology, backend, "inner")(topology, source, target, heads))
 
 
 def multiply_blocks(
@@ -383,6 +553,32 @@ def multiply_blocks(
         ``[*, E, C_out]``.
     """
     return cast(Tensor, _kernel(topology, backend, "multiply_blocks")(topology, e, weight))
+
+
+def normalise_blocks(
+    topology: Topology,
+    e: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Standardise each block of each network over its edges and channels, then scale and shift.
+
+    .. math:: e'_{ij} = \gamma_k \frac{e_{ij} - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta_k
+
+    with k the edge's block, and :math:`\mu_k`, :math:`\sigma_k` the mean and deviation of all its
+    numbers.
+
+    Args:
+        e: ``[*, E, C]``.
+        weight, bias: :math:`\gamma` and :math:`\beta`, ``[K, C]``.
+
+    Returns:
+        ``[*, E, C]``.
+    """
+    kernel = _kernel(topology, backend, "normalise_blocks")
+    return cast(Tensor, kernel(topology, e, weight, bias, eps))
 
 
 def pool_blocks(topology: Topology, e: Tensor, backend: str = "auto") -> Tensor:
@@ -413,6 +609,35 @@ def pool_graphs(topology: Topology, values: Tensor, of: Tensor) -> Tensor:
             ``block_graph``.
     """
     return reference.mean_by(values, of, torch.bincount(of, minlength=topology.num_graphs))
+
+
+def attend_graphs(topology: Topology, values: Tensor, score: Tensor, of: Tensor) -> Tensor:
+    r"""Average what belongs to each network by the softmax of a score: :math:`\sum_k a_k v_k`.
+
+    Args:
+        values: ``[*, K, C]``.
+        score: ``[*, K, H]``, one for each of H heads, which share the channels evenly.
+        of: as of :func:`pool_graphs`.
+
+    Returns:
+        ``[*, networks, C]``; 0 for networks that have none.
+    """
+    return sets.attend_by(values, score, of, topology.num_graphs)
+
+
+def quantiles(topology: Topology, e: Tensor, side: Side, shares: Sequence[float]) -> Tensor:
+    """Return quantiles of the edges that share an end or a block: ``[*, E, C] -> [*, N, Q, C]``.
+
+    ``[*, K, Q, C]`` for K blocks; 0 at neurons with no such edge. Linear between two values; two
+    sorts of all edges.
+    """
+    index, _ = reference.ends(topology, _known(side))
+    return sets.quantiles_by(e, index, _count(topology, side), shares)
+
+
+def quantiles_of_groups(topology: Topology, x: Tensor, shares: Sequence[float]) -> Tensor:
+    """Return quantiles of the neurons of each group: ``[*, N, C] -> [*, G, Q, C]``."""
+    return sets.quantiles_by(x, topology.node_group, topology.group_size, shares)
 
 
 def spread_graphs(graphs: Tensor, of: Tensor) -> Tensor:

@@ -10,15 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology import Bucket, Nodes, Topology
 from nngraph.kernels.modes import follows_operations
+from nngraph.kernels.reference import heard_levels, rows_of
 
 __all__ = [
     "edge_affine",
     "gather",
+    "inner",
     "multiply_blocks",
+    "normalise_blocks",
     "propagate",
     "propagate_level",
     "reduce_extreme",
@@ -274,6 +278,21 @@ def _halved(edges: Tensor, op: str) -> Tensor:
     return edges
 
 
+def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Tensor:
+    """See :func:`nngraph.kernels.inner`: one matrix product for each block and head."""
+    # The heads come first, so that they are one more axis of the products.
+    sources, targets = (
+        torch.unflatten(x, -1, (heads, -1)).movedim(-2, 0) for x in (source, target)
+    )
+    pieces = []
+    for bucket in _buckets(topology):
+        product = _take(targets, bucket.target) @ _take(sources, bucket.source).mT
+        pieces.append(product.flatten(-3).movedim(0, -1))
+    if not pieces:
+        return source.new_zeros(*source.shape[:-2], 0, heads)
+    return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
+
+
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.multiply_blocks`."""
     buckets = _buckets(topology)
@@ -290,6 +309,32 @@ def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
             parts = torch.unflatten(part, -2, (len(matrices), -1)) @ matrices.mT
             pieces.append(parts.flatten(-3, -2))
     return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
+
+
+def normalise_blocks(
+    topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """See :func:`nngraph.kernels.normalise_blocks`; a block's numbers are one layer to torch."""
+    buckets = _buckets(topology)
+    counts = [bucket.count // bucket.parts for bucket in buckets]
+    dtype = torch.promote_types(e.dtype, weight.dtype)
+    e, weight, bias = e.to(dtype), weight.to(dtype), bias.to(dtype)
+    pieces = []
+    for part, scale, shift in zip(
+        torch.split(e, [bucket.stop - bucket.start for bucket in buckets], dim=-2),
+        torch.split(weight, counts),
+        torch.split(bias, counts),
+        strict=True,
+    ):
+        blocks = torch.unflatten(part, -2, (len(scale), -1))
+        shape = blocks.shape[-2:]
+        if len(scale) == 1:
+            out = layer_norm(blocks, shape, scale.expand(shape), shift.expand(shape), eps)
+        else:
+            own = layer_norm(blocks, shape, eps=eps)
+            out = torch.addcmul(shift.unsqueeze(-2), own, scale.unsqueeze(-2))
+        pieces.append(out.flatten(-3, -2))
+    return torch.cat(pieces, dim=-2) if pieces else e
 
 
 def _matrix(weight: Tensor, bucket: Bucket) -> Tensor:
@@ -312,11 +357,13 @@ def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     return _assemble(topology.num_nodes, x, parts)
 
 
-def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor) -> Tensor:
+def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`."""
-    nodes = topology.level_nodes[level]
-    parts = [
-        (bucket.target, _matrix(weight, bucket) @ _take(x, bucket.source))
-        for bucket in topology.levels[level - 1]
-    ]
-    return _assemble(nodes.count * nodes.size, x, parts)
+    buckets = topology.levels[level - 1]
+    if to == "target":
+        size = rows_of(topology, level)
+        parts = [(b.target, _matrix(weight, b) @ _take(x, b.source)) for b in buckets]
+    else:
+        size = sum(rows_of(topology, before) for before in heard_levels(topology, level))
+        parts = [(b.source, _matrix(weight, b).mT @ _take(x, b.target)) for b in buckets]
+    return _assemble(size, x, parts)

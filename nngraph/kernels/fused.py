@@ -101,10 +101,18 @@ def _steps(size: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
-def _tiles(e: Tensor, bucket: Bucket) -> Iterator[_Tile]:
-    """Cut a bucket of ``[B, E, C]`` into tiles: some networks, some arrays, or some rows of one."""
-    size = TILE if e.device.type == "cpu" else max(e.numel(), 1)
-    rows = max(1, size // (bucket.columns * e.shape[-1]))
+def _tiles(
+    e: Tensor, bucket: Bucket, channels: int | None = None, size: int | None = None
+) -> Iterator[_Tile]:
+    """Cut a bucket of ``[B, E, C]`` into tiles: some networks, some arrays, or some rows of one.
+
+    Args:
+        channels, size: numbers of an edge and of a tile, if not C and ``TILE``.
+    """
+    if e.device.type != "cpu":
+        yield _Tile(slice(None), slice(None), slice(0, None))
+        return
+    rows = max(1, (size or TILE) // (bucket.columns * (channels or e.shape[-1])))
     arrays = max(1, rows // bucket.rows)
     for networks in _steps(len(e), max(1, arrays // bucket.count)):
         for some in _steps(bucket.count, arrays):

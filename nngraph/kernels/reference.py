@@ -11,12 +11,16 @@ __all__ = [
     "edge_affine",
     "ends",
     "gather",
+    "heard_levels",
+    "inner",
     "mean_by",
     "multiply_blocks",
+    "normalise_blocks",
     "propagate",
     "propagate_level",
     "reduce_extreme",
     "reduce_sum",
+    "rows_of",
     "sum_by",
 ]
 
@@ -64,10 +68,29 @@ def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Te
     return gathered if e is None else e + gathered
 
 
+def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Tensor:
+    """See :func:`nngraph.kernels.inner`."""
+    products = gather(topology, source, "source") * gather(topology, target, "target")
+    return torch.unflatten(products, -1, (heads, -1)).sum(-1)
+
+
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.multiply_blocks`."""
     each = weight.index_select(0, topology.edge_block)
     return (each @ e.unsqueeze(-1)).squeeze(-1)
+
+
+def normalise_blocks(
+    topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """See :func:`nngraph.kernels.normalise_blocks`."""
+    block, sizes = topology.edge_block, topology.block_size
+    mean = mean_by(e, block, sizes).mean(-1, keepdim=True)
+    # Around the mean, not E[e^2] - E[e]^2, which cancels.
+    apart = e - mean.index_select(-2, block)
+    variance = mean_by(apart.square(), block, sizes).mean(-1, keepdim=True)
+    scale = weight * (variance + eps).rsqrt()
+    return apart * scale.index_select(-2, block) + bias.index_select(-2, block)
 
 
 def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
@@ -76,14 +99,27 @@ def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     return reduce_sum(topology, messages, to)
 
 
-def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor) -> Tensor:
+def rows_of(topology: Topology, level: int) -> int:
+    """Return the number of neurons of a level."""
+    nodes = topology.level_nodes[level]
+    return nodes.count * nodes.size
+
+
+def heard_levels(topology: Topology, level: int) -> range:
+    """Return the levels whose neurons a level hears: the one before, or all before."""
+    return range(0 if topology.level_skips[level - 1] else level - 1, level)
+
+
+def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
     rows = torch.argsort(topology.level_order)
-    sizes = [nodes.count * nodes.size for nodes in topology.level_nodes]
-    first = 0 if topology.level_skips[level - 1] else sum(sizes[: level - 1])
-    here = sum(sizes[:level])
+    here = sum(rows_of(topology, before) for before in range(level))
+    first = here - sum(rows_of(topology, before) for before in heard_levels(topology, level))
+    sending, receiving = rows[first:here], rows[here : here + rows_of(topology, level)]
+    if to == "source":
+        sending, receiving = receiving, sending
     state = x.new_zeros(*x.shape[:-2], topology.num_nodes, x.shape[-1])
-    state = state.index_copy(-2, rows[first:here], x)
-    there = (topology.block_level == level)[topology.edge_block].to(weight.dtype)
-    received = propagate(topology, weight * there, state, "target")
-    return received.index_select(-2, rows[here : here + sizes[level]])
+    state = state.index_copy(-2, sending, x)
+    there = (topology.block_level == level)[topology.edge_block]
+    own = weight.where(there, torch.zeros_like(weight))
+    return propagate(topology, own, state, to).index_select(-2, receiving)

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from nngraph.errors import MissingDependencyError
 from nngraph.graph.topology import Topology
-from nngraph.kernels.reference import ends
+from nngraph.kernels.reference import ends, heard_levels, rows_of
 
 __all__ = [
     "edge_affine",
     "gather",
+    "inner",
     "multiply_blocks",
+    "normalise_blocks",
     "propagate",
     "propagate_level",
     "reduce_extreme",
@@ -92,6 +94,12 @@ def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Te
     return total if e is None else total + e
 
 
+def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Tensor:
+    """See :func:`nngraph.kernels.inner`."""
+    products = gather(topology, source, "source") * gather(topology, target, "target")
+    return torch.unflatten(products, -1, (heads, -1)).sum(-1)
+
+
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.multiply_blocks`; the edges of a block lie together."""
     torch_scatter()
@@ -100,18 +108,35 @@ def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     return torch.cat(products, dim=-2) if products else e.new_zeros(*e.shape[:-1], weight.shape[1])
 
 
+def normalise_blocks(
+    topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """See :func:`nngraph.kernels.normalise_blocks`."""
+    block, sizes = topology.edge_block, topology.block_size.unsqueeze(-1)
+
+    def average(values: Tensor) -> Tensor:
+        return (_sum(values, block, len(sizes)) / sizes).mean(-1, keepdim=True)
+
+    apart = e - average(e).index_select(-2, block)
+    scale = weight * (average(apart.square()) + eps).rsqrt()
+    return apart * scale.index_select(-2, block) + bias.index_select(-2, block)
+
+
 def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate`."""
     messages = weight.unsqueeze(-1) * gather(topology, x, "source" if to == "target" else "target")
     return reduce_sum(topology, messages, to)
 
 
-def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor) -> Tensor:
+def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
     edges = (topology.block_level == level)[topology.edge_block].nonzero().flatten()
-    sizes = [nodes.count * nodes.size for nodes in topology.level_nodes]
-    first = 0 if topology.level_skips[level - 1] else sum(sizes[: level - 1])
-    senders = topology.level_order[topology.source[edges]] - first
-    receivers = topology.level_order[topology.target[edges]] - sum(sizes[:level])
-    messages = weight.index_select(-1, edges).unsqueeze(-1) * x.index_select(-2, senders)
-    return _sum(messages, receivers, sizes[level])
+    here = sum(rows_of(topology, before) for before in range(level))
+    heard = sum(rows_of(topology, before) for before in heard_levels(topology, level))
+    before = topology.level_order[topology.source[edges]] - (here - heard)
+    after = topology.level_order[topology.target[edges]] - here
+    sending, receiving, size = (
+        (before, after, rows_of(topology, level)) if to == "target" else (after, before, heard)
+    )
+    messages = weight.index_select(-1, edges).unsqueeze(-1) * x.index_select(-2, sending)
+    return _sum(messages, receiving, size)

@@ -1,39 +1,70 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
-from nngraph.nn.encoders import NetworkEncoder
+from nngraph.nn.added_neurons import AddedNeurons
+from nngraph.nn.editing import EditingNetwork
+from nngraph.nn.encoders import FourierFeatures, NetworkEncoder
+from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.equivariant import EquivariantLinear
+from nngraph.nn.equivariant_network import EquivariantNetwork
 from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.film import FilmLayer, FilmNetwork
 from nngraph.nn.flat import FlatNetwork
+from nngraph.nn.graph_metanetwork import GraphLayer, GraphMetanetwork
 from nngraph.nn.invariant import InvariantLinear
+from nngraph.nn.layered import EdgeStep, LayeredNetwork
 from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
-from nngraph.nn.metanetwork import Metanetwork, TensorScales
+from nngraph.nn.metanetwork import Metanetwork
 from nngraph.nn.ordered_pass import OrderedPass
+from nngraph.nn.outputs import output_networks
 from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.probes import ProbeNetwork, Probes
+from nngraph.nn.probing import probing
 from nngraph.nn.readouts import Readout
-from nngraph.nn.shared import SharedEquivariantLinear
-from nngraph.nn.sine import SineNetwork
+from nngraph.nn.relational import RelationalLayer, RelationalNetwork
+from nngraph.nn.scales import TensorScales
+from nngraph.nn.set_attention import SetAttentionLayer, SetAttentionNetwork, TensorAttention
+from nngraph.nn.shared import SharedEquivariantLinear, SharedTensorNorm
+from nngraph.nn.shared_network import SharedEquivariantNetwork
 from nngraph.nn.states import StateNetwork, States
+from nngraph.nn.symmetric import SymmetricNetwork
 from nngraph.nn.terms import Terms
+from nngraph.nn.weight_readout import WeightReadout
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
 MODELS: dict[str, type[Metanetwork]] = {
     "message-passing": MessagePassingNetwork,
-    "sine": SineNetwork,
+    "symmetric": SymmetricNetwork,
     "flat": FlatNetwork,
     "probe": ProbeNetwork,
+    "ng-gnn": FilmNetwork,
+    "ng-t": RelationalNetwork,
+    "gmn": GraphMetanetwork,
+    "dws": EquivariantNetwork,
+    "nfn-np": SharedEquivariantNetwork,
+    "nft": SetAttentionNetwork,
 }
 
 __all__ = [
     "MODELS",
+    "AddedNeurons",
     "ChannelNorm",
     "EdgePooling",
+    "EdgeStep",
+    "EditingNetwork",
+    "EndEncoder",
     "EquivariantLinear",
+    "EquivariantNetwork",
     "FeatureDropout",
     "Features",
+    "FilmLayer",
+    "FilmNetwork",
     "FlatNetwork",
+    "FourierFeatures",
+    "GraphLayer",
+    "GraphMetanetwork",
     "InvariantLinear",
+    "LayeredNetwork",
     "MessagePassingLayer",
     "MessagePassingNetwork",
     "Metanetwork",
@@ -44,14 +75,24 @@ __all__ = [
     "ProbeNetwork",
     "Probes",
     "Readout",
+    "RelationalLayer",
+    "RelationalNetwork",
+    "SetAttentionLayer",
+    "SetAttentionNetwork",
     "SharedEquivariantLinear",
+    "SharedEquivariantNetwork",
     "SharedPoolingLayer",
-    "SineNetwork",
+    "SharedTensorNorm",
     "StateNetwork",
     "States",
+    "SymmetricNetwork",
+    "TensorAttention",
     "TensorNodes",
     "TensorNorm",
     "TensorScales",
     "Terms",
+    "WeightReadout",
     "input_features",
+    "output_networks",
+    "probing",
 ]

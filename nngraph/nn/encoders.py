@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from functools import reduce
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from nngraph import kernels
-from nngraph.errors import ArchitectureError
 from nngraph.graph import ACTIVATIONS
+from nngraph.graph.kinds import BLOCK_KINDS
 from nngraph.graph.topology import Topology
+from nngraph.nn.extent import Extent
 from nngraph.nn.features import Features
-from nngraph.nn.metanetwork import Extent, TensorScales, at_inputs, fan_in
-from nngraph.nn.ordered_pass import node_entries
+from nngraph.nn.levels import join_levels
+from nngraph.nn.ordered_pass import OrderedPass, node_entries
+from nngraph.nn.places import (
+    ColumnPlaces,
+    HiddenPlaces,
+    InputPlaces,
+    KernelSizes,
+    Lookup,
+    OutputPlaces,
+    PlaceKind,
+    activation_kinds,
+    block_heights,
+    block_kinds,
+    block_levels,
+    make_rows,
+    node_heights,
+    node_levels,
+)
+from nngraph.nn.scales import TensorScales, fan_in
+from nngraph.nn.statistics import ParameterStatistics
 
-__all__ = ["NetworkEncoder", "activation_kinds", "by_output"]
+__all__ = ["FourierFeatures", "NetworkEncoder"]
 
 
 class NetworkEncoder(nn.Module):
@@ -26,69 +48,215 @@ class NetworkEncoder(nn.Module):
         e_{ij} &= E \hat w_{ij} + q_{\text{level}}
 
     with parameters in units of their tensor's root mean square over the training set. Places of
-    hidden neurons say nothing and are not read, so that the states commute with relabelling.
+    hidden neurons say nothing and are not read, so that the states commute with relabelling. Every
+    term p and q can be left out, and others added.
 
     Args:
         extent: of the networks to read.
         channels, edge_channels: C and C_e; without edge channels there are no states of weights.
         max_levels: levels that are told apart; deeper ones count as the last.
+        places: p of input and output neurons: learned, ``"sinusoidal"`` to serve networks of more
+            inputs and outputs than those it is built for, or none.
+        levels: p and q of the layer as counted from the inputs, from the outputs, from both, so
+            that the last layers of deeper networks are known as such, or none.
+        activations: p of the activation.
+        kinds: which parameters a neuron has (a bias, a running mean, ...), and what the tensor of a
+            weight is: dense, a kernel, grouped, the scale of a norm, a residual.
+        kernel_sizes: q of the sizes of the kernel.
+        statistics: adds :class:`~nngraph.nn.statistics.ParameterStatistics`.
+        frequencies: number of :class:`FourierFeatures` beside the scaled parameters.
+        bandwidth, seed: of these.
+        ordered: whether neurons start from an :class:`~nngraph.nn.OrderedPass`.
+        messages: channels of its messages.
+        unit_weights: whether e starts from weights in units of their tensor, or from those that are
+            the matrices of a pass, smaller by the root of the fan-in.
+        fan_in: as of :class:`~nngraph.nn.TensorScales`: networks of other widths look alike.
+        break_symmetry: adds places of hidden neurons, which is **not equivariant**;
+            :attr:`breaks_symmetry` switches them off again.
 
     Shape:
         features of any batch -> x ``[*, N, C]``, e ``[*, E, C_e]`` or ``None``.
+
+    Raises:
+        ArchitectureError: if a network has more inputs, outputs, taps or columns than it reads.
     """
 
     def __init__(
-        self, extent: Extent, channels: int, edge_channels: int, max_levels: int = 16
+        self,
+        extent: Extent,
+        channels: int,
+        edge_channels: int,
+        max_levels: int = 16,
+        *,
+        places: PlaceKind | Literal["none"] = "learned",
+        levels: Literal["inputs", "outputs", "both", "none"] = "inputs",
+        activations: bool = True,
+        kinds: bool = False,
+        kernel_sizes: bool = False,
+        statistics: bool = False,
+        frequencies: int = 0,
+        bandwidth: float = 1.0,
+        seed: int = 0,
+        ordered: bool = False,
+        messages: int = 64,
+        unit_weights: bool = True,
+        fan_in: bool = False,
+        break_symmetry: bool = False,
     ) -> None:
         super().__init__()
-        self.levels = min(extent.levels, max_levels)
-        self.scales = TensorScales(extent)
-        self.own = nn.Linear(2 * extent.columns, channels)
-        self.input_place = nn.Parameter(torch.randn(extent.inputs, channels))
-        self.output_place = nn.Parameter(torch.randn(extent.outputs, channels))
-        self.level_place = nn.Parameter(torch.randn(self.levels, channels) * 0.1)
-        self.activation_place = nn.Parameter(torch.randn(len(ACTIVATIONS), channels) * 0.1)
-        self.edge = nn.Linear(extent.taps, edge_channels) if edge_channels else None
-        if edge_channels:
-            self.edge_place = nn.Parameter(torch.randn(self.levels, edge_channels) * 0.1)
+        if levels not in ("inputs", "outputs", "both", "none"):
+            raise ValueError(
+                f"levels is {levels!r}; expected 'inputs', 'outputs', 'both' or 'none'."
+            )
+        taps, columns = extent.taps, extent.columns
+        depth, waves = min(extent.levels, max_levels), 2 * frequencies
+        from_inputs, from_outputs = levels in ("inputs", "both"), levels in ("outputs", "both")
+        self.channels, self.unit_weights = channels, unit_weights
+        self.scales = TensorScales(extent, fan_in)
+        self.ordered = None
+        if ordered:
+            kind: PlaceKind = "learned" if places == "none" else places
+            self.ordered = OrderedPass(extent, channels, messages, max_levels, kind)
+        # An ordered pass over MLPs has read all that their neurons have.
+        reads_own = not (ordered and extent.chains) or frequencies > 0
+        self.own = nn.Linear(2 * columns + waves, channels) if reads_own else None
+        self.places = nn.ModuleDict()
+        if places != "none":
+            self.places["inputs"] = InputPlaces(make_rows(places, extent.inputs, channels))
+            self.places["outputs"] = OutputPlaces(make_rows(places, extent.outputs, channels))
+        if from_inputs:
+            self.places["levels"] = Lookup(depth, channels, node_levels)
+        if from_outputs:
+            self.places["heights"] = Lookup(depth, channels, node_heights)
+        if activations:
+            self.places["activations"] = Lookup(len(ACTIVATIONS), channels, activation_kinds)
+        if kinds:
+            self.places["columns"] = ColumnPlaces(channels)
+        if break_symmetry:
+            self.places["hidden"] = HiddenPlaces(channels)
+        self.edge = nn.Linear(taps + waves, edge_channels) if edge_channels else None
+        self.block_places = nn.ModuleDict()
+        if edge_channels and from_inputs:
+            self.block_places["levels"] = Lookup(depth, edge_channels, block_levels)
+        if edge_channels and from_outputs:
+            self.block_places["heights"] = Lookup(depth, edge_channels, block_heights)
+        if edge_channels and kinds:
+            self.block_places["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, block_kinds)
+        if edge_channels and kernel_sizes:
+            self.block_places["kernel_sizes"] = KernelSizes(edge_channels)
+        self.statistics = (
+            ParameterStatistics(taps, columns, channels, edge_channels) if statistics else None
+        )
+        self.node_waves, self.edge_waves = (
+            FourierFeatures(size, frequencies, bandwidth, seed + i) if frequencies else None
+            for i, size in enumerate((columns, taps))
+        )
+
+    @property
+    def breaks_symmetry(self) -> bool:
+        """Whether places of hidden neurons are read; can be set where they are learned.
+
+        Raises:
+            ValueError: on setting it, if the encoder was built without ``break_symmetry``.
+        """
+        return any(place.active for place in self._hidden())
+
+    @breaks_symmetry.setter
+    def breaks_symmetry(self, active: bool) -> None:
+        if active and not self._hidden():
+            raise ValueError(
+                "the encoder has no places of hidden neurons; build it with break_symmetry=True."
+            )
+        for place in self._hidden():
+            place.active = active
+
+    def _hidden(self) -> list[HiddenPlaces]:
+        return [place for place in self.places.values() if isinstance(place, HiddenPlaces)]
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor | None]:
         topology = features.topology
         taps, columns = self.scales.all(features)
-        x = self.own(node_entries(topology, columns))
-        x = x + self.level_place[topology.node_level.clamp(max=self.levels - 1)]
-        x = x + self.activation_place[activation_kinds(topology)]
-        x = x + by_output(topology, self.output_place) + _by_input(topology, self.input_place)
+        x, _ = self.nodes(topology, taps, columns)
+        return x, self.edges(topology, taps)
+
+    def nodes(
+        self, topology: Topology, taps: Tensor, columns: Tensor
+    ) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+        """Return x of scaled parameters, and what reaches the outputs in the ordered pass.
+
+        The second as of :class:`~nngraph.nn.OrderedPass`; without one there is none.
+        """
+        terms, outputs = [], []
+        if self.ordered is not None:
+            levels, outputs = self.ordered(topology, taps, columns)
+            first = topology.level_nodes[0]
+            shape = (*columns.shape[:-2], first.count * first.size, self.channels)
+            terms.append(join_levels(topology, [columns.new_zeros(shape), *levels]))
+        if self.own is not None:
+            waves = [] if self.node_waves is None else [self.node_waves(columns)]
+            terms.append(self.own(torch.cat([node_entries(topology, columns), *waves], dim=-1)))
+        if self.statistics is not None:
+            terms.append(self.statistics.nodes(topology, self._units(topology, taps), columns))
+        if len(self.places):
+            # Those first: they are the same for all networks of a stack.
+            terms.append(_total([place(topology) for place in self.places.values()]))
+        return _total(terms), outputs
+
+    def edges(self, topology: Topology, taps: Tensor) -> Tensor | None:
+        """Return e of scaled weights."""
         if self.edge is None:
-            return x, None
-        # Entries in units of their tensor, whatever the fan-in.
-        own = self.edge(taps * fan_in(topology, taps.dtype))
-        place = self.edge_place[topology.block_level.clamp(max=self.levels - 1)]
-        return x, own + kernels.spread_blocks(topology, place)
+            return None
+        own = self._units(topology, taps) if self.unit_weights else taps
+        waves = [] if self.edge_waves is None else [self.edge_waves(own)]
+        e: Tensor = self.edge(torch.cat([own, *waves], dim=-1) if waves else own)
+        blocks = self.blocks(topology, taps)
+        return e if blocks is None else e + kernels.spread_blocks(topology, blocks)
+
+    def blocks(self, topology: Topology, taps: Tensor) -> Tensor | None:
+        """Return what e has of its block, ``[K, C_e]``, or with statistics ``[*, K, C_e]``."""
+        terms = [place(topology) for place in self.block_places.values()]
+        if self.statistics is not None:
+            terms.append(self.statistics.edges(topology, self._units(topology, taps)))
+        return _total(terms) if terms else None
+
+    def _units(self, topology: Topology, taps: Tensor) -> Tensor:
+        """Return weights in units of their tensor, whatever the fan-in."""
+        return taps * fan_in(topology, taps.dtype)
 
 
-def _by_input(topology: Topology, table: Tensor) -> Tensor:
-    """Give input neuron i of every network row i of a table: ``[d_0, C] -> [N, C]``, else 0."""
-    first = at_inputs(topology, table)
-    rest = first.new_zeros(topology.num_nodes - len(first), first.shape[-1])
-    joined = torch.cat([first, rest])
-    return joined if topology.in_level_order else joined.index_select(0, topology.level_order)
+class FourierFeatures(nn.Module):
+    r"""Random Fourier features: numbers that differ little are told apart.
 
+    .. math:: \gamma(v) = [\cos 2 \pi B v, \; \sin 2 \pi B v], \qquad B_{kc} \sim N(0, \beta^2)
 
-def by_output(topology: Topology, table: Tensor) -> Tensor:
-    """Give output neuron o of every network row o of a table: ``[d_L, C] -> [N, C]``, else 0.
+    B is drawn once from its seed, and kept in the state dict.
 
-    Raises:
-        ArchitectureError: if a network has more outputs than the table has rows.
+    Args:
+        size: of v.
+        count: rows of B.
+        bandwidth: :math:`\beta`, in periods per unit of v.
+        seed: of B.
+
+    Shape:
+        ``[*, size]`` -> ``[*, 2 count]``.
+
+    Source:
+        random features (Rahimi and Recht, 2007), on weights as in neural graphs (Kofinas et al.,
+        2024).
     """
-    if topology.max_outputs > len(table):
-        raise ArchitectureError(
-            f"a network has {topology.max_outputs} outputs; the model was built for {len(table)}."
-        )
-    return pad(table, (0, 0, 0, 1))[topology.output_place]  # the last row is 0
+
+    frequency: Tensor
+
+    def __init__(self, size: int, count: int, bandwidth: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        frequency = torch.randn(count, size, generator=generator) * bandwidth
+        self.register_buffer("frequency", frequency)
+
+    def forward(self, values: Tensor) -> Tensor:
+        angle = 2 * math.pi * nn.functional.linear(values, self.frequency)
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def activation_kinds(topology: Topology) -> Tensor:
-    """Index into ``ACTIVATIONS`` of each neuron's activation, ``[N]``."""
-    kinds = [list(ACTIVATIONS).index(activation.name) for activation in topology.activations]
-    return torch.tensor(kinds, device=topology.node_activation.device)[topology.node_activation]
+def _total(terms: list[Tensor]) -> Tensor:
+    return reduce(torch.add, terms)

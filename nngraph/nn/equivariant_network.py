@@ -2,83 +2,174 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph.architecture import Architecture
+from nngraph.graph.topology import Topology
+from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.equivariant import EquivariantLinear
-from nngraph.nn.features import Networks
+from nngraph.nn.extent import Extent
+from nngraph.nn.features import Features, Networks
 from nngraph.nn.invariant import InvariantLinear
-from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, fan_in
-from nngraph.nn.pointwise import FeatureDropout, Pointwise, TensorNorm
+from nngraph.nn.metanetwork import Column
+from nngraph.nn.pointwise import Dropout, FeatureDropout, Pointwise, TensorNorm
+from nngraph.nn.scales import TensorScales, fan_in
+from nngraph.nn.states import StateNetwork, States
 from nngraph.nn.terms import PermuteIO
 
-__all__ = ["EquivariantNetwork"]
+__all__ = ["EquivariantNetwork", "InvariantReadout"]
 
 
-class EquivariantNetwork(Metanetwork):
-    """Equivariant linear layers, normalisation per tensor, ReLU, dropout; an invariant head.
+class EquivariantNetwork(StateNetwork):
+    r"""Layers that reach every equivariant linear map of one architecture; an invariant read-out.
 
-    For networks of one architecture. Every linear map that respects relabelling is within each
-    layer's reach, so nothing about networks is built in but the symmetry.
+    .. math::
+        (x, e)^0 = (\hat b, \hat w), \qquad
+        (x, e)^{t+1} = \mathrm{ReLU}\big(\mathrm{norm}(\Theta^t (x, e)^t + \beta^t)\big)
+
+    with :math:`\Theta` an :class:`~nngraph.nn.EquivariantLinear`, norms per tensor, and answers by
+    an :class:`InvariantReadout`. Nothing about networks is built in but the symmetry. The
+    coefficients belong to the tensors of one architecture, which is the only one it reads;
+    :class:`~nngraph.nn.SharedEquivariantNetwork` reads any in one batch.
 
     Args:
+        architecture: of the networks, one; or several that differ in names and activations alone.
         channels: C per parameter.
         layers: number of equivariant layers.
-        permute_io: as in :class:`~nngraph.nn.equivariant.EquivariantLinear`.
-        dropout: share of features dropped after each layer.
+        permute_io: as in :class:`~nngraph.nn.EquivariantLinear`. Inputs and outputs that count as
+            relabelled are told apart by learned features of their places (:class:`EndEncoder`).
+        dropout: share of channels dropped after each layer, and of features in the read-out.
+        hidden: width of the read-out; 0 for one affine map.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
 
+    Raises:
+        ArchitectureError: if it is built for, or called on, more than one architecture, or one that
+            is no chain of affine maps.
+
     Source:
-        the architecture of DWSNets (Navon et al., 2023), on complete layers.
+        DWSNets (Navon et al., 2023) and NFN-HNP (Zhou et al., 2023), on complete layers.
     """
 
     def __init__(
         self,
-        architecture: Architecture,
+        architecture: Architecture | Sequence[Architecture],
         num_outputs: int,
         channels: int = 32,
         layers: int = 3,
         permute_io: PermuteIO = False,
         dropout: float = 0.1,
+        hidden: int = 256,
     ) -> None:
-        super().__init__(architecture, num_outputs)
         if layers < 1:
             raise ValueError(f"layers is {layers}; expected at least 1.")
-        self.scales = TensorScales(self.extent)
+        self.permute_io = permute_io
+        super().__init__(
+            architecture, num_outputs, channels, channels, hidden=hidden, dropout=dropout
+        )
+        if not isinstance(architecture, Architecture):
+            self._refuse_others(architecture)
+        first = _ENCODED if permute_io else 1
+        self.encoder = (
+            EndEncoder(self.extent, first, first) if permute_io else ScaledEntries(self.extent)
+        )
         self.linear = nn.ModuleList(
-            EquivariantLinear(architecture, channels if i else 1, channels, permute_io)
+            EquivariantLinear(self.architecture, channels if i else first, channels, permute_io)
             for i in range(layers)
         )
-        self.norms = nn.ModuleList(TensorNorm(architecture, channels) for _ in range(layers))
-        self.activation = Pointwise(torch.relu)
-        self.dropout = FeatureDropout(dropout)
-        self.head = InvariantLinear(architecture, channels, num_outputs, permute_io)
+        self.norms = nn.ModuleList(TensorNorm(self.architecture, channels) for _ in range(layers))
+        # In place: a norm does not need its own result.
+        self.activation = Pointwise(torch.relu_)
+        self.dropout = FeatureDropout(dropout, whole_channels=True)
+
+    def make_readout(self, **options: Any) -> nn.Module:
+        """Return the complete read-out of the architecture."""
+        return InvariantReadout(
+            self.architecture, self.channels, self.num_outputs, self.permute_io, **options
+        )
 
     @property
     def column(self) -> Column:
         """The column of a comparison that the model stands in."""
         return "generic weights-only"
 
-    def forward(self, networks: Networks) -> Tensor:
+    def states(self, networks: Networks) -> States:
         features = self.read(networks)
-        topology = features.topology
-        own = _tensors(self.architecture)
-        if other := [a for a in dict.fromkeys(topology.architectures) if _tensors(a) != own]:
-            raise ArchitectureError(
-                f"EquivariantNetwork was built for {self.architecture} and reads no other; got "
-                f"{other[0]}. SharedEquivariantLinear serves networks of any widths."
-            )
-        weight, bias = self.scales(features)
-        # Entries in units of their tensor, whatever the fan-in.
-        x, edge_attr = bias, weight.unsqueeze(-1) * fan_in(topology, weight.dtype)
+        self._refuse_others(features.topology.architectures)
+        x, edge_attr = self.encoder(features)
         for linear, norm in zip(self.linear, self.norms, strict=True):
             x, edge_attr = self.dropout(*self.activation(*norm(*linear(x, edge_attr))))
-        answers: Tensor = self.head(x, edge_attr)
-        return answers.reshape(-1, self.num_outputs)
+        return States(features, x, edge_attr)
+
+    def _refuse_others(self, architectures: Sequence[Architecture]) -> None:
+        own = _tensors(self.architecture)
+        if other := [a for a in dict.fromkeys(architectures) if _tensors(a) != own]:
+            raise ArchitectureError(
+                f"EquivariantNetwork was built for {self.architecture} and reads no other; got "
+                f"{other[0]}. SharedEquivariantNetwork reads networks of any architectures."
+            )
+
+
+class ScaledEntries(nn.Module):
+    """Weights and biases in units of their tensor: ``-> [*, N, 1], [*, E, 1]``.
+
+    What else a :class:`~nngraph.nn.NetworkEncoder` says is in the constants of a complete layer.
+    """
+
+    def __init__(self, extent: Extent) -> None:
+        super().__init__()
+        self.scales = TensorScales(extent)
+
+    def forward(self, features: Features) -> tuple[Tensor, Tensor]:
+        weight, bias = self.scales(features)
+        # Whatever the fan-in.
+        return bias, weight.unsqueeze(-1) * fan_in(features.topology, weight.dtype)
+
+
+class InvariantReadout(nn.Module):
+    r"""An MLP on as many invariant linear functions of the states, or those alone.
+
+    .. math:: y = V \sigma(\Theta [\mathrm{mean}\, A]_A + \beta) + c
+
+    Args:
+        architecture: of the networks.
+        channels: C of the states.
+        num_outputs: length of the answer.
+        permute_io: as in :class:`~nngraph.nn.InvariantLinear`.
+        hidden: how many functions; 0 for no MLP: the answers are linear in the states.
+        dropout: of the functions.
+
+    Shape:
+        x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> ``[networks, num_outputs]``.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        channels: int,
+        num_outputs: int,
+        permute_io: PermuteIO = False,
+        hidden: int = 256,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.pool = InvariantLinear(architecture, channels, hidden or num_outputs, permute_io)
+        last = [nn.SiLU(), Dropout(dropout), nn.Linear(hidden, num_outputs)] if hidden else []
+        self.last = nn.Sequential(*last)
+
+    def forward(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> Tensor:
+        answers: Tensor = self.last(self.pool(x, edge_attr))
+        return answers.reshape(-1, answers.shape[-1])
+
+
+#: Channels of entries and places where inputs or outputs count as relabelled.
+_ENCODED = 8
 
 
 def _tensors(architecture: Architecture) -> list[object]:

@@ -9,7 +9,8 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.kernels.entries import restore_edges
 from nngraph.nn.features import Networks
-from nngraph.nn.metanetwork import Column, Metanetwork, TensorScales, fan_in, mlp
+from nngraph.nn.metanetwork import Column, Metanetwork, mlp
+from nngraph.nn.scales import TensorScales, fan_in
 
 __all__ = ["FlatNetwork"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +12,16 @@ from torch.utils.checkpoint import checkpoint
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph import ACTIVATIONS, Architecture
+from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
-from nngraph.nn.encoders import activation_kinds, by_output
-from nngraph.nn.features import Networks
-from nngraph.nn.metanetwork import (
-    Column,
-    Metanetwork,
-    TensorScales,
-    at_inputs,
-    at_outputs,
-    join_levels,
-    level_means,
-    mlp,
-)
-from nngraph.nn.ordered_pass import OrderedPass, node_entries
-from nngraph.nn.pooling import EdgePooling, TensorNodes
+from nngraph.nn.encoders import NetworkEncoder
+from nngraph.nn.features import Features, Networks
+from nngraph.nn.levels import at_outputs, join_levels
+from nngraph.nn.metanetwork import Column, mlp
+from nngraph.nn.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.probes import Probes
+from nngraph.nn.readouts import Readout
+from nngraph.nn.states import StateNetwork, States
 
 #: What a round returns.
 Update = tuple[Tensor, kernels.EdgeUpdate | None]
@@ -70,7 +63,7 @@ class MessagePassingLayer(nn.Module):
         edge_channels: int,
         dropout: float = 0.0,
         norm: bool = True,
-        pooling: Literal["mean", "max", "attention"] = "mean",
+        pooling: PoolingKind = "mean",
         tensor_nodes: bool = False,
     ) -> None:
         super().__init__()
@@ -168,7 +161,7 @@ class MessagePassingLayer(nn.Module):
         return weight, self.source(normal), linear(normal, self.target.weight, bias)
 
 
-class MessagePassingNetwork(Metanetwork):
+class MessagePassingNetwork(StateNetwork):
     r"""Message passing over the neural graph: invariant to relabelling, generic in activation.
 
     1. *Encoder*: an :class:`OrderedPass` over scaled weights and biases, plus learned features of
@@ -190,7 +183,7 @@ class MessagePassingNetwork(Metanetwork):
         edge_channels: of weights; 0 keeps no state on edges, which is several times faster.
         rounds: number of rounds after the ordered pass.
         probes: number of learned inputs at which the networks are run; 0 reads weights only.
-        hidden, dropout: width of the MLP of the read-out, and dropout.
+        hidden, dropout: width of the MLP of the read-out, and dropout in it.
         norm, pooling, tensor_nodes: of each :class:`MessagePassingLayer`.
         max_levels: levels that are told apart; deeper ones count as the last.
         checkpoint: keep one state per round of neurons and weights for the backward pass and
@@ -198,7 +191,9 @@ class MessagePassingNetwork(Metanetwork):
         stream: keep no state of weights at all, but make it anew from the weights in every round,
             tile by tile: the same answers in memory of the neurons alone, for (rounds + 1) / 2
             times the updates of edges. For networks of many millions of weights. Means alone can be
-            pooled so.
+            pooled so, and :meth:`states` has no states of weights.
+        encoder: further keyword arguments of the :class:`~nngraph.nn.NetworkEncoder`.
+        readout: further keyword arguments of the :class:`~nngraph.nn.Readout`.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -220,18 +215,34 @@ class MessagePassingNetwork(Metanetwork):
         hidden: int = 256,
         dropout: float = 0.1,
         norm: bool = True,
-        pooling: Literal["mean", "max", "attention"] = "mean",
+        pooling: PoolingKind = "mean",
         tensor_nodes: bool = False,
         max_levels: int = 16,
         checkpoint: bool = False,
         stream: bool = False,
+        encoder: Mapping[str, Any] | None = None,
+        readout: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(architecture, num_outputs)
-        self.checkpoint, self.stream = checkpoint, stream and edge_channels > 0
+        edge_channels = edge_channels if rounds else 0
+        stream = stream and edge_channels > 0
+        # Its read-out hears of more than states, and is made below.
+        super().__init__(architecture, 0, channels, 0 if stream else edge_channels)
+        self.num_outputs = num_outputs
+        encoder, readout = dict(encoder or {}), dict(readout or {})
+        self.checkpoint, self.stream = checkpoint, stream
         if self.stream and (pooling != "mean" or tensor_nodes):
             raise ValueError(
                 f"stream=True was given with pooling={pooling!r} and tensor_nodes={tensor_nodes}; "
                 "states that are not stored are pooled by means alone, without tensor nodes."
+            )
+        if self.stream and (
+            encoder.get("statistics") or encoder.get("frequencies")
+            or encoder.get("unit_weights") or readout.get("readout") == "attention"
+        ):
+            raise ValueError(
+                "stream=True was given with statistics, frequencies or unit_weights in the "
+                "encoder, or attention in the read-out; states that are not stored are a linear "
+                "map of the weights at first, and are read by means alone."
             )
         extent = self.extent
         if probes and not extent.chains:
@@ -239,32 +250,23 @@ class MessagePassingNetwork(Metanetwork):
                 "probes run the networks, which is possible for chains of affine maps alone; "
                 "expected probes=0 for other architectures."
             )
-        self.levels = min(extent.levels, max_levels)
-        self.outputs = extent.outputs
-        self.scales = TensorScales(extent)
-        self.encoder = OrderedPass(extent, channels, messages, max_levels)
-        self.input_place = nn.Parameter(torch.randn(extent.inputs, channels))
-        self.layer_place = nn.Parameter(torch.randn(self.levels, channels) * 0.1)
-        self.activation_place = nn.Parameter(torch.randn(len(ACTIVATIONS), channels) * 0.1)
-        if not extent.chains:
-            self.own = nn.Linear(2 * extent.columns, channels)
+        options = {"ordered": True, "unit_weights": False, "messages": messages, **encoder}
+        self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels, **options)
+        self.invariant = not self.encoder.breaks_symmetry
         self.probes = Probes(self.architecture, probes) if probes else None
         if probes:
             self.responses = mlp([probes, channels, channels])
-        self.edge_channels = edge_channels if rounds else 0
-        if self.edge_channels:
-            self.edge_encoder = nn.Linear(extent.taps, edge_channels)
-            self.edge_place = nn.Parameter(torch.randn(self.levels, edge_channels) * 0.1)
         self.rounds = nn.ModuleList(
-            MessagePassingLayer(channels, self.edge_channels, dropout, norm, pooling, tensor_nodes)
+            MessagePassingLayer(channels, edge_channels, dropout, norm, pooling, tensor_nodes)
             for _ in range(rounds)
         )
-        read = (
-            self.levels * (channels + self.edge_channels)
-            + self.outputs * (channels + self.encoder.width + probes)
-        )
-        self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
-        self.output_place = nn.Parameter(torch.randn(self.outputs, channels) * 0.1)
+        #: channels of the sums that reach the outputs in the ordered pass
+        self.width = 0 if self.encoder.ordered is None else self.encoder.ordered.width
+        if num_outputs:
+            self.readout = Readout(
+                extent, channels, edge_channels, num_outputs, hidden, dropout, max_levels,
+                extra=extent.outputs * (self.width + probes), **readout,
+            )  # fmt: skip
 
     chains_only = False
 
@@ -273,39 +275,48 @@ class MessagePassingNetwork(Metanetwork):
         """The column of a comparison that the model stands in."""
         return "with probes" if self.probes is not None else "generic weights-only"
 
-    def forward(self, networks: Networks) -> Tensor:
+    def states(self, networks: Networks) -> States:
+        """Return the states of the networks' neurons and weights after all rounds."""
         features = self.read(networks)
-        topology = features.topology
-        taps, columns = self.scales.all(features)
-        states, outputs = self.encoder(topology, taps, columns)
-        places = at_inputs(topology, self.input_place).expand(*features.x.shape[:-2], -1, -1)
-        x = join_levels(topology, [places, *states])
-        x = x + self.layer_place[topology.node_level.clamp(max=self.levels - 1)]
-        x = x + self.activation_place[activation_kinds(topology)]
-        if not self.extent.chains:
-            x = x + self.own(node_entries(topology, columns))
-        x = x + by_output(topology, self.output_place)
-        responses = None if self.probes is None else self.probes(features)
-        if responses is not None:
+        x, e, _, _ = self._read(features)
+        return States(features, x, e)
+
+    def embed(self, networks: Networks) -> Tensor:
+        readout, features = self.pooling_readout(), self.read(networks)
+        x, e, blocks, extra = self._read(features)
+        return readout.pooled(features.topology, x, e, blocks, extra)
+
+    def forward(self, networks: Networks) -> Tensor:
+        return self.pooling_readout().mlp(self.embed(networks))  # type: ignore[no-any-return]
+
+    def _read(
+        self, features: Features
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
+        """Return x, e, the means of e over blocks, and what else there is of the outputs."""
+        topology, count = features.topology, self.extent.outputs
+        taps, columns = self.encoder.scales.all(features)
+        x, sums = self.encoder.nodes(topology, taps, columns)
+        extra = [at_outputs(topology, sums, count, self.width, x)] if self.width else []
+        if self.probes is not None:
+            responses = self.probes(features)
             x = x + self.responses(join_levels(topology, responses))
-        x, blocks = self._rounds(topology, taps, x)
-        return self.readout(  # type: ignore[no-any-return]
-            torch.cat(self._pooled(topology, x, blocks, outputs, responses), dim=-1)
-        )
+            extra.append(self.probes.at_outputs(topology, responses, count))
+        return *self._rounds(topology, taps, x), extra
 
     def _rounds(
         self, topology: Topology, taps: Tensor, x: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return x after all rounds, and the means of the edge states over each block."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return x and e after all rounds, and the means of e over each block."""
         weight = taps[..., 0] if taps.shape[-1] == 1 else taps.mean(-1)
         if self.stream:
-            return self._streamed(topology, weight, taps, x)
+            x, blocks = self._streamed(topology, weight, taps, x)
+            return x, None, blocks
         keep = not (self.checkpoint and torch.is_grad_enabled())
 
         def round(layer: nn.Module, x: Tensor, e: Tensor | None, is_first: bool) -> Update:
             if is_first:
                 # Within the round, so that a checkpoint need not keep these states.
-                e = self._edge_states(topology, taps)
+                e = self.encoder.edges(topology, taps)
             return cast(Update, layer(topology, weight, x, e, not keep))
 
         e, update = None, None
@@ -315,57 +326,19 @@ class MessagePassingNetwork(Metanetwork):
             else:
                 x, update = checkpoint(round, layer, x, e, i == 0, use_reentrant=False)
             e = None if update is None else update.edges
-        return x, None if update is None else update.blocks
+        return x, e, None if update is None else update.blocks
 
     def _streamed(
         self, topology: Topology, weight: Tensor, taps: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        place = self._edge_places(topology) + self.edge_encoder.bias
-        start = taps, self.edge_encoder.weight, place
+        edge, place = self.encoder.edge, self.encoder.blocks(topology, taps)
+        assert edge is not None
+        if place is None:
+            place = edge.bias.new_zeros(len(topology.block_size), len(edge.bias))
+        start = taps, edge.weight, place + edge.bias
         updates: list[kernels.StreamedUpdate] = []
         blocks = None
         for layer in self.rounds:
             assert isinstance(layer, MessagePassingLayer)
             x, blocks = layer.stream(topology, weight, x, start, updates)
         return x, blocks
-
-    def _edge_places(self, topology: Topology) -> Tensor:
-        return self.edge_place[topology.block_level.clamp(max=self.levels - 1)]
-
-    def _edge_states(self, topology: Topology, taps: Tensor) -> Tensor | None:
-        if not self.edge_channels:
-            return None
-        places = kernels.spread_blocks(topology, self._edge_places(topology))
-        states: Tensor = self.edge_encoder(taps) + places
-        return states
-
-    def _pooled(
-        self,
-        topology: Topology,
-        x: Tensor,
-        blocks: Tensor | None,
-        outputs: list[tuple[int, Tensor]],
-        responses: list[Tensor] | None,
-    ) -> list[Tensor]:
-        states = [(i, kernels.take(x, topology.level_nodes[i])) for i in topology.output_rows]
-        pooled = [
-            level_means(
-                topology, kernels.pool_groups(topology, x), topology.group_level, self.levels,
-                topology.group_size, topology.group_graph,
-            ),
-        ]  # fmt: skip
-        for levels, channels in ((outputs, self.encoder.width), (states, x.shape[-1])):
-            if levels:
-                pooled.append(at_outputs(topology, levels, self.outputs, channels))
-            else:  # no output neurons, as where the last weight is that of the first layer again
-                pooled.append(x.new_zeros(len(pooled[0]), self.outputs * channels))
-        if blocks is not None:
-            pooled.append(
-                level_means(
-                    topology, blocks, topology.block_level, self.levels,
-                    topology.block_size, topology.block_graph,
-                )
-            )  # fmt: skip
-        if responses is not None and self.probes is not None:
-            pooled.append(self.probes.at_outputs(topology, responses, self.outputs))
-        return pooled

@@ -11,7 +11,9 @@ from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.graph.topology import Topology
-from nngraph.nn.metanetwork import Extent, at_inputs
+from nngraph.nn.extent import Extent
+from nngraph.nn.levels import at_inputs
+from nngraph.nn.places import LearnedRows, PlaceKind, SinusoidalRows
 
 __all__ = ["OrderedPass", "node_entries"]
 
@@ -33,6 +35,8 @@ class OrderedPass(nn.Module):
         channels: C, of the states.
         messages: channels of the messages.
         max_levels: number of sets of maps at most.
+        places: what inputs start from: learned, a unit vector each at first, or sinusoidal, for
+            any number of them.
 
     Shape:
         weight ``[*, E, taps]``, columns ``[*, N, F]`` -> states ``[*, n_l, C]`` of the neurons of
@@ -40,15 +44,23 @@ class OrderedPass(nn.Module):
     """
 
     def __init__(
-        self, extent: Extent, channels: int, messages: int, max_levels: int = 16
+        self,
+        extent: Extent,
+        channels: int,
+        messages: int,
+        max_levels: int = 16,
+        places: PlaceKind = "learned",
     ) -> None:
         super().__init__()
         # As many channels as inputs keep all of a row of the first weight. A neuron that hears of
         # several levels hears of all in the same channels.
-        width = min(extent.inputs, messages) if extent.chains else messages
-        self.inputs = nn.Parameter(torch.eye(extent.inputs, width))
-        if extent.inputs > messages:
-            nn.init.orthogonal_(self.inputs)
+        learned = places == "learned"
+        width = min(extent.inputs, messages) if extent.chains and learned else messages
+        self.inputs = (
+            LearnedRows(torch.eye(extent.inputs, width)) if learned else SinusoidalRows(width)
+        )
+        if isinstance(self.inputs, LearnedRows) and extent.inputs > messages:
+            nn.init.orthogonal_(self.inputs.table)
         self.chains = extent.chains
         own = 2 * extent.columns
         #: channels of the sums that reach the outputs
@@ -87,7 +99,8 @@ class OrderedPass(nn.Module):
         self, topology: Topology, weight: Tensor, columns: Tensor
     ) -> tuple[list[Tensor], list[tuple[int, Tensor]]]:
         entries = node_entries(topology, columns)
-        first = at_inputs(topology, self.inputs).expand(*columns.shape[:-2], -1, -1)
+        table = self.inputs(topology.max_inputs)
+        first = at_inputs(topology, table).expand(*columns.shape[:-2], -1, -1)
         if not self.chains:
             first = first + self.first(kernels.take(entries, topology.level_nodes[0]))
         messages = [first]

@@ -17,7 +17,10 @@ from nngraph import kernels
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.topology import Topology
 
-__all__ = ["ChannelNorm", "Dropout", "FeatureDropout", "Pointwise", "TensorNorm", "dropout"]
+__all__ = [
+    "ChannelNorm", "Dropout", "FeatureDropout", "Pointwise", "TensorNorm", "dropout",
+    "normalise_tensors",
+]  # fmt: skip
 
 
 class Pointwise(nn.Module):
@@ -108,48 +111,72 @@ class TensorNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(tensors, channels))
         self.register_buffer("running_variance", torch.ones(tensors, channels))
 
-    def _pool(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> Tensor:
-        """Mean of each tensor, ``[*, tensors, C]``."""
-        return torch.cat(
-            [kernels.pool_groups(topology, x), kernels.pool_blocks(topology, edge_attr)], dim=-2
-        )
-
-    def _moments(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
-        groups = self.weight.shape[0] - len(topology.block_size)
-        if self.statistics == "batch" and not self.training:
-            return self.running_mean, self.running_variance
-        axes = [-1] if self.statistics == "network" else list(range(x.dim() - 2))
-        keep = self.statistics == "network"
-
-        def average(values: Tensor) -> Tensor:
-            return values.mean(axes, keepdim=keep) if axes else values
-
-        mean = average(self._pool(topology, x, edge_attr))
-        # Around the mean, not E[A^2] - E[A]^2, which cancels.
-        variance = average(
-            self._pool(
-                topology,
-                (x - kernels.spread_groups(topology, mean[..., :groups, :])).square(),
-                (edge_attr - kernels.spread_blocks(topology, mean[..., groups:, :])).square(),
-            )
-        )
-        if self.statistics == "batch":
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-                self.running_variance.lerp_(variance.to(self.running_variance), self.momentum)
-        return mean, variance
-
     def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
         topology = self.topology.to(x.device)
-        groups = self.weight.shape[0] - len(topology.block_size)
+        sizes = [len(topology.group_size), len(topology.block_size)]
+        if self.statistics == "network":
+            weights, biases = torch.split(self.weight, sizes), torch.split(self.bias, sizes)
+            groups, blocks = zip(weights, biases, strict=True)
+            return normalise_tensors(topology, x, edge_attr, groups, blocks, self.eps)
         mean, variance = self._moments(topology, x, edge_attr)
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
-        x = x * kernels.spread_groups(topology, scale[..., :groups, :])
-        x = x + kernels.spread_groups(topology, shift[..., :groups, :])
-        edge_attr = edge_attr * kernels.spread_blocks(topology, scale[..., groups:, :])
-        edge_attr = edge_attr + kernels.spread_blocks(topology, shift[..., groups:, :])
+        (group_scale, block_scale), (group_shift, block_shift) = (
+            torch.split(value, sizes) for value in (scale, shift)
+        )
+        x = x * kernels.spread_groups(topology, group_scale)
+        x = x + kernels.spread_groups(topology, group_shift)
+        edge_attr = edge_attr * kernels.spread_blocks(topology, block_scale)
+        edge_attr = edge_attr + kernels.spread_blocks(topology, block_shift)
         return x * topology.node_has_bias.to(x.dtype).unsqueeze(-1), edge_attr
+
+    def _moments(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each channel of each tensor over a batch, ``[tensors, C]``."""
+        if not self.training:
+            return self.running_mean, self.running_variance
+        axes = list(range(x.dim() - 2))
+
+        def average(x: Tensor, edge_attr: Tensor) -> Tensor:
+            pooled = kernels.pool_groups(topology, x), kernels.pool_blocks(topology, edge_attr)
+            values = torch.cat(pooled, dim=-2)
+            return values.mean(axes) if axes else values
+
+        mean = average(x, edge_attr)
+        groups = len(topology.group_size)
+        # Around the mean, not E[A^2] - E[A]^2, which cancels.
+        variance = average(
+            (x - kernels.spread_groups(topology, mean[:groups])).square(),
+            (edge_attr - kernels.spread_blocks(topology, mean[groups:])).square(),
+        )
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_variance.lerp_(variance.to(self.running_variance), self.momentum)
+        return mean, variance
+
+
+def normalise_tensors(
+    topology: Topology,
+    x: Tensor,
+    edge_attr: Tensor,
+    groups: tuple[Tensor, Tensor],
+    blocks: tuple[Tensor, Tensor],
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """Standardise each tensor of each network over its entries and channels; scale and shift.
+
+    Args:
+        x, edge_attr: ``[*, N, C]``, ``[*, E, C]``; x of neurons without a bias takes part, and
+            leaves as 0.
+        groups, blocks: scales and shifts, ``[G, C]`` of each group and ``[K, C]`` of each block.
+    """
+    edge_attr = kernels.normalise_blocks(topology, edge_attr, *blocks, eps)
+    mean = kernels.pool_groups(topology, x).mean(-1, keepdim=True)
+    apart = x - kernels.spread_groups(topology, mean)
+    variance = kernels.pool_groups(topology, apart.square()).mean(-1, keepdim=True)
+    scale, shift = groups
+    x = apart * kernels.spread_groups(topology, scale * (variance + eps).rsqrt())
+    x = x + kernels.spread_groups(topology, shift)
+    return x * topology.node_has_bias.to(x.dtype).unsqueeze(-1), edge_attr
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -195,7 +222,7 @@ class FeatureDropout(nn.Module):
     def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
         if not self.whole_channels:
             return dropout(x, self.p, self.training), dropout(edge_attr, self.p, self.training)
-        if not self.training:
+        if not (self.training and self.p):
             return x, edge_attr
         kept = torch.full((*x.shape[:-2], 1, x.shape[-1]), 1 - self.p, device=x.device)
         scale = (kept.bernoulli() / (1 - self.p)).to(x.dtype)

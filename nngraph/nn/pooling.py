@@ -1,12 +1,12 @@
-"""Pooling that is not linear, for nonlinear layers: maximum, attention, nodes for whole tensors.
+"""Pooling for nonlinear layers: mean and sum, maximum, attention, nodes for whole tensors.
 
 The linear layers average, because only sums and means are linear; nothing that the basis says holds
-for the poolings here. They commute with relabelling all the same, since they read sets.
+for the others here. They commute with relabelling all the same, since they read sets.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,16 @@ from nngraph import kernels
 from nngraph.graph.topology import Topology
 from nngraph.nn.shared import SharedEquivariantLinear
 
-__all__ = ["EdgePooling", "SharedPoolingLayer", "TensorNodes"]
+__all__ = ["EdgePooling", "PoolingKind", "SharedPoolingLayer", "TensorNodes"]
+
+PoolingKind = Literal["mean", "sum", "max", "attention"]
 
 
 class EdgePooling(nn.Module):
     r"""Pool the edges into or out of each neuron, or of each block.
 
-    - ``"mean"``: the average, linear;
+    - ``"mean"``: the average, linear; as large on wide networks as on narrow ones;
+    - ``"sum"``: linear, and counts the edges;
     - ``"max"``: the largest value of each channel;
     - ``"attention"``: :math:`\sum_j a_{ij} e_{ij}` with
       :math:`a_{ij} = \mathrm{softmax}_j(q_h \cdot e_{ij})`, one score per head, each for its share
@@ -29,7 +32,7 @@ class EdgePooling(nn.Module):
 
     Args:
         channels: C, of the edges.
-        op: which of the three.
+        op: which of the four.
         heads: of the attention; divides C.
 
     Shape:
@@ -40,12 +43,12 @@ class EdgePooling(nn.Module):
     def __init__(
         self,
         channels: int,
-        op: Literal["mean", "max", "attention"] = "mean",
+        op: PoolingKind = "mean",
         heads: int = 1,
     ) -> None:
         super().__init__()
-        if op not in ("mean", "max", "attention"):
-            raise ValueError(f"op is {op!r}; expected 'mean', 'max' or 'attention'.")
+        if op not in get_args(PoolingKind):
+            raise ValueError(f"op is {op!r}; expected 'mean', 'sum', 'max' or 'attention'.")
         if heads < 1 or channels % heads:
             raise ValueError(f"heads is {heads}; expected a divisor of the {channels} channels.")
         self.op, self.heads = op, heads
@@ -54,11 +57,9 @@ class EdgePooling(nn.Module):
     def forward(
         self, topology: Topology, edge_attr: Tensor, to: kernels.Side
     ) -> Tensor:
-        if self.op == "max":
-            return kernels.reduce(topology, edge_attr, to, "max")
         if self.score is not None:
             return kernels.attend(topology, edge_attr, self.score(edge_attr), to)
-        return kernels.reduce(topology, edge_attr, to, "mean")
+        return kernels.reduce(topology, edge_attr, to, cast(kernels.Reduction, self.op))
 
 
 class SharedPoolingLayer(SharedEquivariantLinear):

@@ -9,7 +9,8 @@ from nngraph import kernels
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology import Topology
 from nngraph.nn.features import Features, Networks
-from nngraph.nn.metanetwork import Column, Metanetwork, at_inputs, at_outputs, mlp
+from nngraph.nn.levels import at_inputs, at_outputs
+from nngraph.nn.metanetwork import Column, Metanetwork, mlp
 
 __all__ = ["ProbeNetwork", "Probes"]
 

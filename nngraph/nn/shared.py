@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from nngraph import kernels
 from nngraph.graph.topology import Topology
 from nngraph.kernels.reference import mean_by
+from nngraph.nn.pointwise import normalise_tensors
 
-__all__ = ["Kinds", "SharedEquivariantLinear"]
+__all__ = ["Kinds", "SharedEquivariantLinear", "SharedTensorNorm"]
 
 
 @dataclass(frozen=True)
@@ -22,23 +24,18 @@ class Kinds:
     Attributes:
         block: ``[K]`` kind of each block; ``group`` ``[G]`` of each group, by the clipped distances
             of the block's target, and of the group, from the inputs and to the outputs.
-        node: ``[N]`` kind of each neuron's group.
     """
 
     block: Tensor
     group: Tensor
-    node: Tensor
 
     @classmethod
     def of(cls, topology: Topology, levels: int) -> Kinds:
         """Derive the kinds; distances of ``levels`` and beyond count alike."""
-
-        def kind(level: Tensor, height: Tensor) -> Tensor:
-            return level.clamp(max=levels) * (levels + 1) + height.clamp(max=levels)
-
-        node = kind(topology.node_level, topology.node_height)
+        level, height = topology.node_level, topology.node_height
+        node = level.clamp(max=levels) * (levels + 1) + height.clamp(max=levels)
         first_node = topology.group_size.cumsum(0) - topology.group_size
-        return cls(node[topology.blocks[:, 4]], node[first_node], node)
+        return cls(node[topology.blocks[:, 4]], node[first_node])
 
 
 class SharedEquivariantLinear(nn.Module):
@@ -120,7 +117,7 @@ class SharedEquivariantLinear(nn.Module):
         x = x * has_bias
         incoming, outgoing, blocks = self._pool_edges(topology, edge_attr)
         heard = torch.cat([incoming, outgoing, x], dim=-1)
-        h_in, h_out, h_bias = _by_kind(heard, self.node_weight, kinds.node).chunk(3, dim=-1)
+        h_in, h_out, h_bias = self._mix_neurons(topology, heard).chunk(3, dim=-1)
         groups = kernels.pool_groups(topology, x)
         block_part, group_part = self._mix(topology, kinds, blocks, groups)
         weight = self.edge_weight[kinds.block]
@@ -138,6 +135,20 @@ class SharedEquivariantLinear(nn.Module):
             kernels.pool_blocks(topology, e, backend=self.backend),
         )
 
+    def _mix_neurons(self, topology: Topology, heard: Tensor) -> Tensor:
+        """Multiply what each neuron hears by the matrix of its kind."""
+        pieces, at = [], 0
+        for level, height, nodes in topology.places:
+            kind = min(level, self.levels) * (self.levels + 1) + min(height, self.levels)
+            pieces.append(linear(kernels.take(heard, nodes), self.node_weight[kind]))
+            at = nodes.stop if nodes.index is None and nodes.start == at else -1
+        mixed = torch.cat(pieces, dim=-2)
+        if at == topology.num_nodes:  # as in a stack of chains: they lie in order
+            return mixed
+        every = torch.arange(topology.num_nodes, device=heard.device).unsqueeze(-1)
+        rows = torch.cat([kernels.take(every, nodes) for *_, nodes in topology.places])
+        return torch.zeros_like(mixed).index_copy(-2, rows.squeeze(-1), mixed)
+
     def _mix(
         self, topology: Topology, kinds: Kinds, blocks: Tensor, groups: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -152,12 +163,13 @@ class SharedEquivariantLinear(nn.Module):
         own = torch.cat([kinds.block, kinds.group + count])
         values = torch.cat([blocks, groups], dim=-2)
         rows = topology.num_graphs * 2 * count
-        sizes = torch.bincount(slot, minlength=rows).clamp(min=1)
+        sizes = slot.new_zeros(rows).index_add(0, slot, torch.ones_like(slot))
         table = mean_by(values, slot, sizes)
         table = table.reshape(*values.shape[:-2], topology.num_graphs, -1)
-        mixed = nn.functional.linear(table, self.global_weight)
+        mixed = linear(table, self.global_weight)
         mixed = mixed.reshape(*values.shape[:-2], rows, self.out_channels)
-        out = mixed.index_select(-2, slot) + _by_kind(values, self.own_weight.flatten(0, 1), own)
+        weight = self.own_weight.flatten(0, 1)[own]
+        out = mixed.index_select(-2, slot) + torch.einsum("...kc,koc->...ko", values, weight)
         if self.bias is not None:
             out = out + self.bias.flatten(0, 1)[own]
         return out[..., : len(kinds.block), :], out[..., len(kinds.block) :, :]
@@ -170,11 +182,35 @@ class SharedEquivariantLinear(nn.Module):
         )
 
 
-def _by_kind(values: Tensor, weight: Tensor, kind: Tensor) -> Tensor:
-    """Multiply each row ``[*, K, C]`` by the weight ``[kinds, C_out, C]`` of its kind."""
-    out = values.new_zeros(*values.shape[:-1], weight.shape[1])
-    for present in torch.unique(kind).tolist():
-        rows = (kind == present).nonzero().flatten()
-        product = nn.functional.linear(values.index_select(-2, rows), weight[present])
-        out = out.index_copy(-2, rows, product.to(out.dtype))
-    return out
+class SharedTensorNorm(nn.Module):
+    r"""Normalise each tensor by its own mean and variance; scales and shifts by its kind.
+
+    .. math:: \hat A_c = \gamma_{k(A),c} \frac{A_c - \mu_A}{\sqrt{\sigma_A^2 + \epsilon}}
+        + \beta_{k(A),c}
+
+    The :class:`~nngraph.nn.TensorNorm` of networks of any architectures: statistics of all entries
+    and channels of one tensor of one network, kinds as in :class:`SharedEquivariantLinear`.
+
+    Args:
+        channels: C.
+        levels: distances from the inputs and outputs that are told apart.
+
+    Shape:
+        on any topology: x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same; x of neurons without
+        a bias is 0 in the output.
+    """
+
+    def __init__(self, channels: int, levels: int = 2, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.levels, self.eps = levels, eps
+        #: blocks first, then groups
+        self.weight = nn.Parameter(torch.ones(2, (levels + 1) ** 2, channels))
+        self.bias = nn.Parameter(torch.zeros(2, (levels + 1) ** 2, channels))
+
+    def forward(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        kinds = Kinds.of(topology, self.levels)
+        blocks, groups = (
+            (self.weight[i][kind], self.bias[i][kind])
+            for i, kind in enumerate((kinds.block, kinds.group))
+        )
+        return normalise_tensors(topology, x, edge_attr, groups, blocks, self.eps)

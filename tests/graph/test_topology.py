@@ -9,10 +9,12 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter
+from nngraph.graph.kinds import BLOCK_KINDS, COLUMN_KINDS
 from nngraph.graph.topology import Bucket, Nodes, Topology
-from nngraph.testing import random_architectures, random_stack
+from nngraph.testing import random_architectures, random_stack, structured_architectures
 
 A, B = Architecture.mlp([2, 3, 1]), Architecture.mlp([1, 2, 2, 1], "tanh", [True, False, True])
+STRUCTURED = dict(structured_architectures())
 EVERY = [pytest.param(a, id=name) for name, a in random_architectures()]
 
 
@@ -181,3 +183,26 @@ def test_an_empty_batch_and_a_batch_as_one_network_are_refused():
     with pytest.raises(InvalidGraphError, match="2 networks side by side"):
         _ = Topology.of_batch([A, A]).single
     assert Topology.of(A).single == A
+
+
+def test_what_kind_of_tensor_each_block_and_column_is():
+    def kinds(name: str) -> list[str]:
+        return [BLOCK_KINDS[i] for i in Topology.of(STRUCTURED[name]).block_kind.tolist()]
+
+    assert kinds("convolutions") == ["kernel", "diagonal", "kernel", "kernel"]
+    assert kinds("residual") == ["dense", "dense", "dense", "dense", "identity"]
+    assert kinds("grouped") == ["dense", "grouped", "dense"]
+    sizes = Topology.of(STRUCTURED["convolutions"]).kernel_size.tolist()
+    assert sizes == [[3, 3, 1], [1, 1, 1], [1, 1, 1], [4, 1, 1]]
+    columns = Topology.of(STRUCTURED["convolutions"]).node_columns.tolist()
+    # Two inputs, four with a bias, four with the bias and the mean of a norm, three, three outputs.
+    bias, other = COLUMN_KINDS.index("bias"), COLUMN_KINDS.index("other")
+    assert columns == [[0, 0]] * 2 + [[bias, 0]] * 4 + [[bias, other]] * 4 + [[0, 0]] * 3 + (
+        [[bias, 0]] * 3
+    )
+    # In a batch every block says what it is, wherever it stands.
+    batch = Topology.of_batch([STRUCTURED["residual"], Architecture.mlp([2, 3, 1])] * 2)
+    found = [
+        sorted(batch.block_kind[batch.block_graph == graph].tolist()) for graph in range(4)
+    ]
+    assert found == [[0, 0, 0, 0, 4], [0, 0]] * 2

@@ -146,6 +146,13 @@ class TestAgainstLoops:
         close(kernels.edge_affine(topology, e, s, t, backend), e + gathered)
         close(kernels.edge_affine(topology, None, s, t, backend), gathered)
 
+    def test_inner(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        s, t = (draw(*lead, topology.num_nodes, 6, seed=seed) for seed in (1, 2))
+        each = torch.stack([s[..., i, :] * t[..., j, :] for i, j in ends(topology)], dim=-2)
+        close(kernels.inner(topology, s, t, backend=backend), each.sum(-1, keepdim=True))
+        shares = [each[..., 2 * head : 2 * head + 2].sum(-1) for head in range(3)]
+        close(kernels.inner(topology, s, t, 3, backend), torch.stack(shares, dim=-1))
+
     def test_propagate(self, topology: Topology, lead: tuple[int, ...], backend: str):
         weight, x = draw(*lead, topology.num_edges), draw(*lead, topology.num_nodes, 2, seed=1)
         there, back = torch.zeros_like(x), torch.zeros_like(x)
@@ -167,11 +174,45 @@ class TestAgainstLoops:
                 else:
                     others[..., k] = torch.inf
             before = [kernels.take(x, nodes) for nodes in topology.level_nodes[:level]]
-            found = kernels.propagate_level(topology, level, others, before, backend)
+            found = kernels.propagate_level(topology, level, others, before, backend=backend)
             if not topology.level_skips[level - 1]:
-                alone = kernels.propagate_level(topology, level, others, before[-1], backend)
+                alone = kernels.propagate_level(
+                    topology, level, others, before[-1], backend=backend
+                )
                 assert torch.equal(alone, found)
             close(found, expected[..., topology.node_level == level, :])
+
+    def test_propagate_level_backwards(
+        self, topology: Topology, lead: tuple[int, ...], backend: str
+    ):
+        weight, x = draw(*lead, topology.num_edges), draw(*lead, topology.num_nodes, 2, seed=1)
+        for level in range(1, len(topology.levels) + 1):
+            expected = torch.zeros_like(x)
+            others = weight.clone()
+            for k, (i, j) in enumerate(ends(topology)):
+                if int(topology.node_level[j]) == level:
+                    expected[..., i, :] += weight[..., k, None] * x[..., j, :]
+                else:
+                    others[..., k] = torch.inf
+            after = kernels.take(x, topology.level_nodes[level])
+            found = kernels.propagate_level(topology, level, others, after, "source", backend)
+            before = range(0 if topology.level_skips[level - 1] else level - 1, level)
+            heard = torch.cat(
+                [expected[..., topology.node_level == earlier, :] for earlier in before], dim=-2
+            )
+            close(found, heard)
+
+    def test_normalise_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
+        e = 3 + draw(*lead, topology.num_edges, 2)
+        weight, bias = draw(2, len(topology.block_size), 2, seed=1)
+        blocks = topology.edge_block
+        expected = torch.empty_like(e)
+        for k in range(len(weight)):
+            own = e[..., blocks == k, :]
+            mean = own.mean((-2, -1), keepdim=True)
+            deviation = ((own - mean).square().mean((-2, -1), keepdim=True) + 0.1).sqrt()
+            expected[..., blocks == k, :] = (own - mean) / deviation * weight[k] + bias[k]
+        close(kernels.normalise_blocks(topology, e, weight, bias, 0.1, backend), expected)
 
     def test_pool_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
         e = draw(*lead, topology.num_edges, 2)
@@ -217,6 +258,7 @@ def cases(
     e = draw(*lead, topology.num_edges, 2).requires_grad_()
     w = draw(*lead, topology.num_edges, seed=3).requires_grad_()
     blocks = draw(len(topology.block_size), 2, 2, seed=4).requires_grad_()
+    scales = draw(2, len(topology.block_size), 2, seed=6).requires_grad_()
     t, b = topology, backend
     return [
         (lambda x: kernels.gather(t, x, "source", b), (nodes(1),)),
@@ -231,12 +273,22 @@ def cases(
         (lambda e: kernels.softmax(t, e, "source", b), (e,)),
         (lambda e, m: kernels.multiply_blocks(t, e, m, b), (e, blocks)),
         (lambda e, s, t_: kernels.edge_affine(t, e, s, t_, b), (e, nodes(1), nodes(2))),
+        (lambda s, t_: kernels.inner(t, s, t_, 2, b), (nodes(1), nodes(2))),
         (lambda w, x: kernels.propagate(t, w, x, "target", b), (w, nodes(1))),
         (lambda w, x: kernels.propagate(t, w, x, "source", b), (w, nodes(1))),
         (
-            lambda w, x: kernels.propagate_level(t, 1, w, kernels.take(x, t.level_nodes[0]), b),
+            lambda w, x: kernels.propagate_level(
+                t, 1, w, kernels.take(x, t.level_nodes[0]), backend=b
+            ),
             (w, nodes(1)),
         ),
+        (
+            lambda w, x: kernels.propagate_level(
+                t, 1, w, kernels.take(x, t.level_nodes[1]), "source", b
+            ),
+            (w, nodes(1)),
+        ),
+        (lambda e, m: kernels.normalise_blocks(t, e, m[0], m[1], 0.1, b), (e, scales)),
         (lambda e: kernels.pool_blocks(t, e, b), (e,)),
         (lambda x: kernels.pool_groups(t, x), (nodes(1),)),
         (lambda x: kernels.take(x, t.level_nodes[1]), (nodes(1),)),
@@ -411,9 +463,12 @@ def everything(t: Topology, e: Tensor, x: Tensor, backend: str) -> Tensor:
     parts = [kernels.reduce(t, z, "target", op, backend) for op in FOLDS]
     parts.append(kernels.attend(t, z, z, "source", backend))
     parts.append(kernels.propagate(t, z[..., 0], x, "source", backend))
+    parts.append(kernels.inner(t, x, x, 2, backend))
     first = kernels.take(x, t.level_nodes[0])
-    parts.append(kernels.propagate_level(t, 1, z[..., 0], first, backend))
+    parts.append(kernels.propagate_level(t, 1, z[..., 0], first, backend=backend))
     parts.append(kernels.pool_blocks(t, z, backend))
+    ones = z.new_ones(len(t.block_size), z.shape[-1])
+    parts.append(kernels.normalise_blocks(t, z, ones, ones, backend=backend))
     parts.append(kernels.pool_groups(t, x))
     return torch.cat([part.flatten() for part in parts])
 

@@ -17,7 +17,6 @@ from nngraph.nn import (
     SharedEquivariantLinear,
     SharedPoolingLayer,
 )
-from nngraph.nn.equivariant_network import EquivariantNetwork
 from nngraph.testing import random_features, structured_architectures
 
 STRUCTURED = [pytest.param(a, id=name) for name, a in structured_architectures()]
@@ -106,20 +105,11 @@ def test_one_model_reads_a_batch_of_them_all(graphs: list[NeuralGraph]):
     torch.testing.assert_close(changed[1:], answers[1:], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "message-passing"])
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.chains_only])
 def test_models_of_mlps_refuse_them(name: str, graphs: list[NeuralGraph]):
     for graph in graphs:
         with pytest.raises(ArchitectureError, match=r"not a chain; expected an MLP"):
             MODELS[name](graph.architecture, 2)
-    model = MODELS[name](Architecture.mlp([2, 4, 1], ["sine"] if name == "sine" else "relu"), 2)
+    model = MODELS[name](Architecture.mlp([2, 4, 1], "relu"), 2)
     with pytest.raises(NNGraphError):
         model.double()(to_batch(graphs))
-
-
-def test_the_equivariant_network_refuses_them(graphs: list[NeuralGraph]):
-    for graph in graphs[:3]:
-        with pytest.raises(ArchitectureError, match=r"know|chain"):
-            EquivariantNetwork(graph.architecture, 2)
-    model = EquivariantNetwork(Architecture.mlp([2, 4, 1]), 2).double()
-    with pytest.raises(NNGraphError):
-        model(to_batch(graphs))

@@ -21,16 +21,19 @@ from nngraph.testing import assert_invariant, random_architectures, random_stack
 mlp = Architecture.mlp
 sine, odd = Activation("sine", w0=30), Activation("sine", w0=10.1)
 MESSAGES: dict[str, Any] = {"channels": 8, "messages": 4, "edge_channels": 3, "hidden": 16}
-SINE: dict[str, Any] = {"channels": (6, 5), "messages": 4, "hidden": 16}
+SYMMETRIC: dict[str, Any] = {"channels": (6, 5), "messages": 4, "hidden": 16}
 #: id -> (model, options)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "message-passing": ("message-passing", MESSAGES),
     "no rounds": ("message-passing", {**MESSAGES, "rounds": 0}),
     "two rounds, probes": ("message-passing", {**MESSAGES, "rounds": 2, "probes": 5}),
     "no edge state": ("message-passing", {**MESSAGES, "edge_channels": 0, "rounds": 2}),
-    "sine": ("sine", SINE),
-    "sine, probes": ("sine", {**SINE, "probes": 5}),
-    "sine, other functions": ("sine", {**SINE, "functions": ["silu", "decaying", "tanh"]}),
+    "symmetric": ("symmetric", SYMMETRIC),
+    "symmetric, probes": ("symmetric", {**SYMMETRIC, "probes": 5}),
+    "symmetric, other functions": (
+        "symmetric", {**SYMMETRIC, "functions": ["silu", "decaying", "tanh"]},
+    ),
+    "symmetric, back": ("symmetric", {**SYMMETRIC, "bidirectional": True}),
     "probe": ("probe", {"probes": 7, "hidden": 16}),
 }
 SIRENS = {
@@ -47,7 +50,7 @@ ANY = dict(random_architectures())
 PAIRS = [
     pytest.param(case, architecture, id=f"{case} on {name}")
     for case, (model, _) in CASES.items()
-    for name, architecture in (SIRENS if model == "sine" else ANY).items()
+    for name, architecture in ({**SIRENS, **ANY} if model == "symmetric" else ANY).items()
 ]
 
 
@@ -209,15 +212,12 @@ def test_float32_and_what_a_model_says_of_itself(name: str):
     model = MODELS[name](architecture, 5)
     answers = model(random_stack(architecture, 3, 0, torch.float32))
     assert (answers.dtype, answers.shape) == (torch.float32, (3, 5))
-    columns = {
-        "message-passing": "generic weights-only", "flat": "generic weights-only",
-        "sine": "activation-structured weights-only", "probe": "with probes",
-    }  # fmt: skip
-    assert model.column == columns[name]
-    if name in ("message-passing", "sine"):
+    columns = {"symmetric": "activation-structured weights-only", "probe": "with probes"}
+    assert model.column == columns.get(name, "generic weights-only")
+    if name in ("message-passing", "symmetric"):
         assert MODELS[name](architecture, 5, probes=2).column == "with probes"
-    with pytest.raises(InvalidGraphError, match="given a list"):
-        model([answers])
+    with pytest.raises(InvalidGraphError, match="given a Tensor"):
+        model(answers)
 
 
 # -- what must be noticed ---------------------------------------------------------------------
@@ -286,18 +286,8 @@ def test_inputs_and_outputs_are_told_apart(case: str):
 # -- what is particular to some ---------------------------------------------------------------
 
 
-def test_sine_networks_are_asked_for_by_name():
-    with pytest.raises(ArchitectureError, match=r"'hidden\.1' has activation relu"):
-        MODELS["sine"](mlp([2, 4, 1]), 3)
-    model = MODELS["sine"](mlp([2, 4, 1], sine), 3).double()
-    with pytest.raises(ArchitectureError, match=r"'hidden\.2' has activation tanh"):
-        model(random_stack(mlp([2, 4, 3, 1], [sine, "tanh"]), 2, 0))
-    with pytest.raises(ValueError, match="function 'cosine'; expected one of"):
-        MODELS["sine"](mlp([2, 4, 1], sine), 3, functions=["cosine"])
-
-
 def test_networks_of_different_frequencies_in_one_batch():
-    model = build("sine", mlp([2, 4, 1], sine)).eval()
+    model = build("symmetric", mlp([2, 4, 1], sine)).eval()
     graphs = [random_stack(mlp([2, 4, 1], Activation("sine", w0=w0)), 1, 0)[0] for w0 in (1, 30)]
     answers = torch.cat([model(graph) for graph in graphs])
     assert relative(model(Batch.from_data_list(graphs)), answers) < 1e-10

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation, Architecture, NeuralGraph, NeuralGraphStack, forward
 from nngraph.graph.symmetry import Symmetry
-from nngraph.nn import ProbeNetwork, Probes, SineNetwork, TensorScales, input_features
-from nngraph.nn.metanetwork import Extent, at_outputs
+from nngraph.nn import (
+    ProbeNetwork,
+    Probes,
+    SymmetricNetwork,
+    TensorScales,
+    input_features,
+    probing,
+)
+from nngraph.nn.extent import Extent
+from nngraph.nn.levels import at_outputs
 from nngraph.testing import random_architectures, random_stack
 
 mlp = Architecture.mlp
@@ -130,47 +138,55 @@ def test_one_graph_is_a_network_too():
     assert input_features(features) is features
 
 
-# -- how far a SineNetwork probes -------------------------------------------------------------
+# -- how far a model of weights probes --------------------------------------------------------
 
 
-def prober(points: Tensor) -> SineNetwork:
-    """Return a SineNetwork whose second layer is the networks' own pre-activation at points."""
+def prober(points: Tensor) -> SymmetricNetwork:
+    """Return a network whose second layer is the networks' own pre-activation at points."""
     count = len(points)
-    model = SineNetwork(
+    model = SymmetricNetwork(
         mlp([2, 12, 12, 1], sine), 3, channels=[count], messages=count, functions=["sine"]
     ).double()
     with torch.no_grad():
-        first, out, second = model.maps_in[0], model.maps_out[0], model.maps_in[1]
-        assert isinstance(first, nn.Linear)
-        assert isinstance(out, nn.Linear)
-        assert isinstance(second, nn.Linear)
-        first.weight.copy_(points)
+        first, second = (cells["sine"] for cells in model.cells)
+        first.read.weight.copy_(points)
         # sin(s + u) - sin(s - u) = 2 cos(s) sin(u), and the sum is 2 sin(s) cos(u)
-        model.shifts[0].fill_(torch.pi / 4)
-        out.weight.copy_(torch.eye(count).repeat(1, 2))
-        second.weight.copy_(torch.eye(count))
+        first.shift.fill_(torch.pi / 4)
+        model.maps_out[0]["sine"].weight.copy_(torch.eye(count).repeat(1, 2))
+        second.read.weight.copy_(torch.eye(count))
     return model
 
 
 def test_probing_finds_the_points_that_were_built_in():
     networks = random_stack(mlp([2, 12, 12, 1], sine), 20, 0)
     points = torch.tensor([[0.5, -1.0], [0.0, 0.25], [1.5, 1.5]]).double()
-    found = prober(points).probing(networks, extent=1.5, resolution=13)  # 0.25 apart
-    assert found.shape == (3,)
-    torch.testing.assert_close(found, torch.ones(3).double(), rtol=0, atol=1e-6)
+    model = prober(points)
+    expected = torch.ones(3).double()
+    found = probing(model, networks, extent=1.5, resolution=13)  # 0.25 apart
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    # Whatever places the inputs have learned.
+    turn = torch.tensor([[0.6, -0.8], [1.6, 1.2]]).double()
+    with torch.no_grad():
+        model.inputs.copy_(turn)
+        model.cells[0]["sine"].read.weight.copy_(points @ torch.linalg.inv(turn).mT)
+    found = probing(model, networks, extent=1.5, resolution=13)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_probing_does_not_see_what_is_not_there():
     networks = random_stack(mlp([2, 12, 12, 1], sine), 20, 0)
     torch.manual_seed(0)
-    model = SineNetwork(networks.architecture, 3, channels=[16], functions=["tanh"]).double()
-    found = model.probing(networks, resolution=13)
+    model = SymmetricNetwork(networks.architecture, 3, channels=[16], functions=["tanh"]).double()
+    found = probing(model, networks, resolution=13)
     assert bool((found >= 0).all())
     assert bool((found <= 1 + 1e-9).all())
     assert float(found.median()) < 0.9
 
 
-def test_probing_asks_for_two_hidden_layers():
-    model = SineNetwork(mlp([2, 4, 1], sine), 3).double()
+@pytest.mark.parametrize(
+    "architecture", [mlp([2, 4, 1], sine), mlp([3, 4, 4, 1], sine), mlp([2, 4, 4, 1])], ids=str
+)
+def test_probing_asks_for_two_hidden_layers_of_sines(architecture: Architecture):
+    model = SymmetricNetwork(architecture, 3).double()
     with pytest.raises(ArchitectureError, match="two hidden layers"):
-        model.probing(random_stack(mlp([2, 4, 1], sine), 2, 0))
+        probing(model, random_stack(architecture, 2, 0))

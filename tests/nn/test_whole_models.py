@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from nngraph.graph import Activation, Architecture, to_batch
 from nngraph.nn import MODELS, Features, Metanetwork, input_features
-from nngraph.nn.equivariant_network import EquivariantNetwork
 from nngraph.testing import random_stack
 
 SINE = Activation("sine", w0=10)
@@ -22,18 +21,25 @@ ARCHITECTURE = Architecture.mlp([2, 4, 3, 1], SINE)
 SHALLOW = Architecture.mlp([2, 4, 1], SINE)
 SMALL: dict[str, dict[str, Any]] = {
     "message-passing": {"channels": 8, "messages": 4, "edge_channels": 3, "hidden": 16},
-    "sine": {"channels": (6, 5), "messages": 4, "hidden": 16},
+    "symmetric": {"channels": (6, 5), "messages": 4, "hidden": 16},
     "flat": {"hidden": 8},
     "probe": {"probes": 3, "hidden": 8},
-    "equivariant": {"channels": 4, "layers": 2},
-}
-KINDS: dict[str, type[Metanetwork]] = {**MODELS, "equivariant": EquivariantNetwork}
-LOW = [name for name in KINDS if name not in ("sine", "probe")]
+    "ng-gnn": {"channels": 8, "edge_channels": 3, "messages": 4, "layers": 2, "hidden": 8},
+    "ng-t": {
+        "channels": 8, "edge_channels": 3, "heads": 2, "head_channels": 2, "layers": 2,
+        "hidden": 8,
+    },
+    "gmn": {"channels": 8, "edge_channels": 3, "layers": 2, "hidden": 8},
+    "dws": {"channels": 4, "layers": 2, "hidden": 8},
+    "nfn-np": {"channels": 4, "layers": 2, "hidden": 8},
+    "nft": {"channels": 4, "keys": 2, "layers": 1, "hidden": 8},
+}  # fmt: skip
+LOW = [name for name in MODELS if name not in ("symmetric", "probe")]
 
 
 def build(name: str, architecture: Architecture = ARCHITECTURE) -> Metanetwork:
     torch.manual_seed(0)
-    return KINDS[name](architecture, 3, **SMALL[name])
+    return MODELS[name](architecture, 3, **SMALL[name])
 
 
 def gradients(model: Metanetwork, answers: Tensor) -> list[Tensor]:
@@ -60,7 +66,7 @@ def test_every_model_is_here():
 # Warnings of torch.compile about itself.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.usefixtures("_fresh")
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", MODELS)
 def test_compiled_whole_without_a_break(name: str):
     model = build(name, SHALLOW).double().eval()
     features = input_features(random_stack(SHALLOW, 5, 0))
@@ -77,7 +83,7 @@ def test_compiled_whole_without_a_break(name: str):
 
 
 def test_which_models_bear_bfloat16():
-    assert [name for name in KINDS if build(name).bears_bfloat16] == LOW
+    assert [name for name in MODELS if build(name).bears_bfloat16] == LOW
 
 
 @pytest.mark.parametrize("layout", ["stack", "ragged"])

@@ -12,7 +12,7 @@ from nngraph.zoo import ImageSource, Zoo, fit_zoo
 #: Small models by their names.
 OPTIONS: dict[str, dict[str, Any]] = {
     "message-passing": {"channels": 8, "messages": 4, "edge_channels": 2, "hidden": 16},
-    "sine": {"messages": 4, "hidden": 16},
+    "symmetric": {"messages": 4, "hidden": 16},
     "flat": {"hidden": 16},
     "probe": {"probes": 8, "hidden": 16},
 }

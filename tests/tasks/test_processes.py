@@ -42,7 +42,7 @@ def assert_same_curve(one: Path, other: Path) -> None:
 
 def test_two_processes_learn_as_one_does(settings: Settings, tmp_path: Path):
     # 24 networks in batches of 9, 9 and 6: shares of 5 and 4, and of 3.
-    chosen = [settings("message-passing", **FIXED), settings("sine", **FIXED, ema=0.5)]
+    chosen = [settings("message-passing", **FIXED), settings("symmetric", **FIXED, ema=0.5)]
     work = [(s.to_dict(), str(tmp_path / f"two-{s.model}")) for s in chosen]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
@@ -59,7 +59,7 @@ def test_two_processes_learn_as_one_does(settings: Settings, tmp_path: Path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("model", ["message-passing", "sine"])
+@pytest.mark.parametrize("model", ["message-passing", "symmetric"])
 def test_parts_of_a_step_add_up(model: str, settings: Settings, tmp_path: Path):
     train(settings(model, **FIXED), tmp_path / "whole", progress=False)
     train(settings(model, **FIXED, accumulate=4), tmp_path / "parts", progress=False)

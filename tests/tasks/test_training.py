@@ -205,7 +205,7 @@ def test_the_warm_up_rises(settings: Settings):
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
 
 
-@pytest.mark.parametrize("model", ["probe", "sine"])
+@pytest.mark.parametrize("model", ["probe", "symmetric"])
 def test_learning_happens(model: str, make_zoo: Any, settings: Settings, tmp_path: Path):
     networks = make_zoo(steps=200, w0=5.0)
     chosen = settings(

@@ -1,0 +1,156 @@
+"""What ``nngraph match`` does: match the neurons of two networks, and measure the path between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, Namespace
+from torch import Tensor
+
+from converters import load_graph, load_state_dict, save_graph
+from nngraph.cli import text
+from nngraph.cli.common import tell, values_of_the_user
+from nngraph.cli.modules import read_architecture
+from nngraph.cli.networks import is_graph_file, read_network
+from nngraph.errors import DataFileError
+from nngraph.graph import NeuralGraph
+from nngraph.nn import StateNetwork
+from nngraph.tasks import load_run
+from nngraph.tasks.alignment import (
+    Alignment,
+    Loss,
+    NeuronStates,
+    barrier,
+    canonical_form,
+    data_loss,
+    distance,
+    match_activations,
+    match_embeddings,
+    match_sinkhorn,
+    match_weights,
+)
+from nngraph.tasks.alignment.figure import draw_alignment
+
+__all__ = ["match_command"]
+
+
+def match_command(options: Namespace) -> int:
+    """Match two networks."""
+    _check(options)
+    a, b = (_read(options, file) for file in (options.first, options.second))
+    if options.canonicalise:
+        a, b = canonical_form(a), canonical_form(b)
+    data = None if options.data is None else _data(options.data)
+    with values_of_the_user():
+        loss = None if data is None else data_loss(*data)
+        alignment = _matched(options, a, b, data, loss)
+    aligned = alignment.apply(b)
+    pairs = {"before": (a, b), "after": (a, aligned)}
+    barriers = {} if loss is None else {n: barrier(*pair, loss) for n, pair in pairs.items()}
+    result: dict[str, Any] = {
+        "first": options.first,
+        "second": options.second,
+        "method": options.method,
+        "architecture": str(a.architecture),
+        "neurons_moved": {
+            space: int((index != torch.arange(index.shape[-1])).sum())
+            for space, index in alignment.relabelling.indices.items()
+        },
+        "signs_flipped": {s: int((v < 0).sum()) for s, v in alignment.signs.items()},
+        "distance": {name: distance(*pair) for name, pair in pairs.items()},
+        "barrier": {name: found.to_dict() for name, found in barriers.items()} or None,
+        "permutations": {s: i.tolist() for s, i in alignment.relabelling.indices.items()},
+        "out": options.out,
+        "figure": options.figure,
+    }
+    if options.out is not None:
+        save_graph(aligned, options.out)
+    if options.figure is not None:
+        draw_alignment(options.figure, a, b, alignment, barriers)
+    tell(options, result, lambda: _words(result))
+    return 0
+
+
+def _words(result: dict[str, Any]) -> str:
+    distance, heights = result["distance"], result["barrier"]
+    lines = {
+        "architecture": result["architecture"],
+        "method": result["method"],
+        "moved": ", ".join(f"{n} of {s}" for s, n in result["neurons_moved"].items()) or "nothing",
+        "distance": f"{text.number(distance['before'])} before, {text.number(distance['after'])} "
+        "after, of parameters, relative to the first network",
+    }
+    if result["signs_flipped"]:
+        lines["signs"] = ", ".join(f"{n} of {s}" for s, n in result["signs_flipped"].items())
+    if heights:
+        lines["barrier"] = (
+            f"{text.number(heights['before']['height'])} before, "
+            f"{text.number(heights['after']['height'])} after, of the loss on the straight path"
+        )
+    written = [f"  written: {result[key]}" for key in ("out", "figure") if result[key]]
+    return "\n".join([f"{result['second']} to {result['first']}", text.pairs(lines), *written])
+
+
+def _check(options: Namespace) -> None:
+    needs = {"activations": "data", "embeddings": "run"}.get(options.method)
+    if needs and options[needs] is None:
+        raise ArgumentError(None, f"missing: --{needs}, which --method {options.method} needs")
+    if options.run is not None and options.method != "embeddings":
+        raise ArgumentError(None, f"--run is for --method embeddings, not {options.method}")
+    if options.signs and options.method not in ("weights", "activations"):
+        raise ArgumentError(None, f"--signs is for weights and activations, not {options.method}")
+    for name, least in (("starts", 1), ("steps", 1), ("seed", 0)):
+        if options[name] < least:
+            raise ArgumentError(None, f"--{name} is {options[name]}; expected at least {least}")
+    if options.out is not None and not options.out.endswith(".safetensors"):
+        raise ArgumentError(None, f"--out is {options.out!r}; expected an ending .safetensors")
+    if options.figure is not None and Path(options.figure).suffix not in (".png", ".pdf", ".svg"):
+        raise ArgumentError(None, f"--figure is {options.figure!r}; expected .png, .pdf or .svg")
+
+
+def _read(options: Namespace, file: str) -> NeuralGraph:
+    if options.architecture is not None:
+        return load_graph(file, read_architecture(options.architecture))
+    if is_graph_file(Path(file)):
+        return load_graph(file)
+    return read_network(Path(file), options.activation, options.w0)[0]
+
+
+def _data(file: str) -> tuple[Tensor, Tensor]:
+    """Read inputs and answers."""
+    tensors = load_state_dict(file)
+    if set(tensors) != {"inputs", "answers"} or not tensors["inputs"].is_floating_point():
+        raise DataFileError(
+            f"{file} holds {', '.join(sorted(tensors)) or 'nothing'}; expected the two tensors "
+            "'inputs' (P, d) of floating point and 'answers', classes (P) or numbers (P, outputs)."
+        )
+    answers = tensors["answers"]
+    return tensors["inputs"], answers if answers.is_floating_point() else answers.long()
+
+
+def _matched(
+    options: Namespace,
+    a: NeuralGraph,
+    b: NeuralGraph,
+    data: tuple[Tensor, Tensor] | None,
+    loss: Loss | None,
+) -> Alignment:
+    if options.method == "weights":
+        return match_weights(
+            a, b, signs=options.signs, starts=options.starts, generator=options.seed
+        )
+    if options.method == "activations":
+        assert data is not None
+        return match_activations(a, b, data[0], signs=options.signs)
+    if options.method == "sinkhorn":
+        start = match_weights(a, b, starts=options.starts, generator=options.seed).relabelling
+        return match_sinkhorn(a, b, loss, start=start, steps=options.steps)
+    model, _ = load_run(options.run)
+    if not isinstance(model, (StateNetwork, NeuronStates)):
+        raise ArgumentError(
+            None, f"the model of {options.run} is a {type(model).__name__}, which gives neurons no "
+            "states; expected one derived from StateNetwork",
+        )  # fmt: skip
+    return match_embeddings(model, a, b)

@@ -1,0 +1,103 @@
+r"""Several reductions of the same edges at once, with one gradient for all of them.
+
+.. math::
+    \frac{\partial L}{\partial e_j} = \frac{g_{\mathrm{mean}}}{n}
+    + \frac{g_{\mathrm{std}}}{n} \frac{e_j - \bar e}{\mathrm{std}}
+    + \frac{g_{\mathrm{max}} [e_j = \max]}{\#\max} + \dots
+
+is written once, in place of one tensor of the size of the edges for each reduction. Dense blocks
+only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nngraph.graph.topology import Bucket, Topology
+from nngraph.kernels.dense import _buckets, _edges, _fold, _spread, _take
+
+__all__ = ["aggregate"]
+
+
+def aggregate(
+    plain: Any, topology: Topology, e: Tensor, side: str, ops: tuple[str, ...], count: Tensor
+) -> Tensor:
+    """See :func:`nngraph.kernels.aggregate`; ``count [N, 1]`` of edges is at least 1."""
+    return _Aggregate.apply(plain, topology, e, side, ops, count)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Aggregate(torch.autograd.Function):
+    """Higher derivatives use the plain form."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, plain: Any, topology: Topology, e: Tensor, side: str, ops: tuple[str, ...],
+        count: Tensor,
+    ) -> Tensor:  # fmt: skip
+        total = mean = None
+        if {"sum", "mean", "std"} & {*ops}:
+            total = _fold(topology, e, side, "sum")
+            mean = total / count
+        made: list[Tensor | None] = []
+        for op in ops:
+            if op == "std":
+                apart = _spread(topology, mean, side).sub_(e).square_()  # type: ignore[arg-type]
+                made.append((_fold(topology, apart, side, "sum") / count).sqrt_())
+            elif op in ("max", "min"):
+                made.append(_fold(topology, e, side, op))
+            else:
+                made.append(total if op == "sum" else mean)
+        out = torch.cat(made, dim=-1)  # type: ignore[arg-type]
+        ctx.plain, ctx.topology, ctx.side, ctx.ops, ctx.count = plain, topology, side, ops, count
+        ctx.save_for_backward(e, out, mean)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        e, out, mean = ctx.saved_tensors
+        none, side, buckets = (None, None), ctx.side, _buckets(ctx.topology)
+        if torch.is_grad_enabled():
+            with torch.enable_grad():
+                again = ctx.plain(e)
+                (found,) = torch.autograd.grad(again, e, gradient, create_graph=True)
+            return *none, found, None, None, None
+        channels = e.shape[-1]
+        gradients, values = (torch.split(both, channels, -1) for both in (gradient, out))
+        # What is the same for all edges of a neuron, and what multiplies their distance from it.
+        shift, slope, extremes = torch.zeros_like(out[..., :channels]), None, []
+        for op, given, value in zip(ctx.ops, gradients, values, strict=True):
+            if op == "std":
+                varies = value > 0
+                safe = value.where(varies, torch.ones_like(value))
+                slope = given / (ctx.count * safe) * varies
+            elif op in ("max", "min"):
+                extremes.append((given, value))
+            else:
+                shift = shift + (given if op == "sum" else given / ctx.count)
+        written = torch.empty_like(e)
+        rooms = [(bucket, _edges(e, bucket), _edges(written, bucket)) for bucket in buckets]
+        for bucket, edges, room in rooms:
+            if slope is None:
+                room.copy_(_at(bucket, side, shift))
+            else:
+                torch.sub(edges, _at(bucket, side, mean), out=room)
+                room.mul_(_at(bucket, side, slope)).add_(_at(bucket, side, shift))
+        for given, value in extremes:
+            # Written as numbers: several times as fast as truth values that are made numbers.
+            has_it = torch.empty_like(e)
+            for bucket, edges, _ in rooms:
+                torch.eq(edges, _at(bucket, side, value), out=_edges(has_it, bucket))
+            share = given / _fold(ctx.topology, has_it, side, "sum").clamp_(min=1)
+            for bucket, _, room in rooms:
+                room.addcmul_(_edges(has_it, bucket), _at(bucket, side, share))
+        return *none, written, None, None, None
+
+
+def _at(bucket: Bucket, side: str, x: Tensor) -> Tensor:
+    """Features of neurons as a bucket's edges read them, an axis of size 1 for the other end."""
+    if side == "target":
+        return _take(x, bucket.target).unsqueeze(-2)
+    return _take(x, bucket.source).unsqueeze(-3)

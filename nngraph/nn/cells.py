@@ -1,0 +1,348 @@
+r"""What one neuron makes of its messages, by the symmetry of its activation.
+
+Besides being relabelled, a hidden neuron can be moved by a group of its own that leaves the
+network's function alone: incoming weights and bias are multiplied by a factor :math:`\chi`, and
+outgoing weights by a factor :math:`\omega^{-1}`:
+
+- *homogeneous* (ReLU, leaky ReLU): :math:`\chi = \omega = q > 0`;
+- *odd* (tanh): :math:`\chi = \omega = \pm 1`;
+- *sine*: a sign s and k phase steps: :math:`\chi = s`, :math:`\omega = s (-1)^k`, and the phase
+  itself goes to :math:`s \varphi + k \pi`;
+- *free* (all others): :math:`\chi = \omega = 1`.
+
+A pass that runs along the raw weights keeps the books: if what neurons send forward is multiplied
+by their :math:`\omega`, then what a neuron hears, :math:`u_j = \sum_i w_{ji} h_i`, is multiplied by
+its :math:`\chi`; if what they send backward is multiplied by :math:`\chi^{-1}`, then what a neuron
+hears from behind, :math:`v_i = \sum_j w_{ji} g_j`, is multiplied by :math:`\omega^{-1}`, as
+gradients are. So a backward pass needs no inverse of a weight. A cell has to make, of u, the bias
+and v, things that are multiplied by :math:`\omega` (:meth:`Cell.forwards`), by :math:`\chi^{-1}`
+(:meth:`Cell.backwards`), by :math:`\chi` (:meth:`Cell.entries`), and by nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from nngraph.graph import Activation, Architecture
+from nngraph.graph.topology import Topology
+
+__all__ = [
+    "CELLS",
+    "FUNCTIONS",
+    "ByKind",
+    "Cell",
+    "Heard",
+    "Kinds",
+    "hidden_kinds",
+    "kind_of",
+    "kinds_of_level",
+    "put",
+]
+
+#: Kinds of the hidden neurons of a level, each with which of its neurons; ``None`` for all.
+Kinds = list[tuple[str, Tensor | None]]
+
+
+def _decaying(u: Tensor) -> Tensor:
+    # Beyond 8 the exponential is cut off: denormal numbers make products several times slower.
+    return (1 + u) * torch.exp(-0.5 * (u * u).clamp(max=64))
+
+
+#: Pointwise functions that the metanetwork itself may use.
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "silu": nn.functional.silu,
+    "decaying": _decaying,
+    "sine": torch.sin,
+}
+
+
+class Heard(NamedTuple):
+    r"""What neurons know going forward.
+
+    Attributes:
+        sums: u, ``[*, n, M]``, multiplied by :math:`\chi`.
+        bias: ``[*, n, 1]``: in radians at sine neurons, in its tensor's scale at others.
+    """
+
+    sums: Tensor
+    bias: Tensor
+
+    def at(self, rows: Tensor | None) -> Heard:
+        """Return what some of the neurons know."""
+        return self if rows is None else Heard(*(value.index_select(-2, rows) for value in self))
+
+
+class Cell(nn.Module, ABC):
+    """The maps of the neurons of one kind in one layer.
+
+    Args:
+        heard: M, channels of u.
+        channels: C; states have 2 C.
+        function: name in ``FUNCTIONS``.
+        back: M', channels of v; 0 where there is no backward pass.
+        spread: of the slopes and offsets of the functions at the start.
+
+    Shape:
+        u ``[*, n, M]``, bias ``[*, n, 1]``, v ``[*, n, M']`` -> ``[*, n, 2 C]`` each.
+    """
+
+    #: Functions of the first and of deeper layers, where none are named.
+    functions: ClassVar[tuple[str, str]]
+    #: Whether slopes and offsets start over tens of radians in the first layer.
+    radians: ClassVar[bool] = False
+
+    def __init__(
+        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
+    ) -> None:
+        super().__init__()
+        self.function = FUNCTIONS[function]
+        self.heard, self.channels, self.back, self.spread = heard, channels, back, spread
+
+    def _affine(self, inputs: int, outputs: int) -> tuple[nn.Linear, nn.Parameter]:
+        """Return a map without bias, and offsets to add and to subtract."""
+        slope, offset = self.spread
+        linear = nn.Linear(inputs, outputs, bias=False)
+        nn.init.normal_(linear.weight, 0, slope / inputs**0.5)
+        return linear, nn.Parameter(torch.randn(outputs) * offset)
+
+    def _odd_and_even(self, shift: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        plus, minus = self.function(shift + u), self.function(shift - u)
+        return plus - minus, plus + minus
+
+    @abstractmethod
+    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
+        r"""Return what is multiplied by :math:`\omega`, and what by nothing."""
+
+    @abstractmethod
+    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
+        r"""Return what is multiplied by :math:`\chi^{-1}`."""
+
+    @abstractmethod
+    def entries(self, heard: Heard, behind: Tensor) -> Tensor:
+        r"""Return what is multiplied by :math:`\chi`, as incoming weights and biases are."""
+
+
+class FreeCell(Cell):
+    r"""A neuron of which nothing but relabelling is known: :math:`f(\beta + A [u, b])`."""
+
+    functions = ("silu", "silu")
+
+    def __init__(
+        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
+    ) -> None:
+        super().__init__(heard, channels, function, back, spread)
+        self.read, self.shift = self._affine(heard + 1, 2 * channels)
+        if back:
+            self.read_back, self.shift_back = self._affine(heard + 1 + back, 2 * channels)
+
+    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
+        z = self.function(self.shift + self.read(torch.cat(heard, dim=-1)))
+        return z, z
+
+    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
+        known = torch.cat([*heard, behind], dim=-1)
+        return self.function(self.shift_back + self.read_back(known))
+
+    entries = backwards
+
+
+class OddCell(Cell):
+    r"""A neuron with a sign: :math:`f(\beta + A [u, b]) - f(\beta - A [u, b])`.
+
+    Nothing is multiplied by it in the sum of the two, the even part.
+    """
+
+    functions = ("tanh", "tanh")
+
+    def __init__(
+        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
+    ) -> None:
+        super().__init__(heard, channels, function, back, spread)
+        self.read, self.shift = self._affine(heard + 1, 2 * channels)
+        if back:
+            self.read_back, self.shift_back = self._affine(heard + 1 + back, 2 * channels)
+
+    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
+        return self._odd_and_even(self.shift, self.read(torch.cat(heard, dim=-1)))
+
+    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
+        known = torch.cat([*heard, behind], dim=-1)
+        return self._odd_and_even(self.shift_back, self.read_back(known))[0]
+
+    entries = backwards
+
+
+class SineCell(Cell):
+    r"""A neuron with a sign and a phase.
+
+    Its states are split as :math:`\sin(u + b) = \sin u \cos b + \cos u \sin b` splits them:
+
+    .. math::
+        p, m = f(\beta \pm A u), \qquad z = [(p - m) \cos \varphi, (p + m) \sin \varphi]
+
+    and nothing is multiplied in :math:`[(p - m) \sin 2 \varphi, p + m]`. From behind,
+    :math:`v \cos \varphi` has the sign s alone, and :math:`v \sin \varphi` none.
+    """
+
+    functions = ("tanh", "sine")
+    radians = True
+
+    def __init__(
+        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
+    ) -> None:
+        super().__init__(heard, channels, function, back, spread)
+        self.read, self.shift = self._affine(heard, channels)
+        if back:
+            self.read_back, self.shift_back = self._affine(heard + back, 2 * channels)
+            self.even_back = nn.Linear(back, 2 * channels, bias=False)
+
+    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
+        odd, even = self._odd_and_even(self.shift, self.read(heard.sums))
+        cos, sin = heard.bias.cos(), heard.bias.sin()
+        return (
+            torch.cat([odd * cos, even * sin], dim=-1),
+            torch.cat([odd * (2 * sin * cos), even], dim=-1),
+        )
+
+    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
+        signed = torch.cat([heard.sums, behind * heard.bias.cos()], dim=-1)
+        shift = self.shift_back + self.even_back(behind * heard.bias.sin())
+        return self._odd_and_even(shift, self.read_back(signed))[0]
+
+    entries = backwards
+
+
+class HomogeneousCell(Cell):
+    r"""A neuron with a positive scale.
+
+    With r the root mean square of u and the bias,
+
+    .. math::
+        z = r f(\beta + A [u, b] / r), \qquad
+        g = (B v) \odot f(\beta' + A' [u, b] / r + B' r v)
+
+    Nothing is divided but by r, in what is of the order of 1, and nothing is multiplied in
+    :math:`z / r`.
+    """
+
+    functions = ("silu", "silu")
+
+    def __init__(
+        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
+    ) -> None:
+        super().__init__(heard, channels, function, back, spread)
+        self.read, self.shift = self._affine(heard + 1, 2 * channels)
+        if back:
+            self.read_back, self.shift_back = self._affine(heard + 1 + back, 2 * channels)
+            self.linear_back = nn.Linear(back, 2 * channels, bias=False)
+
+    @staticmethod
+    def _scale(heard: Heard) -> tuple[Tensor, Tensor]:
+        """Return r, and u and the bias over it; both 0 for a neuron that hears nothing."""
+        known = torch.cat(heard, dim=-1)
+        power = known.square().mean(-1, keepdim=True)
+        # The root of 0 has no gradient, and 0 / 0 no value.
+        some = power > 0
+        size = power.where(some, torch.ones_like(power)).sqrt()
+        return size * some, known / size
+
+    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
+        size, direction = self._scale(heard)
+        own = self.function(self.shift + self.read(direction))
+        return size * own, own
+
+    def _free(self, heard: Heard, behind: Tensor) -> tuple[Tensor, Tensor]:
+        size, direction = self._scale(heard)
+        known = torch.cat([direction, size * behind], dim=-1)
+        return size, self.function(self.shift_back + self.read_back(known))
+
+    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
+        return self.linear_back(behind) * self._free(heard, behind)[1]  # type: ignore[no-any-return]
+
+    def entries(self, heard: Heard, behind: Tensor) -> Tensor:
+        size, own = self._free(heard, behind)
+        return size * own
+
+
+#: Kind of neuron -> what its neurons make of their messages.
+CELLS: dict[str, type[Cell]] = {
+    "free": FreeCell,
+    "homogeneous": HomogeneousCell,
+    "odd": OddCell,
+    "sine": SineCell,
+}
+_KINDS = {"relu": "homogeneous", "leaky_relu": "homogeneous", "tanh": "odd", "sine": "sine"}
+
+
+def kind_of(activation: Activation) -> str:
+    """Return the kind of neurons with an activation: a key of ``CELLS``."""
+    return _KINDS.get(activation.name, "free")
+
+
+def hidden_kinds(architectures: Sequence[Architecture]) -> list[str]:
+    """Return the kinds of hidden neurons in some architectures, in the order of ``CELLS``."""
+    found = {
+        kind_of(group.activation)
+        for architecture in architectures
+        for group in architecture.groups
+        if group.role == "hidden"
+    }
+    return [kind for kind in CELLS if kind in found]
+
+
+def kinds_of_level(topology: Topology, level: int) -> Kinds:
+    """Return the kinds of a level's hidden neurons; none where all are outputs."""
+    activations = topology.level_activations[level]
+    outputs = topology.output_rows.get(level)
+    nodes = topology.level_nodes[level]
+    size = nodes.count * nodes.size
+    if outputs is not None and len(outputs) == size:
+        return []
+    kinds = list(dict.fromkeys(kind_of(activation) for activation, _ in activations))
+    if len(kinds) == 1 and outputs is None:
+        return [(kinds[0], None)]
+    own = torch.zeros(size, dtype=torch.long, device=topology.node_role.device)
+    for activation, rows in activations:
+        number = kinds.index(kind_of(activation))
+        own = own.fill_(number) if rows is None else own.index_fill_(0, rows, number)
+    if outputs is not None:
+        own.index_fill_(0, outputs, -1)
+    found = [(kind, (own == i).nonzero().flatten()) for i, kind in enumerate(kinds)]
+    return [(kind, rows) for kind, rows in found if len(rows)]
+
+
+def put(out: Tensor, value: Tensor, rows: Tensor | None) -> Tensor:
+    """Return ``out`` with some rows replaced; ``None`` stands for all of them."""
+    return value if rows is None else out.index_copy(-2, rows, value.to(out.dtype))
+
+
+class ByKind(nn.ModuleDict):
+    """A linear map for each kind of neurons, without a bias unless asked.
+
+    Args:
+        kinds: keys of ``CELLS``.
+        inputs, outputs: channels.
+        bias: whether there are offsets.
+
+    Shape:
+        ``[*, n, inputs]`` -> ``[*, n, outputs]``, 0 at neurons of no kind.
+    """
+
+    def __init__(self, kinds: Sequence[str], inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__({kind: nn.Linear(inputs, outputs, bias) for kind in kinds})
+        self.outputs = outputs
+
+    def forward(self, kinds: Kinds, value: Tensor) -> Tensor:
+        out = value.new_zeros(())
+        if not kinds or kinds[0][1] is not None:
+            out = value.new_zeros(*value.shape[:-1], self.outputs)
+        for kind, rows in kinds:
+            own = value if rows is None else value.index_select(-2, rows)
+            out = put(out, cast(Tensor, self[kind](own)), rows)
+        return out

@@ -1,0 +1,43 @@
+"""How large the networks are that a model is built for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nngraph.graph import Architecture
+from nngraph.graph.topology import Topology
+
+__all__ = ["Extent"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The most of what a model meets in the networks it is built for.
+
+    Attributes:
+        inputs, outputs: neurons of the largest first group, and of all outputs.
+        levels: of neurons.
+        columns, taps: features of nodes and of edges.
+        chains: whether all are chains of affine maps.
+    """
+
+    inputs: int
+    outputs: int
+    levels: int
+    columns: int
+    taps: int
+    chains: bool
+
+    @classmethod
+    def of(cls, architectures: Sequence[Architecture]) -> Extent:
+        """Take the most of several architectures."""
+        topologies = [Topology.of(a) for a in architectures]
+        return cls(
+            max(t.max_inputs for t in topologies),
+            max(t.max_outputs for t in topologies),
+            max(len(t.level_nodes) for t in topologies),
+            max(len(a.column_names) for a in architectures),
+            max(a.num_taps for a in architectures),
+            all(a.is_chain for a in architectures),
+        )

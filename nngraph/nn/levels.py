@@ -1,0 +1,133 @@
+"""Features by layer and by place: of inputs and outputs one by one, and means of each layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from nngraph import kernels
+from nngraph.errors import ArchitectureError
+from nngraph.graph.topology import Topology
+
+__all__ = ["at_inputs", "at_outputs", "by_input", "by_output", "join_levels", "level_means"]
+
+
+def at_inputs(topology: Topology, table: Tensor) -> Tensor:
+    """Give input neuron i of every network row i of a table: ``-> [n, C]`` at the level 0 neurons.
+
+    Neurons there that relabelling moves have no place, and get 0.
+
+    Raises:
+        ArchitectureError: if a network has more inputs than the table ``[d_0, C]`` has rows.
+    """
+    if topology.max_inputs > len(table):
+        raise ArchitectureError(
+            f"a network has {topology.max_inputs} inputs; the model was built for {len(table)}."
+        )
+    first = topology.level_nodes[0]
+    if topology.num_graphs == 1 and first.count * first.size == len(table) == topology.max_inputs:
+        return table
+    moves = kernels.take(topology.node_moves.unsqueeze(-1), first)
+    place = kernels.take(topology.node_position.unsqueeze(-1), first)
+    return table[place.masked_fill(moves, 0)[:, 0]] * ~moves
+
+
+def at_outputs(
+    topology: Topology,
+    levels: list[tuple[int, Tensor]],
+    size: int,
+    channels: int | None = None,
+    like: Tensor | None = None,
+) -> Tensor:
+    """Set the features of the output neurons side by side: ``-> [networks, size * C]``.
+
+    Outputs are not permuted, so their place tells them apart; a network with fewer than ``size``
+    outputs has 0 at the others.
+
+    Args:
+        levels: the levels that have output neurons, each with features ``[*, n, c]`` of all of its
+            neurons.
+        channels: C, default the most of any level; missing channels are 0.
+        like: features ``[*, *, *]`` of the same networks; wanted where no level may have outputs,
+            as in networks whose last weight is that of the first layer again.
+
+    Raises:
+        ArchitectureError: if a network has more than ``size`` outputs.
+    """
+    if topology.max_outputs > size:
+        raise ArchitectureError(
+            f"a network has {topology.max_outputs} outputs; the model was built for {size}."
+        )
+    if not levels:
+        assert like is not None
+        networks = topology.num_graphs * like.shape[:-2].numel()
+        return like.new_zeros(networks, size * (channels or 1))
+    channels = channels or max(values.shape[-1] for _, values in levels)
+    padded = [
+        values if values.shape[-1] == channels else pad(values, (0, channels - values.shape[-1]))
+        for _, values in levels
+    ]
+    if topology.num_graphs == 1 and topology.max_outputs == size == padded[0].shape[-2]:
+        return padded[0].reshape(-1, size * channels)
+    index = topology.node_graph * size + topology.output_place
+    shape = (*padded[0].shape[:-2], topology.num_graphs * size, channels)
+    placed = padded[0].new_zeros(shape)
+    for (level, _), values in zip(levels, padded, strict=True):
+        rows = topology.output_rows[level]
+        nodes = topology.level_nodes[level]
+        place = kernels.take(index.unsqueeze(-1), nodes)[rows, 0]
+        placed = placed.index_copy(-2, place, values.index_select(-2, rows))
+    return placed.reshape(-1, size * channels)
+
+
+def by_input(topology: Topology, table: Tensor) -> Tensor:
+    """Give input neuron i of every network row i of a table: ``[d_0, C] -> [N, C]``, else 0.
+
+    Raises:
+        ArchitectureError: if a network has more inputs than the table has rows.
+    """
+    first = at_inputs(topology, table)
+    rest = first.new_zeros(topology.num_nodes - len(first), first.shape[-1])
+    joined = torch.cat([first, rest])
+    return joined if topology.in_level_order else joined.index_select(0, topology.level_order)
+
+
+def by_output(topology: Topology, table: Tensor) -> Tensor:
+    """Give output neuron o of every network row o of a table: ``[d_L, C] -> [N, C]``, else 0.
+
+    Raises:
+        ArchitectureError: if a network has more outputs than the table has rows.
+    """
+    if topology.max_outputs > len(table):
+        raise ArchitectureError(
+            f"a network has {topology.max_outputs} outputs; the model was built for {len(table)}."
+        )
+    return pad(table, (0, 0, 0, 1))[topology.output_place]  # the last row is 0
+
+
+def join_levels(topology: Topology, levels: list[Tensor]) -> Tensor:
+    """Put the features of all levels' neurons together: ``[*, n_l, C]`` each ``-> [*, N, C]``."""
+    joined = torch.cat(levels, dim=-2)
+    if topology.in_level_order:
+        return joined
+    return joined.index_select(-2, topology.level_order)
+
+
+def level_means(topology: Topology, values: Tensor, level: Tensor, slots: int, size: Tensor,
+                graph: Tensor) -> Tensor:  # fmt: skip
+    """Average node or edge features over each layer of each network: ``-> [networks, slots * C]``.
+
+    Args:
+        values: ``[*, K, C]``, mean features of each group or block.
+        level: ``[K]`` layer of each; those beyond the last slot share it.
+        size: ``[K]`` number of neurons or edges behind each mean.
+        graph: ``[K]`` network of each.
+    """
+    index = graph * slots + level.clamp(max=slots - 1)
+    weight = size.to(values.dtype)
+    total = torch.zeros(topology.num_graphs * slots, dtype=values.dtype, device=values.device)
+    share = weight / total.index_add(0, index, weight)[index]
+    shape = (*values.shape[:-2], topology.num_graphs * slots, values.shape[-1])
+    pooled = values.new_zeros(shape).index_add(-2, index, values * share.unsqueeze(-1))
+    return pooled.reshape(-1, slots * values.shape[-1])

@@ -1,0 +1,158 @@
+"""Single steps of matching: the best relabelling of one space, or of one and those within it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from nngraph.graph import Architecture
+from nngraph.tasks.alignment.factors import soft_inner_product
+from nngraph.tasks.alignment.gains import (
+    children,
+    group_gains,
+    lone_gains,
+    pair_gains,
+    space_gains,
+    touched,
+)
+from nngraph.tasks.alignment.terms import Term
+
+__all__ = ["Step", "assign", "propose", "propose_quadratic", "propose_together"]
+
+#: What a step moves: space -> index of the neurons, and space -> signs of them.
+Step = tuple[dict[str, Tensor], dict[str, Tensor]]
+#: Steps of the relaxation of a quadratic problem at the most, and the least that one must change:
+#: a permutation is read off the end, so that nothing finer counts.
+_MAX_STEPS, _LEAST_CHANGE = 30, 0.01
+
+
+def assign(gains: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the assignment of most gain of each matrix ``[*, d, d]``: index ``[*, d]``, values.
+
+    Entry i of an index is the column that row i takes.
+    """
+    lead, size = gains.shape[:-2], gains.shape[-1]
+    matrices = gains.detach().cpu().numpy().reshape(-1, size, size)
+    indices = np.empty((len(matrices), size), dtype=np.int64)
+    for number, matrix in enumerate(matrices):
+        indices[number] = linear_sum_assignment(matrix, maximize=True)[1]
+    index = torch.from_numpy(indices).view(*lead, size)
+    values = gains.cpu().gather(-1, index.unsqueeze(-1)).squeeze(-1).sum(-1)
+    return index, values
+
+
+def _shaped(architecture: Architecture, space: str, index: Tensor) -> Tensor:
+    """Give the index ``[copies, d]`` of a space the shape that a relabelling has."""
+    return index if architecture.all_spaces[space].within else index[0]
+
+
+def propose(
+    architecture: Architecture,
+    terms: Sequence[Term],
+    space: str,
+    signed: Collection[str] = (),
+    known: Collection[str] | None = None,
+) -> tuple[Step, bool]:
+    r"""Return the best relabelling of one space, all others staying, by assignment.
+
+    For a space of ``signed`` a neuron may also be taken with the other sign: a pair gains
+    :math:`|G_{ij}|`, and its sign is that of :math:`G_{ij}`.
+
+    Returns:
+        the step, and whether it is the best, which it need not be where a term has the space at
+        both of its ends.
+    """
+    gains = group_gains(architecture, terms, [space], known)
+    matrix = space_gains(architecture, gains, space)
+    if space not in signed:
+        return ({space: _shaped(architecture, space, assign(matrix)[0])}, {}), gains.exact
+    index = assign(matrix.abs())[0]
+    taken = matrix.cpu().gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    signs = torch.where(taken < 0, -1.0, 1.0)
+    return ({space: index[0]}, {space: signs[0].to(torch.float64)}), gains.exact
+
+
+def propose_together(
+    architecture: Architecture,
+    terms: Sequence[Term],
+    space: str,
+    known: Collection[str] | None = None,
+) -> Step:
+    """Return the best relabelling of a space together with the spaces within it.
+
+    For every pair of its neurons, such as heads, the spaces within, such as the features of each,
+    are assigned; what that gains is the gain of the pair.
+    """
+    inner = children(architecture, space)
+    gains = group_gains(architecture, terms, [space, *inner], known)
+    total = space_gains(architecture, lone_gains(architecture, gains, inner), space)[0].cpu()
+    within: dict[str, Tensor] = {}
+    for child in inner:
+        pairs = pair_gains(architecture, gains, space, child)
+        if pairs is not None:
+            within[child], values = assign(pairs)
+            total = total + values.sum(-1)
+    (index,), _ = assign(total[None])
+    indices = {space: index}
+    for child, assigned in within.items():
+        indices[child] = _copies_of(architecture, space, child, assigned, index)
+    return indices, {}
+
+
+def _copies_of(
+    architecture: Architecture, space: str, child: str, assigned: Tensor, index: Tensor
+) -> Tensor:
+    """Return the index ``[copies, d]`` of a child, of its assignments for each pair of the outer.
+
+    ``assigned [d_outer, d_outer, others, d]`` has the copies with the outer space first.
+    """
+    outers = architecture.all_spaces[child].within
+    sizes = [architecture.all_spaces[name].size for name in outers]
+    place = outers.index(space)
+    chosen = assigned[torch.arange(len(index)), index]
+    others = [size for i, size in enumerate(sizes) if i != place]
+    chosen = chosen.reshape(len(index), *others, chosen.shape[-1]).movedim(0, place)
+    return chosen.reshape(-1, chosen.shape[-1])
+
+
+def propose_quadratic(
+    architecture: Architecture, terms: Sequence[Term], space: str, undecided: bool = False
+) -> Step:
+    r"""Return a good relabelling of a space that a term has at both of its ends.
+
+    :math:`\langle A, P B P^\top \rangle` is quadratic in P. Frank-Wolfe on doubly stochastic
+    matrices with exact line search; the nearest permutation at the end (Vogelstein et al., "Fast
+    Approximate Quadratic Programming for Graph Matching", 2015).
+
+    Args:
+        undecided: begin from the matrix of all equal entries, and not from things as they are.
+    """
+    size, copies = architecture.spaces[space], architecture.copies(space)
+    own = [terms[place] for place in touched(architecture, terms, [space])]
+    eye = torch.eye(size, dtype=torch.float64, device=own[0].a.device)
+    shape = (copies, size, size) if architecture.all_spaces[space].within else (size, size)
+
+    def value(matrix: Tensor) -> Tensor:
+        return soft_inner_product(architecture, own, {space: matrix.view(shape)})
+
+    begin = torch.full_like(eye, 1 / size) if undecided else eye
+    current = begin.expand(copies, size, size).clone()
+    for _ in range(_MAX_STEPS):
+        point = current.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(value(point), point)
+        end = eye[assign(slope)[0]]
+        with torch.no_grad():
+            at = [float(value(current + t * (end - current))) for t in (0.0, 0.5, 1.0)]
+        # The parabola through the three; exact, as the product is quadratic along a line.
+        second, first = 2 * (at[0] - 2 * at[1] + at[2]), 4 * at[1] - 3 * at[0] - at[2]
+        best = -first / (2 * second) if second < 0 else float(at[2] > at[0])
+        best = min(max(best, 0.0), 1.0)
+        change = best * (end - current)
+        current = current + change
+        if float(change.abs().max()) < _LEAST_CHANGE:
+            break
+    return {space: _shaped(architecture, space, assign(current)[0])}, {}

@@ -1,0 +1,204 @@
+"""Self-supervised pre-training: two views of one network are alike, other networks are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nngraph.datasets import DropWeights, InputMotion, ScaleNeurons, WeightNoise
+from nngraph.datasets.transforms import with_parameters
+from nngraph.errors import DataFileError
+from nngraph.graph import NeuralGraphStack
+from nngraph.graph.sine_symmetry import SineSymmetry
+from nngraph.nn import Metanetwork, Networks
+from nngraph.nn.metanetwork import Column, mlp
+from nngraph.tasks.linear_probe import linear_probe
+from nngraph.tasks.settings import TrainSettings
+from nngraph.tasks.task import Task, joined, new_model
+from nngraph.zoo import Zoo
+
+__all__ = ["Contrast", "ContrastiveNetwork", "contrastive_loss"]
+
+
+class ContrastiveNetwork(nn.Module):
+    """A metanetwork whose answers are embeddings, and a head through which they are compared.
+
+    The head is for training alone: what it throws away, a linear probe may want.
+
+    Args:
+        encoder: any metanetwork; its ``num_outputs`` is the length of an embedding.
+        projection: length of what is compared.
+
+    Shape:
+        networks -> ``[networks, projection]``; :meth:`embed` -> ``[networks, num_outputs]``.
+    """
+
+    def __init__(self, encoder: Metanetwork, projection: int = 64) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = mlp([encoder.num_outputs, encoder.num_outputs, projection])
+
+    @property
+    def column(self) -> Column:
+        """The column of a comparison that the model stands in."""
+        return self.encoder.column
+
+    @property
+    def reads_signs(self) -> bool:
+        """Whether embeddings change with the signs and phases of sine neurons."""
+        return self.encoder.reads_signs
+
+    def fit_statistics(self, networks: Networks) -> None:
+        """Set the scales of the inputs from training networks; call once, before training."""
+        self.encoder.fit_statistics(networks)
+
+    def forward(self, networks: Networks) -> Tensor:
+        return self.head(self.encoder(networks))  # type: ignore[no-any-return]
+
+    def embed(self, networks: Networks) -> Tensor:
+        """Return the embeddings of networks."""
+        return self.encoder(networks)  # type: ignore[no-any-return]
+
+
+def contrastive_loss(first: Tensor, second: Tensor, temperature: float = 0.2) -> Tensor:
+    r"""Return the NT-Xent loss of two views of B networks, ``[B, D]`` each.
+
+    .. math:: -\frac{1}{2B} \sum_{i} \log
+        \frac{\exp(\cos(z_i, z_{i'}) / \tau)}{\sum_{j \ne i} \exp(\cos(z_i, z_j) / \tau)}
+
+    over all 2B views i, with i' the other view of the same network.
+
+    Source:
+        SimCLR (Chen et al., 2020).
+    """
+    views = F.normalize(torch.cat([first, second]).float(), dim=-1)
+    likeness = views @ views.mT / temperature
+    itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
+    other = torch.arange(len(views), device=views.device).roll(len(first))
+    return F.cross_entropy(likeness.masked_fill(itself, -torch.inf), other)
+
+
+class Contrast(Task):
+    r"""Learn embeddings without labels: two views of one network are alike, others are not.
+
+    A view is the network under what leaves its function as it is (rescaled and flipped neurons,
+    phase steps of sines, and, with ``relabel`` of the settings, relabelled neurons), and under what
+    changes it little: noise on the weights, weights dropped, and, with ``motion`` of the settings,
+    the image that it draws moved. The loss is :func:`contrastive_loss`.
+
+    Measures: ``loss`` of views of the split's networks, without gradients, and
+    ``probe_accuracy``, the score: the accuracy on the split of a :func:`linear_probe` of the
+    embeddings of the training networks, which is what the labels are for.
+
+    Args:
+        zoo: networks with labels.
+        settings: of the run.
+        embedding, projection: of the :class:`ContrastiveNetwork`.
+        temperature: :math:`\tau` of the loss.
+        noise: strength of :class:`~nngraph.datasets.WeightNoise`.
+        drop: probability of :class:`~nngraph.datasets.DropWeights`.
+        exact: whether views are moved by the symmetries of the activations.
+
+    Raises:
+        DataFileError: if the networks have no labels.
+        ValueError: if an option is out of range.
+    """
+
+    name = "contrast"
+    score = "probe_accuracy"
+
+    def __init__(
+        self,
+        zoo: Zoo,
+        settings: TrainSettings,
+        embedding: int = 128,
+        projection: int = 64,
+        temperature: float = 0.2,
+        noise: float = 0.05,
+        drop: float = 0.0,
+        exact: bool = True,
+    ) -> None:
+        super().__init__(zoo, settings)
+        if not zoo.num_classes:
+            raise DataFileError(
+                f"the networks of {zoo.path} have no labels, by which a linear probe could judge "
+                "embeddings; expected a zoo with some."
+            )
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature!r}; expected a positive number.")
+        self.embedding, self.projection = embedding, projection
+        self.temperature, self.exact = temperature, exact
+        self._changes: list[Any] = []
+        if settings.motion:
+            self._changes.append(InputMotion())
+        if noise:
+            self._changes.append(WeightNoise(noise))
+        if drop:
+            self._changes.append(DropWeights(drop))
+
+    def build_model(self) -> ContrastiveNetwork:
+        encoder = new_model(self.settings, self.zoo.architectures, self.embedding)
+        return ContrastiveNetwork(encoder, self.projection)
+
+    def fit_statistics(self, model: nn.Module) -> None:
+        assert isinstance(model, ContrastiveNetwork)
+        stacks = [self.prepare(stack, model) for _, stack in self.some("train", 2048)]
+        model.fit_statistics(joined(stacks))
+
+    def view(self, networks: NeuralGraphStack) -> NeuralGraphStack:
+        """Return a random view of each network."""
+        for change in self._changes:
+            networks = change(networks)
+        return _moved_exactly(networks) if self.exact else networks
+
+    def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
+        # Both views of all networks in one call; a model reads them architecture by architecture.
+        views = [
+            self.prepare(self.view(stack), model, training=True)
+            for _ in range(2) for _, stack in batch
+        ]  # fmt: skip
+        first, second = model(_one_stack(views) if len(batch) == 1 else views).chunk(2)
+        return contrastive_loss(first, second, self.temperature)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        was_training = model.training
+        model.eval()
+        try:
+            losses = [self.loss(model, batch) for batch in self.batches(split)]
+            probe = linear_probe(*self.embeddings(model, "train"))
+            accuracy = probe.accuracy(*self.embeddings(model, split))
+        finally:
+            model.train(was_training)
+        return {"probe_accuracy": accuracy, "loss": float(torch.stack(losses).mean())}
+
+    def embeddings(self, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:
+        """Return the embeddings ``[n, D]`` of the networks of a split, unchanged, and labels."""
+        assert isinstance(model, ContrastiveNetwork)
+        found, labels = [], []
+        for batch in self.batches(split):
+            found.append(model.embed(joined([self.prepare(stack, model) for _, stack in batch])))
+            labels += [self.zoo.labels[numbers] for numbers, _ in batch]
+        embeddings = torch.cat(found)
+        return embeddings, torch.cat(labels).to(embeddings.device)
+
+
+def _one_stack(views: list[NeuralGraphStack]) -> NeuralGraphStack:
+    """Join stacks of one architecture, which are read faster so than side by side."""
+    architecture, first = views[0].architecture, views[0]
+    x, edge_attr = (torch.cat([getattr(v, name) for v in views]) for name in ("x", "edge_attr"))
+    integers = None if first.integers is None else torch.cat([first.integers] * len(views))
+    return NeuralGraphStack(architecture, x, edge_attr, integers=integers)
+
+
+def _moved_exactly(networks: NeuralGraphStack) -> NeuralGraphStack:
+    """Rescale, flip and step neurons at random where the function stays as it is."""
+    architecture = networks.architecture
+    if not architecture.is_chain or architecture.column_names != ("bias",):
+        return networks
+    networks = ScaleNeurons()(networks)
+    values = SineSymmetry(architecture).sample(networks.parameters())
+    return with_parameters(networks, values)  # type: ignore[no-any-return]
