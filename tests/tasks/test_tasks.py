@@ -247,7 +247,7 @@ def test_where_networks_come_from_is_a_fact_of_a_merged_zoo(zoo: Zoo, tmp_path: 
 
 def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, settings: Settings):
     networks = zoo.stack("val")
-    message, sine = (build_model(settings(name), zoo) for name in ("message-passing", "sine"))
+    message, whole = (build_model(settings(name), zoo) for name in ("message-passing", "symmetric"))
 
     def moved(model: nn.Module, training: bool, **changes: Any) -> bool:
         found = build_task(settings(**changes), zoo).prepare(networks, model, training)
@@ -259,8 +259,8 @@ def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, setting
         on = {**off, name: True}
         assert moved(message, True, **on)
         assert moved(message, False, **on) == (name == "canonicalise")
-        assert moved(sine, True, **on) == (name != "canonicalise")
-        assert not moved(sine, False, **on)
+        assert moved(whole, True, **on) == (name != "canonicalise")
+        assert not moved(whole, False, **on)
     assert not moved(message, True, **off)
 
 
