@@ -110,7 +110,6 @@ class ProbeNetwork(Metanetwork):
     chains_only = False
     takes_runner = True
     reads_signs = False
-    many = False
     symmetry = "all: reads functions alone"
     mean: Tensor
     deviation: Tensor

@@ -140,7 +140,7 @@ class Contrast(Task):
             self._changes.append(DropWeights(drop))
 
     def build_model(self) -> ContrastiveNetwork:
-        encoder = new_model(self.settings, self.zoo.architectures, self.embedding)
+        encoder = new_model(self.settings, self.zoo, self.embedding)
         return ContrastiveNetwork(encoder, self.projection)
 
     def fit_statistics(self, model: nn.Module) -> None:

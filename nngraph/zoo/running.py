@@ -8,7 +8,12 @@ from nngraph.nn.sites import Site
 from nngraph.zoo.storage import Zoo
 from nngraph.zoo.trained import spec_of
 
-__all__ = ["runner_of"]
+__all__ = ["runner_of", "says_how_to_run"]
+
+
+def says_how_to_run(zoo: Zoo) -> bool:
+    """Return whether a zoo holds trained classifiers, which :func:`runner_of` runs."""
+    return any("specs" in origin.recipe for origin in zoo.manifest.origins)
 
 
 def runner_of(zoo: Zoo) -> ModuleRunner:
