@@ -68,5 +68,5 @@ def _explained(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
     at, bt = first.mT @ target, second.mT @ target
     determinant = (aa * bb - ab * ab).clamp(min=1e-12).unsqueeze(-1)
     aa, bb, ab = aa.unsqueeze(-1), bb.unsqueeze(-1), ab.unsqueeze(-1)
-    fitted = bb * at * at - 2 * ab * at * bt + aa * bt * bt
+    fitted: Tensor = bb * at * at - 2 * ab * at * bt + aa * bt * bt
     return fitted / determinant / (target * target).sum(0).clamp(min=1e-12)
