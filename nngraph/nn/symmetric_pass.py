@@ -162,20 +162,32 @@ class SymmetricPass(nn.Module):
         return radians, weight, torch.lerp(bias, features.bias * frequency, sines)
 
     def _forwards(self, topology: Topology, weight: Tensor, bias: Tensor) -> list[Level]:
-        message = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
-        levels = [Level([], message, message)]
+        places = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
+        levels = [Level([], places, places)]
         for number, nodes in enumerate(topology.level_nodes[1:], start=1):
             own = kernels.take(bias, nodes)
             level = Level(self._known_kinds(topology, number), own, own)
-            sums = kernels.propagate_level(topology, number, weight, message)
+            sums = self._sums(topology, number, weight, levels[-1])
             if number in topology.output_rows:
                 level.ends = torch.cat([own, pad(sums, (0, self.messages - sums.shape[-1]))], -1)
             if level.kinds:
                 level.heard = Heard(sums, own)
                 self._make(number, level)
-                message = self.each(self.maps_out, number, level.kinds, level.z)
             levels.append(level)
         return levels
+
+    def _sums(self, topology: Topology, number: int, weight: Tensor, before: Level) -> Tensor:
+        """Return u: what the neurons of a level hear from the level before."""
+        if number == 1:
+            return kernels.propagate_level(topology, 1, weight, before.z)
+        sizes = [topology.level_nodes[i].count * topology.level_nodes[i].size
+                 for i in (number - 1, number)]  # fmt: skip
+        if len(before.kinds) == 1 and before.kinds[0][1] is None and sizes[1] < sizes[0]:
+            # One map for all: it is applied to the sums, of which there are fewer.
+            sums = kernels.propagate_level(topology, number, weight, before.z)
+            return self.each(self.maps_out, number - 1, before.kinds, sums)
+        message = self.each(self.maps_out, number - 1, before.kinds, before.z)
+        return kernels.propagate_level(topology, number, weight, message)
 
     def _make(self, number: int, level: Level) -> None:
         """Let the neurons of a level make z, and what is multiplied by nothing."""
