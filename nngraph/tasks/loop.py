@@ -94,7 +94,7 @@ class Run:
     @property
     def leads(self) -> bool:
         """Whether this process judges and writes."""
-        return self.fabric.global_rank == 0
+        return bool(self.fabric.global_rank == 0)
 
     # -- steps ------------------------------------------------------------------------------------
 
