@@ -18,7 +18,7 @@ from nngraph.errors import DataFileError
 from nngraph.tasks import TrainSettings, build_model, build_task, load_run, train
 from nngraph.tasks.checkpoint import optimizer_tensors
 from nngraph.tasks.loop import Progress, Run
-from nngraph.tasks.schedule import learning_rate
+from nngraph.tasks.schedule import learning_rate, new_optimizer
 from nngraph.tasks.seeding import seeded
 from nngraph.zoo import Zoo
 
@@ -303,7 +303,7 @@ def test_settings_out_of_range_are_refused(name: str, value: Any):
 
 
 def test_half_precision_is_for_gpus():
-    with pytest.raises(ValueError, match="precision is 'fp16' on the device 'cpu'.*Use 'bf16'"):
+    with pytest.raises(ValueError, match=r"precision is 'fp16' on the device 'cpu'.*Use 'bf16'"):
         TrainSettings("zoo", precision="fp16")
     assert TrainSettings("zoo", precision="fp16", device="cuda:1").precision == "fp16"
 
@@ -330,3 +330,15 @@ def test_a_zoo_without_test_networks_is_refused_at_the_start(
     with pytest.raises(DataFileError, match="has no test networks"):
         train(chosen, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_modules_may_learn_at_their_own_rates(settings: Settings):
+    slow, within = torch.nn.Linear(2, 3), torch.nn.Linear(3, 3)
+    model = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.Sequential(slow, within))
+    model[1].rate, within.rate = 0.5, 0.1
+    groups = new_optimizer(model, settings()).param_groups
+    found = {id(p): group["rate"] for group in groups for p in group["params"]}
+    expected = {model[0]: 1.0, slow: 0.5, within: 0.05}
+    assert found == {id(p): rate for module, rate in expected.items() for p in module.parameters()}
+    assert all(("weight_decay" in g and g["weight_decay"] == 0) == (g["params"][0].dim() == 1)
+               for g in groups)  # fmt: skip
