@@ -292,7 +292,7 @@ def test_a_budget_of_cpu_seconds_decides_the_steps(settings: Settings, tmp_path:
     [
         ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("batch_size", -1), ("seed", -1),
         ("accumulate", 0), ("per_architecture", 0), ("ema", 1.0), ("ema", -0.1),
-        ("precision", "int8"), ("precision", "fp16"),
+        ("precision", "int8"),
         ("learning_rate", float("nan")), ("learning_rate", "fast"), ("weight_decay", -0.1),
         ("clip", float("inf")), ("patience", 0), ("cpu_seconds", -1.0), ("warmup_steps", None),
     ],
@@ -300,6 +300,12 @@ def test_a_budget_of_cpu_seconds_decides_the_steps(settings: Settings, tmp_path:
 def test_settings_out_of_range_are_refused(name: str, value: Any):
     with pytest.raises(ValueError, match=f"{name} is .*expected"):
         TrainSettings("zoo", **{name: value})
+
+
+def test_half_precision_is_for_gpus():
+    with pytest.raises(ValueError, match=r"precision is 'fp16' on the device 'cpu'.*Use 'bf16'"):
+        TrainSettings("zoo", precision="fp16")
+    assert TrainSettings("zoo", precision="fp16", device="cuda:1").precision == "fp16"
 
 
 def test_settings_are_plain_data(tmp_path: Path):
