@@ -21,8 +21,8 @@ from nngraph.zoo import ImageSource, fit_zoo
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "gpu", "accuracy", "alignment", "conversion", "equivariant", "fit", "models", "primitives",
-    "width_transfer",
+    "gpu", "accuracy", "alignment", "conversion", "editing", "equivariant", "fit", "models",
+    "primitives", "width_transfer",
 )  # fmt: skip
 
 

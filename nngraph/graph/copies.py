@@ -66,8 +66,12 @@ def joined_architecture(architectures: Sequence[Architecture]) -> Architecture:
             first.groups, zip(*(a.widths for a in architectures), strict=False), strict=False
         )
     ]
-    joined = with_widths(first, sizes)
-    if other := [a for a in architectures if with_widths(a, sizes) != joined]:
+    joined, ends = with_widths(first, sizes), (first.widths[0], first.widths[-1])
+    assert joined is not None
+    if other := [
+        a for a in architectures
+        if with_widths(a, sizes) != joined or (a.widths[0], a.widths[-1]) != ends
+    ]:  # fmt: skip
         raise ArchitectureError(
             f"networks of {first} and {other[0]} cannot be joined; expected architectures that "
             "differ in the widths of their hidden layers alone."

@@ -22,11 +22,14 @@ from nngraph.nn.probes import ProbeNetwork, Probes
 from nngraph.nn.probing import probing
 from nngraph.nn.readouts import Readout
 from nngraph.nn.relational import RelationalLayer, RelationalNetwork
+from nngraph.nn.running import ChainRunner, ModuleRunner, Runner
 from nngraph.nn.scales import TensorScales
 from nngraph.nn.set_attention import SetAttentionLayer, SetAttentionNetwork, TensorAttention
 from nngraph.nn.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.shared_network import SharedEquivariantNetwork
+from nngraph.nn.sites import Site
 from nngraph.nn.states import StateNetwork, States
+from nngraph.nn.statistics_network import StatisticsNetwork
 from nngraph.nn.symmetric import SymmetricNetwork
 from nngraph.nn.terms import Terms
 from nngraph.nn.weight_readout import WeightReadout
@@ -43,11 +46,13 @@ MODELS: dict[str, type[Metanetwork]] = {
     "dws": EquivariantNetwork,
     "nfn-np": SharedEquivariantNetwork,
     "nft": SetAttentionNetwork,
+    "statistics": StatisticsNetwork,
 }
 
 __all__ = [
     "MODELS",
     "AddedNeurons",
+    "ChainRunner",
     "ChannelNorm",
     "EdgePooling",
     "EdgeStep",
@@ -68,6 +73,7 @@ __all__ = [
     "MessagePassingLayer",
     "MessagePassingNetwork",
     "Metanetwork",
+    "ModuleRunner",
     "NetworkEncoder",
     "Networks",
     "OrderedPass",
@@ -77,14 +83,17 @@ __all__ = [
     "Readout",
     "RelationalLayer",
     "RelationalNetwork",
+    "Runner",
     "SetAttentionLayer",
     "SetAttentionNetwork",
     "SharedEquivariantLinear",
     "SharedEquivariantNetwork",
     "SharedPoolingLayer",
     "SharedTensorNorm",
+    "Site",
     "StateNetwork",
     "States",
+    "StatisticsNetwork",
     "SymmetricNetwork",
     "TensorAttention",
     "TensorNodes",

@@ -77,11 +77,13 @@ class AddedNeurons(nn.Module):
         """Return the outputs ``[B, P, d_L]`` at inputs ``[P, d_0]``, hidden layers run once."""
         # Those of one network, whichever it is: its outputs are not used.
         one = self(context[:1])
-        seen = forward(one, inputs, return_activations=True)[0, :, self._last_hidden()]
+        start, stop = self.architecture.node_starts[-3:-1]
+        seen = forward(one, inputs, return_activations=True)[0, :, start:stop]
         values = self._outgoing(context)
-        weight, *bias = (values[p.name] for p in self.architecture.parameters if p.name in values)
-        outputs = seen @ weight.mT
-        return outputs + bias[0].unsqueeze(1) if bias else outputs
+        outputs = seen @ values.pop(self.architecture.blocks[-1].parameter.name).mT
+        for bias in values.values():  # where there is one
+            outputs = outputs + bias.unsqueeze(1)
+        return outputs
 
     def _outgoing(self, context: Tensor) -> dict[str, Tensor]:
         """Return weights ``[B, d_L, width]`` and biases ``[B, d_L]`` of the outputs, by name."""
@@ -90,7 +92,3 @@ class AddedNeurons(nn.Module):
             for parameter in self.architecture.parameters
             if (key := parameter.name.replace(".", "/")) in self.outgoing
         }
-
-    def _last_hidden(self) -> slice:
-        start, stop = self.architecture.node_starts[-3:-1]
-        return slice(start, stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from nngraph.graph import Architecture, NeuralGraphStack, join_copies, run_copies
@@ -115,22 +116,24 @@ class EditingNetwork(nn.Module):
         """
         from nngraph.nn import MODELS
 
-        def chosen(name: str, kind: type[Metanetwork]) -> type[Metanetwork]:
-            if name not in MODELS or not issubclass(MODELS[name], kind):
-                known = [other for other, built in MODELS.items() if issubclass(built, kind)]
+        def chosen(name: str, has_states: bool = False) -> type[Metanetwork]:
+            fitting = {
+                known: kind
+                for known, kind in MODELS.items()
+                if issubclass(kind, StateNetwork) or not has_states
+            }
+            if name not in fitting:
                 raise ValueError(
-                    f"model {name!r} gives no {'states' if kind is StateNetwork else 'answer'} to "
-                    f"read weights off; expected one of {', '.join(map(repr, known))}."
+                    f"model {name!r} gives no {'states' if has_states else 'answer'} to edit "
+                    f"networks by; expected one of {', '.join(map(repr, fitting))}."
                 )
-            return MODELS[name]
+            return fitting[name]
 
-        body = chosen(model, StateNetwork)(architecture, 0, **(options or {}))
+        body = chosen(model, has_states=True)(architecture, 0, **(options or {}))
         assert isinstance(body, StateNetwork)
         if isinstance(context, int):
             return cls(body, context, added, **readout)
-        whole = chosen(context, Metanetwork)(
-            architecture, **{"num_outputs": 64, **(context_options or {})}
-        )
+        whole = chosen(context)(architecture, **{"num_outputs": 64, **(context_options or {})})
         return cls(body, whole, added, **readout)
 
     @property
@@ -161,7 +164,7 @@ class EditingNetwork(nn.Module):
         by_stack = [copies] if len(stacks) == 1 else list(zip(*copies, strict=True))
         outputs = [run_copies(copies_of_one, inputs) for copies_of_one in by_stack]
         if self.added is not None and context is not None:
-            parts = context.split([len(stack) for stack in stacks])
+            parts = torch.split(context, [len(stack) for stack in stacks])
             outputs = [
                 out + self.added.run(part, inputs) for out, part in zip(outputs, parts, strict=True)
             ]

@@ -57,6 +57,8 @@ class EquivariantNetwork(StateNetwork):
         DWSNets (Navon et al., 2023) and NFN-HNP (Zhou et al., 2023), on complete layers.
     """
 
+    many = False
+
     def __init__(
         self,
         architecture: Architecture | Sequence[Architecture],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.layered import EdgeStep, LayeredNetwork, columns
 from nngraph.nn.metanetwork import mlp
+from nngraph.nn.running import Runner
 
 __all__ = ["FilmLayer", "FilmNetwork"]
 
@@ -110,7 +111,7 @@ class FilmNetwork(LayeredNetwork):
     weights of another scale bear.
 
     Args:
-        architecture, num_outputs, probes, checkpoint: as of a
+        architecture, num_outputs, probes, checkpoint, encoder, runner: as of a
             :class:`~nngraph.nn.layered.LayeredNetwork`.
         channels, edge_channels, messages: of neurons, weights, and messages of each direction.
         layers: number of them.
@@ -142,6 +143,8 @@ class FilmNetwork(LayeredNetwork):
         hidden: int = 256,
         dropout: float = 0.1,
         checkpoint: bool = False,
+        encoder: Mapping[str, Any] | None = None,
+        runner: Runner | None = None,
     ) -> None:
         degree = _mean_log_degree(architecture) if scalers else None
         made = [
@@ -150,8 +153,9 @@ class FilmNetwork(LayeredNetwork):
         ]
         readout: dict[str, Any] = {"hidden": hidden, "dropout": dropout}
         super().__init__(
-            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, **readout
-        )
+            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, encoder,
+            runner, **readout,
+        )  # fmt: skip
 
 
 def _mean_log_degree(architecture: Architecture | Sequence[Architecture]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.layered import EdgeStep, LayeredNetwork
 from nngraph.nn.metanetwork import mlp
+from nngraph.nn.running import Runner
 
 __all__ = ["GraphLayer", "GraphMetanetwork"]
 
@@ -80,7 +81,7 @@ class GraphMetanetwork(LayeredNetwork):
     the released code leaves out.
 
     Args:
-        architecture, num_outputs, probes, checkpoint: as of a
+        architecture, num_outputs, probes, checkpoint, encoder, runner: as of a
             :class:`~nngraph.nn.layered.LayeredNetwork`.
         channels, edge_channels: of neurons and weights.
         layers: number of them.
@@ -104,6 +105,8 @@ class GraphMetanetwork(LayeredNetwork):
         hidden: int = 256,
         dropout: float = 0.1,
         checkpoint: bool = False,
+        encoder: Mapping[str, Any] | None = None,
+        runner: Runner | None = None,
     ) -> None:
         made = [
             GraphLayer(channels, edge_channels, dropout, is_last=i == layers - 1)
@@ -111,8 +114,9 @@ class GraphMetanetwork(LayeredNetwork):
         ]
         readout: dict[str, Any] = {"hidden": hidden, "dropout": dropout}
         super().__init__(
-            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, **readout
-        )
+            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, encoder,
+            runner, **readout,
+        )  # fmt: skip
         self.whole = nn.Parameter(torch.randn(1, channels))
 
     def first(self, topology: Topology, x: Tensor, e: Tensor) -> tuple[Tensor, ...]:

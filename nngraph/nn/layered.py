@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from nngraph import kernels
-from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import NetworkEncoder
@@ -19,6 +18,7 @@ from nngraph.nn.features import Networks
 from nngraph.nn.levels import join_levels
 from nngraph.nn.metanetwork import Column, after_norm, mlp
 from nngraph.nn.probes import Probes
+from nngraph.nn.running import Runner
 from nngraph.nn.states import StateNetwork, States
 
 __all__ = ["EdgeStep", "LayeredNetwork", "columns"]
@@ -80,13 +80,17 @@ class LayeredNetwork(StateNetwork):
         layers: each takes ``(topology, x, e, *more)`` and returns ``(x, e, *more)``; the first is
             given what :meth:`first` returns.
         probes: number of learned inputs at which the networks are run, each neuron's responses
-            being added to its first state; 0 reads weights only. For chains of affine maps.
+            being added to its first state; 0 reads weights only.
+        runner: of the :class:`~nngraph.nn.Probes`; networks that are no chains are run by one.
+        encoder: further keyword arguments of the :class:`~nngraph.nn.NetworkEncoder`, such as
+            ``ordered=True``: neurons then start from a pass in the order of computation.
         checkpoint: keep the states before each layer for the backward pass and compute the rest
             again: less memory, for about a third more time.
         readout: keyword arguments of the :class:`~nngraph.nn.Readout`.
     """
 
     chains_only = False
+    takes_runner = True
 
     def __init__(
         self,
@@ -97,6 +101,8 @@ class LayeredNetwork(StateNetwork):
         layers: Sequence[nn.Module],
         probes: int,
         checkpoint: bool,
+        encoder: Mapping[str, Any] | None = None,
+        runner: Runner | None = None,
         **readout: Any,
     ) -> None:
         super().__init__(architecture, num_outputs, channels, edge_channels, **readout)
@@ -105,15 +111,11 @@ class LayeredNetwork(StateNetwork):
                 f"edge_channels is {edge_channels}; {type(self).__name__} keeps states of weights, "
                 "expected at least 1."
             )
-        if probes and not self.extent.chains:
-            raise ArchitectureError(
-                "probes run the networks, which is possible for chains of affine maps alone; "
-                "expected probes=0 for other architectures."
-            )
         self.checkpoint = checkpoint
-        self.encoder = NetworkEncoder(self.extent, channels, edge_channels)
+        self.encoder = NetworkEncoder(self.extent, channels, edge_channels, **(encoder or {}))
+        self.invariant = not self.encoder.breaks_symmetry
         self.layers = nn.ModuleList(layers)
-        self.probes = Probes(self.architecture, probes) if probes else None
+        self.probes = Probes(architecture, probes, runner=runner) if probes else None
         if probes:
             self.responses = mlp([probes, channels, channels])
 

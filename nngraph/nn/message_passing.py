@@ -11,7 +11,6 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from nngraph import kernels
-from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.encoders import NetworkEncoder
@@ -21,6 +20,7 @@ from nngraph.nn.metanetwork import Column, after_norm, mlp
 from nngraph.nn.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.probes import Probes
 from nngraph.nn.readouts import Readout
+from nngraph.nn.running import Runner
 from nngraph.nn.states import StateNetwork, States
 
 #: What a round returns.
@@ -191,6 +191,7 @@ class MessagePassingNetwork(StateNetwork):
             pooled so, and :meth:`states` has no states of weights.
         encoder: further keyword arguments of the :class:`~nngraph.nn.NetworkEncoder`.
         readout: further keyword arguments of the :class:`~nngraph.nn.Readout`.
+        runner: of the :class:`Probes`; networks that are no chains are run by one.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -219,6 +220,7 @@ class MessagePassingNetwork(StateNetwork):
         stream: bool = False,
         encoder: Mapping[str, Any] | None = None,
         readout: Mapping[str, Any] | None = None,
+        runner: Runner | None = None,
     ) -> None:
         edge_channels = edge_channels if rounds else 0
         stream = stream and edge_channels > 0
@@ -242,15 +244,10 @@ class MessagePassingNetwork(StateNetwork):
                 "map of the weights at first, and are read by means alone."
             )
         extent = self.extent
-        if probes and not extent.chains:
-            raise ArchitectureError(
-                "probes run the networks, which is possible for chains of affine maps alone; "
-                "expected probes=0 for other architectures."
-            )
         options = {"ordered": True, "unit_weights": False, "messages": messages, **encoder}
         self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels, **options)
         self.invariant = not self.encoder.breaks_symmetry
-        self.probes = Probes(self.architecture, probes) if probes else None
+        self.probes = Probes(architecture, probes, runner=runner) if probes else None
         if probes:
             self.responses = mlp([probes, channels, channels])
         self.rounds = nn.ModuleList(
@@ -266,6 +263,7 @@ class MessagePassingNetwork(StateNetwork):
             )  # fmt: skip
 
     chains_only = False
+    takes_runner = True
 
     @property
     def column(self) -> Column:

@@ -77,6 +77,9 @@ class Metanetwork(nn.Module, ABC):
     #: What it respects of what leaves the function of a network unchanged, in words.
     symmetry: ClassVar[str] = "relabelling"
 
+    #: Whether it can be given a ``runner``, by which networks that are no chains are run at probes.
+    takes_runner: ClassVar[bool] = False
+
     #: Whether relabelling the hidden neurons of a network leaves its answer as it is.
     invariant: bool = True
     #: Whether the answer changes with the signs and phases of sine neurons, so that a canonical

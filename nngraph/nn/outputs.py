@@ -8,7 +8,7 @@ from typing import Any
 
 from torch_geometric.data import Batch
 
-from nngraph.graph import NeuralGraphStack
+from nngraph.graph import NeuralGraph, NeuralGraphStack
 from nngraph.graph.parameters import unpack
 from nngraph.kernels.entries import restore_edges
 from nngraph.nn.features import Features, Networks
@@ -30,7 +30,7 @@ def output_networks(features: Features, like: Networks) -> Any:
     if isinstance(like, NeuralGraphStack):
         x, edge_attr = features.x, features.edge_attr
         return NeuralGraphStack(like.architecture, x, edge_attr, like.y, like.integers)
-    if isinstance(like, (list, tuple)):
+    if not isinstance(like, NeuralGraph):
         return _apart(features, like)
     if not isinstance(like, Batch):
         integers = like.integers if like.architecture.integers else None
@@ -51,9 +51,10 @@ def _apart(features: Features, like: Sequence[NeuralGraphStack]) -> list[NeuralG
     out, node, edge = [], 0, 0
     for stack in like:
         a, count = stack.architecture, len(stack)
-        x = features.x[node : node + count * a.num_nodes].unflatten(0, (count, -1))
-        e = edges[edge : edge + count * a.num_edges].unflatten(0, (count, -1))
-        columns = x[..., : len(a.column_names)]
-        out.append(NeuralGraphStack(a, columns, e[..., : a.num_taps], stack.y, stack.integers))
-        node, edge = node + count * a.num_nodes, edge + count * a.num_edges
+        nodes, weights = count * a.num_nodes, count * a.num_edges
+        x = features.x[node : node + nodes, : len(a.column_names)]
+        e = edges[edge : edge + weights, : a.num_taps]
+        x, e = x.reshape(count, a.num_nodes, -1), e.reshape(count, a.num_edges, a.num_taps)
+        out.append(NeuralGraphStack(a, x, e, stack.y, stack.integers))
+        node, edge = node + nodes, edge + weights
     return out

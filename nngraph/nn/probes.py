@@ -2,66 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from nngraph import kernels
+from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology import Topology
 from nngraph.nn.features import Features, Networks
-from nngraph.nn.levels import at_inputs, at_outputs
+from nngraph.nn.levels import at_outputs
 from nngraph.nn.metanetwork import Column, Metanetwork, mlp
+from nngraph.nn.probe_inputs import GeneratedInputs, LearnedInputs
+from nngraph.nn.running import ChainRunner, Runner
 
 __all__ = ["ProbeNetwork", "Probes"]
+
+#: Networks whose answers are made at once where statistics are taken.
+_AT_ONCE = 128
 
 
 class Probes(nn.Module):
     r"""Run the networks at P learned inputs: the response of every neuron to each of them.
 
-    .. math::
-        h_i(p) = a_{g(i)}\Big(b_i + \sum_{j \to i} w_{ij} h_j(p)\Big), \qquad
-        h_{\text{input}}(p) = u_p
+    .. math:: r_i(p) = h_i(u_p)
 
-    A message pass with the raw weights, one channel per probe; mixed batches run side by side.
+    with h_i the activation of neuron i, or its mean over all places where the neuron has many, as a
+    channel of a convolution has.
 
     Args:
-        architecture: gives the number of inputs d_0.
+        architecture: of the networks to run, one or several.
         count: P.
-        spread: the probes start uniform in ``[-spread, spread]^{d_0}``.
+        spread: probes of chains start uniform in ``[-spread, spread]^{d_0}``, where coordinates
+            are; images start normal, as standardised pixels are.
+        runner: runs the networks; by default chains of affine maps alone are run. For networks
+            of a zoo of trained classifiers take :func:`nngraph.zoo.runner_of`, for others a
+            :class:`~nngraph.nn.ModuleRunner`.
+        generator: whether a deep linear generator makes the inputs from latents of their own
+            (:class:`~nngraph.nn.probe_inputs.GeneratedInputs`); otherwise they are free.
 
     Shape:
         features of any batch -> per level the responses ``[*, n_l, P]`` of its neurons.
+
+    Raises:
+        ArchitectureError: if there is no runner and an architecture is no chain.
     """
 
-    def __init__(self, architecture: Architecture, count: int, spread: float = 0.9) -> None:
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        count: int,
+        spread: float = 0.9,
+        runner: Runner | None = None,
+        generator: bool = False,
+    ) -> None:
         super().__init__()
-        self.points = nn.Parameter(
-            torch.empty(architecture.widths[0], count).uniform_(-spread, spread)
-        )
+        several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
+        self.runner = _chain_runner(several) if runner is None else runner
+        make = GeneratedInputs if generator else LearnedInputs
+        self.inputs = make(count, self.runner.input_shape, spread)
 
     def forward(self, features: Features) -> list[Tensor]:
-        topology = features.topology
-        lead = features.x.shape[:-2]
-        state = at_inputs(topology, self.points).expand(*lead, -1, -1)
-        levels = [state]
-        for level in range(1, len(topology.level_nodes)):
-            values = kernels.propagate_level(topology, level, features.weight, state)
-            values = values + kernels.take(features.bias, topology.level_nodes[level])
-            for activation, rows in topology.level_activations[level]:
-                if rows is None:
-                    values = activation(values)
-                else:
-                    values = values.index_copy(
-                        -2, rows, activation(values.index_select(-2, rows))
-                    )
-            state = values
-            levels.append(state)
-        return levels
+        return self.runner.responses(features, self.inputs())
+
+    def outputs(self, features: Features, size: int) -> Tensor:
+        """Return the responses of the output neurons alone, ``[networks, size * P]``."""
+        return self.runner.outputs(features, self.inputs(), size)
 
     @staticmethod
     def at_outputs(topology: Topology, responses: list[Tensor], size: int) -> Tensor:
         """Return the responses of the output neurons, ``[networks, size * P]``."""
         return at_outputs(topology, [(i, responses[i]) for i in topology.output_rows], size)
+
+
+def _chain_runner(architectures: Sequence[Architecture]) -> Runner:
+    if other := [a for a in architectures if not a.is_chain]:
+        raise ArchitectureError(
+            f"probes run the networks, and how those of the architecture {other[0]} run is not "
+            "known: it is not a chain; expected an MLP, or a runner that has their modules: "
+            "runner=nngraph.zoo.runner_of(zoo), or a ModuleRunner."
+        )
+    return ChainRunner(max(architecture.widths[0] for architecture in architectures))
 
 
 class ProbeNetwork(Metanetwork):
@@ -70,37 +91,42 @@ class ProbeNetwork(Metanetwork):
     .. math:: \mathrm{MLP}\big((f_\theta(u_1), \dots, f_\theta(u_P) - \mu) / \sigma\big)
 
     The baseline that any model with probes has to beat. Invariant to everything that leaves the
-    function of a network unchanged. Reads chains of any width, depth and activation.
+    function of a network unchanged. Reads whatever its runner runs.
 
     Args:
         probes: number P of learned inputs.
         hidden: width of the MLP.
         dropout: in the MLP.
+        runner, generator: of the :class:`Probes`.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
 
     Source:
-        the construction of ProbeGen's baseline, learned probes (Kahana et al., 2025).
+        learned probes and, with ``generator``, ProbeGen (Kahana et al., "Deep Linear Probe
+        Generators for Weight Space Learning", ICLR 2025).
     """
 
+    chains_only = False
+    takes_runner = True
     reads_signs = False
-    many = False
     symmetry = "all: reads functions alone"
     mean: Tensor
     deviation: Tensor
 
     def __init__(
         self,
-        architecture: Architecture,
+        architecture: Architecture | Sequence[Architecture],
         num_outputs: int,
         probes: int = 196,
         hidden: int = 512,
         dropout: float = 0.2,
+        runner: Runner | None = None,
+        generator: bool = False,
     ) -> None:
         super().__init__(architecture, num_outputs)
-        self.probes = Probes(architecture, probes)
-        self.outputs = architecture.widths[-1]
+        self.probes = Probes(architecture, probes, runner=runner, generator=generator)
+        self.outputs = self.extent.outputs
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
         self.readout = mlp([probes * self.outputs, hidden, hidden, num_outputs], dropout)
@@ -116,15 +142,13 @@ class ProbeNetwork(Metanetwork):
         # In parts: the responses of all neurons of many networks at once are gigabytes.
         parts = [networks]
         if isinstance(networks, NeuralGraphStack):
-            parts = [networks[i : i + 256] for i in range(0, len(networks), 256)]
+            parts = [networks[i : i + _AT_ONCE] for i in range(0, len(networks), _AT_ONCE)]
         answers = torch.cat([self._answers(part) for part in parts])
         self.mean.copy_(answers.mean())
         self.deviation.copy_(answers.std().clamp(min=1e-12))
 
     def _answers(self, networks: Networks) -> Tensor:
-        features = self.read(networks)
-        topology = features.topology
-        return self.probes.at_outputs(topology, self.probes(features), self.outputs)
+        return self.probes.outputs(self.read(networks), self.outputs)
 
     def forward(self, networks: Networks) -> Tensor:
         answers: Tensor = self.readout((self._answers(networks) - self.mean) / self.deviation)

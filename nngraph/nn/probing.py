@@ -48,9 +48,9 @@ def probing(
     _, levels = model.run(networks)
     first = levels[1]
     assert first.heard is not None
-    heard = model.told(first, 1)
+    heard = model.passes.told(first, 1)
     # Of the learned places of the two inputs back to the inputs.
-    rows = (first.heard.sums @ torch.linalg.pinv(model.inputs)).reshape(-1, 2)
+    rows = (first.heard.sums @ torch.linalg.pinv(model.passes.inputs)).reshape(-1, 2)
     angle = first.heard.bias.reshape(-1)
     heard = heard.reshape(len(rows), -1)
     axis = torch.linspace(-extent, extent, resolution, dtype=rows.dtype, device=rows.device)
@@ -68,5 +68,5 @@ def _explained(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
     at, bt = first.mT @ target, second.mT @ target
     determinant = (aa * bb - ab * ab).clamp(min=1e-12).unsqueeze(-1)
     aa, bb, ab = aa.unsqueeze(-1), bb.unsqueeze(-1), ab.unsqueeze(-1)
-    fitted = bb * at * at - 2 * ab * at * bt + aa * bt * bt
+    fitted: Tensor = bb * at * at - 2 * ab * at * bt + aa * bt * bt
     return fitted / determinant / (target * target).sum(0).clamp(min=1e-12)

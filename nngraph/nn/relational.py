@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from nngraph.graph import Architecture
 from nngraph.graph.topology import Topology
 from nngraph.nn.layered import EdgeStep, LayeredNetwork, columns
 from nngraph.nn.metanetwork import mlp
+from nngraph.nn.running import Runner
 
 __all__ = ["RelationalLayer", "RelationalNetwork"]
 
@@ -122,7 +123,7 @@ class RelationalNetwork(LayeredNetwork):
     directions reads; norms stand before the maps.
 
     Args:
-        architecture, num_outputs, probes, checkpoint: as of a
+        architecture, num_outputs, probes, checkpoint, encoder, runner: as of a
             :class:`~nngraph.nn.layered.LayeredNetwork`.
         channels, edge_channels: of neurons and weights.
         heads, head_channels: of the attention of each direction.
@@ -150,6 +151,8 @@ class RelationalNetwork(LayeredNetwork):
         hidden: int = 256,
         dropout: float = 0.1,
         checkpoint: bool = False,
+        encoder: Mapping[str, Any] | None = None,
+        runner: Runner | None = None,
     ) -> None:
         made = [
             RelationalLayer(channels, edge_channels, heads, head_channels, dropout)
@@ -157,5 +160,6 @@ class RelationalNetwork(LayeredNetwork):
         ]
         readout: dict[str, Any] = {"hidden": hidden, "dropout": dropout}
         super().__init__(
-            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, **readout
-        )
+            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, encoder,
+            runner, **readout,
+        )  # fmt: skip

@@ -34,13 +34,13 @@ class WeightReadout(nn.Module):
             + u^T e_{ij}\big) \\
         b'_i &= b_i + s_l r_l \, (C h_i + c)
 
-    for each weight from neuron j to neuron i of level l: a map of rank R of the neurons at its
-    ends, which is a matrix product for each block and makes nothing of edge size but the weights,
-    and what the weight's own state says, where a model keeps one. z is a vector for the whole
-    network, which no relabelling changes: a step along a gradient is of this form, with z the error
-    at some inputs, and h the responses of the neurons there. r is the root mean square of the
-    tensor over a training set (:class:`TensorScales`), and s a learned scale of it, small at the
-    start: what comes out begins near what went in.
+    for each weight from neuron j to neuron i of level l, with affine A, B and C: a map of rank R of
+    the neurons at its ends, which is a matrix product for each block and makes nothing of edge size
+    but the weights, and what the weight's own state says, where a model keeps one. z is a vector
+    for the whole network, which no relabelling changes: a step along a gradient is of this form,
+    with z the error at some inputs, and h the responses of the neurons there. r is the root mean
+    square of the tensor over a training set (:class:`TensorScales`), and s a learned scale of it,
+    small at the start: what comes out begins near what went in.
 
     Of states with carriers, incoming p and outgoing q, the factors are :math:`A h_i \odot P p_i`,
     :math:`B h_j \odot Q q_j` and the change of a bias :math:`C h_i \odot R p_i`: what comes out
@@ -126,7 +126,9 @@ class WeightReadout(nn.Module):
             )
         if self.heard is not None:
             heard = self.heard(context).reshape(*x.shape[:-2], topology.num_graphs, -1)
-            gain, shift = kernels.spread_graphs(heard, topology.node_graph).chunk(2, dim=-1)
+            if topology.num_graphs > 1:  # else one row, which broadcasts
+                heard = kernels.spread_graphs(heard, topology.node_graph)
+            gain, shift = heard.chunk(2, dim=-1)
             hidden = hidden * (1 + gain) + shift
         return silu(self.mix(silu(hidden)))
 

@@ -19,7 +19,7 @@ EXAMPLE = Architecture.mlp([2, 32, 32, 1], Activation("sine", w0=30.0))
 #: Classes of the example.
 _CLASSES = 10
 #: A step is timed at least so often, and for so many seconds.
-_TIMES, _SECONDS = 3, 0.3
+_TIMES, _SECONDS = 2, 0.2
 
 
 def describe_models(

@@ -145,7 +145,9 @@ class Edit(Task):
             "mse_unedited": float(torch.cat(before).mean()),
         }
 
-    def edited_images(self, model: nn.Module, split: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def edited_images(
+        self, model: nn.Module, split: str
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield what edited networks draw, what they drew before, and what they should draw.
 
         Each ``[n, H, W, C]``, batch by batch, over the networks of a split.

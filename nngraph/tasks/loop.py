@@ -94,7 +94,7 @@ class Run:
     @property
     def leads(self) -> bool:
         """Whether this process judges and writes."""
-        return self.fabric.global_rank == 0
+        return int(self.fabric.global_rank) == 0
 
     # -- steps ------------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ class Run:
         the loss.
         """  # fmt: skip
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         self.optimizer.zero_grad(set_to_none=True)
         fabric = self.fabric
         parts = share_of(batch, fabric.global_rank, fabric.world_size, self.settings.accumulate)

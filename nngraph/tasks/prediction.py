@@ -118,7 +118,7 @@ class Predict(Task):
         return numbers[torch.isfinite(self.truth[numbers])]
 
     def build_model(self) -> nn.Module:
-        model = new_model(self.settings, self.zoo.architectures, self.target.num_outputs)
+        model = new_model(self.settings, self.zoo, self.target.num_outputs)
         return InUnits(model) if isinstance(self.target, Number) else model
 
     def fit_statistics(self, model: nn.Module) -> None:

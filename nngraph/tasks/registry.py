@@ -8,6 +8,8 @@ from torch import nn
 
 from nngraph.tasks.alignment.match_task import MatchNeurons
 from nngraph.tasks.classification import Classify
+from nngraph.tasks.contrastive import Contrast
+from nngraph.tasks.editing import Edit
 from nngraph.tasks.prediction import Predict
 from nngraph.tasks.seeding import seeded
 from nngraph.tasks.settings import TrainSettings
@@ -20,6 +22,8 @@ __all__ = ["TASKS", "build_model", "build_task"]
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
     "predict": Predict,
+    "edit": Edit,
+    "contrast": Contrast,
     "match": MatchNeurons,
 }
 

@@ -20,10 +20,26 @@ def learning_rate(settings: TrainSettings, step: int, total: int) -> float:
 
 
 def new_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return AdamW over the parameters that learn; vectors and scalars do not decay."""
+    """Return AdamW over the parameters that learn; vectors and scalars do not decay.
+
+    A module with a number ``rate`` learns at so many times the learning rate, with all within it;
+    groups of parameters have theirs in ``"rate"``.
+    """
+    rates: dict[nn.Parameter, float] = {}
+
+    def visit(module: nn.Module, rate: float) -> None:
+        rate *= getattr(module, "rate", 1.0)
+        rates.update(dict.fromkeys(module.parameters(recurse=False), rate))
+        for child in module.children():
+            visit(child, rate)
+
+    visit(model, 1.0)
     learning = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in learning if p.dim() > 1]},
-        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for rate in dict.fromkeys(rates[p] for p in learning):
+        own = [p for p in learning if rates[p] == rate]
+        groups += [
+            {"params": [p for p in own if p.dim() > 1], "rate": rate},
+            {"params": [p for p in own if p.dim() <= 1], "rate": rate, "weight_decay": 0.0},
+        ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)

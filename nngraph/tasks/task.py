@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from nngraph.datasets import CanonicaliseSines, Relabel
 from nngraph.errors import DataFileError
-from nngraph.graph import Architecture, NeuralGraphStack
+from nngraph.graph import NeuralGraphStack
 from nngraph.nn import MODELS, Metanetwork
 from nngraph.tasks.settings import TrainSettings
-from nngraph.zoo import SPLITS, Zoo
+from nngraph.zoo import SPLITS, Zoo, runner_of, says_how_to_run
 
 __all__ = ["Task", "batch_answers", "joined", "new_model", "one_stack"]
 
@@ -174,10 +174,11 @@ class Task(ABC):
         return networks
 
 
-def new_model(
-    settings: TrainSettings, architectures: Sequence[Architecture], num_outputs: int
-) -> Metanetwork:
-    """Return the metanetwork of the settings with fresh parameters.
+def new_model(settings: TrainSettings, zoo: Zoo, num_outputs: int) -> Metanetwork:
+    """Return the metanetwork of the settings for a zoo's networks, with fresh parameters.
+
+    A model that can run networks which are no chains is given what runs those of the zoo, where the
+    zoo says how.
 
     Raises:
         ValueError: if there is no such model, it has no such option, or it is built for one
@@ -185,7 +186,9 @@ def new_model(
     """
     if settings.model not in MODELS:
         raise ValueError(f"model is {settings.model!r}; expected one of {', '.join(MODELS)}.")
-    kind = MODELS[settings.model]
+    kind, architectures, options = MODELS[settings.model], zoo.architectures, settings.options
+    if kind.takes_runner and says_how_to_run(zoo) and not all(a.is_chain for a in architectures):
+        options = {"runner": runner_of(zoo), **options}
     if len(architectures) > 1 and not kind.many:
         raise ValueError(
             f"the model {settings.model!r} is built for networks of one architecture; the zoo has "
@@ -194,7 +197,7 @@ def new_model(
         )
     built_for: Any = architectures[0] if len(architectures) == 1 else architectures
     try:
-        return kind(built_for, num_outputs, **settings.options)
+        return kind(built_for, num_outputs, **options)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
             f"the model {settings.model!r} cannot be built with the options "

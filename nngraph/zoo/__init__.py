@@ -14,6 +14,7 @@ from nngraph.zoo.pngs import load_png_folder
 from nngraph.zoo.population import fit_zoo, suggested_settings
 from nngraph.zoo.recipes import RECIPES, Recipe
 from nngraph.zoo.render import render
+from nngraph.zoo.running import runner_of, says_how_to_run
 from nngraph.zoo.selection import select
 from nngraph.zoo.settings import FitSettings
 from nngraph.zoo.siren import pixel_coordinates, siren_architecture
@@ -57,6 +58,8 @@ __all__ = [
     "pixel_coordinates",
     "read_idx",
     "render",
+    "runner_of",
+    "says_how_to_run",
     "select",
     "siren_architecture",
     "suggested_settings",

@@ -190,18 +190,30 @@ class Classifier(nn.Module):
         if spec.norm:
             kind = nn.BatchNorm2d if spec.convolutional else nn.BatchNorm1d
             self.norms = nn.ModuleList(kind(layer.outputs) for layer in layers)
+        # Modules, so that what the neurons answer can be read off their outputs.
+        self.activations = nn.ModuleList(_Applied(Activation(spec.activation)) for _ in layers)
         self.head = nn.Linear(spec.widths[-1], spec.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        activation = Activation(self.spec.activation)
         value = images if self.spec.convolutional else images.flatten(1)
         for i, layer in enumerate(self.spec.layers):
             mapped = self.layers[i](value)
             if self.spec.norm:
                 mapped = self.norms[i](mapped)
-            value = activation(mapped + value if layer.residual else mapped)
+            value = self.activations[i](mapped + value if layer.residual else mapped)
         if self.spec.convolutional:
             value = value.mean(dim=(2, 3))
         logits: Tensor = self.head(value)
         return logits
+
+
+class _Applied(nn.Module):
+    """An activation as a module."""
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, value: Tensor) -> Tensor:
+        return self.activation(value)

@@ -27,7 +27,7 @@ from nngraph.zoo.storage import Zoo
 from nngraph.zoo.training import CHUNK, LabelledImages, train_classifiers
 from nngraph.zoo.writing import write_zoo
 
-__all__ = ["classifier_of", "train_zoo"]
+__all__ = ["classifier_of", "spec_of", "train_zoo"]
 
 _FACTS = (
     Fact("run"),
@@ -184,16 +184,25 @@ def classifier_of(zoo: Zoo, number: int) -> Classifier:
         ArchitectureError: if the zoo does not say how its networks run.
     """
     graph = zoo.network(number)
-    key = _key(graph.architecture)
+    module = spec_of(zoo, graph.architecture).module()
+    module.load_state_dict(graph.parameters())
+    return module.eval()
+
+
+def spec_of(zoo: Zoo, architecture: Architecture) -> ClassifierSpec:
+    """Return how the networks of one architecture of a zoo run.
+
+    Raises:
+        ArchitectureError: if the zoo does not say so.
+    """
+    key = _key(architecture)
     for origin in zoo.manifest.origins:
         specs = origin.recipe.get("specs")
         if isinstance(specs, dict) and isinstance(specs.get(key), dict):
-            module = ClassifierSpec.from_dict(specs[key]).module()
-            module.load_state_dict(graph.parameters())
-            return module.eval()
+            return ClassifierSpec.from_dict(specs[key])
     raise ArchitectureError(
-        f"{zoo.path} does not say how network {number}, {graph.architecture}, runs; expected a zoo "
-        "made by train_zoo."
+        f"{zoo.path} does not say how networks of the architecture {architecture} run; expected a "
+        "zoo made by train_zoo."
     )
 
 

@@ -105,7 +105,9 @@ def test_one_model_reads_a_batch_of_them_all(graphs: list[NeuralGraph]):
     torch.testing.assert_close(changed[1:], answers[1:], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.chains_only])
+@pytest.mark.parametrize(
+    "name", [name for name, model in MODELS.items() if model.chains_only or name == "probe"]
+)
 def test_models_of_mlps_refuse_them(name: str, graphs: list[NeuralGraph]):
     for graph in graphs:
         with pytest.raises(ArchitectureError, match=r"not a chain; expected an MLP"):

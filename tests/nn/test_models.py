@@ -290,7 +290,7 @@ def test_what_is_not_a_chain_is_refused_by_models_of_chains():
     two = (Parameter("a", (2, 2), (1, 0)), Parameter("b", (2, 2), (1, 0)))
     networks = random_stack(Architecture(groups, two), 2, 0)
     for name, model in MODELS.items():
-        if not model.chains_only:
+        if name != "probe" and not model.chains_only:  # which runs others by a runner
             assert model(networks.architecture, 3).double()(networks).shape == (2, 3)
             continue
         with pytest.raises(ArchitectureError, match="not a chain"):

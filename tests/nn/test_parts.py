@@ -94,7 +94,7 @@ def test_deeper_layers_take_the_last_scale():
 def test_probe_responses_are_the_activations_of_the_networks(architecture: Architecture):
     networks = random_stack(architecture, 3, 0)
     probes = Probes(architecture, 4).double()
-    expected = forward(networks, probes.points.T, return_activations=True).mT
+    expected = forward(networks, probes.inputs(), return_activations=True).mT
     torch.testing.assert_close(
         torch.cat(probes(input_features(networks)), dim=-2), expected, rtol=0, atol=1e-12
     )
@@ -111,7 +111,7 @@ def test_probe_networks_standardise_the_answers():
     networks = random_stack(architecture, 300, 0)  # more than one part
     model = ProbeNetwork(architecture, 3, probes=5).double()
     model.fit_statistics(networks)
-    answers = forward(networks, model.probes.points.T)
+    answers = forward(networks, model.probes.inputs())
     torch.testing.assert_close(model.mean, answers.mean())
     torch.testing.assert_close(model.deviation, answers.std())
 
@@ -148,11 +148,11 @@ def prober(points: Tensor) -> SymmetricNetwork:
         mlp([2, 12, 12, 1], sine), 3, channels=[count], messages=count, functions=["sine"]
     ).double()
     with torch.no_grad():
-        first, second = (cells["sine"] for cells in model.cells)
+        first, second = (cells["sine"] for cells in model.passes.cells)
         first.read.weight.copy_(points)
         # sin(s + u) - sin(s - u) = 2 cos(s) sin(u), and the sum is 2 sin(s) cos(u)
         first.shift.fill_(torch.pi / 4)
-        model.maps_out[0]["sine"].weight.copy_(torch.eye(count).repeat(1, 2))
+        model.passes.maps_out[0]["sine"].weight.copy_(torch.eye(count).repeat(1, 2))
         second.read.weight.copy_(torch.eye(count))
     return model
 
@@ -167,8 +167,8 @@ def test_probing_finds_the_points_that_were_built_in():
     # Whatever places the inputs have learned.
     turn = torch.tensor([[0.6, -0.8], [1.6, 1.2]]).double()
     with torch.no_grad():
-        model.inputs.copy_(turn)
-        model.cells[0]["sine"].read.weight.copy_(points @ torch.linalg.inv(turn).mT)
+        model.passes.inputs.copy_(turn)
+        model.passes.cells[0]["sine"].read.weight.copy_(points @ torch.linalg.inv(turn).mT)
     found = probing(model, networks, extent=1.5, resolution=13)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 

@@ -32,6 +32,7 @@ CASES: dict[str, tuple[type[StateNetwork], dict[str, Any]]] = {
     "ng-gnn": (FilmNetwork, {**SMALL, "messages": 4, "scalers": True}),
     "ng-t": (RelationalNetwork, {**SMALL, "heads": 2, "head_channels": 2}),
     "gmn": (GraphMetanetwork, SMALL),
+    "gmn, ordered pass": (GraphMetanetwork, {**SMALL, "encoder": {"ordered": True, "messages": 4}}),
 }
 #: Those that can run the networks they read.
 PROBING = [name for name in CASES if "probes" in CASES[name][0].__init__.__annotations__]

@@ -222,11 +222,10 @@ def test_it_can_start_as_the_networks_own_forward_pass():
     model.fit_statistics(networks)
     _, levels = model.run(networks)
     assert levels[-1].ends is not None
-    odd, even = levels[-1].ends[..., 1:].chunk(2, dim=-1)
     # Weights of the last layer are read in their own scale, and biases apart.
-    scale = float(model.scales.weight[4]) * 4**0.5 / 2**0.5
-    found = scale * (odd + even).squeeze(1) + networks.parameters()["3.bias"]
-    points = model.cells[0]["sine"].read.weight.detach()
+    scale = float(model.passes.scales.weight[4]) * 4**0.5
+    found = scale * levels[-1].ends[..., 1:].squeeze(1) + networks.parameters()["3.bias"]
+    points = model.passes.cells[0]["sine"].read.weight.detach()
     torch.testing.assert_close(
         found, forward(networks, points).squeeze(-1), rtol=1e-5, atol=1e-5
     )  # drawn in float32
@@ -236,7 +235,7 @@ def test_it_can_start_as_the_networks_own_forward_pass():
 def test_a_start_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="for networks of sine neurons"):
         SymmetricNetwork(mlp([2, 4, 1], "tanh"), 3, start="evaluation")
-    with pytest.raises(ValueError, match=r"sizes \[4, 8\]"):
+    with pytest.raises(ValueError, match=r"channels \[8, 8\] and 4 messages"):
         SymmetricNetwork(
             mlp([2, 4, 1], sine), 3, channels=[8], messages=4, functions=["sine"],
             start="evaluation",

@@ -10,9 +10,11 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from nngraph import kernels
+from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, forward, to_batch
 from nngraph.graph.topology import Topology
 from nngraph.nn import (
+    AddedNeurons,
     EditingNetwork,
     Features,
     MessagePassingNetwork,
@@ -24,6 +26,7 @@ from nngraph.nn import (
 )
 from nngraph.testing import (
     assert_equivariant,
+    assert_invariant,
     assert_not_equivariant,
     random_architectures,
     random_stack,
@@ -32,7 +35,7 @@ from nngraph.testing import (
 
 mlp = Architecture.mlp
 SMALL: dict[str, Any] = {"channels": 6, "messages": 4, "hidden": 8}
-READOUT: dict[str, Any] = {"rank": 3, "hidden": 8, "context": 4}
+READOUT: dict[str, Any] = {"rank": 3, "hidden": 8}
 CHAINS, STRUCTURED = dict(random_architectures()), dict(structured_architectures())
 ALL = {**CHAINS, **STRUCTURED}
 architectures = pytest.mark.parametrize("architecture", ALL.values(), ids=ALL)
@@ -44,7 +47,7 @@ def editor(
 ) -> EditingNetwork:
     torch.manual_seed(0)
     body = MessagePassingNetwork(architecture, 0, edge_channels=edge_channels, **SMALL)
-    return EditingNetwork(body, **{**READOUT, **readout}).double().eval()
+    return EditingNetwork(body, **{**READOUT, "context": 4, **readout}).double().eval()
 
 
 def train_a_little(model: EditingNetwork, networks: Any) -> None:
@@ -103,7 +106,8 @@ def test_one_answer_for_stacks_batches_and_graphs(architecture, edge_channels: i
     networks = random_stack(architecture, 3, 0)
     model = editor(architecture, edge_channels, copies=2)
     model.fit_statistics(networks)
-    for stacked, batched in zip(model.copies(networks), model.copies(networks.to_batch()), strict=True):
+    batches = model.copies(networks.to_batch())
+    for stacked, batched in zip(model.copies(networks), batches, strict=True):
         assert isinstance(batched, Batch)
         for one, other in zip(stacked, batched.to_data_list(), strict=True):
             same(one, other)
@@ -285,10 +289,12 @@ def test_mistakes_are_refused():
     built = EditingNetwork.of(mlp([2, 3, 1]), options=SMALL, copies=2)
     assert built.column == "generic weights-only"
     assert built.reads_signs
-    states = States(input_features(random_stack(mlp([2, 3, 1]), 1, 0, torch.float32)),
-                    torch.randn(1, 6, 6))  # fmt: skip
+    features = input_features(random_stack(mlp([2, 3, 1]), 1, 0, torch.float32))
+    states = States(features, torch.randn(1, 6, 6))
     with pytest.raises(ValueError, match="build it with edge_channels=0"):
-        WeightReadout(extent, 6, 3, context=0)(states)
+        WeightReadout(extent, 6, 3)(states)
+    with pytest.raises(ValueError, match="called with a context; expected none"):
+        WeightReadout(extent, 6, 0)(states, torch.zeros(1, 4))
 
 
 def test_nothing_of_edge_size_but_the_weights(monkeypatch: pytest.MonkeyPatch):
@@ -304,3 +310,85 @@ def test_nothing_of_edge_size_but_the_weights(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(kernels, name, refused)
     (edited,) = model.readout(states, context)
     assert edited.topology == Topology.of(mlp([2, 4, 3, 1]))
+
+
+ADDABLE = {
+    name: architecture
+    for name, architecture in CHAINS.items()
+    if len(architecture.groups) > 2 and architecture.groups[-1].activation.name == "identity"
+}
+
+
+class TestAddedNeurons:
+    @pytest.mark.parametrize("architecture", ADDABLE.values(), ids=ADDABLE)
+    def test_are_neurons_of_one_network(self, architecture):
+        torch.manual_seed(0)
+        added = AddedNeurons(architecture, 4, 6).double()
+        context = torch.randn(3, 4).double()
+        inputs = torch.randn(5, architecture.widths[0]).double()
+        assert not added.run(context, inputs).any()  # at the start
+        for parameter in added.outgoing.parameters():
+            torch.nn.init.normal_(parameter)
+        stack = added(context)
+        names = [p.name for p in architecture.parameters]
+        assert [p.name for p in stack.architecture.parameters] == names
+        outputs = added.run(context, inputs)
+        torch.testing.assert_close(outputs, forward(stack, inputs))
+        outputs.square().sum().backward()
+        assert all(p.grad is not None and p.grad.any() for p in added.parameters())
+
+    def test_an_edit_has_them_beside_its_own(self):
+        architecture = CHAINS["several-outputs"]
+        networks, inputs = random_stack(architecture, 3, 0), torch.randn(5, 2).double()
+        model = editor(architecture, copies=2, added=6)
+        torch.nn.init.normal_(model.added.outgoing["2/weight"].weight)
+        edited = model.edit(networks)
+        assert edited.architecture.widths == (2, 2 * 4 + 6, 2 * 3 + 6, 3)
+        torch.testing.assert_close(forward(edited, inputs), model(networks, inputs))
+        copies, context = model.copies(networks), model._read(networks)[1]
+        own = (forward(copies[0], inputs) + forward(copies[1], inputs)) / 2
+        beside = forward(model.added(context), inputs)
+        assert beside.abs().max() > 1e-3
+        torch.testing.assert_close(model(networks, inputs), own + beside)
+
+    def test_what_it_draws_does_not_depend_on_labels(self):
+        architecture = CHAINS["equal-widths"]
+        model, inputs = editor(architecture, copies=2, added=6), torch.randn(5, 3).double()
+        torch.nn.init.normal_(model.added.outgoing["2/weight"].weight)
+        assert_invariant(
+            lambda x, e: model(NeuralGraphStack(architecture, x, e), inputs), architecture
+        )
+
+    def test_mistakes_are_refused(self):
+        for architecture in (mlp([2, 3]), mlp([2, 3, 1], ["tanh", "tanh"]), STRUCTURED["residual"]):
+            with pytest.raises(ArchitectureError, match="neurons cannot be added"):
+                AddedNeurons(architecture, 4, 6)
+        with pytest.raises(ValueError, match="without a context"):
+            editor(mlp([2, 3, 1]), context=0, added=4)
+
+
+class TestContext:
+    def test_of_another_model(self):
+        architecture = mlp([2, 4, 3, 1], "sine")
+        model = EditingNetwork.of(
+            architecture, "message-passing", {"edge_channels": 0, **SMALL}, "symmetric",
+            {"num_outputs": 5, "messages": 4, "hidden": 8}, **{**READOUT, "copies": 2},
+        ).double()  # fmt: skip
+        assert model.column == "activation-structured weights-only"
+        assert model.readout.heard.in_features == 5
+        networks = random_stack(architecture, 4, 0)
+        model.fit_statistics(networks)
+        inputs = torch.randn(5, 2).double()
+        one = model.eval()(networks, inputs)
+        graphs = [networks[:1], networks[1:]]
+        torch.testing.assert_close(torch.cat([model(part, inputs) for part in graphs]), one)
+
+    def test_several_stacks_at_once(self):
+        architectures = [mlp([2, 4, 3, 1]), mlp([2, 5, 1])]
+        model = editor(architectures, copies=2)
+        stacks = [random_stack(a, 2 + i, i) for i, a in enumerate(architectures)]
+        inputs = torch.randn(5, 2).double()
+        together = model(stacks, inputs)
+        for stack, outputs in zip(stacks, together, strict=True):
+            torch.testing.assert_close(outputs, model(stack, inputs))
+            torch.testing.assert_close(model([stack], inputs)[0], outputs)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from nngraph.errors import DataFileError, MissingDependencyError
+from nngraph.errors import ArchitectureError, DataFileError, MissingDependencyError
+from nngraph.graph import Architecture
+from nngraph.nn import MODELS, FlatNetwork
 from nngraph.tasks import TrainSettings, compare_runs, describe_models, load_run, train
 from nngraph.tasks.averaging import AveragedModel
 from nngraph.tasks.curves import draw_tables
@@ -110,8 +112,6 @@ def test_a_missing_package_is_told_before_anything_is_written(
 
 
 def test_models_are_described_from_their_classes(zoo: Zoo):
-    from nngraph.nn import MODELS
-
     found = {row["model"]: row for row in describe_models(zoo.architecture, batch_size=2)}
     assert list(found) == list(MODELS)
     for name, row in found.items():
@@ -127,13 +127,19 @@ def test_models_are_described_from_their_classes(zoo: Zoo):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_model_that_cannot_read_the_example_says_why():
-    from nngraph.graph import Architecture
+def test_a_model_that_cannot_read_the_example_says_why(monkeypatch: pytest.MonkeyPatch):
+    class Picky(FlatNetwork):
+        """Reads nothing."""
 
-    found = {m["model"]: m for m in describe_models(Architecture.mlp([2, 3, 1], "relu"), 2)}
-    assert found["message-passing"]["unfit"] is None
-    assert found["sine"]["parameters"] is None
-    assert "sine neurons" in found["sine"]["unfit"]
+        def __init__(self, architecture: Architecture, num_outputs: int) -> None:
+            raise ArchitectureError("not this one")
+
+    for name in set(MODELS) - {"flat"}:
+        monkeypatch.delitem(MODELS, name)
+    monkeypatch.setitem(MODELS, "picky", Picky)
+    flat, picky = describe_models(Architecture.mlp([2, 3, 1], "relu"), 2)
+    assert flat["unfit"] is None
+    assert (picky["parameters"], picky["unfit"]) == (None, "not this one")
 
 
 @pytest.fixture(scope="module")

@@ -247,7 +247,7 @@ def test_where_networks_come_from_is_a_fact_of_a_merged_zoo(zoo: Zoo, tmp_path: 
 
 def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, settings: Settings):
     networks = zoo.stack("val")
-    message, sine = (build_model(settings(name), zoo) for name in ("message-passing", "sine"))
+    message, whole = (build_model(settings(name), zoo) for name in ("message-passing", "symmetric"))
 
     def moved(model: nn.Module, training: bool, **changes: Any) -> bool:
         found = build_task(settings(**changes), zoo).prepare(networks, model, training)
@@ -259,8 +259,8 @@ def test_what_is_prepared_depends_on_the_model_and_on_training(zoo: Zoo, setting
         on = {**off, name: True}
         assert moved(message, True, **on)
         assert moved(message, False, **on) == (name == "canonicalise")
-        assert moved(sine, True, **on) == (name != "canonicalise")
-        assert not moved(sine, False, **on)
+        assert moved(whole, True, **on) == (name != "canonicalise")
+        assert not moved(whole, False, **on)
     assert not moved(message, True, **off)
 
 
@@ -302,7 +302,7 @@ class Norm(Task):
     def build_model(self) -> Metanetwork:
         from nngraph.tasks.task import new_model
 
-        return new_model(self.settings, self.zoo.architectures, 1)
+        return new_model(self.settings, self.zoo, 1)
 
     def _error(self, model: nn.Module, stack: NeuralGraphStack) -> Tensor:
         length = stack.edge_attr.abs().pow(self.power).mean((1, 2))
@@ -328,3 +328,21 @@ def test_a_task_of_ones_own_needs_one_line(
     assert report.details == {}
     model, found = load_run(tmp_path)
     assert build_task(found, zoo).evaluate(model, "test") == report.test
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("probe", {"probes": 3, "hidden": 8, "generator": True}),
+        ("message-passing", {"channels": 8, "messages": 4, "rounds": 0, "hidden": 8, "probes": 2}),
+    ],
+)
+def test_networks_that_are_no_chains_are_probed(
+    wild: Zoo, predict: Settings, tmp_path: Path, model: str, options: dict[str, Any]
+):
+    chosen = predict(model=model, options=options, epochs=1)
+    report = train_run(chosen, tmp_path, progress=False)
+    assert report.column == "with probes"
+    again, settings = load_run(tmp_path)
+    found = build_task(settings, wild).evaluate(again, "test")
+    assert found["mse"] == pytest.approx(report.test["mse"], rel=1e-5)

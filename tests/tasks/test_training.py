@@ -15,15 +15,16 @@ import torch
 from tqdm import tqdm
 
 from nngraph.errors import DataFileError
-from nngraph.nn import MODELS
 from nngraph.tasks import TrainSettings, build_model, build_task, load_run, train
 from nngraph.tasks.checkpoint import optimizer_tensors
 from nngraph.tasks.loop import Progress, Run
-from nngraph.tasks.schedule import learning_rate
+from nngraph.tasks.schedule import learning_rate, new_optimizer
 from nngraph.tasks.seeding import seeded
 from nngraph.zoo import Zoo
 
 Settings = Callable[..., TrainSettings]
+#: One of every kind of model; see OPTIONS in conftest.py.
+KINDS = ("message-passing", "symmetric", "flat", "probe")
 TIMES = ("seconds", "cpu_seconds")
 
 
@@ -75,7 +76,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], Non
 # -- the same bits ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", KINDS)
 @pytest.mark.parametrize(
     ("call", "name"), [(2, "evaluate"), (8, "step"), (3, "save")], ids=str
 )  # after an epoch, within one, before a checkpoint
@@ -162,7 +163,7 @@ def test_streams_of_randomness_differ():
 # -- what is written ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", KINDS)
 def test_the_report_is_what_the_saved_model_does(
     model: str, settings: Settings, tmp_path: Path, zoo: Zoo
 ):
@@ -291,7 +292,7 @@ def test_a_budget_of_cpu_seconds_decides_the_steps(settings: Settings, tmp_path:
     [
         ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("batch_size", -1), ("seed", -1),
         ("accumulate", 0), ("per_architecture", 0), ("ema", 1.0), ("ema", -0.1),
-        ("precision", "int8"), ("precision", "fp16"),
+        ("precision", "int8"),
         ("learning_rate", float("nan")), ("learning_rate", "fast"), ("weight_decay", -0.1),
         ("clip", float("inf")), ("patience", 0), ("cpu_seconds", -1.0), ("warmup_steps", None),
     ],
@@ -299,6 +300,12 @@ def test_a_budget_of_cpu_seconds_decides_the_steps(settings: Settings, tmp_path:
 def test_settings_out_of_range_are_refused(name: str, value: Any):
     with pytest.raises(ValueError, match=f"{name} is .*expected"):
         TrainSettings("zoo", **{name: value})
+
+
+def test_half_precision_is_for_gpus():
+    with pytest.raises(ValueError, match=r"precision is 'fp16' on the device 'cpu'.*Use 'bf16'"):
+        TrainSettings("zoo", precision="fp16")
+    assert TrainSettings("zoo", precision="fp16", device="cuda:1").precision == "fp16"
 
 
 def test_settings_are_plain_data(tmp_path: Path):
@@ -323,3 +330,15 @@ def test_a_zoo_without_test_networks_is_refused_at_the_start(
     with pytest.raises(DataFileError, match="has no test networks"):
         train(chosen, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_modules_may_learn_at_their_own_rates(settings: Settings):
+    slow, within = torch.nn.Linear(2, 3), torch.nn.Linear(3, 3)
+    model = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.Sequential(slow, within))
+    model[1].rate, within.rate = 0.5, 0.1
+    groups = new_optimizer(model, settings()).param_groups
+    found = {id(p): group["rate"] for group in groups for p in group["params"]}
+    expected = {model[0]: 1.0, slow: 0.5, within: 0.05}
+    assert found == {id(p): rate for module, rate in expected.items() for p in module.parameters()}
+    assert all(("weight_decay" in g and g["weight_decay"] == 0) == (g["params"][0].dim() == 1)
+               for g in groups)  # fmt: skip

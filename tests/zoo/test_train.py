@@ -369,6 +369,6 @@ def test_a_zoo_of_images_has_no_classifiers(tmp_path: Path):
     zoo = fit_zoo(
         tmp_path / "zoo", load_digits_images(), count=3, steps=0, widths=[2, 3, 1], progress=False
     )
-    with pytest.raises(ArchitectureError, match="does not say how network 0"):
+    with pytest.raises(ArchitectureError, match="does not say how networks"):
         classifier_of(zoo, 0)
     assert isinstance(zoo, Zoo)

@@ -119,7 +119,7 @@ class MatchNeurons(Task):
                 f"model is {self.settings.model!r}, which gives neurons no states to match; "
                 f"expected one of {', '.join(able)}."
             )
-        encoder = new_model(self.settings, self.zoo.architectures, 0)
+        encoder = new_model(self.settings, self.zoo, 0)
         assert isinstance(encoder, StateNetwork)
         return NeuronStates(encoder)
 

@@ -1,0 +1,127 @@
+"""Edits of networks of images: train editors on a zoo, one thread, and write down their errors.
+
+The mean squared error of the edited network's image against the edited image that the network was
+fitted to, at every pixel, for images in [0, 1]; beside it that of leaving the network as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import harness
+import torch
+
+from nngraph.tasks import TrainSettings, train
+from nngraph.zoo import Zoo
+
+KEYS = ("zoo", "column", "edit", "expansion", "model", "options", "cpu_seconds_budget", "seed")
+#: How the output is made larger than one network of the given size: options of the task "edit".
+EXPANSIONS = {
+    "none": {},
+    "copies": {"copies": 4},
+    "added neurons": {"added": 128},
+}
+#: States of neurons that cost little; what they say together is told by the context.
+OPTIONS = {"channels": 32, "messages": 16, "edge_channels": 0, "rounds": 0}
+CONTEXT = {
+    "context": "symmetric",
+    "context_options": {"num_outputs": 256, "dropout": 0.0},
+    "readout": {"hidden": 64, "scale": 0.1},
+    "pixels": 196,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    made = argparse.ArgumentParser("editing.py", description=__doc__)
+    made.add_argument(
+        "--zoo", type=Path, required=True, metavar="ZOO", help="folder of the networks"
+    )
+    made.add_argument(
+        "--data", type=Path, required=True, metavar="DATA",
+        help="folder of the images that they were fitted to",
+    )  # fmt: skip
+    made.add_argument("--edit", default="dilate", help="dilate, erode or contrast")
+    made.add_argument(
+        "--expansion", nargs="+", default=list(EXPANSIONS), choices=list(EXPANSIONS),
+        help="one run for each",
+    )  # fmt: skip
+    made.add_argument(
+        "--model", default="message-passing", help="what gives neurons their states"
+    )
+    made.add_argument(
+        "--options", default=json.dumps(OPTIONS), metavar="JSON", help="of that model"
+    )
+    made.add_argument(
+        "--task-options", default=json.dumps(CONTEXT), metavar="JSON",
+        help="of the task, besides edit, data and those of the expansion",
+    )  # fmt: skip
+    made.add_argument("--cpu-seconds", type=float, default=360.0, help="of training, of each run")
+    made.add_argument("--learning-rate", type=float, default=4e-3, help="at its highest")
+    made.add_argument("--seed", nargs="+", type=int, default=[0], help="one run for each")
+    made.add_argument(
+        "--out", type=Path, default=harness.RESULTS / "editing.csv", help="result file"
+    )
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train with every expansion and seed, write a row after each, and print the table."""
+    made = parser()
+    arguments = made.parse_args(argv)
+    torch.set_num_threads(1)
+    zoo = Zoo.open(arguments.zoo)
+    name = f"{zoo.manifest.recipe.get('source')}, {len(zoo)} x {zoo.architecture}"
+    for seed in arguments.seed:
+        for expansion in arguments.expansion:
+            task_options = {
+                **json.loads(arguments.task_options), **EXPANSIONS[expansion],
+                "edit": arguments.edit, "data": str(arguments.data),
+            }  # fmt: skip
+            settings = TrainSettings(
+                str(arguments.zoo), arguments.model, json.loads(arguments.options), "edit",
+                task_options, cpu_seconds=arguments.cpu_seconds, seed=seed,
+                learning_rate=arguments.learning_rate,
+            )  # fmt: skip
+            with tempfile.TemporaryDirectory() as folder:
+                report = train(settings, Path(folder) / "run")
+            one = argparse.Namespace(**vars(arguments))
+            one.expansion, one.seed = [expansion], [seed]
+            said = {key: value for key, value in task_options.items() if key != "data"}
+            row = {
+                "zoo": name,
+                "column": report.column,
+                "edit": arguments.edit,
+                "expansion": expansion,
+                "model": arguments.model,
+                "options": settings.options,
+                "task_options": said,
+                "seed": seed,
+                "cpu_seconds_budget": arguments.cpu_seconds,
+                "cpu_seconds": round(report.cpu_seconds, 1),
+                "steps": report.steps,
+                "parameters": report.parameters,
+                "val_mse_e2": _hundredths(report.val["mse"]),
+                "test_mse_e2": _hundredths(report.test["mse"]),
+                "unedited_mse_e2": _hundredths(report.test["mse_unedited"]),
+                "zoo_psnr_db": round(float(zoo.psnr.mean()), 2),
+                "command": harness.command_line(made, one),
+                **harness.machine(),
+            }
+            # After every run, so that an interruption loses one at most.
+            harness.write_rows(arguments.out, [row], KEYS)
+    shown = ("column", "expansion", "seed", "cpu_seconds", "steps", "parameters", "test_mse_e2",
+             "unedited_mse_e2")  # fmt: skip
+    print(harness.markdown(harness.read_rows(arguments.out), shown))
+
+
+def _hundredths(error: float | None) -> float | None:
+    return None if error is None else round(100 * error, 3)
+
+
+if __name__ == "__main__":
+    main()

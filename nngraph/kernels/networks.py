@@ -1,0 +1,115 @@
+"""The networks of a batch apart, architecture by architecture, as their own parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nngraph.graph.architecture import Architecture
+from nngraph.graph.parameters import unpack
+from nngraph.graph.topology import Topology
+from nngraph.kernels.entries import restore_edges
+
+__all__ = ["Alike", "join_networks", "join_nodes", "split_networks"]
+
+
+@dataclass(frozen=True, eq=False)
+class Alike:
+    """The networks of one architecture in a batch.
+
+    Attributes:
+        architecture: of all of them.
+        parameters: each ``[n, *shape]`` by name; buffers of whole numbers, which no feature
+            holds, are left out.
+    """
+
+    architecture: Architecture
+    parameters: dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """Networks ``[n]``, their nodes ``[n, N]`` and edges ``[n, E]`` in a ragged batch."""
+
+    architecture: Architecture
+    networks: Tensor
+    nodes: Tensor
+    edges: Tensor
+
+
+def split_networks(topology: Topology, x: Tensor, edge_attr: Tensor) -> list[Alike]:
+    """Return the networks of a batch as their parameters, those of one architecture together.
+
+    Differentiable. A stack is one part; a ragged batch has one for each distinct architecture, in
+    the order in which they occur.
+
+    Args:
+        x: ``[*, N, F]``.
+        edge_attr: ``[*, E, C]``, in the order of the topology.
+    """
+    if topology.num_graphs == 1:
+        nodes, edges = (value.reshape(-1, *value.shape[-2:]) for value in (x, edge_attr))
+        return [Alike(topology.single, _parameters(topology.single, nodes, edges))]
+    restored = restore_edges(topology, edge_attr)
+    return [
+        Alike(at.architecture, _parameters(at.architecture, x[at.nodes], restored[at.edges]))
+        for at in _places(topology)
+    ]
+
+
+def join_nodes(topology: Topology, parts: Sequence[Tensor], lead: Sequence[int]) -> Tensor:
+    """Put features of the neurons of each part back in place: ``[n, N_a, C]`` -> ``[*, N, C]``.
+
+    Args:
+        parts: in the order of :func:`split_networks`.
+        lead: the leading shape of the batch's features.
+    """
+    if topology.num_graphs == 1:
+        return parts[0].reshape(*lead, *parts[0].shape[-2:])
+    rows = torch.cat([at.nodes.flatten() for at in _places(topology)])
+    values = torch.cat([part.flatten(0, 1) for part in parts])
+    return values.index_select(0, torch.argsort(rows))
+
+
+def join_networks(topology: Topology, parts: Sequence[Tensor]) -> Tensor:
+    """Put one row for each network of each part back in order: ``[n, *]`` -> ``[networks, *]``."""
+    if topology.num_graphs == 1:
+        return parts[0]
+    order = torch.cat([at.networks for at in _places(topology)])
+    return torch.cat(list(parts)).index_select(0, torch.argsort(order))
+
+
+def _parameters(architecture: Architecture, x: Tensor, edge_attr: Tensor) -> dict[str, Tensor]:
+    count = sum(parameter.numel for parameter in architecture.integers)
+    integers = torch.zeros(len(x), count, dtype=torch.int64, device=x.device)
+    values = unpack(architecture, x, edge_attr, integers)
+    return {p.name: values[p.name] for p in architecture.parameters if p.integer is None}
+
+
+@lru_cache(maxsize=16)
+def _places(topology: Topology) -> tuple[_Places, ...]:
+    distinct = {a: i for i, a in enumerate(dict.fromkeys(topology.architectures))}
+    device = topology.node_group.device
+    kind = torch.tensor([distinct[a] for a in topology.architectures], device=device)
+
+    def rows(own: Tensor, size: int, sizes: list[int]) -> Tensor:
+        """Rows of each of the networks ``own``, which lie one after another."""
+        every = torch.tensor(sizes, device=device)[kind]
+        starts = every.cumsum(0) - every
+        return starts[own].unsqueeze(1) + torch.arange(size, device=device)
+
+    nodes, edges = ([getattr(a, n) for a in distinct] for n in ("num_nodes", "num_edges"))
+    found = []
+    for architecture, index in distinct.items():
+        own = torch.nonzero(kind == index).squeeze(1)
+        found.append(
+            _Places(
+                architecture, own, rows(own, architecture.num_nodes, nodes),
+                rows(own, architecture.num_edges, edges),
+            )
+        )  # fmt: skip
+    return tuple(found)
