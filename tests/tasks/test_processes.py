@@ -54,7 +54,7 @@ def test_two_processes_learn_as_one_does(settings: Settings, tmp_path: Path):
     for s in chosen:
         train(s, tmp_path / f"one-{s.model}", progress=False)
         assert_same_curve(tmp_path / f"one-{s.model}", tmp_path / f"two-{s.model}")
-    assert sorted(path.name for path in (tmp_path / "two-sine").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "two-symmetric").iterdir()) == [
         "config.json", "metrics.jsonl", "model.safetensors", "report.json",
     ]  # fmt: skip
 
