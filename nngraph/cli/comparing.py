@@ -105,7 +105,7 @@ def _spread(score: str, found: dict[str, float | None]) -> str:
     mean, deviation = found["mean"], found["deviation"]
     if mean is None:
         return "-"
-    if score == "accuracy":
+    if score in text.SHARES:
         tail = "" if deviation is None else f" +- {100 * deviation:.1f}"
         return f"{100 * mean:.1f}{tail} %"
     return text.number(mean) + ("" if deviation is None else f" +- {deviation:.2g}")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["duration", "number", "pairs", "percent", "table"]
+__all__ = ["SHARES", "duration", "number", "pairs", "percent", "table"]
+
+#: Measures that are told as percentages.
+SHARES = ("accuracy", "probe_accuracy")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> str:

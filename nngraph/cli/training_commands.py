@@ -67,7 +67,9 @@ def _measures_words(measures: Mapping[str, float | None], score: str) -> str:
 
 
 def _measure(name: str, value: float | None) -> str:
-    return text.percent(value) if name == "accuracy" and value is not None else text.number(value)
+    if name in text.SHARES and value is not None:
+        return text.percent(value)
+    return text.number(value)
 
 
 def _details_words(details: Mapping[str, Any]) -> str:

@@ -20,7 +20,9 @@ def train_parser(with_settings: bool) -> ArgumentParser:
     parser = new_parser(
         "Train a metanetwork on the networks of a zoo: 'classify' tells their classes, 'predict' "
         "any fact that the zoo knows (--task_options.fact optimiser; default its target, such as "
-        "the test accuracy). 'nngraph models' tells the models; results are compared within a "
+        "the test accuracy), 'edit' changes what networks of images draw (--task_options.edit "
+        "erode; default dilate), 'contrast' learns embeddings without labels. "
+        "'nngraph models' tells the models; results are compared within a "
         "column only. An interrupted run goes on when the same command is given again; under "
         "torchrun the processes train one model. Example: nngraph train predict --model "
         "message-passing --zoo zoos/cnns --task_options.fact test_accuracy --run runs/first"

@@ -81,9 +81,7 @@ class EditingNetwork(nn.Module):
         else:
             length = context
             self.context = Readout(*sizes, context, dropout=0.0) if context else None
-        self.readout = WeightReadout(
-            *sizes, context=length, carriers=body.carriers, **readout
-        )
+        self.readout = WeightReadout(*sizes, context=length, carriers=body.carriers, **readout)
         if added and not length:
             raise ValueError(
                 "added neurons were asked for without a context, from which their weights follow; "

@@ -186,7 +186,8 @@ def _learned(topology: Topology) -> tuple[Tensor, Tensor | None]:
     nodes, edges = (
         torch.cat([pad(value, (0, width - value.shape[-1])) for value in part])
         for part, width in zip(
-            zip(*entries, strict=True), (topology.node_mask.shape[-1], topology.num_taps),
+            zip(*entries, strict=True),
+            (topology.node_mask.shape[-1], topology.num_taps),
             strict=True,
         )
     )

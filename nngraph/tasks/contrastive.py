@@ -73,9 +73,7 @@ class Contrast(Task):
     A view is the network under what leaves its function as it is (rescaled and flipped neurons,
     phase steps of sines, and, with ``relabel`` of the settings, relabelled neurons), and under what
     changes it little: noise on the weights, weights dropped, and, with ``motion=True`` of the
-    settings, the image that it draws moved; what moves into an image is then what the network
-    draws outside, by which views of one network are told without a look at the image, so that
-    embeddings came out worse (digits: 25 % to 18 %). The loss is :func:`contrastive_loss`.
+    settings, the image that it draws moved. The loss is :func:`contrastive_loss`.
 
     Measures: ``loss`` of views of the split's networks, without gradients, and
     ``probe_accuracy``, the score: the accuracy on the split of a :func:`linear_probe` of the
