@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["SHARES", "duration", "number", "pairs", "percent", "table"]
 
 #: Measures that are told as percentages.
-SHARES = ("accuracy", "probe_accuracy")
+SHARES = ("accuracy", "probe_accuracy", "matched")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> str:

@@ -152,9 +152,10 @@ class MessagePassingLayer(nn.Module):
 
     def _edge_map(self, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A, s and t of the update of the edges."""
-        weight, bias = self.edge.weight, self.edge.bias
         if isinstance(self.edge_norm, nn.LayerNorm):
             weight, bias = after_norm(self.edge_norm, self.edge)
+        else:
+            weight, bias = self.edge.weight, self.edge.bias
         return weight, self.source(normal), linear(normal, self.target.weight, bias)
 
 

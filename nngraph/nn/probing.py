@@ -54,7 +54,7 @@ def probing(
     angle = first.heard.bias.reshape(-1)
     heard = heard.reshape(len(rows), -1)
     axis = torch.linspace(-extent, extent, resolution, dtype=rows.dtype, device=rows.device)
-    best = rows.new_zeros(heard.shape[1])
+    best: Tensor = rows.new_zeros(heard.shape[1])
     for points in torch.split(torch.cartesian_prod(axis, axis), resolution):
         wave = rows @ points.mT
         odd, even = wave.sin() * angle.cos()[:, None], wave.cos() * angle.sin()[:, None]

@@ -206,8 +206,8 @@ def test_facts_that_cannot_be_told_are_refused(wild: Zoo, predict: Settings):
         build_task(predict(task="dream"), wild)
     with pytest.raises(DataFileError, match=r"have no classes.*'test_accuracy'.*'predict'"):
         build_task(predict(task="classify"), wild)
-    with pytest.raises(ValueError, match="'flat' is built for networks of one architecture"):
-        build_model(predict(model="flat", options={}), wild)
+    with pytest.raises(ValueError, match="'dws' is built for networks of one architecture"):
+        build_model(predict(model="dws", options={}), wild)
 
 
 def test_networks_whose_fact_is_not_known_are_left_out(wild: Zoo, predict: Settings):

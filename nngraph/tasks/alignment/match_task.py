@@ -156,10 +156,11 @@ class MatchNeurons(Task):
             stacks.append(one_stack(pair))
             old.append(nodes)
         states = model(joined(stacks)).flatten(0, -2).split([2 * nodes.numel() for nodes in old])
-        return [
-            _Pairs(stack.architecture, *own.view(2, *nodes.shape, -1), nodes)
-            for stack, own, nodes in zip(stacks, states, old, strict=True)
-        ]
+        pairs = []
+        for stack, own, nodes in zip(stacks, states, old, strict=True):
+            x, y = own.view(2, *nodes.shape, -1)
+            pairs.append(_Pairs(stack.architecture, x, y, nodes))
+        return pairs
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
