@@ -48,7 +48,9 @@ class TensorStatistics(nn.Module):
 
     def __init__(self, architectures: Sequence[Architecture]) -> None:
         super().__init__()
-        places = [place for a in architectures for place in _places(a).values()]
+        # Of those it is built for, so that torch.compile need not pass through the cache.
+        self._known = {architecture: _places(architecture) for architecture in architectures}
+        places = [place for known in self._known.values() for place in known.values()]
         self.kinds = sorted({kind for kind, _, _ in places})
         self.levels = 1 + max((level for _, level, _ in places), default=0)
         depths = {len(Topology.of(a).level_nodes) for a in architectures}
@@ -66,7 +68,7 @@ class TensorStatistics(nn.Module):
         return join_networks(topology, [self._of_part(part) for part in parts])
 
     def _of_part(self, part: Alike) -> Tensor:
-        places = _places(part.architecture)
+        places = self._known.get(part.architecture) or _places(part.architecture)
         told = torch.stack([statistics(part.parameters[name]) for name in places], dim=1)
         told = torch.cat([told, torch.ones_like(told[..., :1])], dim=-1)
         tables = []

@@ -129,11 +129,6 @@ class Contrast(Task):
         encoder = new_model(self.settings, self.zoo, self.embedding)
         return ContrastiveNetwork(encoder, self.projection)
 
-    def fit_statistics(self, model: nn.Module) -> None:
-        assert isinstance(model, ContrastiveNetwork)
-        stacks = [self.prepare(stack, model) for _, stack in self.some("train", 2048)]
-        model.fit_statistics(joined(stacks))
-
     def view(self, networks: NeuralGraphStack) -> NeuralGraphStack:
         """Return a random view of each network."""
         for change in self._changes:

@@ -14,7 +14,7 @@ from nngraph.graph import NeuralGraphStack
 from nngraph.nn import EditingNetwork
 from nngraph.tasks.pictures import EDITS
 from nngraph.tasks.settings import TrainSettings
-from nngraph.tasks.task import Task, joined
+from nngraph.tasks.task import Task
 from nngraph.zoo import Zoo, load_idx_folder, pixel_coordinates, render
 from nngraph.zoo.siren import psnr_of
 
@@ -101,11 +101,6 @@ class Edit(Task):
             architectures if len(architectures) > 1 else architectures[0],
             self.settings.model, self.settings.options, **self._model,
         )  # fmt: skip
-
-    def fit_statistics(self, model: nn.Module) -> None:
-        assert isinstance(model, EditingNetwork)
-        stacks = [self.prepare(stack, model) for _, stack in self.some("train", 2048)]
-        model.fit_statistics(joined(stacks))
 
     def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
         targets, networks = [], []

@@ -68,9 +68,12 @@ class Task(ABC):
         """
 
     def fit_statistics(self, model: nn.Module) -> None:
-        """Give a fresh model on the device what it takes from training networks, such as scales."""
-        if isinstance(model, Metanetwork):
-            model.fit_statistics(joined([s for _, s in self.some("train", _FITTED)]))
+        """Give a fresh model on the device what it takes from training networks, such as scales.
+
+        The networks are as the model reads them, in canonical form where it does.
+        """
+        if (fit := getattr(model, "fit_statistics", None)) is not None:
+            fit(joined([self.prepare(stack, model) for _, stack in self.some("train", _FITTED)]))
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:

@@ -11,7 +11,7 @@ from nngraph.tasks import training
 QUIETLY = ("--quiet", "--threads", "1")
 
 LABELS = {
-    "sine message passing": "activation-structured weights-only",
+    "symmetric message passing": "activation-structured weights-only",
     "message passing": "generic weights-only",
     "flat MLP": "generic weights-only",
     "flat MLP, augmented": "generic weights-only",

@@ -123,11 +123,6 @@ class MatchNeurons(Task):
         assert isinstance(encoder, StateNetwork)
         return NeuronStates(encoder)
 
-    def fit_statistics(self, model: nn.Module) -> None:
-        assert isinstance(model, NeuronStates)
-        stacks = [self.prepare(stack, model) for _, stack in self.some("train", 2048)]
-        model.fit_statistics(joined(stacks))
-
     def copies(self, networks: NeuralGraphStack) -> tuple[NeuralGraphStack, Tensor]:
         """Return noisy, relabelled copies, and the old node at each of their nodes ``[B, N]``.
 
