@@ -315,7 +315,7 @@ def test_settings_are_plain_data(tmp_path: Path):
 
 
 def test_models_are_asked_for_by_name_and_with_options_they_have(settings: Settings, zoo: Zoo):
-    with pytest.raises(ValueError, match="expected one of .*symmetric"):
+    with pytest.raises(ValueError, match=r"expected one of .*symmetric"):
         build_model(TrainSettings("zoo", model="transformer"), zoo)
     with pytest.raises(ValueError, match=r"cannot be built with the options.*'heads'"):
         build_model(settings(options={"heads": 3}), zoo)
