@@ -107,8 +107,8 @@ def described(zoo: Zoo) -> str:
     recipe = zoo.manifest.origins[0].recipe
     kinds = zoo.architectures
     what = str(kinds[0]) if len(kinds) == 1 else f"networks of {len(kinds)} architectures"
-    made = [str(recipe[name]) for name in ("recipe", "source") if name in recipe]
-    return f"{', '.join(made)}, {len(zoo)} x {what}"
+    made = recipe["recipe"]["name"] if "recipe" in recipe else recipe.get("source")
+    return f"{made}, {len(zoo)} x {what}"
 
 
 def figures(report: Report) -> dict[str, Any]:
