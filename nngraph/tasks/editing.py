@@ -57,6 +57,8 @@ class Edit(Task):
 
     name = "edit"
     score = "negative_mse"
+    # The responses of all neurons at all pixels then fit a cache: 1.1 -> 0.6 s per 512 networks.
+    batch_size = 32
 
     def __init__(
         self,
