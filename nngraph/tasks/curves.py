@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ def draw_tables(path: str | os.PathLike[str], tables: Sequence[Table]) -> Path:
                 name = "_" if number else row.label
                 _draw(ax, run.history, "cpu_seconds", f"val_{table.score}", colour, name)
         style_axes(ax, "CPU seconds of training", f"{table.score} (validation)")
-        ax.set_title(table.title, fontsize=10, color=INK, weight="bold", loc="left")
+        title = textwrap.fill(table.title, 64)
+        ax.set_title(title, fontsize=10, color=INK, weight="bold", loc="left")
         ax.legend(fontsize=8, frameon=False, labelcolor=INK)
     figure.tight_layout()
     return save_figure(figure, path)

@@ -57,6 +57,8 @@ class Edit(Task):
 
     name = "edit"
     score = "negative_mse"
+    # The responses of all neurons at all pixels then fit a cache: 1.1 -> 0.6 s per 512 networks.
+    batch_size = 32
 
     def __init__(
         self,
@@ -96,11 +98,19 @@ class Edit(Task):
         self._images: Tensor | None = None
 
     def build_model(self) -> EditingNetwork:
-        architectures = self.zoo.architectures
-        return EditingNetwork.of(
-            architectures if len(architectures) > 1 else architectures[0],
-            self.settings.model, self.settings.options, **self._model,
-        )  # fmt: skip
+        architectures, settings = self.zoo.architectures, self.settings
+        try:
+            return EditingNetwork.of(
+                architectures if len(architectures) > 1 else architectures[0],
+                settings.model, settings.options, **self._model,
+            )  # fmt: skip
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"an editor cannot be built on the model {settings.model!r} with the options "
+                f"{settings.options!r} and the task's options {settings.task_options!r}: {error}. "
+                "On the command line options within options are JSON: "
+                "--task_options.readout '{\"rank\": 8}'."
+            ) from None
 
     def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
         targets, networks = [], []

@@ -171,3 +171,5 @@ def test_mistakes_are_refused(zoo):
         task(zoo, pixels=0)
     with pytest.raises(ValueError, match="leave one of them out"):
         task(zoo, motion=True, data="somewhere")
+    with pytest.raises(ValueError, match=r"unexpected keyword argument 'depth'.*are JSON"):
+        task(zoo, readout={"depth": 3}).build_model()
