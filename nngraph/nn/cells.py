@@ -128,10 +128,8 @@ class Cell(nn.Module, ABC):
         r"""Return what is multiplied by :math:`\chi`, as incoming weights and biases are."""
 
 
-class FreeCell(Cell):
-    r"""A neuron of which nothing but relabelling is known: :math:`f(\beta + A [u, b])`."""
-
-    functions = ("silu", "silu")
+class _JointCell(Cell):
+    """A neuron that reads u and its bias side by side, both multiplied by the same."""
 
     def __init__(
         self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
@@ -140,6 +138,12 @@ class FreeCell(Cell):
         self.read, self.shift = self._affine(heard + 1, 2 * channels)
         if back:
             self.read_back, self.shift_back = self._affine(heard + 1 + back, 2 * channels)
+
+
+class FreeCell(_JointCell):
+    r"""A neuron of which nothing but relabelling is known: :math:`f(\beta + A [u, b])`."""
+
+    functions = ("silu", "silu")
 
     def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
         z = self.function(self.shift + self.read(torch.cat(heard, dim=-1)))
@@ -152,21 +156,13 @@ class FreeCell(Cell):
     entries = backwards
 
 
-class OddCell(Cell):
+class OddCell(_JointCell):
     r"""A neuron with a sign: :math:`f(\beta + A [u, b]) - f(\beta - A [u, b])`.
 
     Nothing is multiplied by it in the sum of the two, the even part.
     """
 
     functions = ("tanh", "tanh")
-
-    def __init__(
-        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
-    ) -> None:
-        super().__init__(heard, channels, function, back, spread)
-        self.read, self.shift = self._affine(heard + 1, 2 * channels)
-        if back:
-            self.read_back, self.shift_back = self._affine(heard + 1 + back, 2 * channels)
 
     def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
         return self._odd_and_even(self.shift, self.read(torch.cat(heard, dim=-1)))
@@ -218,7 +214,7 @@ class SineCell(Cell):
     entries = backwards
 
 
-class HomogeneousCell(Cell):
+class HomogeneousCell(_JointCell):
     r"""A neuron with a positive scale.
 
     With r the root mean square of u and the bias,
@@ -237,9 +233,7 @@ class HomogeneousCell(Cell):
         self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
     ) -> None:
         super().__init__(heard, channels, function, back, spread)
-        self.read, self.shift = self._affine(heard + 1, 2 * channels)
         if back:
-            self.read_back, self.shift_back = self._affine(heard + 1 + back, 2 * channels)
             self.linear_back = nn.Linear(back, 2 * channels, bias=False)
 
     @staticmethod
