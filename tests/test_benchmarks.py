@@ -66,10 +66,11 @@ def test_models(
     monkeypatch.setattr(module.harness, "keep_memory", lambda keep=True: None)
     out = tmp_path / "models.csv"
     arguments = ["--width", "4", "--batch", "3", "--repeats", "2", "--out", str(out)]
-    module.main([*arguments, "--model", *MODELS])
+    names = ("message-passing", "symmetric", "flat", "probe")  # the profiler takes seconds for each
+    module.main([*arguments, "--model", *names])
     found = rows(out)
     assert [(row["model"], row["layout"]) for row in found] == [
-        (model, layout) for model in MODELS for layout in ("stacked", "ragged")
+        (model, layout) for model in names for layout in ("stacked", "ragged")
     ]
     for row in found:
         assert float(row["agreement"]) < 1e-9
