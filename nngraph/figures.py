@@ -356,7 +356,7 @@ def draw_demo(
         (network, f"A network as a graph: {graph_label}"),
         (images, "What the networks were fitted to, and what they draw"),
         (learning, "Metanetworks learning to read"),
-        (table, f"{model[:1].upper()}{model[1:]} on test networks: {accuracy:.1%}"),
+        (table, f"{model[:1].upper()}{model[1:]}: {accuracy:.1%} on test"),
     ):
         panel.set_title(title, fontsize=11, color=INK, weight="bold", loc="left", pad=8)
     return save_figure(figure, path)
