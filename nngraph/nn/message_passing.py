@@ -17,6 +17,7 @@ from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.levels import at_outputs, join_levels
 from nngraph.nn.metanetwork import Column, after_norm, mlp
+from nngraph.nn.network_statistics import NetworkStatistics
 from nngraph.nn.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.probes import Probes
 from nngraph.nn.readouts import Readout
@@ -192,7 +193,9 @@ class MessagePassingNetwork(StateNetwork):
             pooled so, and :meth:`states` has no states of weights.
         encoder: further keyword arguments of the :class:`~nngraph.nn.NetworkEncoder`.
         readout: further keyword arguments of the :class:`~nngraph.nn.Readout`.
-        runner: of the :class:`Probes`; networks that are no chains are run by one.
+        runner, generator: of the :class:`Probes`; networks that are no chains are run by one.
+        statistics: whether the read-out is told the
+            :class:`~nngraph.nn.network_statistics.NetworkStatistics` of each network besides.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -222,6 +225,8 @@ class MessagePassingNetwork(StateNetwork):
         encoder: Mapping[str, Any] | None = None,
         readout: Mapping[str, Any] | None = None,
         runner: Runner | None = None,
+        generator: bool = False,
+        statistics: bool = False,
     ) -> None:
         edge_channels = edge_channels if rounds else 0
         stream = stream and edge_channels > 0
@@ -236,8 +241,10 @@ class MessagePassingNetwork(StateNetwork):
                 "states that are not stored are pooled by means alone, without tensor nodes."
             )
         if self.stream and (
-            encoder.get("statistics") or encoder.get("frequencies")
-            or encoder.get("unit_weights") or readout.get("readout") == "attention"
+            encoder.get("statistics")
+            or encoder.get("frequencies")
+            or encoder.get("unit_weights")
+            or readout.get("readout") == "attention"
         ):
             raise ValueError(
                 "stream=True was given with statistics, frequencies or unit_weights in the "
@@ -248,7 +255,9 @@ class MessagePassingNetwork(StateNetwork):
         options = {"ordered": True, "unit_weights": False, "messages": messages, **encoder}
         self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels, **options)
         self.invariant = not self.encoder.breaks_symmetry
-        self.probes = Probes(architecture, probes, runner=runner) if probes else None
+        self.probes = (
+            Probes(architecture, probes, runner=runner, generator=generator) if probes else None
+        )
         if probes:
             self.responses = mlp([probes, channels, channels])
         self.rounds = nn.ModuleList(
@@ -257,10 +266,13 @@ class MessagePassingNetwork(StateNetwork):
         )
         #: channels of the sums that reach the outputs in the ordered pass
         self.width = 0 if self.encoder.ordered is None else self.encoder.ordered.width
+        several = [architecture] if isinstance(architecture, Architecture) else architecture
+        self.statistics = NetworkStatistics(several) if statistics and num_outputs else None
         if num_outputs:
+            told = 0 if self.statistics is None else self.statistics.width
             self.readout = Readout(
                 extent, channels, edge_channels, num_outputs, hidden, dropout, max_levels,
-                extra=extent.outputs * (self.width + probes), **readout,
+                extra=extent.outputs * (self.width + probes) + told, **readout,
             )  # fmt: skip
 
     chains_only = False
@@ -297,6 +309,8 @@ class MessagePassingNetwork(StateNetwork):
             responses = self.probes(features)
             x = x + self.responses(join_levels(topology, responses))
             extra.append(self.probes.at_outputs(topology, responses, count))
+        if self.statistics is not None:
+            extra.append(self.statistics(features))
         return *self._rounds(topology, taps, x), extra
 
     def _rounds(

@@ -13,6 +13,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.nn.extent import Extent
 from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.network_statistics import NetworkStatistics
 from nngraph.nn.pointwise import Dropout
 from nngraph.nn.scales import TensorScales
 
@@ -103,7 +104,7 @@ class Metanetwork(nn.Module, ABC):
         are relabelled.
         """
         for module in self.modules():
-            if isinstance(module, TensorScales):
+            if isinstance(module, (TensorScales, NetworkStatistics)):
                 module.fit(networks)
 
 

@@ -22,9 +22,14 @@ class LearnedInputs(nn.Module):
         shape: of one input: ``(d_0,)`` coordinates, or ``(C, H, W)`` of an image.
         spread: coordinates start uniform in ``[-spread, spread]``; images start normal.
 
+    Attributes:
+        rate: factor of the learning rate.
+
     Shape:
         -> ``[P, *shape]``.
     """
+
+    rate = 1.0
 
     def __init__(self, count: int, shape: tuple[int, ...], spread: float = 0.9) -> None:
         super().__init__()

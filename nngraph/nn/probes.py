@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology import Topology
 from nngraph.nn.features import Features, Networks
+from nngraph.nn.grid import GridReader, grid_points, side_of
 from nngraph.nn.levels import at_outputs
 from nngraph.nn.metanetwork import Column, Metanetwork, mlp
 from nngraph.nn.probe_inputs import GeneratedInputs, LearnedInputs
@@ -62,6 +64,18 @@ class Probes(nn.Module):
         make = GeneratedInputs if generator else LearnedInputs
         self.inputs = make(count, self.runner.input_shape, spread)
 
+    @torch.no_grad()
+    def start_at(self, points: Tensor) -> None:
+        """Let free inputs start at points ``[P, d_0]``, and move a tenth as fast as all else.
+
+        Raises:
+            ValueError: if a generator makes them.
+        """
+        if not isinstance(self.inputs, LearnedInputs):
+            raise ValueError("inputs that a generator makes can be started nowhere else.")
+        self.inputs.points.copy_(points.T)
+        self.inputs.rate = 0.1
+
     def forward(self, features: Features) -> list[Tensor]:
         return self.runner.responses(features, self.inputs())
 
@@ -88,7 +102,7 @@ def _chain_runner(architectures: Sequence[Architecture]) -> Runner:
 class ProbeNetwork(Metanetwork):
     r"""A plain network on the answers of the networks at learned inputs; it reads no weights.
 
-    .. math:: \mathrm{MLP}\big((f_\theta(u_1), \dots, f_\theta(u_P) - \mu) / \sigma\big)
+    .. math:: \mathrm{reader}\big((f_\theta(u_1), \dots, f_\theta(u_P) - \mu) / \sigma\big)
 
     The baseline that any model with probes has to beat. Invariant to everything that leaves the
     function of a network unchanged. Reads whatever its runner runs.
@@ -98,6 +112,12 @@ class ProbeNetwork(Metanetwork):
         hidden: width of the MLP.
         dropout: in the MLP.
         runner, generator: of the :class:`Probes`.
+        reader: ``"mlp"``; or ``"grid"``, for networks of two inputs, such as those of images: the
+            inputs start on a square grid, from which they move slowly, and a convolutional
+            :class:`~nngraph.nn.grid.GridReader` reads the answers as a picture.
+
+    Raises:
+        ValueError: if there is no such reader, or no such grid.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -123,13 +143,24 @@ class ProbeNetwork(Metanetwork):
         dropout: float = 0.2,
         runner: Runner | None = None,
         generator: bool = False,
+        reader: Literal["mlp", "grid"] = "mlp",
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.probes = Probes(architecture, probes, runner=runner, generator=generator)
         self.outputs = self.extent.outputs
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
-        self.readout = mlp([probes * self.outputs, hidden, hidden, num_outputs], dropout)
+        self.readout: nn.Module
+        if reader == "mlp":
+            self.readout = mlp([probes * self.outputs, hidden, hidden, num_outputs], dropout)
+        elif reader == "grid":
+            side = side_of(probes, self.extent.inputs)
+            self.probes.start_at(grid_points(side))
+            self.readout = GridReader(
+                self.outputs, side, num_outputs, hidden=hidden, dropout=dropout
+            )
+        else:
+            raise ValueError(f"reader is {reader!r}; expected 'mlp' or 'grid'.")
 
     @property
     def column(self) -> Column:

@@ -4,133 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture, NeuralGraphStack
-from nngraph.graph.layout import slabs_of
-from nngraph.graph.topology import Topology
-from nngraph.kernels.networks import Alike, join_networks, split_networks
-from nngraph.nn.features import Features, Networks
+from nngraph.graph import Architecture
+from nngraph.nn.features import Networks
 from nngraph.nn.metanetwork import Column, Metanetwork, mlp
+from nngraph.nn.network_statistics import NetworkStatistics
 
-__all__ = ["StatisticsNetwork", "TensorStatistics"]
-
-_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-#: Numbers told of each tensor: mean, variance, quantiles, and whether there is one.
-_WIDTH = 2 + len(_QUANTILES) + 1
-#: Networks whose statistics are taken at once where those of many are.
-_AT_ONCE = 1024
-
-
-class TensorStatistics(nn.Module):
-    r"""Statistics of each parameter tensor of a network, at a place of its own.
-
-    .. math:: s(W) = [\mathrm{mean}, \mathrm{var}, q_0, q_{25}, q_{50}, q_{75}, q_{100}, 1](W)
-
-    Relabelling neurons moves entries within their tensor alone, so that the statistics do not
-    change. A tensor stands in the row of its kind (weight, factor of a norm, bias, ...) and of its
-    level, counted from the inputs; where depths are mixed also in a second row, of its level
-    counted from the outputs: first and last layers then have places of their own at any depth.
-    Levels beyond the last count as the last; tensors in one row are averaged; rows that a network
-    has nothing for are 0, the last entry too.
-
-    Args:
-        architectures: of the networks to read; others with more levels are read too.
-
-    Shape:
-        features of any batch -> ``[networks, rows * 8]``.
-
-    Raises:
-        ArchitectureError: if a network has a kind of tensor that none of the architectures has.
-    """
-
-    def __init__(self, architectures: Sequence[Architecture]) -> None:
-        super().__init__()
-        # Of those it is built for, so that torch.compile need not pass through the cache.
-        self._known = {architecture: _places(architecture) for architecture in architectures}
-        places = [place for known in self._known.values() for place in known.values()]
-        self.kinds = sorted({kind for kind, _, _ in places})
-        self.levels = 1 + max((level for _, level, _ in places), default=0)
-        depths = {len(Topology.of(a).level_nodes) for a in architectures}
-        self.ends = 1 if len(depths) == 1 else 2
-        self.rows = len(self.kinds) * self.levels * self.ends
-
-    @property
-    def width(self) -> int:
-        """Numbers per network."""
-        return self.rows * _WIDTH
-
-    def forward(self, features: Features) -> Tensor:
-        topology = features.topology
-        parts = split_networks(topology, features.x, features.edge_attr)
-        return join_networks(topology, [self._of_part(part) for part in parts])
-
-    def _of_part(self, part: Alike) -> Tensor:
-        places = self._known.get(part.architecture) or _places(part.architecture)
-        told = torch.stack([statistics(part.parameters[name]) for name in places], dim=1)
-        told = torch.cat([told, torch.ones_like(told[..., :1])], dim=-1)
-        tables = []
-        for end in range(self.ends):
-            found = [
-                self._row(part.architecture, kind, (level, height)[end])
-                for kind, level, height in places.values()
-            ]
-            rows = torch.tensor(found, device=told.device)
-            size = self.rows // self.ends
-            count = torch.bincount(rows, minlength=size).clamp(min=1).to(told.dtype)
-            table = told.new_zeros(len(told), size, _WIDTH).index_add(1, rows, told)
-            tables.append(table / count.unsqueeze(-1))
-        return torch.cat(tables, dim=1).flatten(1)
-
-    def _row(self, architecture: Architecture, kind: str, level: int) -> int:
-        if kind not in self.kinds:
-            raise ArchitectureError(
-                f"a network of the architecture {architecture} has tensors of the kind {kind!r}; "
-                f"the model was built for {', '.join(self.kinds)}. Build it with all architectures "
-                "that it shall read."
-            )
-        return self.kinds.index(kind) * self.levels + min(level, self.levels - 1)
-
-
-def _places(architecture: Architecture) -> dict[str, tuple[str, int, int]]:
-    """Return kind, and level from the inputs and from the outputs, of each tensor by its name."""
-    topology = Topology.of(architecture)
-    levels = topology.group_level.tolist()
-    heights = topology.node_height[list(architecture.node_starts[:-1])].tolist()
-    places = {}
-    for parameter in architecture.parameters:
-        if parameter.integer is not None:
-            continue
-        slab = slabs_of(parameter)[0]
-        kind = slab.column or ("weight" if "t" in slab.axes else "factor of a norm")
-        group = slab.target
-        places[parameter.name] = (kind, levels[group], heights[group])
-    return places
-
-
-def statistics(values: Tensor) -> Tensor:
-    """Return mean, variance and quantiles over all but the first axis: ``[n, *] -> [n, 7]``.
-
-    Quantiles lie between two entries on the line that joins them, as ``torch.quantile``'s.
-    """
-    flat = values.reshape(len(values), -1)
-    # Not torch.quantile, which sorts once for each of them and refuses large tensors.
-    ordered = flat.sort(dim=1).values
-    last = ordered.shape[1] - 1
-    at = torch.tensor(_QUANTILES, dtype=flat.dtype, device=flat.device) * last
-    below = at.floor().long()
-    above = (below + 1).clamp(max=last)
-    quantiles = torch.lerp(ordered[:, below], ordered[:, above], at - below)
-    moments = torch.stack([flat.mean(1), flat.var(1, correction=0)], dim=1)
-    return torch.cat([moments, quantiles], dim=1)
+__all__ = ["StatisticsNetwork"]
 
 
 class StatisticsNetwork(Metanetwork):
     r"""An MLP on the statistics of each tensor: invariant, and blind to how neurons are joined.
 
     .. math:: \mathrm{MLP}\big((s(\theta) - \mu) / \sigma\big)
+
+    with the :class:`~nngraph.nn.network_statistics.NetworkStatistics` s of all tensors.
 
     The baseline of accuracy prediction. Reads networks of any architecture, also mixed.
 
@@ -146,8 +35,6 @@ class StatisticsNetwork(Metanetwork):
     """
 
     chains_only = False
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -158,9 +45,7 @@ class StatisticsNetwork(Metanetwork):
     ) -> None:
         super().__init__(architecture, num_outputs)
         several = [architecture] if isinstance(architecture, Architecture) else architecture
-        self.statistics = TensorStatistics(several)
-        self.register_buffer("mean", torch.zeros(self.statistics.width))
-        self.register_buffer("deviation", torch.ones(self.statistics.width))
+        self.statistics = NetworkStatistics(several)
         self.readout = mlp([self.statistics.width, hidden, hidden, num_outputs], dropout)
 
     @property
@@ -168,20 +53,5 @@ class StatisticsNetwork(Metanetwork):
         """The column of a comparison that the model stands in."""
         return "generic weights-only"
 
-    @torch.no_grad()
-    def fit_statistics(self, networks: Networks) -> None:
-        """Set mean and deviation of each statistic; call once, before training.
-
-        Each number is one per network whatever its labelling, so that they may be per entry.
-        """
-        parts = [networks]
-        if isinstance(networks, NeuralGraphStack):
-            parts = [networks[i : i + _AT_ONCE] for i in range(0, len(networks), _AT_ONCE)]
-        told = torch.cat([self.statistics(self.read(part)) for part in parts])
-        deviation = told.std(0, correction=0)
-        self.mean.copy_(told.mean(0))
-        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
-
     def forward(self, networks: Networks) -> Tensor:
-        told = self.statistics(self.read(networks))
-        return self.readout((told - self.mean) / self.deviation)  # type: ignore[no-any-return]
+        return self.readout(self.statistics(self.read(networks)))  # type: ignore[no-any-return]

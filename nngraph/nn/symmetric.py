@@ -14,6 +14,7 @@ from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology import Topology
 from nngraph.nn.cells import CELLS, ByKind, hidden_kinds, put
 from nngraph.nn.features import Features, Networks
+from nngraph.nn.grid import GridReader, grid_points, side_of
 from nngraph.nn.levels import at_outputs, join_levels, level_means
 from nngraph.nn.metanetwork import Column, mlp
 from nngraph.nn.probes import Probes
@@ -55,8 +56,10 @@ class SymmetricNetwork(StateNetwork):
             how far it has.
         start: ``"random"``; or ``"evaluation"``, for sine neurons alone: the functions are sines,
             and the maps are drawn so that the pass is the networks' own forward pass at random
-            inputs, C in all layers, from which learning departs. Such a model is a probe at first,
-            without holding inputs or calling a network.
+            inputs, C in all layers, from which learning departs; or ``"grid"``, the same at a
+            square grid of inputs of two coordinates, where what reaches the outputs is read as a
+            picture, by a convolutional :class:`~nngraph.nn.grid.GridReader`. Such a model is a
+            probe at first, without holding inputs or calling a network.
         bidirectional: whether there is a pass back.
         state_channels: C of :meth:`states`, which a model has that passes back, or has no answer.
         carriers: K of the states' carriers, which a model has that passes back and has no answer:
@@ -69,6 +72,7 @@ class SymmetricNetwork(StateNetwork):
     Raises:
         ArchitectureError: if a network has hidden neurons of a kind that no architecture it was
             built for has, or is no chain.
+        ValueError: if it cannot start so.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -90,7 +94,7 @@ class SymmetricNetwork(StateNetwork):
         channels: Sequence[int] = (96, 128),
         messages: int = 96,
         functions: Sequence[str] | None = None,
-        start: Literal["random", "evaluation"] = "random",
+        start: Literal["random", "evaluation", "grid"] = "random",
         bidirectional: bool = False,
         state_channels: int = 64,
         carriers: int = 32,
@@ -108,10 +112,19 @@ class SymmetricNetwork(StateNetwork):
         self.passes = SymmetricPass(
             self.extent, kinds, channels, messages, functions, bidirectional, max_levels
         )
+        self.side = 0
         if start == "evaluation":
             self.passes.start_at_evaluation()
+        elif start == "grid":
+            if bidirectional or probes:
+                raise ValueError(
+                    "start='grid' reads one picture alone; it was given with "
+                    f"bidirectional={bidirectional} and probes={probes}."
+                )
+            self.side = side_of(messages, self.extent.inputs)
+            self.passes.start_at_evaluation(grid_points(self.side))
         elif start != "random":
-            raise ValueError(f"start is {start!r}; expected 'random' or 'evaluation'.")
+            raise ValueError(f"start is {start!r}; expected 'random', 'evaluation' or 'grid'.")
         self.probes = Probes(self.architecture, probes) if probes else None
         # The answer of a forward pass alone is read off the outputs, and needs no states.
         self.has_states = bidirectional or not num_outputs
@@ -130,11 +143,17 @@ class SymmetricNetwork(StateNetwork):
             self.output_incoming = nn.Linear(1 + messages, carriers)
             self.input_outgoing = nn.Linear(messages, carriers)
         self.levels = min(self.extent.levels, max_levels)
-        read = self.extent.outputs * (1 + messages + probes)
+        read = self.extent.outputs * (2 * messages if self.side else 1 + messages + probes)
         read += self.levels * state_channels if bidirectional else 0
         self.register_buffer("mean", torch.zeros(read))
         self.register_buffer("deviation", torch.ones(read))
-        self.answer = mlp([read, hidden, hidden, num_outputs], dropout) if num_outputs else None
+        self.answer: nn.Module | None = None
+        if num_outputs and self.side:
+            self.answer = GridReader(
+                2 * self.extent.outputs, self.side, num_outputs, hidden=hidden, dropout=dropout
+            )
+        elif num_outputs:
+            self.answer = mlp([read, hidden, hidden, num_outputs], dropout)
 
     def _reads_back(self, parts: int) -> nn.ModuleList:
         passes = self.passes
@@ -159,8 +178,16 @@ class SymmetricNetwork(StateNetwork):
             parts = [networks[i : i + 256] for i in range(0, min(len(networks), 2048), 256)]
         read = torch.cat([self.embed(part) for part in parts])
         if len(read) > 1:
-            self.mean.copy_(read.mean(0))
-            self.deviation.copy_(read.std(0))
+            mean, deviation = read.mean(0), read.std(0)
+            if self.side:
+                # Of planes as wholes: margins, which hardly vary, are not to be made loud.
+                planes = read.view(len(read), -1, self.side**2)
+                mean, deviation = (
+                    value.repeat_interleave(self.side**2)
+                    for value in (planes.mean((0, 2)), planes.std((0, 2)))
+                )
+            self.mean.copy_(mean)
+            self.deviation.copy_(deviation)
             self.deviation[self.deviation <= 1e-12] = 1.0
 
     def run(self, networks: Networks) -> tuple[Features, list[Level]]:
@@ -228,6 +255,13 @@ class SymmetricNetwork(StateNetwork):
         features, levels = self.run(networks)
         topology, outputs = features.topology, self.extent.outputs
         ends = [(i, level.ends) for i, level in enumerate(levels) if level.ends is not None]
+        if self.side:
+            # A plane of what is heard, and one of the bias, which is scaled by itself.
+            planes = [
+                (i, torch.cat([end[..., 1:], end[..., :1].expand_as(end[..., 1:])], dim=-1))
+                for i, end in ends
+            ]
+            return at_outputs(topology, planes, outputs)
         parts = [at_outputs(topology, ends, outputs)]
         if self.probes is not None:
             parts.append(self.probes.at_outputs(topology, self.probes(features), outputs))

@@ -251,12 +251,15 @@ class SymmetricPass(nn.Module):
         return message @ read.weight[:, : message.shape[-1]].mT
 
     @torch.no_grad()
-    def start_at_evaluation(self) -> None:
-        r"""Draw the maps so that u is the pre-activations of sine networks at random inputs.
+    def start_at_evaluation(self, points: Tensor | None = None) -> None:
+        r"""Draw the maps so that u is the pre-activations of sine networks at C inputs.
 
         With offsets of :math:`\pi / 4`, :math:`\sin(\beta + u) \mp \sin(\beta - u)` are
         :math:`\sqrt 2 \sin u` and :math:`\sqrt 2 \cos u`, and the two halves of z add up to
         :math:`\sqrt 2 \sin(u + b)`.
+
+        Args:
+            points: the inputs, ``[C, d_0]``; default uniform in ``[-0.9, 0.9]``.
 
         Raises:
             ValueError: if there are neurons of other kinds, other functions, or the sizes differ.
@@ -276,8 +279,11 @@ class SymmetricPass(nn.Module):
             shift.fill_(torch.pi / 4)
             if i:
                 nn.init.eye_(read.weight)
-            else:
+            elif points is None:
                 nn.init.uniform_(read.weight, -0.9, 0.9)
+            else:
+                # Of the learned places of the inputs.
+                read.weight.copy_(points @ torch.linalg.pinv(self.inputs).mT)
             out = cast(nn.Linear, cast(ByKind, self.maps_out[i])["sine"])
             out.weight.copy_(torch.eye(cell.channels).repeat(1, 2) / 2**0.5)
 

@@ -9,8 +9,14 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, to_batch
 from nngraph.graph.symmetry import Symmetry
-from nngraph.nn import FlatNetwork, Metanetwork, StatisticsNetwork, input_features
-from nngraph.nn.statistics_network import TensorStatistics
+from nngraph.nn import (
+    FlatNetwork,
+    MessagePassingNetwork,
+    Metanetwork,
+    StatisticsNetwork,
+    input_features,
+)
+from nngraph.nn.network_statistics import NetworkStatistics
 from nngraph.testing import (
     assert_invariant,
     random_architectures,
@@ -48,7 +54,7 @@ def told_by_hand(values: Tensor) -> list[float]:
 def test_each_tensor_of_one_architecture_has_its_row():
     architecture = mlp([2, 3, 4, 1])
     networks = random_stack(architecture, 2, 0)
-    found = TensorStatistics([architecture])(input_features(networks)).view(2, 2, 4, 8)
+    found = NetworkStatistics([architecture])(input_features(networks)).view(2, 2, 4, 8)
     for n, graph in enumerate(networks):
         values = graph.parameters()
         for kind, name in enumerate(("bias", "weight")):
@@ -61,19 +67,19 @@ def test_each_tensor_of_one_architecture_has_its_row():
 def test_kernels_and_norms_have_their_rows_without_what_fills_them_up():
     # A kernel of 1 x 1 next to one of 3 x 3 has one tap and eight zeros, which are no weights.
     networks = random_stack(CNNS[0], 2, 0)
-    statistics = TensorStatistics([CNNS[0]])
+    statistics = NetworkStatistics([CNNS[0]])
     found = statistics(input_features(networks)).view(2, 2, 4, 8)
     for n, graph in enumerate(networks):
         for level, name in enumerate(("layers.0", "layers.1", "head"), start=1):
             expected = told_by_hand(graph.parameters()[f"{name}.weight"])
             assert found[n, 1, level].tolist() == pytest.approx(expected, rel=1e-12)
-    with_norm = TensorStatistics([CNNS[2]])
+    with_norm = NetworkStatistics([CNNS[2]])
     assert with_norm.kinds == ["bias", "factor of a norm", "running_mean", "running_var", "weight"]
 
 
 def test_mixed_depths_are_told_from_both_ends():
     shallow, deep = mlp([2, 3, 1]), mlp([2, 3, 4, 4, 1])
-    statistics = TensorStatistics([shallow, deep])
+    statistics = NetworkStatistics([shallow, deep])
     for architecture, depth in ((shallow, 2), (deep, 4), (mlp([2] + [3] * 7 + [1]), 8)):
         networks = random_stack(architecture, 1, 0)
         found = statistics(input_features(networks)).view(2, 2, 5, 8)  # end, kind, level
@@ -89,13 +95,13 @@ def test_mixed_depths_are_told_from_both_ends():
 
 
 def test_quantiles_of_one_number_and_of_many():
-    from nngraph.nn.statistics_network import statistics
+    from nngraph.nn.network_statistics import tensor_statistics
 
     values = torch.randn(3, 7, 11, dtype=torch.float64)
     for shape in ((3, 1), (3, 2), (3, 77)):
         part = values.flatten(1)[:, : shape[1]]
         expected = torch.tensor([told_by_hand(row)[:-1] for row in part], dtype=torch.float64)
-        torch.testing.assert_close(statistics(part), expected, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(tensor_statistics(part), expected, rtol=1e-12, atol=1e-14)
 
 
 # -- the models -----------------------------------------------------------------------------------
@@ -112,6 +118,28 @@ def train(model: nn.Module, networks: NeuralGraphStack | NeuralGraph) -> None:
         optimizer.zero_grad()
         model(networks).square().sum().backward()
         optimizer.step()
+
+
+def test_message_passing_can_be_told_the_statistics_besides():
+    architecture = CNNS[1]
+    networks = random_stack(architecture, 4, 0)
+    torch.manual_seed(0)
+    model = MessagePassingNetwork(
+        architecture, 2, channels=8, messages=4, hidden=8, rounds=0, dropout=0.0, statistics=True
+    ).double()
+    model.fit_statistics(networks)
+    assert model.statistics is not None
+    told = model.statistics(input_features(networks))
+    plain = model.embed(networks)[:, : -told.shape[1]]
+    torch.testing.assert_close(model.embed(networks), torch.cat([plain, told], dim=1))
+    assert float(told.std(0, correction=0).max()) == pytest.approx(1.0)
+    for _ in range(2):
+        assert_invariant(
+            lambda x, e: model(NeuralGraphStack(architecture, x, e, None, networks.integers)),
+            architecture, features=(networks.x, networks.edge_attr), tolerance=1e-10,
+        )  # fmt: skip
+        close(model(to_batch(list(networks))), model(networks))
+        train(model, networks)
 
 
 @pytest.mark.parametrize("architecture", ANY)
@@ -134,7 +162,6 @@ def test_the_standard_statistics_are_of_mean_0_and_deviation_1():
     model = build(StatisticsNetwork, networks.architecture)
     model.fit_statistics(networks)
     told = model.statistics(input_features(networks))
-    told = (told - model.mean) / model.deviation
     varies = told.std(0) > 0
     torch.testing.assert_close(told.mean(0), torch.zeros(len(varies)).double(), rtol=0, atol=1e-10)
     assert int(varies.sum()) == 4 * 7 - 1  # of four tensors; one number has no variance

@@ -1,0 +1,121 @@
+"""Answers at a grid of points, read as a picture: by probes, and by a pass that starts as one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from state_laws import relative
+
+from nngraph.datasets import Relabel
+from nngraph.graph import Activation, Architecture, NeuralGraphStack, forward
+from nngraph.graph.sine_symmetry import SineSymmetry
+from nngraph.nn import Metanetwork, ProbeNetwork, SymmetricNetwork
+from nngraph.nn.grid import GridReader, grid_points
+from nngraph.testing import random_stack
+
+SINE = Activation("sine", w0=10.1)
+NETWORKS = {
+    "one output": Architecture.mlp([2, 6, 5, 1], SINE),
+    "three outputs": Architecture.mlp([2, 6, 5, 3], SINE),
+    "one hidden layer": Architecture.mlp([2, 4, 1], SINE),
+    "no bias": Architecture.mlp([2, 4, 3, 1], SINE, bias=False),
+}
+
+
+def probe(architecture: Architecture, points: int = 25) -> ProbeNetwork:
+    torch.manual_seed(0)
+    return ProbeNetwork(architecture, 4, points, 16, reader="grid").double().eval()
+
+
+def symmetric(architecture: Architecture, points: int = 25) -> SymmetricNetwork:
+    torch.manual_seed(0)
+    return SymmetricNetwork(
+        architecture, 4, channels=[points], messages=points, functions=["sine"], start="grid",
+        hidden=16,
+    ).double().eval()  # fmt: skip
+
+
+def moved(networks: NeuralGraphStack) -> NeuralGraphStack:
+    """Return the same functions by other weights: relabelled, other signs and phases."""
+    values = SineSymmetry(networks.architecture).sample(networks.parameters())
+    return Relabel()(NeuralGraphStack.from_parameters(networks.architecture, values))
+
+
+def trained(model: Metanetwork, networks: NeuralGraphStack) -> Metanetwork:
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(networks).square().sum().backward()
+        optimizer.step()
+    return model
+
+
+def test_a_picture_has_rows_of_the_second_input():
+    assert grid_points(4, 0.9).view(4, 4, 2)[1, 3].tolist() == pytest.approx([0.9, -0.3])
+
+
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
+def test_probes_are_answered_at_the_grid(architecture: Architecture):
+    model, networks = probe(architecture), random_stack(architecture, 3, 0)
+    points = grid_points(5).double()
+    expected = forward(networks, points).mT.flatten(1)  # output by output, as planes
+    torch.testing.assert_close(model._answers(networks), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
+def test_a_pass_starts_as_the_picture_and_its_bias(architecture: Architecture):
+    model, networks = symmetric(architecture), random_stack(architecture, 3, 0)
+    model.fit_statistics(networks)
+    outputs, count = architecture.widths[-1], len(architecture.widths) - 1
+    planes = model.embed(networks).view(3, outputs, 2, 25)
+    bias = networks.parameters().get(f"{count - 1}.bias", torch.zeros(3, outputs).double())
+    expected = forward(networks, grid_points(5).double()).mT - bias.unsqueeze(-1)
+    scale = (expected * planes[:, :, 0]).sum() / planes[:, :, 0].square().sum()
+    torch.testing.assert_close(scale * planes[:, :, 0], expected, rtol=0, atol=1e-5)
+    assert bool((planes[:, :, 1] == planes[:, :, 1, :1]).all())
+
+
+@pytest.mark.parametrize("make", [probe, symmetric])
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
+def test_the_same_functions_have_the_same_answers(make, architecture: Architecture):
+    model, networks = make(architecture), random_stack(architecture, 3, 0)
+    model.fit_statistics(networks)
+    for _ in range(2):  # fresh, and trained
+        answers = model(networks)
+        assert relative(model(moved(networks)), answers) < 1e-9
+        assert relative(answers[:1], answers[1:2]) > 1e-4
+        trained(model, networks)
+
+
+def test_scales_are_of_whole_planes():
+    networks = random_stack(NETWORKS["three outputs"], 50, 0)
+    model = symmetric(networks.architecture)
+    model.fit_statistics(networks)
+    read = ((model.embed(networks) - model.mean).detach() / model.deviation).view(50, 6, 25)
+    for value, expected in ((read.mean((0, 2)), 0.0), (read.std((0, 2)), 1.0)):
+        torch.testing.assert_close(value, torch.full((6,), expected).double(), rtol=0, atol=1e-9)
+    assert float(read.std(0).std()) > 0.01
+
+
+def test_the_reader_knows_where_a_number_stands():
+    reader = GridReader(2, 6, 3, width=4, hidden=8).double().eval()
+    values = torch.randn(5, 2, 36, dtype=torch.float64)
+    turned = values.view(5, 2, 6, 6).mT.flatten(2)
+    assert reader(values.flatten(1)).shape == (5, 3)
+    assert relative(reader(turned.flatten(1)), reader(values.flatten(1))) > 1e-3
+
+
+def test_what_is_no_grid_is_refused():
+    with pytest.raises(ValueError, match="24 points were to be a grid of the 2 inputs"):
+        probe(NETWORKS["one output"], 24)
+    with pytest.raises(ValueError, match="of the 3 inputs"):
+        symmetric(Architecture.mlp([3, 4, 1], SINE))
+    with pytest.raises(ValueError, match="reader is 'picture'; expected 'mlp' or 'grid'"):
+        ProbeNetwork(NETWORKS["one output"], 4, reader="picture")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="start='grid' reads one picture alone"):
+        SymmetricNetwork(
+            NETWORKS["one output"], 4, channels=[25], messages=25, functions=["sine"], start="grid",
+            bidirectional=True,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="a generator makes"):
+        ProbeNetwork(NETWORKS["one output"], 4, 25, generator=True, reader="grid")
