@@ -66,15 +66,24 @@ class InputMotion(BaseTransform):  # type: ignore[misc]
         rotation: largest angle, in degrees.
         shift: largest shift along each axis, in coordinates (the image is 2 wide).
         scale: largest relative change of size along each axis, and largest shear.
+        mirror: whether images are mirrored too, left to right (the first input), each with
+            probability 1/2.
 
     Raises:
         ArchitectureError: if a network has not two inputs, or its first layer has no bias.
     """
 
-    def __init__(self, rotation: float = 15.0, shift: float = 0.12, scale: float = 0.15) -> None:
+    def __init__(
+        self,
+        rotation: float = 15.0,
+        shift: float = 0.12,
+        scale: float = 0.15,
+        mirror: bool = False,
+    ) -> None:
         self.rotation = rotation
         self.shift = shift
         self.scale = scale
+        self.mirror = mirror
 
     def forward(self, networks: _Networks) -> _Networks:
         """Return a graph or a stack whose images are moved, each by its own draw."""
@@ -89,6 +98,9 @@ class InputMotion(BaseTransform):  # type: ignore[misc]
         wide, high, shear = 1 + draw(self.scale), 1 + draw(self.scale), draw(self.scale)
         rows = [angle.cos() * wide, shear - angle.sin(), angle.sin(), angle.cos() * high]
         motion = torch.stack(rows, dim=-1).reshape(*angle.shape, 2, 2)
+        if self.mirror:
+            side = draw(1.0).sign()
+            motion = motion * torch.stack([side, torch.ones_like(side)], dim=-1).unsqueeze(-1)
         shift = torch.stack([draw(self.shift), draw(self.shift)], dim=-1)
         values[bias_name] = bias + (weight @ shift.unsqueeze(-1)).squeeze(-1)
         values[weight_name] = weight @ motion

@@ -62,7 +62,7 @@ class GridReader(nn.Module):
         planes: int,
         side: int,
         num_outputs: int,
-        width: int = 16,
+        width: int = 24,
         hidden: int = 256,
         dropout: float = 0.2,
     ) -> None:

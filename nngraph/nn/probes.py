@@ -115,6 +115,7 @@ class ProbeNetwork(Metanetwork):
         reader: ``"mlp"``; or ``"grid"``, for networks of two inputs, such as those of images: the
             inputs start on a square grid, from which they move slowly, and a convolutional
             :class:`~nngraph.nn.grid.GridReader` reads the answers as a picture.
+        width: channels of the GridReader's first map.
 
     Raises:
         ValueError: if there is no such reader, or no such grid.
@@ -144,6 +145,7 @@ class ProbeNetwork(Metanetwork):
         runner: Runner | None = None,
         generator: bool = False,
         reader: Literal["mlp", "grid"] = "mlp",
+        width: int = 24,
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.probes = Probes(architecture, probes, runner=runner, generator=generator)
@@ -157,7 +159,7 @@ class ProbeNetwork(Metanetwork):
             side = side_of(probes, self.extent.inputs)
             self.probes.start_at(grid_points(side))
             self.readout = GridReader(
-                self.outputs, side, num_outputs, hidden=hidden, dropout=dropout
+                self.outputs, side, num_outputs, width, hidden, dropout
             )
         else:
             raise ValueError(f"reader is {reader!r}; expected 'mlp' or 'grid'.")

@@ -68,6 +68,7 @@ class SymmetricNetwork(StateNetwork):
             only.
         hidden, dropout: width of the MLP of the read-out, and dropout in it.
         max_levels: sets of maps at most.
+        width: channels of the GridReader's first map.
 
     Raises:
         ArchitectureError: if a network has hidden neurons of a kind that no architecture it was
@@ -102,6 +103,7 @@ class SymmetricNetwork(StateNetwork):
         hidden: int = 384,
         dropout: float = 0.2,
         max_levels: int = 16,
+        width: int = 24,
     ) -> None:
         several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
         # Not the general read-out of states: this one reads what the output neurons heard.
@@ -150,7 +152,7 @@ class SymmetricNetwork(StateNetwork):
         self.answer: nn.Module | None = None
         if num_outputs and self.side:
             self.answer = GridReader(
-                2 * self.extent.outputs, self.side, num_outputs, hidden=hidden, dropout=dropout
+                2 * self.extent.outputs, self.side, num_outputs, width, hidden, dropout
             )
         elif num_outputs:
             self.answer = mlp([read, hidden, hidden, num_outputs], dropout)

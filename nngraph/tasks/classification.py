@@ -28,6 +28,7 @@ class Classify(Predict):
 
     Raises:
         DataFileError: if the zoo's networks have no classes.
+        ValueError: if images are to be mirrored that are not moved.
     """
 
     name = "classify"
@@ -43,12 +44,17 @@ class Classify(Predict):
         self.moves = settings.motion
         if self.moves is None:
             self.moves = have_two_inputs(zoo.architectures)
+        if settings.mirror and not self.moves:
+            raise ValueError(
+                "mirror=True was given, but the images of the networks are not moved; expected "
+                "motion=True, and networks of two inputs."
+            )
 
     def prepare(
         self, networks: NeuralGraphStack, model: nn.Module, training: bool = False
     ) -> NeuralGraphStack:
         if training and self.moves:
-            networks = InputMotion()(networks)
+            networks = InputMotion(mirror=self.settings.mirror)(networks)
         return super().prepare(networks, model, training)
 
 

@@ -50,6 +50,8 @@ class TrainSettings:
             models that bear it, else float32.
         motion: move the images that the networks represent at random, exactly, by acting on the
             first layer; default where all networks have two inputs. Of tasks on images.
+        mirror: mirror these images left to right besides, each with probability 1/2, where they are
+            moved: for images whose class does not change with it, as of clothes, unlike digits.
         relabel: relabel the neurons at random in training; for models that do not know the
             symmetry.
         canonicalise: bring sine neurons to canonical sign and phase, in training and after, for
@@ -80,6 +82,7 @@ class TrainSettings:
     ema: float | None = None
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     motion: bool | None = None
+    mirror: bool = False
     relabel: bool = False
     canonicalise: bool = True
     patience: int | None = None

@@ -80,6 +80,22 @@ def test_the_image_moves_exactly():
     assert float((torch.linalg.det(motion) - 1).abs().max()) < 0.35
 
 
+def test_half_of_the_images_are_mirrored():
+    networks = stack(count=64)
+    moved = InputMotion(0.0, 0.0, 0.0, mirror=True)(networks)
+    motion, _ = motion_of(networks.parameters(), moved.parameters())
+    side = motion[:, 0, 0].round().to(torch.int64)
+    assert set(side.tolist()) == {-1, 1}
+    assert 16 < int((side == 1).sum()) < 48
+    expected = torch.diag_embed(torch.stack([side, torch.ones_like(side)], dim=-1)).double()
+    torch.testing.assert_close(motion, expected, rtol=0, atol=1e-10)
+    there = POINTS * torch.tensor([-1.0, 1.0], dtype=POINTS.dtype)
+    drawn = torch.where(
+        (side == 1)[:, None, None], forward(networks, POINTS), forward(networks, there)
+    )
+    torch.testing.assert_close(forward(moved, POINTS), drawn, rtol=0, atol=1e-10)
+
+
 def test_no_motion_is_none():
     networks = stack()
     moved = InputMotion(0.0, 0.0, 0.0)(networks)

@@ -24,14 +24,14 @@ NETWORKS = {
 
 def probe(architecture: Architecture, points: int = 25) -> ProbeNetwork:
     torch.manual_seed(0)
-    return ProbeNetwork(architecture, 4, points, 16, reader="grid").double().eval()
+    return ProbeNetwork(architecture, 4, points, 16, reader="grid", width=4).double().eval()
 
 
 def symmetric(architecture: Architecture, points: int = 25) -> SymmetricNetwork:
     torch.manual_seed(0)
     return SymmetricNetwork(
         architecture, 4, channels=[points], messages=points, functions=["sine"], start="grid",
-        hidden=16,
+        hidden=16, width=4,
     ).double().eval()  # fmt: skip
 
 

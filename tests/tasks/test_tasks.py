@@ -274,6 +274,18 @@ def test_images_are_moved_where_networks_have_two_inputs(zoo: Zoo, settings: Set
         assert not have_two_inputs([moved, other])
 
 
+def test_images_are_mirrored_where_they_are_moved(zoo: Zoo, settings: Settings):
+    torch.manual_seed(0)
+    task = build_task(settings("symmetric", mirror=True), zoo)
+    networks, model = zoo.stack("val"), build_model(task.settings, task)
+    weight = task.prepare(networks, model, training=True).parameters()["0.weight"]
+    # The model is told the networks themselves, not their canonical form.
+    motion = torch.linalg.lstsq(networks.parameters()["0.weight"], weight).solution
+    assert set(torch.linalg.det(motion).sign().tolist()) == {-1.0, 1.0}
+    with pytest.raises(ValueError, match="mirror=True was given, but the images"):
+        build_task(settings(mirror=True, motion=False), zoo)
+
+
 def test_prediction_never_moves_images(zoo: Zoo, settings: Settings):
     task = build_task(settings(task="predict", motion=True), zoo)
     networks = zoo.stack("val")
