@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Run"]
 
-#: Steps that are timed to plan a run by its CPU seconds, after some that are not.
-_STEPS_TO_TIME, _WARM_STEPS = 60, 10
+#: Steps that are taken to plan a run by its CPU seconds, at most and at least; of them up to so
+#: many, or the first half, are not timed; beyond the least they take no more than so much of it.
+_STEPS_TO_TIME, _LEAST_STEPS, _WARM_STEPS, _SHARE_TO_TIME = 70, 4, 10, 0.05
 
 
 @dataclass
@@ -130,11 +131,13 @@ class Run:
         before = {name: value.clone() for name, value in self.model.state_dict().items()}
         with seeded(self.settings.seed, -1, device=self.task.device):
             self.model.train()
-            for warm in range(_STEPS_TO_TIME + _WARM_STEPS):
-                if warm == _WARM_STEPS:
-                    start = time.process_time()
+            most = time.process_time() + _SHARE_TO_TIME * self.settings.cpu_seconds
+            times: list[float] = []
+            while len(times) < _LEAST_STEPS or (len(times) < _STEPS_TO_TIME and times[-1] < most):
                 self.step(self.networks.numbers[: self.settings.batch_size], 0.0)
-        per_step = (time.process_time() - start) / _STEPS_TO_TIME
+                times.append(time.process_time())
+        warm = min(_WARM_STEPS, len(times) // 2)
+        per_step = (times[-1] - times[warm - 1]) / (len(times) - warm)
         self.model.load_state_dict(before)
         self.optimizer.state.clear()
         return int(self.fabric.broadcast(max(1, int(self.settings.cpu_seconds / per_step))))
