@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 
 # Workers take halves of the list in its order, and then from each other's end, so that what a file
 # or a folder prepares is seldom prepared twice. Each holds up to 1 GiB.
-WORKERS ?= -n auto --maxprocesses 8 --dist worksteal
+WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help demo test check setup clean
 
