@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -60,8 +61,10 @@ def test_the_readme_has_snippets():
     assert len(readme_snippets()) >= 3
 
 
-def test_the_snippets_of_the_readme_run(tmp_path: Path):
+@pytest.mark.filterwarnings("default", "error::UserWarning")
+def test_the_snippets_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # One after the other in one session, as a reader would type them.
-    code = "\n".join(readme_snippets())
-    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
-    subprocess.run(command, check=True, cwd=tmp_path)
+    session = ModuleType("session")
+    monkeypatch.setitem(sys.modules, "session", session)
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(readme_snippets()), session.__dict__)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from converters import to_graph
-from converters.symmetry import PermutationSpec, permutation_spec
-from nngraph.graph import NeuralGraph, Symmetry
+from converters.general.builder import build_architecture
+from converters.symmetry import Derivation, permutation_spec
+from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.graph.topology import Topology
 
 
@@ -19,18 +20,23 @@ def check_graph(
     module: nn.Module,
     inputs: Any,
     kwargs: dict[str, Any] | None = None,
-    spec: PermutationSpec | None = None,
+    derivation: Derivation | None = None,
 ) -> NeuralGraph:
     """Hold a module's graph to the laws, in float64 and in evaluation mode.
 
-    The spec is derived if it is not given.
+    Given a derivation, the architecture is made of that, as ``to_graph`` makes it of one of its
+    own, which traces the module once more; else it is ``to_graph`` that is held to them.
     """
     module = copy.deepcopy(module).double().eval()
     inputs, kwargs = tree_map(_double, inputs), tree_map(_double, kwargs)
-    graph = to_graph(module, inputs, kwargs=kwargs)
-    architecture = graph.architecture
-    spec = permutation_spec(module, inputs, kwargs=kwargs) if spec is None else spec
     state = module.state_dict()
+    if derivation is None:
+        graph = to_graph(module, inputs, kwargs=kwargs)
+        spec = permutation_spec(module, inputs, kwargs=kwargs)
+    else:
+        graph = graph_of(build_architecture(derivation, state), state)
+        spec = derivation.spec
+    architecture = graph.architecture
     # Every tensor exactly once, and all of them.
     names = [p.name for p in architecture.parameters]
     assert names == list(spec.parameters)
@@ -59,13 +65,22 @@ def check_graph(
     # And it leaves the function as it is: to float32 where a module computes in that by itself.
     other = copy.deepcopy(module)
     other.load_state_dict(by_spec)
-    again = to_graph(other, inputs, kwargs=kwargs)
-    assert again.architecture == architecture
+    if derivation is None:
+        again = to_graph(other, inputs, kwargs=kwargs)
+        assert again.architecture == architecture
+    else:
+        again = graph_of(architecture, other.state_dict())
     assert torch.equal(again.edge_attr, relabelling.act_on_graph(graph).edge_attr)
     expected, found = _outputs(module, inputs, kwargs), _outputs(other, inputs, kwargs)
     for one, two in zip(expected, found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
     return graph
+
+
+def graph_of(architecture: Architecture, state: dict[str, Tensor]) -> NeuralGraph:
+    return NeuralGraph.from_parameters(
+        architecture, {p.name: state[p.name] for p in architecture.parameters}
+    )
 
 
 def _outputs(module: nn.Module, inputs: Any, kwargs: dict[str, Any] | None) -> list[Tensor]:

@@ -452,9 +452,10 @@ def test_features_in_any_memory_order_and_of_no_networks(backend: str):
     assert kernels.reduce(topology, e[..., :0], "block", "sum", backend).shape[-1] == 0
 
 
+#: Breaks are found without AOTAutograd, in half the time; one layout goes through it too.
 COMPILED = {
-    "stack": (Topology.of(STRUCTURED["grouped"]), (2,)),
-    "ragged": (Topology.of_batch([mlp([2, 3, 1]), mlp([2, 4, 1])]), ()),
+    "stack": (Topology.of(STRUCTURED["grouped"]), (2,), "eager"),
+    "ragged": (Topology.of_batch([mlp([2, 3, 1]), mlp([2, 4, 1])]), (), "aot_eager"),
 }
 
 
@@ -477,11 +478,11 @@ def everything(t: Topology, e: Tensor, x: Tensor, backend: str) -> Tensor:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layout", COMPILED)
 def test_compiled_whole_without_a_break(layout: str, backend: str):
-    topology, lead = COMPILED[layout]
+    topology, lead, compiler = COMPILED[layout]
     e = draw(*lead, topology.num_edges, 2).requires_grad_()
     x = draw(*lead, topology.num_nodes, 2, seed=1).requires_grad_()
     torch._dynamo.reset()
-    compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(everything, fullgraph=True, backend=compiler)
     out, expected = compiled(topology, e, x, backend), everything(topology, e, x, backend)
     close(out, expected)
     gradients = torch.autograd.grad(out.square().sum(), (e, x))

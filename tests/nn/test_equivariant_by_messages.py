@@ -206,18 +206,21 @@ def wanted_matrix(basis: Basis, key: tuple[str, str], element: Element) -> Tenso
     return wanted
 
 
+@lru_cache(maxsize=1000)  # the walks of one element are held against many others
+def matrix(messages: Messages, element: Element, way: Walk | str, scale: float) -> Tensor:
+    x, e, count = unit_vectors(messages.architecture)
+    with torch.no_grad():
+        out = messages.run(element, way, x, e, scale)
+    return matrix_of(messages.architecture, *out, count)
+
+
 def reproduces(messages: Messages, element: Element, way: Walk | str, wanted: Tensor) -> bool:
     """Whether the layers, with a suitable scale, are the element to 1e-9."""
-    x, e, count = unit_vectors(messages.architecture)
-
-    def matrix(scale: float) -> Tensor:
-        out = messages.run(element, way, x, e, scale)
-        return matrix_of(messages.architecture, *out, count)
-
     row, column = wanted.nonzero()[0].tolist()
-    with torch.no_grad():
-        size = float(matrix(1.0)[row, column])
-        return size > 0 and float((matrix(1 / size) - wanted).abs().max()) <= 1e-9
+    size = float(matrix(messages, element, way, 1.0)[row, column])
+    if size <= 0:
+        return False
+    return float((matrix(messages, element, way, 1 / size) - wanted).abs().max()) <= 1e-9
 
 
 def elements(basis: Basis) -> Iterator[tuple[Element, Tensor]]:

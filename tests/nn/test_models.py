@@ -37,17 +37,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "symmetric, back": ("symmetric", {**SYMMETRIC, "bidirectional": True}),
     "probe": ("probe", {"probes": 7, "hidden": 16}),
 }
+#: Under names of their own: random architectures have some of the same.
 SIRENS = {
-    "one-hidden-layer": mlp([2, 5, 1], sine),
-    "several-outputs": mlp([2, 4, 3, 3], sine),
-    "no-bias": mlp([2, 5, 4, 1], sine, bias=False),
-    "mixed-biases": mlp([2, 5, 4, 2], odd, bias=[True, False, True]),
-    "width-one": mlp([2, 1, 3, 1, 2], odd),
-    "one-affine-map": mlp([3, 2]),
-    "deep": mlp([2, 3, 4, 3, 4, 3, 1], odd),
-    "wide-input": mlp([9, 4, 2], odd),
+    "siren-one-hidden-layer": mlp([2, 5, 1], sine),
+    "siren-several-outputs": mlp([2, 4, 3, 3], sine),
+    "siren-no-bias": mlp([2, 5, 4, 1], sine, bias=False),
+    "siren-mixed-biases": mlp([2, 5, 4, 2], odd, bias=[True, False, True]),
+    "siren-width-one": mlp([2, 1, 3, 1, 2], odd),
+    "siren-one-affine-map": mlp([3, 2]),
+    "siren-deep": mlp([2, 3, 4, 3, 4, 3, 1], odd),
+    "siren-wide-input": mlp([9, 4, 2], odd),
 }
 ANY = dict(random_architectures())
+assert not SIRENS.keys() & ANY.keys()
 #: What variants of a model meet; the model itself, a case of its own name, meets all.
 FEW = ("one-affine-map", "width-one", "mixed-biases", "several-outputs", "mixed-activations")
 PAIRS = [

@@ -35,6 +35,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "nfn-np": {"channels": 4, "layers": 2, "hidden": 8},
     "nft": {"channels": 4, "keys": 2, "layers": 1, "hidden": 8},
 }  # fmt: skip
+#: Models whose graph goes through AOTAutograd too, forward and backward. Breaks are found without
+#: it, in half the time; the primitives that the others are made of pass it in tests/kernels.
+TRACED = ("message-passing", "symmetric", "probe")
 LOW = [name for name in MODELS if name not in ("symmetric", "probe")]
 
 
@@ -76,7 +79,8 @@ def test_compiled_whole_without_a_break(name: str):
     def answer(x: Tensor, edge_attr: Tensor) -> Tensor:
         return model(Features(features.topology, x, edge_attr))
 
-    compiled = torch.compile(answer, fullgraph=True, backend="aot_eager")
+    backend = "aot_eager" if name in TRACED else "eager"
+    compiled = torch.compile(answer, fullgraph=True, backend=backend)
     found = compiled(features.x, features.edge_attr)
     expected = answer(features.x, features.edge_attr)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

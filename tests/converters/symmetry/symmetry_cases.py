@@ -35,7 +35,7 @@ def check(
     for space in report.checks:
         assert space.power is None or space.power > 1e-6, f"nothing could fail:\n{report}"
     assert not report.missed, str(report)
-    check_graph(module, inputs, kwargs or None, spec)
+    check_graph(module, inputs, kwargs or None, derivation)
     return derivation
 
 
