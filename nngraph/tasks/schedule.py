@@ -14,8 +14,8 @@ __all__ = ["learning_rate", "new_optimizer"]
 
 
 def learning_rate(settings: TrainSettings, step: int, total: int) -> float:
-    """Rise over the warm-up, then fall to 0 along half a cosine."""
-    warmup = min(1.0, (step + 1) / max(settings.warmup_steps, 1))
+    """Rise over the warm-up, a tenth of all steps at most, then fall to 0 along half a cosine."""
+    warmup = min(1.0, (step + 1) / max(1, min(settings.warmup_steps, total // 10)))
     return settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / total))
 
 

@@ -42,7 +42,7 @@ class TrainSettings:
         accumulate: parts that each process takes a step in, one after another, for less memory.
         learning_rate: at its highest, after the warm-up; it then falls to 0 along half a cosine.
         weight_decay: of AdamW.
-        warmup_steps: steps over which the learning rate rises.
+        warmup_steps: steps over which the learning rate rises, a tenth of all at most.
         clip: largest norm of the gradient; ``None`` for any.
         ema: decay of an average of the parameters over the steps, such as 0.999, which is then
             judged and kept in place of the last ones; ``None`` for none.

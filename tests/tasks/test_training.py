@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -204,6 +205,9 @@ def test_the_warm_up_rises(settings: Settings):
     chosen = settings(warmup_steps=4, learning_rate=1.0)
     rates = [learning_rate(chosen, step, 10**9) for step in range(6)]
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    # Of a run of 20 steps two, or it would never learn at its rate.
+    short = [learning_rate(settings(warmup_steps=100, learning_rate=1.0), i, 20) for i in (0, 1)]
+    assert short == pytest.approx([0.5, 0.5 * (1 + math.cos(math.pi / 20))])
 
 
 @pytest.mark.parametrize("model", ["probe", "symmetric"])
