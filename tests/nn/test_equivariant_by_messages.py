@@ -217,8 +217,10 @@ def matrix(messages: Messages, element: Element, way: Walk | str, scale: float) 
 def reproduces(messages: Messages, element: Element, way: Walk | str, wanted: Tensor) -> bool:
     """Whether the layers, with a suitable scale, are the element to 1e-9."""
     row, column = wanted.nonzero()[0].tolist()
-    size = float(matrix(messages, element, way, 1.0)[row, column])
-    if size <= 0:
+    unscaled = matrix(messages, element, way, 1.0)
+    size = float(unscaled[row, column])
+    # The scale stands in the last step alone, so that it gives no map the form of another.
+    if size <= 0 or float((unscaled / size - wanted).abs().max()) > 1e-6:
         return False
     return float((matrix(messages, element, way, 1 / size) - wanted).abs().max()) <= 1e-9
 

@@ -80,6 +80,13 @@ architectures = pytest.mark.parametrize(
     [a for _, a in random_architectures()],
     ids=[n for n, _ in random_architectures()],
 )
+#: With states of edges all of them; without, those where their absence meets something special.
+NETWORKS = [
+    pytest.param(a, channels, id=f"{name}-{channels}")
+    for channels, names in ((4, None), (0, ("one-affine-map", "width-one", "mixed-biases")))
+    for name, a in random_architectures()
+    if names is None or name in names
+]
 MIXED = [[2, 5, 1], [2, 3, 4, 1], [2, 1], [2, 2, 2, 2, 2], [1, 4, 3, 2], [2, 3, 4, 1]]
 
 
@@ -105,9 +112,8 @@ class TestOptions:
 
         assert_equivariant(function, architecture, node_channels=6, edge_channels=4)
 
-    @pytest.mark.parametrize("edge_channels", [4, 0])
+    @pytest.mark.parametrize(("architecture", "edge_channels"), NETWORKS)
     @options
-    @architectures
     def test_the_network_is_invariant_and_reads_every_batch_alike(
         self, architecture, changes, edge_channels
     ):
@@ -146,7 +152,7 @@ class TestOptions:
 
     @options
     def test_gradients_of_the_layer(self, changes):
-        architecture = mlp([2, 2, 1])
+        architecture = mlp([1, 2, 1])
         topology, built = Topology.of(architecture), layer(**changes)
         x, e = (f.requires_grad_() for f in random_features(architecture, 2, 6, 4, 0))
         weight = torch.randn(2, topology.num_edges, dtype=torch.float64)
