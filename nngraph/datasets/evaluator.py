@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
@@ -21,6 +20,9 @@ def _accuracy(true: _Array, predicted: _Array) -> float:
 
 
 def _kendall(true: _Array, predicted: _Array) -> float:
+    # Not with this module: importing it takes a second, and every process imports this one.
+    from scipy.stats import kendalltau
+
     return float(kendalltau(true, predicted).statistic)
 
 

@@ -1,19 +1,9 @@
 import json
 
 import pytest
-import torch
 
 from nngraph.cli import main
 from nngraph.zoo import fit_zoo, load_digits_images
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """Threads of small products wait for one another longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
