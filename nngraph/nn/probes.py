@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology import Topology
-from nngraph.nn.features import Features, Networks
+from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.grid import GridReader, grid_points, side_of
 from nngraph.nn.levels import at_outputs
 from nngraph.nn.metanetwork import Column, Metanetwork, mlp
@@ -82,6 +82,16 @@ class Probes(nn.Module):
     def outputs(self, features: Features, size: int) -> Tensor:
         """Return the responses of the output neurons alone, ``[networks, size * P]``."""
         return self.runner.outputs(features, self.inputs(), size)
+
+    @torch.no_grad()
+    def spread_of_outputs(self, networks: Networks, size: int) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of all numbers of :meth:`outputs`, of many networks."""
+        # In parts: the responses of all neurons of many networks at once are gigabytes.
+        parts = [networks]
+        if isinstance(networks, NeuralGraphStack):
+            parts = [networks[i : i + _AT_ONCE] for i in range(0, len(networks), _AT_ONCE)]
+        answers = torch.cat([self.outputs(input_features(part), size) for part in parts])
+        return answers.mean(), answers.std().clamp(min=1e-12)
 
     @staticmethod
     def at_outputs(topology: Topology, responses: list[Tensor], size: int) -> Tensor:
@@ -172,13 +182,7 @@ class ProbeNetwork(Metanetwork):
     @torch.no_grad()
     def fit_statistics(self, networks: Networks) -> None:
         """Set mean and deviation of the answers at the first probes; call once, before training."""
-        # In parts: the responses of all neurons of many networks at once are gigabytes.
-        parts = [networks]
-        if isinstance(networks, NeuralGraphStack):
-            parts = [networks[i : i + _AT_ONCE] for i in range(0, len(networks), _AT_ONCE)]
-        answers = torch.cat([self._answers(part) for part in parts])
-        self.mean.copy_(answers.mean())
-        self.deviation.copy_(answers.std().clamp(min=1e-12))
+        self.mean, self.deviation = self.probes.spread_of_outputs(networks, self.outputs)
 
     def _answers(self, networks: Networks) -> Tensor:
         return self.probes.outputs(self.read(networks), self.outputs)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from nngraph.graph import Architecture
 from nngraph.nn.features import Networks
 from nngraph.nn.metanetwork import Column, Metanetwork, mlp
 from nngraph.nn.network_statistics import NetworkStatistics
+from nngraph.nn.probes import Probes
+from nngraph.nn.running import Runner
 
 __all__ = ["StatisticsNetwork"]
 
@@ -21,11 +24,15 @@ class StatisticsNetwork(Metanetwork):
 
     with the :class:`~nngraph.nn.network_statistics.NetworkStatistics` s of all tensors.
 
-    The baseline of accuracy prediction. Reads networks of any architecture, also mixed.
+    The baseline of accuracy prediction. Reads networks of any architecture, also mixed. With
+    ``probes`` it is told besides what the networks answer at learned inputs, each standardised
+    over those at the first probes.
 
     Args:
         hidden: width of the MLP.
         dropout: in it.
+        probes: number of learned inputs at which the networks are run; 0 reads weights only.
+        runner, generator: of the :class:`~nngraph.nn.Probes`.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -35,6 +42,9 @@ class StatisticsNetwork(Metanetwork):
     """
 
     chains_only = False
+    takes_runner = True
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(
         self,
@@ -42,16 +52,39 @@ class StatisticsNetwork(Metanetwork):
         num_outputs: int,
         hidden: int = 256,
         dropout: float = 0.1,
+        probes: int = 0,
+        runner: Runner | None = None,
+        generator: bool = False,
     ) -> None:
         super().__init__(architecture, num_outputs)
         several = [architecture] if isinstance(architecture, Architecture) else architecture
         self.statistics = NetworkStatistics(several)
-        self.readout = mlp([self.statistics.width, hidden, hidden, num_outputs], dropout)
+        self.probes = (
+            Probes(architecture, probes, runner=runner, generator=generator) if probes else None
+        )
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+        read = self.statistics.width + probes * self.extent.outputs
+        self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
 
     @property
     def column(self) -> Column:
         """The column of a comparison that the model stands in."""
-        return "generic weights-only"
+        return "with probes" if self.probes is not None else "generic weights-only"
+
+    @torch.no_grad()
+    def fit_statistics(self, networks: Networks) -> None:
+        """Set the scales of statistics and of answers; call once, before training."""
+        super().fit_statistics(networks)
+        if self.probes is not None:
+            self.mean, self.deviation = self.probes.spread_of_outputs(
+                networks, self.extent.outputs
+            )
 
     def forward(self, networks: Networks) -> Tensor:
-        return self.readout(self.statistics(self.read(networks)))  # type: ignore[no-any-return]
+        features = self.read(networks)
+        read = self.statistics(features)
+        if self.probes is not None:
+            answers = self.probes.outputs(features, self.extent.outputs)
+            read = torch.cat([read, (answers - self.mean) / self.deviation], dim=-1)
+        return self.readout(read)  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, to_batch
+from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, forward, to_batch
 from nngraph.graph.symmetry import Symmetry
 from nngraph.nn import (
     FlatNetwork,
@@ -118,6 +118,31 @@ def train(model: nn.Module, networks: NeuralGraphStack | NeuralGraph) -> None:
         optimizer.zero_grad()
         model(networks).square().sum().backward()
         optimizer.step()
+
+
+def test_statistics_can_stand_beside_answers_at_probes():
+    architecture = mlp([3, 4, 2], "tanh")
+    networks = random_stack(architecture, 300, 0)  # more than one part
+    torch.manual_seed(0)
+    model = StatisticsNetwork(architecture, 2, hidden=8, dropout=0.0, probes=5).double()
+    assert model.column == "with probes"
+    assert StatisticsNetwork(architecture, 2).column == "generic weights-only"
+    model.fit_statistics(networks)
+    assert model.probes is not None
+    answers = forward(networks, model.probes.inputs())
+    torch.testing.assert_close(model.mean, answers.mean())
+    torch.testing.assert_close(model.deviation, answers.std())
+    told = model.statistics(input_features(networks))
+    seen = (answers.mT.flatten(1) - model.mean) / model.deviation
+    torch.testing.assert_close(model(networks), model.readout(torch.cat([told, seen], dim=1)))
+    few = networks[:4]
+    for _ in range(2):
+        assert_invariant(
+            lambda x, e: model(NeuralGraphStack(architecture, x, e)),
+            architecture, features=(few.x, few.edge_attr), tolerance=1e-10,
+        )  # fmt: skip
+        close(model(to_batch(list(few))), model(few))
+        train(model, few)
 
 
 def test_message_passing_can_be_told_the_statistics_besides():
