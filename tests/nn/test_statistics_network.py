@@ -120,6 +120,19 @@ def train(model: nn.Module, networks: NeuralGraphStack | NeuralGraph) -> None:
         optimizer.step()
 
 
+def assert_invariant_and_learning(model: Metanetwork, networks: NeuralGraphStack) -> None:
+    """Hold a model to its symmetry, in every layout, before and after training."""
+    architecture = networks.architecture
+    for _ in range(2):
+        assert_invariant(
+            lambda x, e: model(NeuralGraphStack(architecture, x, e, None, networks.integers)),
+            architecture, features=(networks.x, networks.edge_attr), tolerance=1e-10,
+        )  # fmt: skip
+        close(model(to_batch(list(networks))), model(networks))
+        close(torch.cat([model(graph) for graph in networks]), model(networks))
+        train(model, networks)
+
+
 def test_statistics_can_stand_beside_answers_at_probes():
     architecture = mlp([3, 4, 2], "tanh")
     networks = random_stack(architecture, 300, 0)  # more than one part
@@ -135,14 +148,7 @@ def test_statistics_can_stand_beside_answers_at_probes():
     told = model.statistics(input_features(networks))
     seen = (answers.mT.flatten(1) - model.mean) / model.deviation
     torch.testing.assert_close(model(networks), model.readout(torch.cat([told, seen], dim=1)))
-    few = networks[:4]
-    for _ in range(2):
-        assert_invariant(
-            lambda x, e: model(NeuralGraphStack(architecture, x, e)),
-            architecture, features=(few.x, few.edge_attr), tolerance=1e-10,
-        )  # fmt: skip
-        close(model(to_batch(list(few))), model(few))
-        train(model, few)
+    assert_invariant_and_learning(model, networks[:4])
 
 
 def test_message_passing_can_be_told_the_statistics_besides():
@@ -158,13 +164,7 @@ def test_message_passing_can_be_told_the_statistics_besides():
     plain = model.embed(networks)[:, : -told.shape[1]]
     torch.testing.assert_close(model.embed(networks), torch.cat([plain, told], dim=1))
     assert float(told.std(0, correction=0).max()) == pytest.approx(1.0)
-    for _ in range(2):
-        assert_invariant(
-            lambda x, e: model(NeuralGraphStack(architecture, x, e, None, networks.integers)),
-            architecture, features=(networks.x, networks.edge_attr), tolerance=1e-10,
-        )  # fmt: skip
-        close(model(to_batch(list(networks))), model(networks))
-        train(model, networks)
+    assert_invariant_and_learning(model, networks)
 
 
 @pytest.mark.parametrize("architecture", ANY)
@@ -172,14 +172,7 @@ def test_statistics_are_invariant_before_and_after_training(architecture: Archit
     networks = random_stack(architecture, 4, 0)
     model = build(StatisticsNetwork, architecture)
     model.fit_statistics(networks)
-    for _ in range(2):
-        assert_invariant(
-            lambda x, e: model(NeuralGraphStack(architecture, x, e, None, networks.integers)),
-            architecture, features=(networks.x, networks.edge_attr), tolerance=1e-10,
-        )  # fmt: skip
-        close(model(to_batch(list(networks))), model(networks))
-        close(torch.cat([model(graph) for graph in networks]), model(networks))
-        train(model, networks)
+    assert_invariant_and_learning(model, networks)
 
 
 def test_the_standard_statistics_are_of_mean_0_and_deviation_1():
