@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch_geometric.data import Batch
 
@@ -17,7 +18,7 @@ from nngraph.graph.parameters import pack
 from nngraph.graph.topology import Topology
 from nngraph.kernels.entries import order_edges
 
-__all__ = ["Features", "Networks", "input_features"]
+__all__ = ["Features", "Fitted", "Networks", "input_features"]
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,11 @@ def _side_by_side(stacks: Sequence[NeuralGraphStack]) -> Features:
 
     edges = joined([stack.edge_attr for stack in stacks])
     return Features(topology, joined([stack.x for stack in stacks]), order_edges(topology, edges))
+
+
+class Fitted(nn.Module, ABC):
+    """A part of a metanetwork that takes something from training networks, such as scales."""
+
+    @abstractmethod
+    def fit(self, networks: Networks) -> None:
+        """Take it, once, before training."""

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.nn.extent import Extent
-from nngraph.nn.features import Features, Networks, input_features
-from nngraph.nn.network_statistics import NetworkStatistics
+from nngraph.nn.features import Features, Fitted, Networks, input_features
 from nngraph.nn.pointwise import Dropout
-from nngraph.nn.scales import TensorScales
 
 __all__ = ["Column", "Metanetwork", "after_norm", "mlp"]
 
@@ -104,7 +102,7 @@ class Metanetwork(nn.Module, ABC):
         are relabelled.
         """
         for module in self.modules():
-            if isinstance(module, (TensorScales, NetworkStatistics)):
+            if isinstance(module, Fitted):
                 module.fit(networks)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.layout import slabs_of
 from nngraph.graph.topology import Topology
 from nngraph.kernels.networks import Alike, join_networks, split_networks
-from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.features import Features, Fitted, Networks, input_features
 
 __all__ = ["NetworkStatistics", "tensor_statistics"]
 
@@ -23,7 +23,7 @@ _WIDTH = 2 + len(_QUANTILES) + 1
 _AT_ONCE = 1024
 
 
-class NetworkStatistics(nn.Module):
+class NetworkStatistics(Fitted):
     r"""Statistics of each parameter tensor of a network, at a place of its own.
 
     .. math::

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology import Topology
-from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.features import Features, Fitted, Networks, input_features
 from nngraph.nn.grid import GridReader, grid_points, side_of
 from nngraph.nn.levels import at_outputs
 from nngraph.nn.metanetwork import Column, Metanetwork, mlp
 from nngraph.nn.probe_inputs import GeneratedInputs, LearnedInputs
 from nngraph.nn.running import ChainRunner, Runner
 
-__all__ = ["ProbeNetwork", "Probes"]
+__all__ = ["ProbeNetwork", "Probes", "StandardAnswers"]
 
 #: Networks whose answers are made at once where statistics are taken.
 _AT_ONCE = 128
@@ -83,20 +83,58 @@ class Probes(nn.Module):
         """Return the responses of the output neurons alone, ``[networks, size * P]``."""
         return self.runner.outputs(features, self.inputs(), size)
 
-    @torch.no_grad()
-    def spread_of_outputs(self, networks: Networks, size: int) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation of all numbers of :meth:`outputs`, of many networks."""
-        # In parts: the responses of all neurons of many networks at once are gigabytes.
-        parts = [networks]
-        if isinstance(networks, NeuralGraphStack):
-            parts = [networks[i : i + _AT_ONCE] for i in range(0, len(networks), _AT_ONCE)]
-        answers = torch.cat([self.outputs(input_features(part), size) for part in parts])
-        return answers.mean(), answers.std().clamp(min=1e-12)
-
     @staticmethod
     def at_outputs(topology: Topology, responses: list[Tensor], size: int) -> Tensor:
         """Return the responses of the output neurons, ``[networks, size * P]``."""
         return at_outputs(topology, [(i, responses[i]) for i in topology.output_rows], size)
+
+
+class StandardAnswers(Probes, Fitted):
+    r"""The answers of networks at probes, in units of their spread over a training set.
+
+    .. math:: (f_\theta(u_p) - \mu) / \sigma
+
+    with mean and deviation of all answers at the first probes together.
+
+    Args:
+        architecture: of the networks to run, one or several.
+        count, runner, generator: of the :class:`Probes`.
+        size: outputs of a network at most.
+
+    Shape:
+        :meth:`standard`: features of any batch -> ``[networks, size * P]``.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        count: int,
+        size: int,
+        runner: Runner | None = None,
+        generator: bool = False,
+    ) -> None:
+        super().__init__(architecture, count, runner=runner, generator=generator)
+        self.size = size
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, networks: Networks) -> None:
+        """Set mean and deviation."""
+        # In parts: the responses of all neurons of many networks at once are gigabytes.
+        parts = [networks]
+        if isinstance(networks, NeuralGraphStack):
+            parts = [networks[i : i + _AT_ONCE] for i in range(0, len(networks), _AT_ONCE)]
+        answers = torch.cat([self.outputs(input_features(part), self.size) for part in parts])
+        self.mean.copy_(answers.mean())
+        self.deviation.copy_(answers.std().clamp(min=1e-12))
+
+    def standard(self, features: Features) -> Tensor:
+        """Return the answers in these units, output by output."""
+        return (self.outputs(features, self.size) - self.mean) / self.deviation
 
 
 def _chain_runner(architectures: Sequence[Architecture]) -> Runner:
@@ -142,8 +180,6 @@ class ProbeNetwork(Metanetwork):
     takes_runner = True
     reads_signs = False
     symmetry = "all: reads functions alone"
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -158,19 +194,15 @@ class ProbeNetwork(Metanetwork):
         width: int = 24,
     ) -> None:
         super().__init__(architecture, num_outputs)
-        self.probes = Probes(architecture, probes, runner=runner, generator=generator)
-        self.outputs = self.extent.outputs
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("deviation", torch.ones(()))
+        outputs = self.extent.outputs
+        self.probes = StandardAnswers(architecture, probes, outputs, runner, generator)
         self.readout: nn.Module
         if reader == "mlp":
-            self.readout = mlp([probes * self.outputs, hidden, hidden, num_outputs], dropout)
+            self.readout = mlp([probes * outputs, hidden, hidden, num_outputs], dropout)
         elif reader == "grid":
             side = side_of(probes, self.extent.inputs)
             self.probes.start_at(grid_points(side))
-            self.readout = GridReader(
-                self.outputs, side, num_outputs, width, hidden, dropout
-            )
+            self.readout = GridReader(outputs, side, num_outputs, width, hidden, dropout)
         else:
             raise ValueError(f"reader is {reader!r}; expected 'mlp' or 'grid'.")
 
@@ -179,14 +211,6 @@ class ProbeNetwork(Metanetwork):
         """The column of a comparison that the model stands in."""
         return "with probes"
 
-    @torch.no_grad()
-    def fit_statistics(self, networks: Networks) -> None:
-        """Set mean and deviation of the answers at the first probes; call once, before training."""
-        self.mean, self.deviation = self.probes.spread_of_outputs(networks, self.outputs)
-
-    def _answers(self, networks: Networks) -> Tensor:
-        return self.probes.outputs(self.read(networks), self.outputs)
-
     def forward(self, networks: Networks) -> Tensor:
-        answers: Tensor = self.readout((self._answers(networks) - self.mean) / self.deviation)
+        answers: Tensor = self.readout(self.probes.standard(self.read(networks)))
         return answers

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph.topology import Topology
 from nngraph.nn.extent import Extent
-from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.features import Features, Fitted, Networks, input_features
 
 __all__ = ["TensorScales", "fan_in"]
 
 
-class TensorScales(nn.Module):
+class TensorScales(Fitted):
     r"""Weights and biases in units of their tensor's root mean square over a training set.
 
     .. math::

@@ -11,7 +11,7 @@ from nngraph.graph import Architecture
 from nngraph.nn.features import Networks
 from nngraph.nn.metanetwork import Column, Metanetwork, mlp
 from nngraph.nn.network_statistics import NetworkStatistics
-from nngraph.nn.probes import Probes
+from nngraph.nn.probes import StandardAnswers
 from nngraph.nn.running import Runner
 
 __all__ = ["StatisticsNetwork"]
@@ -25,8 +25,7 @@ class StatisticsNetwork(Metanetwork):
     with the :class:`~nngraph.nn.network_statistics.NetworkStatistics` s of all tensors.
 
     The baseline of accuracy prediction. Reads networks of any architecture, also mixed. With
-    ``probes`` it is told besides what the networks answer at learned inputs, each standardised
-    over those at the first probes.
+    ``probes`` it is told the :class:`~nngraph.nn.probes.StandardAnswers` of the networks besides.
 
     Args:
         hidden: width of the MLP.
@@ -43,8 +42,6 @@ class StatisticsNetwork(Metanetwork):
 
     chains_only = False
     takes_runner = True
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -60,10 +57,10 @@ class StatisticsNetwork(Metanetwork):
         several = [architecture] if isinstance(architecture, Architecture) else architecture
         self.statistics = NetworkStatistics(several)
         self.probes = (
-            Probes(architecture, probes, runner=runner, generator=generator) if probes else None
+            StandardAnswers(architecture, probes, self.extent.outputs, runner, generator)
+            if probes
+            else None
         )
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("deviation", torch.ones(()))
         read = self.statistics.width + probes * self.extent.outputs
         self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
 
@@ -72,19 +69,9 @@ class StatisticsNetwork(Metanetwork):
         """The column of a comparison that the model stands in."""
         return "with probes" if self.probes is not None else "generic weights-only"
 
-    @torch.no_grad()
-    def fit_statistics(self, networks: Networks) -> None:
-        """Set the scales of statistics and of answers; call once, before training."""
-        super().fit_statistics(networks)
-        if self.probes is not None:
-            self.mean, self.deviation = self.probes.spread_of_outputs(
-                networks, self.extent.outputs
-            )
-
     def forward(self, networks: Networks) -> Tensor:
         features = self.read(networks)
-        read = self.statistics(features)
+        read = [self.statistics(features)]
         if self.probes is not None:
-            answers = self.probes.outputs(features, self.extent.outputs)
-            read = torch.cat([read, (answers - self.mean) / self.deviation], dim=-1)
-        return self.readout(read)  # type: ignore[no-any-return]
+            read.append(self.probes.standard(features))
+        return self.readout(torch.cat(read, dim=-1))  # type: ignore[no-any-return]

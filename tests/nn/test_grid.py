@@ -9,7 +9,7 @@ from state_laws import relative
 from nngraph.datasets import Relabel
 from nngraph.graph import Activation, Architecture, NeuralGraphStack, forward
 from nngraph.graph.sine_symmetry import SineSymmetry
-from nngraph.nn import Metanetwork, ProbeNetwork, SymmetricNetwork
+from nngraph.nn import Metanetwork, ProbeNetwork, SymmetricNetwork, input_features
 from nngraph.nn.grid import GridReader, grid_points
 from nngraph.testing import random_stack
 
@@ -59,7 +59,8 @@ def test_probes_are_answered_at_the_grid(architecture: Architecture):
     model, networks = probe(architecture), random_stack(architecture, 3, 0)
     points = grid_points(5).double()
     expected = forward(networks, points).mT.flatten(1)  # output by output, as planes
-    torch.testing.assert_close(model._answers(networks), expected, rtol=0, atol=1e-6)
+    found = model.probes.outputs(input_features(networks), architecture.widths[-1])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)

@@ -112,8 +112,8 @@ def test_probe_networks_standardise_the_answers():
     model = ProbeNetwork(architecture, 3, probes=5).double()
     model.fit_statistics(networks)
     answers = forward(networks, model.probes.inputs())
-    torch.testing.assert_close(model.mean, answers.mean())
-    torch.testing.assert_close(model.deviation, answers.std())
+    torch.testing.assert_close(model.probes.mean, answers.mean())
+    torch.testing.assert_close(model.probes.deviation, answers.std())
 
 
 def test_outputs_of_networks_with_fewer_are_padded():

@@ -143,10 +143,10 @@ def test_statistics_can_stand_beside_answers_at_probes():
     model.fit_statistics(networks)
     assert model.probes is not None
     answers = forward(networks, model.probes.inputs())
-    torch.testing.assert_close(model.mean, answers.mean())
-    torch.testing.assert_close(model.deviation, answers.std())
+    torch.testing.assert_close(model.probes.mean, answers.mean())
+    torch.testing.assert_close(model.probes.deviation, answers.std())
     told = model.statistics(input_features(networks))
-    seen = (answers.mT.flatten(1) - model.mean) / model.deviation
+    seen = (answers.mT.flatten(1) - model.probes.mean) / model.probes.deviation
     torch.testing.assert_close(model(networks), model.readout(torch.cat([told, seen], dim=1)))
     assert_invariant_and_learning(model, networks[:4])
 
