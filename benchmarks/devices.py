@@ -88,8 +88,10 @@ class Device:
         (duration,) = self.time([lambda: target.copy_(source)], repeats)
         return 2 * source.nbytes / 2**30 / (duration.median / 1e3)
 
-    def matmul_gflops(self, size: int, repeats: int = 10) -> float:
-        """Return the rate of float32 products of square matrices, in 10^9 operations per second."""
-        one, other = (torch.randn(size, size, device=self.name) for _ in range(2))
+    def matmul_gflops(
+        self, size: int, repeats: int = 10, dtype: torch.dtype = torch.float32
+    ) -> float:
+        """Return the rate of products of square matrices, in 10^9 operations per second."""
+        one, other = (torch.randn(size, size, device=self.name).to(dtype) for _ in range(2))
         (duration,) = self.time([lambda: one @ other], repeats)
         return 2 * size**3 / (duration.median * 1e6)

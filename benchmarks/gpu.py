@@ -9,7 +9,7 @@ counted once each: those that no way of doing it can avoid, not those that a bac
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 # First, since it sets what torch reads when it is imported.
 import harness
 import torch
+from devices import Device, Duration
 from torch import Tensor
 
 from nngraph import kernels
@@ -53,7 +54,7 @@ def _name(widths: Sequence[int]) -> str:
 
 
 def draw(
-    topology: Topology, networks: int, channels: int, dtype: torch.dtype, device: torch.device
+    topology: Topology, networks: int, channels: int, dtype: torch.dtype, device: str
 ) -> list[Tensor]:
     """Return e, A, s, t and b."""
     torch.manual_seed(0)
@@ -114,55 +115,17 @@ def least_work(
     }
 
 
-def event_times(
-    function: Callable[[], object], repeats: int, device: torch.device, warmup: int = 3
-) -> list[float]:
-    """Milliseconds of each call on the device, by its own events; the first calls do not count."""
-    for _ in range(warmup):
-        function()
-    pairs = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record(torch.cuda.current_stream(device))
-        function()
-        end.record(torch.cuda.current_stream(device))
-        pairs.append((begin, end))
-    torch.cuda.synchronize(device)
-    return [begin.elapsed_time(end) for begin, end in pairs]
-
-
-def peak_mib(function: Callable[[], object], device: torch.device) -> float:
-    """By how much a call raises what tensors hold on the device at its peak."""
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    function()
-    torch.cuda.synchronize(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-
-
 def device_rates(
-    dtypes: Sequence[str], device: torch.device, repeats: int, size: int = 8192
+    dtypes: Sequence[str], device: Device, repeats: int, size: int = 8192
 ) -> tuple[float, dict[str, float]]:
     """Copied GB/s, bytes read and written both counted, and 10^12 operations/s of products."""
-    one = torch.randn(4 * size, size, device=device)
-    other = torch.empty_like(one)
-    times = event_times(lambda: other.copy_(one), repeats, device)
-    copied = 2 * one.numel() * one.element_size() / (_quantile(times, 0.5) * 1e6)
-    rates = {}
-    for name in dtypes:
-        a, b = (torch.randn(size, size, device=device).to(DTYPES[name]) for _ in range(2))
-        times = event_times(lambda a=a, b=b: a @ b, repeats, device)
-        rates[name] = 2 * size**3 / (_quantile(times, 0.5) * 1e9)
+    copied = device.copy_gib_per_s(4 * size**2, repeats) * 2**30 / 1e9
+    rates = {name: device.matmul_gflops(size, repeats, DTYPES[name]) / 1e3 for name in dtypes}
     return copied, rates
 
 
-def _quantile(times: list[float], level: float) -> float:
-    return float(torch.tensor(times).quantile(level))
-
-
 def passes(
-    topology: Topology, backend: str, given: list[Tensor], repeats: int, device: torch.device
+    topology: Topology, backend: str, given: list[Tensor], repeats: int, device: Device
 ) -> dict[str, dict[str, float]]:
     """Times of the forward and of the backward pass, and memory of both together."""
     inputs = [value.detach().requires_grad_() for value in given]
@@ -172,34 +135,34 @@ def passes(
         with torch.no_grad():
             ours(*inputs)
 
-    def backward() -> list[float]:
+    def backward() -> list[Duration]:
         out = ours(*inputs)  # given back when this returns, before memory is weighed
-        return event_times(
-            lambda: torch.autograd.grad(out, inputs, seeds, retain_graph=True), repeats, device
+        return device.time(
+            [lambda: torch.autograd.grad(out, inputs, seeds, retain_graph=True)], repeats
         )
 
-    times = {"forward": event_times(forward, repeats, device)}
+    times = {"forward": device.time([forward], repeats)}
     with torch.no_grad():
         seeds = [torch.randn_like(value) for value in ours(*inputs)]
     times["backward"] = backward()
-    memory = peak_mib(lambda: torch.autograd.grad(ours(*inputs), inputs, seeds), device)
+    memory = device.peak_mib(lambda: torch.autograd.grad(ours(*inputs), inputs, seeds))
     return {
         name: {
-            "time_ms": _quantile(found, 0.5),
-            "time_ms_q10": _quantile(found, 0.1),
-            "time_ms_q90": _quantile(found, 0.9),
+            "time_ms": found.median,
+            "time_ms_q10": found.low,
+            "time_ms_q90": found.high,
             "peak_mib": round(memory, 1),
         }
-        for name, found in times.items()
+        for name, (found,) in times.items()
     }
 
 
 def rows_of(
     widths: Sequence[int], networks: int, channels: int, arguments: argparse.Namespace,
-    rates: tuple[float, dict[str, float]], device: torch.device,
+    rates: tuple[float, dict[str, float]], device: Device,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Check and time all backends on one case; what does not fit the memory is a row of its own."""
-    topology, rows = Topology.of(Architecture.mlp(widths)).to(device), []
+    topology, rows = Topology.of(Architecture.mlp(widths)).to(device.name), []
     for dtype in arguments.dtype:
         for backend in arguments.backend:
             case = {
@@ -207,7 +170,7 @@ def rows_of(
                 "dtype": dtype, "backend": backend,
             }  # fmt: skip
             try:
-                given = draw(topology, networks, channels, DTYPES[dtype], device)
+                given = draw(topology, networks, channels, DTYPES[dtype], device.name)
                 errors = check(topology, backend, given) if backend == "triton" else {}
                 found = passes(topology, backend, given, arguments.repeats, device)
             except torch.cuda.OutOfMemoryError:
@@ -239,16 +202,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             "benchmarks/gpu.py measures a CUDA device and torch sees none; run it on a machine "
             "with a GPU and a torch built for CUDA. Nothing was timed."
         )
-    measure(made, arguments, torch.device("cuda"), torch.cuda.get_device_name())
+    measure(made, arguments, Device("cuda"))
 
 
 def measure(
-    made: argparse.ArgumentParser, arguments: argparse.Namespace, device: torch.device, name: str
+    made: argparse.ArgumentParser, arguments: argparse.Namespace, device: Device
 ) -> None:
     """Measure the device's rates, then every case; rows are written as they come."""
     rates = device_rates(arguments.dtype, device, arguments.repeats)
     about = {
-        "device": name,
+        "device": device.model,
         "copy_gb_per_s": float(f"{rates[0]:.4g}"),
         "repeats": arguments.repeats,
         "command": harness.command_line(made, arguments),

@@ -259,22 +259,24 @@ def test_gpu_rows(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """All but what asks the device: its clock and its memory."""
     module, out = load("gpu"), tmp_path / "gpu.csv"
 
-    def times(function: Any, repeats: int, device: torch.device) -> list[float]:
-        function()
-        return [1.0] * (repeats - 1) + [5.0]
+    def times(_: Any, functions: Any, repeats: int) -> list[Any]:
+        for function in functions:
+            function()
+        return [module.Duration(1.0, 0.5, 5.0)] * len(functions)
 
-    monkeypatch.setattr(module, "event_times", times)
-    monkeypatch.setattr(module, "peak_mib", lambda function, device: function() and 3.0)
+    monkeypatch.setattr(module.Device, "time", times)
+    monkeypatch.setattr(module.Device, "peak_mib", lambda _, function: function() and 3.0)
     monkeypatch.setattr(module, "CASES", (((2, 3, 1), 2),))
-    rates = module.device_rates(["bfloat16"], torch.device("cpu"), 3, size=32)
-    assert rates == (2 * 4 * 32**2 * 4 / 1e6, {"bfloat16": 2 * 32**3 / 1e9})
+    rates = module.device_rates(["bfloat16"], module.Device("cpu"), 3, size=32)
+    assert rates[0] == pytest.approx(2 * 4 * 32**2 * 4 / 1e6)
+    assert rates[1] == {"bfloat16": pytest.approx(2 * 32**3 / 1e9)}
     monkeypatch.setattr(module, "device_rates", lambda *_: (2.0, {"float32": 4.0}))
     made = module.parser()
     given = made.parse_args(
         ["--case", "0", "--channels", "4", "--dtype", "float32", "--backend", "reference",
          "dense", "--repeats", "5", "--out", str(out)]
     )  # fmt: skip
-    module.measure(made, given, torch.device("cpu"), "a device")
+    module.measure(made, given, module.Device("cpu"))
     found = rows(out)
     assert [(row["backend"], row["pass"]) for row in found] == [
         (backend, name) for backend in ("reference", "dense") for name in ("forward", "backward")
@@ -296,14 +298,14 @@ def test_what_does_not_fit_a_gpu_is_a_row(load: Any, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module, "passes", full)
     given = module.parser().parse_args(["--dtype", "float32", "--backend", "dense"])
-    found = module.rows_of((2, 3, 1), 2, 4, given, (1.0, {}), torch.device("cpu"))
+    found = module.rows_of((2, 3, 1), 2, 4, given, (1.0, {}), module.Device("cpu"))
     assert [(row["backend"], row["out_of_memory"]) for row in found] == [("dense", True)]
 
 
 def test_gpu_kernels_that_err_are_not_timed(load: Any, monkeypatch: pytest.MonkeyPatch):
     module = load("gpu")
     topology = module.Topology.of(module.Architecture.mlp([2, 16, 1]))
-    given = module.draw(topology, 4, 16, torch.bfloat16, torch.device("cpu"))
+    given = module.draw(topology, 4, 16, torch.bfloat16, "cpu")
     assert module.check(topology, "reference", given)["error"] > 0
     real = module.update
 

@@ -14,8 +14,10 @@ def follows_operations(like: Tensor) -> bool:
     ``torch.compile`` fuses plain operations itself, autocast chooses a precision for each, and the
     transforms of ``torch.func`` need a rule for each.
     """
+    kind = like.device.type
     return (
         torch.compiler.is_compiling()
-        or torch.is_autocast_enabled(like.device.type)
+        # Some devices, such as "meta", know no autocast.
+        or (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind))
         or torch._C._are_functorch_transforms_active()
     )

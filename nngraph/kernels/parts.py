@@ -96,7 +96,9 @@ def pool_graphs(topology: Topology, values: Tensor, of: Tensor) -> Tensor:
         of: ``[K]``, network of each row: the topology's ``node_graph``, ``group_graph`` or
             ``block_graph``.
     """
-    return reference.mean_by(values, of, torch.bincount(of, minlength=topology.num_graphs))
+    # Not torch.bincount, which waits for a GPU to know how long its answer is.
+    count = torch.zeros(topology.num_graphs, dtype=of.dtype, device=of.device)
+    return reference.mean_by(values, of, count.index_add(0, of, torch.ones_like(of)))
 
 
 def spread_graphs(graphs: Tensor, of: Tensor) -> Tensor:

@@ -102,9 +102,9 @@ class NetworkStatistics(Fitted):
             ]
             rows = torch.tensor(found, device=told.device)
             size = self.rows // self.ends
-            count = torch.bincount(rows, minlength=size).clamp(min=1).to(told.dtype)
+            count = told.new_zeros(size).index_add(0, rows, told.new_ones(len(rows)))
             table = told.new_zeros(len(told), size, _WIDTH).index_add(1, rows, told)
-            tables.append(table / count.unsqueeze(-1))
+            tables.append(table / count.clamp(min=1).unsqueeze(-1))
         return torch.cat(tables, dim=1).flatten(1)
 
     def _row(self, architecture: Architecture, kind: str, level: int) -> int:
