@@ -16,6 +16,7 @@ from typing import Any
 
 import harness
 import torch
+from devices import Device
 
 from nngraph.nn import MODELS, SymmetricNetwork, probing
 from nngraph.tasks import TASKS, Report, TrainSettings, load_run, train
@@ -94,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "epochs_given": arguments.epochs,
                 **figures(report),
                 "probing_r2": probing_r2,
+                "device": Device(settings.device).model,
                 "command": harness.command_line(made, one),
                 **harness.machine(),
             }
@@ -116,6 +118,7 @@ def figures(report: Report) -> dict[str, Any]:
     further = {name: value for name, value in report.test.items() if name != report.score}
     return {
         "cpu_seconds": round(report.cpu_seconds, 1),
+        "seconds": round(report.seconds, 1),
         "steps": report.steps,
         "epochs": report.epochs,
         "parameters": report.parameters,

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import harness
 import torch
+from devices import Device
 
 from nngraph.tasks import TrainSettings, train
 from nngraph.zoo import Zoo
 
-KEYS = ("zoo", "column", "edit", "expansion", "model", "options", "cpu_seconds_budget", "seed")
+KEYS = (
+    "zoo", "column", "edit", "expansion", "model", "options", "task_options", "batch_size", "ema",
+    "cpu_seconds_budget", "device", "seed",
+)  # fmt: skip
 #: How the output is made larger than one network of the given size: options of the task "edit".
 EXPANSIONS = {
     "none": {},
@@ -62,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--cpu-seconds", type=float, default=360.0, help="of training, of each run")
     made.add_argument("--learning-rate", type=float, default=4e-3, help="at its highest")
+    made.add_argument("--ema", type=float, help="decay of an average of the parameters")
+    made.add_argument("--batch-size", type=int, default=64, help="networks per step")
+    made.add_argument("--device", default="cpu", help="cpu or cuda")
     made.add_argument("--seed", nargs="+", type=int, default=[0], help="one run for each")
     made.add_argument(
         "--out", type=Path, default=harness.RESULTS / "editing.csv", help="result file"
@@ -85,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings = TrainSettings(
                 str(arguments.zoo), arguments.model, json.loads(arguments.options), "edit",
                 task_options, cpu_seconds=arguments.cpu_seconds, seed=seed,
-                learning_rate=arguments.learning_rate,
+                learning_rate=arguments.learning_rate, ema=arguments.ema,
+                batch_size=arguments.batch_size, device=arguments.device,
             )  # fmt: skip
             with tempfile.TemporaryDirectory() as folder:
                 report = train(settings, Path(folder) / "run")
@@ -102,7 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "task_options": said,
                 "seed": seed,
                 "cpu_seconds_budget": arguments.cpu_seconds,
+                "batch_size": arguments.batch_size,
+                "ema": arguments.ema,
                 "cpu_seconds": round(report.cpu_seconds, 1),
+                "device": Device(arguments.device).model,
                 "steps": report.steps,
                 "parameters": report.parameters,
                 "val_mse_e2": _hundredths(report.val["mse"]),
