@@ -47,7 +47,7 @@ def build(name: str, architecture: Architecture = ARCHITECTURE, **changes: Any) 
 
 
 def gradients(model: Metanetwork, answers: Tensor) -> list[Tensor]:
-    labels = torch.arange(len(answers)) % 3
+    labels = torch.arange(len(answers), device=answers.device) % 3
     return list(
         torch.autograd.grad(
             F.cross_entropy(answers.float(), labels), list(model.parameters()),

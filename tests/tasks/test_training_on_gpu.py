@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nngraph.tasks import TrainSettings, build_task, load_run, train
+from nngraph.tasks import TASKS, TrainSettings, build_task, load_run, train
 from nngraph.zoo import Zoo
 
 Settings = Callable[..., TrainSettings]
@@ -46,5 +48,16 @@ def test_learning_happens_in_every_precision(
     # What is kept is read on the CPU, in float32 there.
     kept, _ = load_run(tmp_path)
     assert {p.device.type for p in kept.parameters()} == {"cpu"}
-    again = build_task(chosen, zoo).evaluate(kept, "val")
+    again = build_task(replace(chosen, device="cpu", precision="auto"), zoo).evaluate(kept, "val")
     assert again["loss"] == pytest.approx(found.val["loss"], rel=0.1)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_trained_and_judged(
+    task: str, settings: Settings, tmp_path: Path, gpu: str
+):
+    options = {"predict": {"fact": "psnr"}, "edit": {"added": 8, "copies": 2, "pixels": 12}}
+    chosen = settings(device=gpu, task=task, task_options=options.get(task, {}), mirror=True)
+    found = train(chosen, tmp_path, progress=False)
+    assert found.steps == 12
+    assert all(map(math.isfinite, [*losses(tmp_path), *found.val.values()]))
