@@ -289,7 +289,9 @@ def _through_norm(
     if scale is None:
         torch.add(beside, gradient.view(beside.shape), out=out)
         return
-    zero, one = torch.zeros_like(scale), torch.ones_like(scale)
+    # On a GPU torch keeps means and deviations of features of 16 bits in 32.
+    wide = torch.float32 if scale.is_cuda and scale.itemsize == 2 else scale.dtype
+    zero, one = torch.zeros_like(scale, dtype=wide), torch.ones_like(scale, dtype=wide)
     found = torch.ops.aten.native_layer_norm_backward(
         gradient, normal, [normal.shape[-1]], zero, one, None, None, [True, False, False]
     )[0]

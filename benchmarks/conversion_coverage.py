@@ -18,7 +18,7 @@ from typing import Any
 
 import harness
 import torch
-from coverage_models import Case, timm_cases, transformers_cases
+from conversion_models import Case, timm_cases, transformers_cases
 
 from converters.general.builder import build_architecture
 from converters.general.convert import state_of
@@ -33,13 +33,13 @@ KEYS = ("library", "family", "model")
 
 def parser() -> argparse.ArgumentParser:
     """Return what reads the command line."""
-    made = argparse.ArgumentParser("coverage.py", description=__doc__)
+    made = argparse.ArgumentParser("conversion_coverage.py", description=__doc__)
     made.add_argument("--library", choices=("timm", "transformers", "all"), default="all")
     made.add_argument("--only", nargs="*", default=[], help="families; default: all")
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--resume", action="store_true", help="leave out what has a row already")
     made.add_argument(
-        "--out", type=Path, default=harness.RESULTS / "coverage.csv", help="result file"
+        "--out", type=Path, default=harness.RESULTS / "conversion_coverage.csv", help="result file"
     )
     return made
 
