@@ -38,6 +38,7 @@ __all__ = [
     "Cell",
     "Heard",
     "Kinds",
+    "PerChannel",
     "hidden_kinds",
     "kind_of",
     "kinds_of_level",
@@ -339,4 +340,26 @@ class ByKind(nn.ModuleDict):
         for kind, rows in kinds:
             own = value if rows is None else value.index_select(-2, rows)
             out = put(out, cast(Tensor, self[kind](own)), rows)
+        return out
+
+
+class PerChannel(nn.Module):
+    r"""A map by which no channel hears of another: :math:`y_c = \sum_p w_{pc} x_{pc}`.
+
+    Args:
+        parts, channels: P and C of what it reads.
+
+    Shape:
+        ``[*, P * C]``, part by part -> ``[*, C]``.
+    """
+
+    def __init__(self, parts: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(parts, channels))
+
+    def forward(self, value: Tensor) -> Tensor:
+        parts = value.chunk(len(self.weight), dim=-1)
+        out = parts[0] * self.weight[0]
+        for part, weight in zip(parts[1:], self.weight[1:], strict=True):
+            out = torch.addcmul(out, part, weight)
         return out

@@ -69,6 +69,8 @@ class SymmetricNetwork(StateNetwork):
         hidden, dropout: width of the MLP of the read-out, and dropout in it.
         max_levels: sets of maps at most.
         width: channels of the GridReader's first map.
+        mix: of a start other than random, whether channels may come to mix between layers; else
+            each stays by itself, at a cost that is linear in their number: for fine grids.
 
     Raises:
         ArchitectureError: if a network has hidden neurons of a kind that no architecture it was
@@ -104,6 +106,7 @@ class SymmetricNetwork(StateNetwork):
         dropout: float = 0.2,
         max_levels: int = 16,
         width: int = 24,
+        mix: bool = True,
     ) -> None:
         several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
         # Not the general read-out of states: this one reads what the output neurons heard.
@@ -116,7 +119,7 @@ class SymmetricNetwork(StateNetwork):
         )
         self.side = 0
         if start == "evaluation":
-            self.passes.start_at_evaluation()
+            self.passes.start_at_evaluation(mix=mix)
         elif start == "grid":
             if bidirectional or probes:
                 raise ValueError(
@@ -124,9 +127,11 @@ class SymmetricNetwork(StateNetwork):
                     f"bidirectional={bidirectional} and probes={probes}."
                 )
             self.side = side_of(messages, self.extent.inputs)
-            self.passes.start_at_evaluation(grid_points(self.side))
+            self.passes.start_at_evaluation(grid_points(self.side), mix)
         elif start != "random":
             raise ValueError(f"start is {start!r}; expected 'random', 'evaluation' or 'grid'.")
+        elif not mix:
+            raise ValueError("mix=False is for start='evaluation' or 'grid'; got start='random'.")
         self.probes = Probes(self.architecture, probes) if probes else None
         # The answer of a forward pass alone is read off the outputs, and needs no states.
         self.has_states = bidirectional or not num_outputs

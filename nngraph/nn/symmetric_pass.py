@@ -20,6 +20,7 @@ from nngraph.nn.cells import (
     Cell,
     Heard,
     Kinds,
+    PerChannel,
     kind_of,
     kinds_of_level,
     put,
@@ -247,11 +248,13 @@ class SymmetricPass(nn.Module):
         The reading is linear, so that what a neuron hears is the sum of this, times its weights.
         """
         message = self.each(self.maps_out, number, level.kinds, level.z)
-        read = cast(nn.Linear, self.cell(number + 1, level.kinds[0][0]).read)
-        return message @ read.weight[:, : message.shape[-1]].mT
+        read = self.cell(number + 1, level.kinds[0][0]).read
+        if isinstance(read, PerChannel):
+            return cast(Tensor, read(message))
+        return message @ cast(nn.Linear, read).weight[:, : message.shape[-1]].mT
 
     @torch.no_grad()
-    def start_at_evaluation(self, points: Tensor | None = None) -> None:
+    def start_at_evaluation(self, points: Tensor | None = None, mix: bool = True) -> None:
         r"""Draw the maps so that u is the pre-activations of sine networks at C inputs.
 
         With offsets of :math:`\pi / 4`, :math:`\sin(\beta + u) \mp \sin(\beta - u)` are
@@ -260,6 +263,9 @@ class SymmetricPass(nn.Module):
 
         Args:
             points: the inputs, ``[C, d_0]``; default uniform in ``[-0.9, 0.9]``.
+            mix: whether what is heard at one input may come to mix with others in the layers
+                between; else all maps there become :class:`PerChannel` ones, and the cost is linear
+                in C.
 
         Raises:
             ValueError: if there are neurons of other kinds, other functions, or the sizes differ.
@@ -279,13 +285,19 @@ class SymmetricPass(nn.Module):
             shift.fill_(torch.pi / 4)
             if i:
                 nn.init.eye_(read.weight)
+                if not mix:
+                    cell.read = PerChannel(1, cell.channels)
             elif points is None:
                 nn.init.uniform_(read.weight, -0.9, 0.9)
             else:
                 # Of the learned places of the inputs.
                 read.weight.copy_(points @ torch.linalg.pinv(self.inputs).mT)
-            out = cast(nn.Linear, cast(ByKind, self.maps_out[i])["sine"])
-            out.weight.copy_(torch.eye(cell.channels).repeat(1, 2) / 2**0.5)
+            maps = cast(ByKind, self.maps_out[i])
+            if mix:
+                out = torch.eye(cell.channels).repeat(1, 2)
+            else:
+                maps["sine"], out = PerChannel(2, cell.channels), torch.ones(2, cell.channels)
+            cast(nn.Parameter, maps["sine"].weight).copy_(out / 2**0.5)
 
 
 def _cell(

@@ -27,12 +27,18 @@ def probe(architecture: Architecture, points: int = 25) -> ProbeNetwork:
     return ProbeNetwork(architecture, 4, points, 16, reader="grid", width=4).double().eval()
 
 
-def symmetric(architecture: Architecture, points: int = 25) -> SymmetricNetwork:
+def symmetric(
+    architecture: Architecture, points: int = 25, mix: bool = True
+) -> SymmetricNetwork:
     torch.manual_seed(0)
     return SymmetricNetwork(
         architecture, 4, channels=[points], messages=points, functions=["sine"], start="grid",
-        hidden=16, width=4,
+        hidden=16, width=4, mix=mix,
     ).double().eval()  # fmt: skip
+
+
+def apart(architecture: Architecture, points: int = 25) -> SymmetricNetwork:
+    return symmetric(architecture, points, mix=False)
 
 
 def moved(networks: NeuralGraphStack) -> NeuralGraphStack:
@@ -76,7 +82,20 @@ def test_a_pass_starts_as_the_picture_and_its_bias(architecture: Architecture):
     assert bool((planes[:, :, 1] == planes[:, :, 1, :1]).all())
 
 
-@pytest.mark.parametrize("make", [probe, symmetric])
+def test_channels_that_do_not_mix_start_as_those_that_may():
+    networks = random_stack(NETWORKS["three outputs"], 3, 0)
+    found, expected = (make(networks.architecture) for make in (apart, symmetric))
+    torch.testing.assert_close(found.embed(networks), expected.embed(networks))
+    # One of a map's channels is heard of by no other, also after training.
+    trained(found, networks)
+    before = found.embed(networks).view(3, 6, 25)
+    with torch.no_grad():
+        found.passes.cell(2, "sine").read.weight[0, 7] += 1
+    changed = (found.embed(networks).view(3, 6, 25) != before).any(0).any(0)
+    assert changed.nonzero().tolist() == [[7]]
+
+
+@pytest.mark.parametrize("make", [probe, symmetric, apart])
 @pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 def test_the_same_functions_have_the_same_answers(make, architecture: Architecture):
     model, networks = make(architecture), random_stack(architecture, 3, 0)
@@ -118,5 +137,7 @@ def test_what_is_no_grid_is_refused():
             NETWORKS["one output"], 4, channels=[25], messages=25, functions=["sine"], start="grid",
             bidirectional=True,
         )  # fmt: skip
+    with pytest.raises(ValueError, match="mix=False is for start='evaluation' or 'grid'"):
+        SymmetricNetwork(NETWORKS["one output"], 4, mix=False)
     with pytest.raises(ValueError, match="a generator makes"):
         ProbeNetwork(NETWORKS["one output"], 4, 25, generator=True, reader="grid")
