@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -37,14 +38,20 @@ BACKENDS: dict[str, ModuleType] = {
     "scatter": scatter,
     "dense": dense,
 }
+#: Numbers at the edges of a bucket from which ``"auto"`` reads buckets one by one on a GPU. With
+#: fewer what counts is how many kernels are started, and index tensors need fewest: on an H200 a
+#: layer took 2.2 times as long by buckets with 1.5 million numbers in each, 5.8 times with 0.2
+#: million, 1.3 times with 4 million (``benchmarks/primitives.py --device cuda``), and less with 49
+#: million (``benchmarks/gpu.py``).
+GPU_BUCKET = 2**23
 #: The backend that serves ``edge_update`` and nothing else.
 TRITON = "triton"
 
 
-def kernel_of(topology: Topology, backend: str, name: str) -> Any:
-    """Return the function of a name that a backend has."""
+def kernel_of(topology: Topology, backend: str, name: str, like: Tensor | None = None) -> Any:
+    """Return the function of a name that a backend has; ``like`` as of :func:`is_dense`."""
     if backend == "auto":
-        backend = "dense" if topology.buckets is not None else _of_irregular()
+        backend = "dense" if is_dense(topology, backend, like) else _of_indices()
     refuse_triton(backend, name)
     if backend not in BACKENDS:
         raise ValueError(
@@ -62,13 +69,34 @@ def refuse_triton(backend: str, name: str) -> None:
         )
 
 
-def is_dense(topology: Topology, backend: str) -> bool:
-    """Whether blocks are read as dense arrays."""
-    return backend == "dense" or (backend == "auto" and topology.buckets is not None)
+def is_dense(topology: Topology, backend: str, like: Tensor | None = None) -> bool:
+    """Whether blocks are read as dense arrays.
+
+    Args:
+        like: features ``[*, n, C]`` that are read or made with as many channels at every edge,
+            where ``"auto"`` may choose by their size.
+    """
+    if backend != "auto":
+        return backend == "dense"
+    if topology.buckets is None:
+        return False
+    if like is None or not _counts_launches(like):
+        return True
+    return _numbers(topology, like) >= GPU_BUCKET * len(topology.buckets)
+
+
+def _counts_launches(like: Tensor) -> bool:
+    """Whether starting a kernel costs more than a small kernel itself."""
+    return like.is_cuda
+
+
+def _numbers(topology: Topology, like: Tensor) -> int:
+    """Numbers of such features at all edges of all networks."""
+    return topology.num_edges * like.shape[-1] * math.prod(like.shape[:-2])
 
 
 @lru_cache(maxsize=1)
-def _of_irregular() -> str:
+def _of_indices() -> str:
     return "scatter" if find_spec("torch_scatter") is not None else "reference"
 
 

@@ -39,7 +39,7 @@ def gather(topology: Topology, x: Tensor, side: Side, backend: str = "auto") -> 
 
     ``[*, N, C]``, or ``[*, K, C]`` for K blocks, ``-> [*, E, C]``.
     """
-    return cast(Tensor, kernel_of(topology, backend, "gather")(topology, x, known_side(side)))
+    return cast(Tensor, kernel_of(topology, backend, "gather", x)(topology, x, known_side(side)))
 
 
 def reduce(
@@ -57,8 +57,9 @@ def reduce(
         raise ValueError(f"op is {op!r}; expected one of {', '.join(map(repr, REDUCTIONS))}.")
     side = known_side(side)
     if op in ("max", "min"):
-        return cast(Tensor, kernel_of(topology, backend, "reduce_extreme")(topology, e, side, op))
-    total = cast(Tensor, kernel_of(topology, backend, "reduce_sum")(topology, e, side))
+        extreme = kernel_of(topology, backend, "reduce_extreme", e)
+        return cast(Tensor, extreme(topology, e, side, op))
+    total = cast(Tensor, kernel_of(topology, backend, "reduce_sum", e)(topology, e, side))
     if op == "sum":
         return total
     count = count_of(topology, side).clamp(min=1).to(e.dtype).unsqueeze(-1)
@@ -85,7 +86,7 @@ def aggregate(
     def plain(e: Tensor) -> Tensor:
         return torch.cat([reduce(topology, e, side, op, backend) for op in ops], dim=-1)
 
-    if is_dense(topology, backend) and not follows_operations(e):
+    if is_dense(topology, backend, e) and not follows_operations(e):
         known = [op for op in ops if op in REDUCTIONS]
         if len(known) == len(ops) and side in ("source", "target"):
             count = count_of(topology, side).clamp(min=1).to(e.dtype).unsqueeze(-1)
@@ -136,7 +137,7 @@ def edge_affine(
     ``source`` and ``target`` linear images of edge and node features this is a linear map of
     ``[x_src, x_dst, e]`` at the cost of one product per neuron instead of one per edge.
     """
-    kernel = kernel_of(topology, backend, "edge_affine")
+    kernel = kernel_of(topology, backend, "edge_affine", source)
     total = cast(Tensor, kernel(topology, e, source, target))
     return total if activation is None else activation(total)
 
@@ -154,7 +155,7 @@ def propagate(
     Returns:
         ``[*, N, C]``; 0 at neurons that nothing reaches.
     """
-    return cast(Tensor, kernel_of(topology, backend, "propagate")(topology, weight, x, to))
+    return cast(Tensor, kernel_of(topology, backend, "propagate", x)(topology, weight, x, to))
 
 
 def inner(
@@ -172,4 +173,5 @@ def inner(
     Returns:
         ``[*, E, H]`` for each edge j -> i.
     """
-    return cast(Tensor, kernel_of(topology, backend, "inner")(topology, source, target, heads))
+    kernel = kernel_of(topology, backend, "inner", source)
+    return cast(Tensor, kernel(topology, source, target, heads))

@@ -93,7 +93,7 @@ def edge_update(
             pool_blocks(topology, e, steps),
         )
 
-    if backend == TRITON or is_dense(topology, backend):
+    if backend == TRITON or is_dense(topology, backend, e):
         given = fused.Given(plain, topology, normalise, recompute)
         kernel = triton_edges if backend == TRITON else fused
         return EdgeUpdate(*kernel.edge_update(given, e, weight, source, target, block))
@@ -142,7 +142,7 @@ def map_edges(
             for value, place in zip(made, to, strict=True)
         )
 
-    if is_dense(topology, backend) and not follows_operations(e):
+    if is_dense(topology, backend, e) and not follows_operations(e):
         given = mapped.Given(plain, topology, function, tuple(to))
         return mapped.map_edges(given, e, source, target, parameters)
     return plain(e, source, target, *parameters)

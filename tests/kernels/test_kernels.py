@@ -13,7 +13,8 @@ from nngraph import kernels
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture, NeuronGroup, Parameter
 from nngraph.graph.topology import Topology
-from nngraph.kernels import Side
+from nngraph.kernels import Side, backends
+from nngraph.kernels.backends import is_dense, kernel_of
 from nngraph.testing import random_architectures, structured_architectures
 
 mlp = Architecture.mlp
@@ -367,6 +368,33 @@ def test_dense_gathers_and_edges_are_float32_too():
     for other in others:
         torch.testing.assert_close(one, other)  # in dtype too
     assert one.dtype == torch.float32
+
+
+@pytest.mark.parametrize("lead", [(), (5,), (0,)])
+def test_auto_reads_small_arrays_by_index_on_a_gpu(
+    lead: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+):
+    """Where a kernel's start costs more than the kernel: by the numbers at a bucket's edges."""
+    topology = Topology.of(mlp([2, 8, 4, 1]))
+    e, x = draw(*lead, topology.num_edges, 3), draw(*lead, topology.num_nodes, 3)
+    assert is_dense(topology, "auto", e)
+    monkeypatch.setattr(backends, "_counts_launches", lambda like: True)
+    numbers = e.numel()
+    assert backends._numbers(topology, e) == backends._numbers(topology, x) == numbers
+    for size, dense in ((numbers // 3, True), (numbers // 3 + 1, False)):
+        monkeypatch.setattr(backends, "GPU_BUCKET", size)
+        for like in (e, x):
+            assert is_dense(topology, "auto", like) == dense
+            made = kernel_of(topology, "auto", "reduce_sum", like)
+            assert (made is kernels.BACKENDS["dense"].reduce_sum) == dense
+        assert is_dense(topology, "dense", e)
+        assert not is_dense(topology, "reference", e)
+        # Where nothing is as long as the edges, as it is without.
+        assert is_dense(topology, "auto")
+        for (ours, inputs), (plain, _) in zip(
+            cases(topology, lead, "auto"), cases(topology, lead, "reference"), strict=True
+        ):
+            close(ours(*inputs), plain(*inputs))
 
 
 def test_unknown_names_are_refused():
