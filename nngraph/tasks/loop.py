@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nngraph.errors import DataFileError
+from nngraph.errors import DataFileError, NonFiniteError
 from nngraph.files import write_atomically
 from nngraph.tasks.averaging import AveragedModel
 from nngraph.tasks.batches import NetworksInMemory, draw_batches, share_of
@@ -85,6 +86,8 @@ class Run:
             None if self.settings.ema is None else AveragedModel(self.model, self.settings.ema)
         )
         self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
+        #: steps that were not taken, since their gradients were not finite
+        self.left_out = 0
         self.batches = math.ceil(len(self.networks.numbers) / self.settings.batch_size)
 
     @property
@@ -101,7 +104,7 @@ class Run:
 
     def step(self, batch: Tensor, rate: float) -> Tensor:
         """Take one optimiser step on networks by their numbers; return this process's share of
-        the loss.
+        the loss. A gradient that is not finite is not followed: one would end the run.
         """  # fmt: skip
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
@@ -116,12 +119,15 @@ class Run:
                 loss = loss if weight == 1 else weight * loss
                 fabric.backward(loss)
             losses.append(loss.detach())
-        if self.settings.clip is not None:
-            fabric.clip_gradients(
-                self._wrapped, self._stepper, max_norm=self.settings.clip,
-                error_if_nonfinite=False,
-            )  # fmt: skip
-        self._stepper.step()
+        most = math.inf if self.settings.clip is None else self.settings.clip
+        norm = fabric.clip_gradients(
+            self._wrapped, self._stepper, max_norm=most, error_if_nonfinite=False
+        )
+        # In float16 the scaler of the loss sees to it, and is to learn of it.
+        if self.settings.precision == "fp16" or bool(torch.isfinite(cast(Tensor, norm))):
+            self._stepper.step()
+        else:
+            self.left_out += 1
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def planned_steps(self) -> int:
@@ -150,8 +156,12 @@ class Run:
         return int(self.fabric.broadcast(steps))
 
     def train_epoch(self, progress: Progress, bar: tqdm[Any]) -> float:
-        """Pass over the training networks once, or to the last step; return the mean loss."""
-        settings, networks = self.settings, self.networks
+        """Pass over the training networks once, or to the last step; return the mean loss.
+
+        Raises:
+            NonFiniteError: if not one of the steps had a finite gradient.
+        """
+        settings, networks, left_out = self.settings, self.networks, self.left_out
         # All randomness of an epoch follows from the seed and the epoch: a resumed run draws the
         # same. The order is that of all processes; what each does to its networks is its own.
         order = draw_batches(
@@ -170,7 +180,25 @@ class Run:
                     self.average.update(self.model, progress.step)
                 bar.update()
         progress.epoch += 1
-        return float(self.fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean"))
+        self._tell_of_steps_left_out(self.left_out - left_out, len(losses), progress.epoch)
+        every = torch.stack(losses)
+        mean = every[every.isfinite()].mean()
+        return float(self.fabric.all_reduce(mean, reduce_op="mean"))
+
+    def _tell_of_steps_left_out(self, count: int, steps: int, epoch: int) -> None:
+        if not count:
+            return
+        told = (
+            f"{self.out}: of the {steps} steps of epoch {epoch}, {count} had gradients that are "
+            "not finite, and were left out."
+        )
+        if count == steps:
+            raise NonFiniteError(
+                f"{told} Expected some to learn from: look for weights that are not finite "
+                "(nngraph zoo verify), or lower the learning rate."
+            )
+        if self.leads:
+            warnings.warn(f"{told} Where it is many, lower the learning rate.", stacklevel=3)
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Judge the model on a split; the same measures in every process."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -15,8 +16,8 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from nngraph.errors import DataFileError
-from nngraph.tasks import TrainSettings, build_model, build_task, load_run, train
+from nngraph.errors import DataFileError, NonFiniteError
+from nngraph.tasks import Classify, TrainSettings, build_model, build_task, load_run, train
 from nngraph.tasks.checkpoint import optimizer_tensors
 from nngraph.tasks.loop import Progress, Run
 from nngraph.tasks.schedule import learning_rate, new_optimizer
@@ -221,6 +222,36 @@ def test_learning_happens(model: str, make_zoo: Any, settings: Settings, tmp_pat
     assert found.val["accuracy"] + found.test["accuracy"] > 1.2  # by chance: 0.67
     lines = rows(tmp_path)
     assert lines[-1]["train_loss"] < 0.1 * lines[0]["train_loss"]
+
+
+class TestGradientsThatAreNotFinite:
+    @staticmethod
+    def spoil(monkeypatch: pytest.MonkeyPatch, which: Callable[[int], bool]) -> None:
+        real, calls = Classify.loss, itertools.count(1)
+
+        def loss(task: Classify, model: Any, batch: Any) -> Any:
+            found = real(task, model, batch)
+            return found * math.inf if which(next(calls)) else found
+
+        monkeypatch.setattr(Classify, "loss", loss)
+
+    @pytest.mark.parametrize("clip", [1.0, None])
+    def test_one_is_left_out_and_told(
+        self, clip: float | None, settings: Settings, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ):  # fmt: skip
+        self.spoil(monkeypatch, lambda call: call == 5)  # the second step of the second epoch
+        with pytest.warns(UserWarning, match=r"of the 3 steps of epoch 2, 1 had gradients that"):
+            found = train(settings(clip=clip), tmp_path, progress=False)
+        assert math.isfinite(found.val["loss"])
+        assert all(math.isfinite(row["train_loss"]) for row in rows(tmp_path))
+
+    def test_a_run_of_nothing_else_ends(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        self.spoil(monkeypatch, lambda call: call > 3)
+        with pytest.raises(NonFiniteError, match=r"epoch 2, 3 had gradients .* zoo verify"):
+            train(settings(), tmp_path, progress=False)
 
 
 def constant(accuracies: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
