@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from nngraph import kernels
 from nngraph.graph.topology import Topology
+from nngraph.testing import assert_as_precise
 
 
 def moved(tensors: Sequence[Tensor], device: str) -> list[Tensor]:
@@ -64,6 +66,22 @@ def test_first_and_second_derivatives(
         given = moved(inputs, gpu)
         assert gradcheck(lambda *v, f=function: f(*v).square(), given, **rounding)
         assert gradgradcheck(lambda *v, f=function: f(*v).square(), given, **rounding)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_fused_update_errs_no_more_than_twice_as_much_as_the_plain_one(
+    dtype: torch.dtype, gpu: str
+):
+    """In values and gradients; that in Triton is held in test_triton.py."""
+    topology = Topology.of(NAMED["depth-six"]).to(gpu)
+    edges, nodes, blocks = topology.num_edges, topology.num_nodes, len(topology.block_size)
+    shapes = [(3, edges, 8), (8, 8), (3, nodes, 8), (3, nodes, 8), (3, blocks, 8)]
+    given = [draw(*shape, seed=i).to(gpu, dtype) for i, shape in enumerate(shapes)]
+
+    def update(backend: str, *given: Tensor) -> tuple[Tensor, ...]:
+        return tuple(kernels.edge_update(topology, *given, backend=backend))
+
+    assert_as_precise(partial(update, "dense"), partial(update, "reference"), given)
 
 
 @pytest.mark.parametrize("backend", ["reference", "scatter"])
