@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in arguments.seed:
         for expansion in arguments.expansion:
             task_options = {
-                **json.loads(arguments.task_options), **EXPANSIONS[expansion],
+                **EXPANSIONS[expansion], **json.loads(arguments.task_options),
                 "edit": arguments.edit, "data": str(arguments.data),
             }  # fmt: skip
             settings = TrainSettings(
