@@ -46,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
         "--zoo", type=Path, required=True, metavar="ZOO", help="folder of the networks"
     )
     made.add_argument(
-        "--data", type=Path, required=True, metavar="DATA",
-        help="folder of the images that they were fitted to",
+        "--data", type=Path, metavar="DATA",
+        help="folder of the images that they were fitted to; default what they draw themselves",
     )  # fmt: skip
     made.add_argument("--edit", default="dilate", help="dilate, erode or contrast")
     made.add_argument(
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for expansion in arguments.expansion:
             task_options = {
                 **EXPANSIONS[expansion], **json.loads(arguments.task_options),
-                "edit": arguments.edit, "data": str(arguments.data),
+                "edit": arguments.edit, "data": arguments.data and str(arguments.data),
             }  # fmt: skip
             settings = TrainSettings(
                 str(arguments.zoo), arguments.model, json.loads(arguments.options), "edit",
@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "val_mse_e2": _hundredths(report.val["mse"]),
                 "test_mse_e2": _hundredths(report.test["mse"]),
                 "unedited_mse_e2": _hundredths(report.test["mse_unedited"]),
+                "targets": "drawn" if arguments.data is None else "originals",
                 "zoo_psnr_db": round(float(zoo.psnr.mean()), 2),
                 "command": harness.command_line(made, one),
                 **harness.machine(),

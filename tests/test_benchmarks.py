@@ -219,15 +219,20 @@ def test_fit(load: Any, tmp_path: Path):
     )
 
 
-def test_accuracy(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def small_zoo(path: Path) -> Path:
     images = torch.rand(20, 3, 3, 1, generator=torch.Generator().manual_seed(0))
     source = ImageSource("noise", images, torch.arange(20) % 2, ("even", "odd"))
     fit_zoo(
-        tmp_path / "zoo", source, widths=[2, 3, 3, 1], steps=2, splits=(0.5, 0.25, 0.25),
-        threads=1, progress=False,
+        path, source, widths=[2, 3, 3, 1], steps=2, splits=(0.5, 0.25, 0.25), threads=1,
+        progress=False,
     )  # fmt: skip
+    return path
+
+
+def test_accuracy(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    zoo = small_zoo(tmp_path / "zoo")
     out = tmp_path / "accuracy.csv"
-    arguments = ["--zoo", str(tmp_path / "zoo"), "--cpu-seconds", "0.01", "--out", str(out)]
+    arguments = ["--zoo", str(zoo), "--cpu-seconds", "0.01", "--out", str(out)]
     models = ["flat:{\"hidden\": 4}", "probe:{\"hidden\": 4, \"probes\": 2}"]  # fmt: skip
     load("accuracy").main([*arguments, "--model", *models, "--settings", '{"relabel": true}'])
     flat, probe = rows(out)
@@ -243,6 +248,23 @@ def test_accuracy(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     # A table for each column.
     assert shown.index("generic weights-only: ") < shown.index("with probes: ")
     assert shown.count("| model |") == 2
+
+
+def test_editing(load: Any, tmp_path: Path):
+    out = tmp_path / "editing.csv"
+    load("editing").main(
+        ["--zoo", str(small_zoo(tmp_path / "zoo")), "--expansion", "none", "copies",
+         "--options", '{"channels": 4, "messages": 4, "edge_channels": 0, "rounds": 0}',
+         "--task-options", '{"copies": 2, "context": 4, "readout": {"hidden": 4}}',
+         "--cpu-seconds", "0.01", "--out", str(out)]
+    )  # fmt: skip
+    found = rows(out)
+    assert [row["expansion"] for row in found] == ["none", "copies"]
+    # What is given goes before what the expansion stands for.
+    assert all('"copies": 2' in row["task_options"] for row in found)
+    assert {row["targets"] for row in found} == {"drawn"}
+    assert all(0 < float(row["test_mse_e2"]) < 100 for row in found)
+    assert "editing.py --zoo ZOO --expansion copies " in found[1]["command"]
 
 
 # -- on a GPU -------------------------------------------------------------------------------------
