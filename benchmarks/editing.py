@@ -29,14 +29,17 @@ EXPANSIONS = {
     "copies": {"copies": 4},
     "added neurons": {"added": 128},
 }
-#: States of neurons that cost little; what they say together is told by the context.
-OPTIONS = {"channels": 32, "messages": 16, "edge_channels": 0, "rounds": 0}
+#: What is said of the whole network comes from a pass that starts as its picture.
+OPTIONS = {"channels": 128, "messages": 64, "edge_channels": 0, "rounds": 0}
 CONTEXT = {
     "context": "symmetric",
-    "context_options": {"num_outputs": 256, "dropout": 0.0},
-    "readout": {"hidden": 64, "scale": 0.1},
+    "context_options": {
+        "num_outputs": 256, "dropout": 0.0, "start": "grid", "functions": ["sine"],
+        "channels": [144], "messages": 144,
+    },
+    "readout": {"hidden": 256, "scale": 0.1},
     "pixels": 196,
-}
+}  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         help="of the task, besides edit, data and those of the expansion",
     )  # fmt: skip
     made.add_argument("--cpu-seconds", type=float, default=360.0, help="of training, of each run")
-    made.add_argument("--learning-rate", type=float, default=4e-3, help="at its highest")
+    made.add_argument("--learning-rate", type=float, default=1.5e-3, help="at its highest")
     made.add_argument("--ema", type=float, help="decay of an average of the parameters")
     made.add_argument("--batch-size", type=int, default=64, help="networks per step")
     made.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -112,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "cpu_seconds_budget": arguments.cpu_seconds,
                 "batch_size": arguments.batch_size,
                 "ema": arguments.ema,
+                "learning_rate": arguments.learning_rate,
                 "cpu_seconds": round(report.cpu_seconds, 1),
                 "device": Device(arguments.device).model,
                 "steps": report.steps,
