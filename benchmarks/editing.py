@@ -21,7 +21,7 @@ from nngraph.zoo import Zoo
 
 KEYS = (
     "zoo", "column", "edit", "expansion", "model", "options", "task_options", "batch_size", "ema",
-    "cpu_seconds_budget", "device", "seed",
+    "learning_rate", "targets", "cpu_seconds_budget", "device", "seed",
 )  # fmt: skip
 #: How the output is made larger than one network of the given size: options of the task "edit".
 EXPANSIONS = {

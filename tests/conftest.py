@@ -21,3 +21,9 @@ def gpu() -> str:
     if not torch.cuda.is_available():
         pytest.skip("torch sees no CUDA device")
     return "cuda"
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    """The CPU, and the GPU where there is one, for what holds on both."""
+    return "cpu" if request.param == "cpu" else request.getfixturevalue("gpu")

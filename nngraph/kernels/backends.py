@@ -41,8 +41,8 @@ BACKENDS: dict[str, ModuleType] = {
 #: Numbers at the edges of a bucket from which ``"auto"`` reads buckets one by one on a GPU. With
 #: fewer what counts is how many kernels are started, and index tensors need fewest: on an H200 a
 #: layer took 2.2 times as long by buckets with 1.5 million numbers in each, 5.8 times with 0.2
-#: million, 1.3 times with 4 million (``benchmarks/primitives.py --device cuda``), and less with 49
-#: million (``benchmarks/gpu.py``).
+#: million, 1.3 times with 4 million (``benchmarks/primitives.py --device cuda``), and an update of
+#: edges less time with 49 million (``benchmarks/gpu.py``).
 GPU_BUCKET = 2**23
 #: The backend that serves ``edge_update`` and nothing else.
 TRITON = "triton"

@@ -94,14 +94,16 @@ def test_which_models_bear_bfloat16():
 
 @pytest.mark.parametrize("layout", ["stack", "ragged"])
 @pytest.mark.parametrize("name", LOW)
-def test_autocast_errs_at_most_twice_as_much_as_plain_bfloat16(name: str, layout: str):
+def test_autocast_errs_at_most_twice_as_much_as_plain_bfloat16(
+    name: str, layout: str, device: str
+):
     """Forward and backward; a gradient is judged as a whole, over all parameters."""
-    model = build(name).eval()
-    stack = random_stack(ARCHITECTURE, 16, 0, torch.float32)
+    model = build(name).eval().to(device)
+    stack = random_stack(ARCHITECTURE, 16, 0, torch.float32).to(device)
     given = input_features(stack if layout == "stack" else to_batch(list(stack)))
 
     def run(judged: Metanetwork, features: Features, low: bool = False) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        with torch.autocast(device, torch.bfloat16, enabled=low):
             answers = judged(features)
         slopes = [g.float().flatten() for g in gradients(judged, answers)]
         return [answers.detach().float(), torch.cat(slopes)]
