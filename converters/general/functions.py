@@ -12,10 +12,10 @@ _NAMES = {"sin": "sine"}
 def activation_of(operator: str | None) -> Activation:
     """Return the activation of an operator such as ``aten.relu``, with its usual options.
 
-    ``"other"`` for those that graphs have no name for.
+    ``"other"``, with the operator, for those that graphs have no name for.
     """
     if operator is None:
         return Activation("identity")
     name = operator.removeprefix("aten.").rstrip("_")
     name = _NAMES.get(name, name)
-    return Activation(name if name in ACTIVATIONS else "other")
+    return Activation(name) if name in ACTIVATIONS else Activation("other", operator=operator)

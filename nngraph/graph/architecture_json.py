@@ -28,9 +28,7 @@ def to_plain(architecture: Architecture) -> dict[str, Any]:
                 "name": group.name,
                 "size": group.size,
                 "role": group.role,
-                "activation": {
-                    "name": group.activation.name, **dict(group.activation.options)
-                },
+                "activation": _activation_to_plain(group.activation),
                 "space": (
                     [[factor.size, factor.space] for factor in group.space]
                     if isinstance(group.space, tuple) else group.space
@@ -48,6 +46,13 @@ def to_plain(architecture: Architecture) -> dict[str, Any]:
             {"name": s.name, "size": s.size, "within": list(s.within), "fixed": s.fixed}
             for s in architecture.structure
         ]
+    return plain
+
+
+def _activation_to_plain(activation: Activation) -> dict[str, Any]:
+    plain: dict[str, Any] = {"name": activation.name, **dict(activation.options)}
+    if activation.operator:
+        plain["operator"] = activation.operator
     return plain
 
 

@@ -5,6 +5,7 @@ import torch
 
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import (
+    ACTIVATIONS,
     Activation,
     Architecture,
     NeuralGraph,
@@ -21,7 +22,9 @@ SCALAR = {
     "identity": lambda u: u,
     "relu": lambda u: max(u, 0.0),
     "leaky_relu": lambda u, negative_slope: u if u > 0 else negative_slope * u,
-    "elu": lambda u, alpha: u if u > 0 else alpha * math.expm1(u),
+    "elu": lambda u, alpha, scale, input_scale: scale * (
+        u if u > 0 else alpha * math.expm1(input_scale * u)
+    ),
     "gelu": lambda u: 0.5 * u * (1 + math.erf(u / math.sqrt(2))),
     "gelu_tanh": lambda u: 0.5 * u * (
         1 + math.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3))
@@ -29,8 +32,29 @@ SCALAR = {
     "silu": lambda u: u / (1 + math.exp(-u)),
     "sigmoid": lambda u: 1 / (1 + math.exp(-u)),
     "softplus": lambda u, beta, threshold: math.log1p(math.exp(beta * u)) / beta,
+    "relu6": lambda u: min(max(u, 0.0), 6.0),
+    "hardswish": lambda u: u * min(max(u + 3, 0.0), 6.0) / 6,
+    "hardsigmoid": lambda u: min(max(u + 3, 0.0), 6.0) / 6,
+    "mish": lambda u: u * math.tanh(math.log1p(math.exp(u))),
+    "selu": lambda u: 1.0507009873554805 * (u if u > 0 else 1.6732632423543772 * math.expm1(u)),
     "tanh": math.tanh,
     "sine": lambda u, w0: math.sin(w0 * u),
+    "celu": lambda u, alpha: max(u, 0.0) + min(alpha * math.expm1(u / alpha), 0.0),
+    "hardtanh": lambda u, min_val, max_val: min(max(u, min_val), max_val),
+    "softsign": lambda u: u / (1 + abs(u)),
+    "tanhshrink": lambda u: u - math.tanh(u),
+    "softshrink": lambda u, lambd: math.copysign(max(abs(u) - lambd, 0.0), u),
+    "hardshrink": lambda u, lambd: u if abs(u) > lambd else 0.0,
+    "threshold": lambda u, threshold, value: u if u > threshold else value,
+    "log_sigmoid": lambda u: -math.log1p(math.exp(-u)),
+    "exp": math.exp,
+    "cosine": lambda u, w0: math.cos(w0 * u),
+    "sinc": lambda u: math.sin(math.pi * u) / (math.pi * u) if u else 1.0,
+    "erf": math.erf,
+    "abs": abs,
+    "square": lambda u: u * u,
+    "atan": math.atan,
+    "asinh": math.asinh,
 }
 
 
@@ -78,10 +102,23 @@ def test_graph_and_stack_run_as_naive_loops_do(architecture):
     torch.testing.assert_close(forward(stack, own)[2], forward(stack[2], own[2]), **close)
 
 
-@pytest.mark.parametrize("name", sorted(SCALAR))
+OPTIONS = {
+    "leaky_relu": {"negative_slope": 0.3},
+    "elu": {"alpha": 2.0, "scale": 0.7, "input_scale": 1.5},
+    "sine": {"w0": 30.0},
+    "softplus": {"beta": 2.0, "threshold": 30.0},
+    "celu": {"alpha": 0.4},
+    "hardtanh": {"min_val": -0.5, "max_val": 2.0},
+    "softshrink": {"lambd": 0.6},
+    "hardshrink": {"lambd": 0.8},
+    "threshold": {"threshold": 0.1, "value": -2.0},
+    "cosine": {"w0": 3.0},
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"other"}))
 def test_every_activation(name):
-    options = {"leaky_relu": {"negative_slope": 0.3}, "elu": {"alpha": 2.0}, "sine": {"w0": 30.0},
-               "softplus": {"beta": 2.0, "threshold": 30.0}}.get(name, {})
+    options = OPTIONS.get(name, {})
     architecture = Architecture.mlp([1, 1], [Activation(name, **options)], bias=False)
     values = {"0.weight": torch.ones(1, 1, dtype=torch.float64)}
     graph = NeuralGraph.from_parameters(architecture, values)
