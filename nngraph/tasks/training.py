@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nngraph.progress import progress_bar
 from nngraph.tasks.checkpoint import write_json
 from nngraph.tasks.loop import Progress, Run
 from nngraph.tasks.registry import build_task
@@ -71,9 +72,9 @@ def train(
         state, history = run.resume()
     else:
         state = Progress(run.planned_steps())
-    with tqdm(
+    with progress_bar(
         total=state.total_steps, initial=state.step, desc=settings.model, unit="step",
-        disable=not (progress and run.leads),
+        shown=progress and run.leads,
     ) as bar, tracker if run.leads else Tracker(out):  # fmt: skip
         while state.step < state.total_steps and not _out_of_patience(state, settings):
             _epoch(run, state, history, bar)

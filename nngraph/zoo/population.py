@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
+from nngraph.progress import progress_bar
 from nngraph.zoo.augment import Augmentation
 from nngraph.zoo.fit import fit_images
 from nngraph.zoo.inits import fourier_architecture
@@ -162,7 +162,7 @@ def fit_zoo(
 
 def _write(path: Path, plan: FitPlan, threads: int, device: str, progress: bool) -> None:
     ranks = Ranks.of_environment()
-    bar = tqdm(unit="net", desc="fit", mininterval=0.5, disable=not (progress and ranks.leads))
+    bar = progress_bar(unit="net", desc="fit", shown=progress and ranks.leads)
     total, error = 0, 0.0
 
     def begin(manifest: Manifest) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Architecture
+from nngraph.progress import progress_bar
 from nngraph.zoo.batched import INITS, OPTIMISERS
 from nngraph.zoo.classifiers import Classifier, ClassifierSpec
 from nngraph.zoo.facts import SPLITS, Fact
@@ -137,9 +137,7 @@ def train_zoo(
     ranks = Ranks.of_environment()
     threads = torch.get_num_threads() if threads is None else threads
     kept = recipe.checkpoints
-    with tqdm(
-        unit="run", desc="train", mininterval=0.5, disable=not (progress and ranks.leads)
-    ) as bar:
+    with progress_bar(unit="run", desc="train", shown=progress and ranks.leads) as bar:
 
         def begin(found: Manifest) -> None:
             bar.reset(total=count)
