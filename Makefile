@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
-STAMP := $(VENV)/.nngraph-stamp
+# What is done, step by step: the library and its demo, all that tests and linters need, torch-scatter.
+DEMO := $(VENV)/.nngraph-stamp
+TOOLS := $(VENV)/.tools-stamp
+SCATTER := $(VENV)/.scatter-stamp
 PIP := $(RUN)python -m pip --disable-pip-version-check
 
 # Small kernels on busy cores run many times slower when idle OpenMP threads spin.
@@ -12,33 +15,42 @@ export OMP_WAIT_POLICY ?= passive
 # or a folder prepares is seldom prepared twice. Each holds up to 1 GiB.
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test check setup clean
+.PHONY: help demo test check setup scatter clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup ## Fit 1,797 networks, train models that read them, and show what they do.
+demo: $(DEMO) ## Fit 1,797 networks, train models that read them, and show what they do.
 	$(RUN)nngraph demo
 
-test: setup ## Run the tests.
+test: $(TOOLS) $(SCATTER) ## Run the tests.
 	$(RUN)python -m pytest $(WORKERS)
 
-check: setup ## Run the linters, the type checker and the import contracts.
+check: $(TOOLS) ## Run the linters, the type checker and the import contracts.
 	$(RUN)ruff check .
 	$(RUN)mypy
 	$(RUN)lint-imports
 
-setup: $(STAMP) ## Make or update the virtual environment.
+setup: $(TOOLS) ## Make or update the virtual environment; no compiler is needed.
 
-# torch comes first: torch-scatter is compiled against it, without build isolation, which would hide
-# it. The wheel is not cached, since its name does not say which torch it was built for.
-$(STAMP): pyproject.toml constraints.txt
+scatter: $(SCATTER) ## Build torch-scatter for it; minutes, with a C++ compiler.
+
+$(DEMO): pyproject.toml constraints.txt
 	test -x $(RUN)python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt torch setuptools wheel ninja
-	$(RUN)python -c "import torch_scatter" 2>/dev/null || \
-	    $(PIP) install -q --no-build-isolation --no-cache-dir -c constraints.txt torch-scatter
-	$(PIP) install -q -c constraints.txt -e ".[scatter,ogb,onnx,train,viz,demo,dev]"
-	$(RUN)python -c "import torch_scatter, nngraph, converters"
+	$(PIP) install -q -c constraints.txt torch -e ".[demo]"
+	touch $@
+
+$(TOOLS): $(DEMO)
+	$(PIP) install -q -c constraints.txt -e ".[ogb,onnx,train,viz,demo,dev]"
+	touch $@
+
+# Compiled against the torch that is there, without build isolation, which would hide it. The wheel is
+# not cached, since its name does not say which torch it was built for.
+$(SCATTER): $(DEMO)
+	$(RUN)python -c "import torch_scatter" 2>/dev/null || { \
+	    $(PIP) install -q setuptools wheel ninja && \
+	    $(PIP) install -q --no-build-isolation --no-cache-dir -c constraints.txt torch-scatter; }
+	$(RUN)python -c "import torch_scatter"
 	touch $@
 
 clean: ## Remove the virtual environment and what the demo wrote.
