@@ -39,7 +39,8 @@ _PLAIN = (
     type(None), numbers.Number, str, bytes, bytearray, enum.Enum, np.generic, np.dtype, range,
     slice, type(...), type(NotImplemented), torch.dtype, torch.device, torch.layout,
     torch.memory_format, re.Pattern, date, time, timedelta, logging.Logger,
-    types.ModuleType, types.CodeType, types.GenericAlias, types.UnionType, type(Lock()), type(RLock()),
+    types.ModuleType, types.CodeType, types.GenericAlias, types.UnionType,
+    type(Lock()), type(RLock()),
     types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodDescriptorType,
     types.WrapperDescriptorType, types.ClassMethodDescriptorType,
     type(vars(namedtuple("_Named", "field"))["field"]),
@@ -53,7 +54,7 @@ _OF_TRACING = ("elem", *FakeTensor.__annotations__)
 #: What cannot be seen whole -> why, and what to give in its place.
 _HIDDEN: dict[Any, str] = {
     _COUNTED: "is a number computed from tensors; give the tensor, without .item()",
-    np.ndarray: "is a NumPy array, which no trace reaches; give the tensor, without .numpy()",
+    np.ndarray: "is a NumPy array, which no trace reaches; give a tensor",
     nn.Module: "is a module; give what it computes",
     Iterator: "can be read only once; give a list of what it yields",
 }
