@@ -12,6 +12,7 @@ from torch import Tensor
 from converters.symmetry.call import Call, Entry, Rule, Unruled, sources_of
 from converters.symmetry.demands import Demands, find_demands
 from converters.symmetry.dims import Dim, atom, fix, unify
+from converters.symmetry.expansion import Expansion
 from converters.symmetry.program import Operation, Program, Ref, Result, references
 from converters.symmetry.values import MAX_ENTRIES, Constant, Reason, Value
 
@@ -58,9 +59,18 @@ class Engine:
     #: where the axes of each tensor are cut later on
     demands: Demands = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.expansion = Expansion(self.program, lambda o: self._rule(o) is not None)
+        #: operators whose pieces are being run
+        self.whole: list[Any] = []
+
+    def _rule(self, operation: Operation) -> Rule | None:
+        return self.rules.get(operation.name) or self.fallback(operation)
+
     def run(self) -> None:
         """Run all rules, in the order of computation."""
         program = self.program
+        self.expansion.expand_all()
         self.demands = find_demands(program)
         for name, ref in program.inputs.items():
             dims = tuple(atom(size, INPUT) for size in program.results[ref].shape)
@@ -107,7 +117,7 @@ class Engine:
             operation.name, operation.module_path, "a constant differs from index to index"
         )
         call = Call(self, operation, self._bind(operation, reason))
-        rule = self.rules.get(operation.name) or self.fallback(operation)
+        rule = self._rule(operation)
         shapes = call.shapes
         try:
             if rule is None:
@@ -121,6 +131,8 @@ class Engine:
             if len(found) < len(shapes):
                 raise Unruled(f"gives {len(shapes)} results where its rule expects {len(found)}")
         except Unruled as error:
+            if self._step_by_pieces(operation):
+                return
             results = self._unknown(call, str(error), inputs)
         if call.mixed:
             apart = {id(dim) for dim in call.mixed}
@@ -148,6 +160,17 @@ class Engine:
                     if not call.entered and not value.sources:
                         value.sources = sources
                 self.values[ref] = value
+
+    def _step_by_pieces(self, operation: Operation) -> bool:
+        """Run the pieces of an operation in its place; say whether it has any."""
+        pieces = self.expansion.expand(operation, tuple(self.whole))
+        if pieces == [operation]:
+            return False
+        self.whole.append(operation.target)
+        for piece in pieces:
+            self._step(piece)
+        self.whole.pop()
+        return True
 
     def _unknown(self, call: Call, why: str, inputs: list[Value]) -> list[Value | None]:
         """Fix all that an operation without a rule touches."""

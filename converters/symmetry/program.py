@@ -67,6 +67,7 @@ class Program:
         results: shape and type of every tensor.
         outputs: the tensors that the caller gets.
         updates: (buffer, its new value) for buffers that the forward writes to.
+        unknown: numbers that stand for sizes which depend on the data.
     """
 
     parameters: dict[str, Ref] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class Program:
     operations: list[Operation] = field(default_factory=list)
     outputs: list[Ref] = field(default_factory=list)
     updates: list[tuple[Ref, Ref]] = field(default_factory=list)
+    unknown: set[float] = field(default_factory=set)
 
     def new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Ref:
         """Return the number of a new tensor."""

@@ -15,8 +15,8 @@ import logging
 import operator
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from converters.symmetry.program import Operation, Program, Ref
 from converters.symmetry.storage import storage_key
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["trace"]
+__all__ = ["mutates", "quiet", "read_operations", "trace", "without_writes"]
 
 #: Sizes that depend on the data stand as numbers that no network has by chance, one per symbol.
 _UNKNOWN_SIZES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121)
@@ -47,7 +47,7 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         UnsupportedModuleError: if the forward decides by the values of tensors what to do, or
             cannot be traced for another reason; names the line.
     """
-    with evaluating(module), _quiet():
+    with evaluating(module), quiet():
         try:
             exported = torch.export.export(module, args, dict(kwargs), strict=False)
             exported = exported.run_decompositions({})
@@ -63,7 +63,7 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what torch's tracers print, warn and log about code that is not ours from the user."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -129,17 +129,36 @@ def _make_fx(
     flat = [*tensors.values(), *(leaves[i] for i in positions)]
     with torch.no_grad():
         graph = make_fx(run, tracing_mode="fake", pre_dispatch=True)(*flat)
-        if any(_mutates(node) for node in graph.graph.nodes):
+        if any(mutates(node) for node in graph.graph.nodes):
             # Only below the level at which linear is one operation are mutations taken out.
-            pure = torch.func.functionalize(run, remove="mutations")
-            graph = make_fx(pure, tracing_mode="fake")(*flat)
+            graph = without_writes(run, flat)
     names = [("parameter", name) for name in tensors]
     names += [("input", f"input_{i}") for i in range(len(positions))]
     return graph, names
 
 
-def _mutates(node: fx.Node) -> bool:
+def without_writes(run: Callable[..., Any], flat: Sequence[Tensor]) -> fx.GraphModule:
+    """Record a function from tensors to a list of them, in-place operations replaced."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    pure = torch.func.functionalize(run, remove="mutations")
+    return make_fx(pure, tracing_mode="fake")(*flat)
+
+
+def mutates(node: fx.Node) -> bool:
+    """Whether a node writes into a tensor that it takes."""
     return bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))
+
+
+def read_operations(
+    program: Program, graph: fx.GraphModule, inputs: Sequence[Ref]
+) -> tuple[list[Operation], list[Ref]]:
+    """Read a graph that takes tensors of a program; return its operations and its results."""
+    reader = _Reader(nn.Module(), replace(program, operations=[], outputs=[]))
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    reader.values.update(zip(placeholders, inputs, strict=True))
+    reader._read(graph, graph.graph.nodes)
+    return reader.program.operations, reader.program.outputs
 
 
 @dataclass
@@ -314,7 +333,10 @@ class _Reader:
         number = expression.subs(self.symbols)
         if isinstance(value, torch.SymBool):
             return bool(number)
-        return float(number) if isinstance(value, torch.SymFloat) else int(number)
+        number = float(number) if isinstance(value, torch.SymFloat) else int(number)
+        if expression.free_symbols:
+            self.program.unknown.add(number)
+        return number
 
 
 def _attribute(root: nn.Module, target: str) -> Any:

@@ -238,7 +238,7 @@ INDEXING = {
     **table(index_select, "index_select"),
     **table(index, "index", "_unsafe_index"),
     **table(index_put, "index_put", "_unsafe_index_put"),
-    **table(gather, "gather", "take_along_dim"),
+    **table(gather, "gather"),
     **table(scatter, "scatter", "scatter_add", "scatter_reduce"),
     **table(index_add, "index_add"),
     **table(index_copy, "index_copy"),
