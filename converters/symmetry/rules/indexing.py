@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from converters.symmetry.call import Call, Unruled
-from converters.symmetry.dims import Dim, multiply
+from converters.symmetry.dims import Dim, atom, multiply
 from converters.symmetry.rules.common import axes, axis, broadcast, table
 from converters.symmetry.rules.segments import piece
 from converters.symmetry.values import Value
@@ -44,41 +46,78 @@ def index_select(call: Call) -> Value:
     return value.like([*value.dims[:place], *taken, *value.dims[place + 1 :]])
 
 
+def _is_mask(item: Value) -> bool:
+    return item.dtype in (torch.bool, torch.uint8)
+
+
+class _Access:
+    """Where indices meet the axes of a tensor; a mask covers as many axes as it has itself.
+
+    Attributes:
+        items: the indices that are given.
+        covered: the dimensions that are read or written at.
+        before, after: those around the place where the indices' own dimensions stand in the result.
+        rank: how many these are.
+    """
+
+    def __init__(self, value: Value, indices: Sequence[Value | None]) -> None:
+        self.items = [item for item in indices if item is not None]
+        self.masked = any(map(_is_mask, self.items))
+        self.rank = max(1 if _is_mask(item) else item.rank for item in self.items)
+        places: list[int] = []
+        place = 0
+        for item in indices:
+            width = item.rank if item is not None and _is_mask(item) else 1
+            places += range(place, place + width) if item is not None else ()
+            place += width
+        self.covered = [value.dims[i] for i in places]
+        rest = [dim for i, dim in enumerate(value.dims) if i not in places]
+        # What is read comes first where the axes are apart.
+        adjacent = len(places) == places[-1] - places[0] + 1
+        start = places[0] if adjacent else 0
+        self.before, self.after = rest[:start], rest[start:]
+
+    def joint(self, call: Call, sizes: Sequence[int]) -> list[Dim]:
+        """Return the indices' own dimensions; those of a mask are as long as it has entries set."""
+        if self.masked:
+            call.fix([dim for item in self.items for dim in item.dims], "are places that are told")
+            return [call.fixed(size) for size in sizes]
+        return broadcast([item.dims for item in self.items])
+
+
 def index(call: Call) -> Value:
-    """Read axes at indices that are broadcast against each other."""
+    """Read axes at indices that are broadcast against each other, or where a mask is set."""
     value = call.value("self")
-    indices: list[Value | None] = list(call["indices"])
-    indices += [None] * (len(value.dims) - len(indices))
-    given = [i for i, item in enumerate(indices) if item is not None]
-    if any(item is not None and item.dtype == torch.bool for item in indices):
-        raise Unruled("reads at a mask")
-    items = [item for item in indices if item is not None]
-    if len(items) == 1:
-        place = given[0]
-        taken = _taken(call, value, value.dims[place], items[0])
-        return value.like([*value.dims[:place], *taken, *value.dims[place + 1 :]])
-    call.fix([value.dims[i] for i in given], "is read at computed indices")
-    joint = broadcast([item.dims for item in items])
-    rest = [dim for i, dim in enumerate(value.dims) if i not in given]
-    adjacent = given == list(range(given[0], given[-1] + 1))
-    start = given[0] if adjacent else 0
-    return value.like([*rest[:start], *joint, *rest[start:]])
+    access = _Access(value, call["indices"])
+    lead = len(access.before)
+    if len(access.items) == 1 and not access.masked:
+        joint = _taken(call, value, access.covered[0], access.items[0])
+    else:
+        call.fix(access.covered, "is read at computed indices")
+        joint = access.joint(call, call.shape[lead : lead + access.rank])
+    return value.like([*access.before, *joint, *access.after])
 
 
 def index_put(call: Call) -> Value:
-    """Write at indices: the axes that are written at are fixed, the others are aligned."""
+    """Write at indices: the axes that are written at are fixed, the others are aligned.
+
+    Where a mask is set, one number, or one for each index of the other axes, is written entry by
+    entry: then the mask is aligned, and nothing is fixed.
+    """
     value, source = call.value("self"), call.value("values")
-    indices: list[Value | None] = list(call["indices"])
-    items = [item for item in indices if item is not None]
-    given = [i for i, item in enumerate(indices) if item is not None]
-    if given != list(range(given[0], given[-1] + 1)) or any(
-        item.dtype == torch.bool for item in items
-    ):
-        raise Unruled("writes at a mask, or at axes that are apart")
-    call.fix([value.dims[i] for i in given], "is written at computed indices")
-    joint = broadcast([item.dims for item in items])
-    before, after = value.dims[: given[0]], value.dims[given[-1] + 1 :]
-    broadcast([source.dims, [*before, *joint, *after]])
+    access = _Access(value, call["indices"])
+    start, stop = len(access.before), len(access.before) + access.rank
+    full = stop + len(access.after)
+    written = [*(atom(1) for _ in range(full - source.rank)), *source.dims[-full:]]
+    faced = written[start:stop]
+    if len(access.items) == 1 and access.masked and all(dim.size == 1 for dim in faced):
+        broadcast([access.covered, access.items[0].dims])
+    else:
+        call.fix([*access.covered, *faced], "is written at computed indices")
+        joint = access.joint(call, [dim.size for dim in faced])
+        call.fix(joint, "is written at computed indices")
+    broadcast([written[:start], access.before])
+    broadcast([written[stop:], access.after])
     return call.enter("scatter", [value, source], value.like(value.dims))
 
 

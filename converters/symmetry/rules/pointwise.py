@@ -107,7 +107,7 @@ POINTWISE = {
     **table(glu, "glu"),
     **table(
         # Pointwise operators that torch does not tag as such.
-        pointwise, "_prelu_kernel", "copy", "masked_fill", "where", "lerp", "addcmul", "addcdiv",
+        pointwise, "_prelu_kernel", "masked_fill", "where", "lerp", "addcmul", "addcdiv",
         "hardswish", "hardsigmoid", "hardtanh", "relu6", "elu", "celu", "selu", "gelu", "silu",
         "mish", "softplus", "softshrink", "hardshrink", "tanhshrink", "leaky_relu", "log_sigmoid",
         "log_sigmoid_forward", "threshold", "logit", "nan_to_num", "clamp", "clip", "square",

@@ -132,8 +132,15 @@ def squeeze(call: Call) -> Value:
 
 def expand(call: Call) -> Value:
     """Repeat along dimensions of size 1; the copies are alike, so their order is free."""
-    value = call.value("self")
-    shape = call.shape
+    return _expanded(call.value("self"), call.shape)
+
+
+def overwrite(call: Call) -> Value:
+    """Put another tensor in place of all entries, repeated along its dimensions of size 1."""
+    return _expanded(call.value("src"), call.shape)
+
+
+def _expanded(value: Value, shape: Sequence[int]) -> Value:
     lead = len(shape) - len(value.dims)
     dims = [atom(size) for size in shape[:lead]]
     for dim, size in zip(value.dims, shape[lead:], strict=True):
@@ -235,6 +242,7 @@ SHAPE = {
     **table(unsqueeze, "unsqueeze", "unsqueeze_copy"),
     **table(squeeze, "squeeze", "squeeze_copy"),
     **table(expand, "expand", "expand_as", "broadcast_to", "expand_copy"),
+    **table(overwrite, "copy"),
     **table(repeat, "repeat", "tile"),
     **table(repeat_interleave, "repeat_interleave"),
     **table(pixel_shuffle, "pixel_shuffle"),

@@ -1,5 +1,6 @@
 """What the tests of the derivation share: expected spaces in words, and the proof."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,6 +37,37 @@ def check(
         assert space.power is None or space.power > 1e-6, f"nothing could fail:\n{report}"
     assert not report.missed, str(report)
     check_graph(module, inputs, kwargs or None, derivation)
+    return derivation
+
+
+class Between(nn.Module):
+    """A hidden layer of 6, a function of its neurons, and a layer that reads what it gives."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], width: int) -> None:
+        super().__init__()
+        self.a, self.function, self.b = nn.Linear(3, 6), function, nn.Linear(width, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.function(self.a(x)))
+
+
+#: What is expected of :class:`Between` where all neurons may be relabelled.
+FREE = {"a": (6, "a.weight[0] a.bias[0] b.weight[1]")}
+
+
+def check_between(
+    function: Callable[[torch.Tensor], torch.Tensor], width: int, expected: dict[str, Any]
+) -> Derivation:
+    """Derive the symmetry around a function of four rows of six neurons, and prove it."""
+    torch.manual_seed(0)
+    module, inputs = Between(function, width), torch.randn(4, 3)
+    derivation = derive(module, inputs, strict=True)
+    assert described(derivation.spec) == {
+        name: (size, " ".join(sorted(ties.split()))) for name, (size, ties) in expected.items()
+    }
+    report = verify(derivation, module, inputs)
+    assert report.holds, str(report)
+    assert all(space.power is None or space.power > 1e-6 for space in report.checks), str(report)
     return derivation
 
 

@@ -2,25 +2,11 @@
 
 import pytest
 import torch
-from symmetry_cases import check, described
-from torch import nn
+from symmetry_cases import FREE, Between, check_between, described
 
 from converters.symmetry import derive, verify
 from converters.symmetry.rules import RULES
 
-
-class Between(nn.Module):
-    """A hidden layer, a function of its neurons, and a layer that reads what it gives."""
-
-    def __init__(self, function, width: int) -> None:
-        super().__init__()
-        self.a, self.function, self.b = nn.Linear(3, 6), function, nn.Linear(width, 2)
-
-    def forward(self, x):
-        return self.b(self.function(self.a(x)))
-
-
-FREE = {"a": (6, "a.weight[0] a.bias[0] b.weight[1]")}
 COMPOSITE = {
     "hstack": (lambda h: torch.hstack([h, h.relu()]), 12, FREE),
     "column_stack": (lambda h: torch.column_stack([h.relu(), h]), 12, FREE),
@@ -50,7 +36,7 @@ COMPOSITE = {
 def test_a_composite_operator_is_what_its_pieces_are(name):
     function, width, expected = COMPOSITE[name]
     assert f"aten.{name}" not in RULES
-    check(Between(function, width), torch.randn(4, 3), expected, maximal=False)
+    check_between(function, width, expected)
 
 
 def test_a_composite_that_tells_neurons_apart_fixes_them():
