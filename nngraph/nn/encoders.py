@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
-from nngraph.graph import ACTIVATIONS
 from nngraph.graph.kinds import BLOCK_KINDS
 from nngraph.graph.topology import Topology
 from nngraph.nn.extent import Extent
@@ -18,6 +17,7 @@ from nngraph.nn.features import Features
 from nngraph.nn.levels import join_levels
 from nngraph.nn.ordered_pass import OrderedPass, node_entries
 from nngraph.nn.places import (
+    ActivationPlaces,
     ColumnPlaces,
     HiddenPlaces,
     InputPlaces,
@@ -25,7 +25,6 @@ from nngraph.nn.places import (
     Lookup,
     OutputPlaces,
     PlaceKind,
-    activation_kinds,
     block_heights,
     block_kinds,
     block_levels,
@@ -129,7 +128,7 @@ class NetworkEncoder(nn.Module):
         if from_outputs:
             self.places["heights"] = Lookup(depth, channels, node_heights)
         if activations:
-            self.places["activations"] = Lookup(len(ACTIVATIONS), channels, activation_kinds)
+            self.places["activations"] = ActivationPlaces(channels)
         if kinds:
             self.places["columns"] = ColumnPlaces(channels)
         if break_symmetry:

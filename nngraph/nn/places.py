@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from nngraph.graph.topology import Topology
 from nngraph.nn.levels import by_input, by_output
 
 __all__ = [
+    "ActivationPlaces",
     "ColumnPlaces",
     "HiddenPlaces",
     "InputPlaces",
@@ -29,7 +30,6 @@ __all__ = [
     "OutputPlaces",
     "PlaceKind",
     "SinusoidalRows",
-    "activation_kinds",
     "block_heights",
     "block_kinds",
     "block_levels",
@@ -155,6 +155,24 @@ class Lookup(nn.Module):
         return self.table[self.index(topology).clamp(max=len(self.table) - 1)]
 
 
+class ActivationPlaces(Lookup):
+    """A learned row for each activation that there is, :data:`nngraph.graph.ACTIVATIONS`.
+
+    Tables that were learned when there were fewer are loaded: new activations stand at the end.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(len(ACTIVATIONS), channels, _activation_kinds)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *further: Any
+    ) -> None:
+        saved, own = state_dict.get(f"{prefix}table"), self.table.detach()
+        if saved is not None and saved.shape[1:] == own.shape[1:]:
+            state_dict[f"{prefix}table"] = torch.cat([saved, own[len(saved) :].to(saved)])
+        super()._load_from_state_dict(state_dict, prefix, *further)
+
+
 class ColumnPlaces(nn.Module):
     """Sum of what the parameters on a neuron are: a bias, a running mean, ..."""
 
@@ -196,7 +214,7 @@ def node_heights(topology: Topology) -> Tensor:
     return topology.node_height
 
 
-def activation_kinds(topology: Topology) -> Tensor:
+def _activation_kinds(topology: Topology) -> Tensor:
     """Index into ``ACTIVATIONS`` of each neuron's activation, ``[N]``."""
     kinds = [list(ACTIVATIONS).index(activation.name) for activation in topology.activations]
     return torch.tensor(kinds, device=topology.node_activation.device)[topology.node_activation]

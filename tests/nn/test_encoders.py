@@ -20,7 +20,7 @@ from nngraph.graph import (
 )
 from nngraph.graph.topology import Topology
 from nngraph.kernels.entries import order_edges
-from nngraph.nn import FourierFeatures, NetworkEncoder, input_features
+from nngraph.nn import FourierFeatures, MessagePassingNetwork, NetworkEncoder, input_features
 from nngraph.nn.extent import Extent
 from nngraph.nn.places import sinusoids
 from nngraph.nn.statistics import edge_statistics, group_statistics
@@ -288,3 +288,20 @@ def test_symmetric_answers_also_for_tied_weights():
     moved = built(input_features(relabelling.act_on_stack(networks)))
     expected = relabelling.act_on_nodes(x), relabelling.act_on_edges(e)
     torch.testing.assert_close(moved, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_models_from_before_new_activations_are_loaded():
+    def build(seed: int) -> MessagePassingNetwork:
+        torch.manual_seed(seed)
+        model = MessagePassingNetwork(mlp([2, 3, 1]), 3, channels=8, messages=4, hidden=16)
+        return model.double().eval()
+
+    model, other, name = build(1), build(2), "encoder.places.activations.table"
+    old, own = dict(model.state_dict()), other.state_dict()[name].clone()
+    old[name] = old[name][:17]
+    other.load_state_dict(old)
+    assert torch.equal(other.state_dict()[name], torch.cat([old[name], own[17:]]))
+    networks = random_stack(mlp([2, 3, 1]), 2, 0)
+    assert torch.equal(other(networks), model(networks))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        other.load_state_dict({**old, name: old[name][:, :3]})
