@@ -133,7 +133,7 @@ def _described(architecture: Architecture, parameters: Mapping[str, Tensor]) -> 
             "sine_neurons": sum(
                 g.size
                 for g in architecture.groups
-                if g.role == "hidden" and g.activation.name == "sine"
+                if g.role == "hidden" and g.activation.symmetry == "phase"
             ),
         },
         "tensors": [

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
 from nngraph.datasets.transforms import with_parameters
-from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
+from nngraph.graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.neuron_symmetry import sample_moves
 
 __all__ = ["DropWeights", "ScaleNeurons", "WeightNoise"]
 
@@ -81,72 +79,37 @@ class DropWeights(BaseTransform):  # type: ignore[misc]
         return thinned
 
 
-def _positive(like: Tensor, spread: float) -> Tensor:
-    return ((torch.rand_like(like) * 2 - 1) * math.log(spread)).exp()
-
-
-def _sign(like: Tensor, spread: float) -> Tensor:
-    return (torch.rand_like(like) < 0.5).to(like) * 2 - 1
-
-
-#: Factors s with ``a(s u) = s a(u)`` for every u, by activation; others have none but 1.
-_FACTORS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "relu": _positive,
-    "leaky_relu": _positive,
-    "identity": lambda like, spread: _positive(like, spread) * _sign(like, spread),
-    "tanh": _sign,
-    "sine": _sign,
-}
-
-
 class ScaleNeurons(BaseTransform):  # type: ignore[misc]
     r"""Rescale hidden neurons at random where their activation allows it: the function stays.
 
     What comes into neuron i, weights and bias, is multiplied by :math:`s_i`, and what goes out of
-    it is divided. :math:`s_i` is positive for ReLU and leaky ReLU, a sign for tanh and sine, both
-    for a linear neuron, and 1 for activations that commute with no factor.
+    it is divided. :math:`s_i` is positive for positively homogeneous activations such as ReLU, a
+    sign for odd ones such as tanh and sine, both for a linear neuron, and 1 for all others. Phases
+    of sine neurons are stepped by half periods too.
 
     Draws from torch's global generator.
 
     Args:
         spread: positive factors are in [1 / spread, spread], log-uniform.
+        max_steps: phases take so many half periods at most, either way.
 
     Raises:
-        ValueError: if the spread is below 1.
+        ValueError: if the spread is below 1, or steps are below 0.
         ArchitectureError: if a network is not a chain of affine maps.
     """
 
-    def __init__(self, spread: float = 2.0) -> None:
+    def __init__(self, spread: float = 2.0, max_steps: int = 2) -> None:
         if not 1 <= spread < math.inf:
             raise ValueError(f"spread is {spread!r}; expected a finite number of at least 1.")
-        self.spread = spread
+        if max_steps < 0:
+            raise ValueError(f"max_steps is {max_steps!r}; expected a number from 0.")
+        self.spread, self.max_steps = spread, max_steps
 
     def forward(self, networks: _Networks) -> _Networks:
         """Return a graph or a stack with rescaled neurons, each network by its own draw."""
-        architecture = networks.architecture
-        _check_chain(architecture)
-        values = dict(networks.parameters())
-        biases = {c.group: c.parameter.name for c in architecture.columns}
-        incoming = {b.target: b.parameter.name for b in architecture.blocks}
-        outgoing = {b.source: b.parameter.name for b in architecture.blocks}
-        for index, group in enumerate(architecture.groups):
-            draw = _FACTORS.get(group.activation.name)
-            if group.role != "hidden" or draw is None:
-                continue
-            # One factor for each neuron of each network: [*, d].
-            factor = draw(values[incoming[index]][..., 0], self.spread)
-            values[incoming[index]] = values[incoming[index]] * factor.unsqueeze(-1)
-            values[outgoing[index]] = values[outgoing[index]] / factor.unsqueeze(-2)
-            if index in biases:
-                values[biases[index]] = values[biases[index]] * factor
+        values = sample_moves(
+            networks.architecture, networks.parameters(), spread=self.spread,
+            max_steps=self.max_steps,
+        )  # fmt: skip
         scaled: _Networks = with_parameters(networks, values)
         return scaled
-
-
-def _check_chain(architecture: Architecture) -> None:
-    dense = all(len(block.parameter.shape) == 2 for block in architecture.blocks)
-    if not architecture.is_chain or not dense or architecture.column_names != ("bias",):
-        raise ArchitectureError(
-            f"neurons of {architecture} cannot be rescaled: expected a chain of affine maps, with "
-            "no node parameters but biases."
-        )

@@ -6,72 +6,20 @@ network's function under
 - the sign flip :math:`(w_i, b_i, v_i) \to (-w_i, -b_i, -v_i)`;
 - the phase step :math:`(b_i, v_i) \to (b_i + k \pi / w_0, (-1)^k v_i)` for whole k,
 
-each neuron on its own. Together with the relabellings they are the group that
-:class:`nngraph.nn.SymmetricNetwork` respects.
+each neuron on its own. That of all activations is in :mod:`nngraph.graph.neuron_symmetry`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nngraph.errors import ArchitectureError
 from nngraph.graph.architecture import Architecture
+from nngraph.graph.neuron_symmetry import hidden_layers, sample_moves, set_phases, set_signs
 
 __all__ = ["SineSymmetry", "canonicalise_sines"]
-
-
-@dataclass(frozen=True)
-class _SineLayer:
-    """Names of the tensors on both sides of one group of sine neurons."""
-
-    incoming: str
-    bias: str | None
-    outgoing: str
-    size: int
-    frequency: float
-
-
-def _sine_layers(architecture: Architecture) -> list[_SineLayer]:
-    if not architecture.is_chain:
-        raise ArchitectureError(
-            f"the architecture {architecture} is not a chain of affine maps; sign flips and phase "
-            "steps are known for chains."
-        )
-    biases = {
-        column.group: column.parameter.name
-        for column in architecture.columns
-        if column.parameter.column == "bias"
-    }
-    return [
-        _SineLayer(
-            architecture.blocks[g - 1].parameter.name,
-            biases.get(g),
-            architecture.blocks[g].parameter.name,
-            group.size,
-            group.activation["w0"],
-        )
-        for g, group in enumerate(architecture.groups)
-        if group.role == "hidden" and group.activation.name == "sine"
-    ]
-
-
-def _apply(
-    values: dict[str, Tensor], layer: _SineLayer, sign: Tensor, steps: Tensor | None
-) -> None:
-    """Flip and step the neurons of one layer, ``sign`` and ``steps`` ``[*, d]``, in ``values``."""
-    values[layer.incoming] = values[layer.incoming] * sign.unsqueeze(-1)
-    outgoing = sign
-    if layer.bias is not None:
-        values[layer.bias] = values[layer.bias] * sign
-        if steps is not None:
-            values[layer.bias] = values[layer.bias] + steps * (math.pi / layer.frequency)
-            outgoing = sign * (1 - 2 * torch.remainder(steps, 2))
-    values[layer.outgoing] = values[layer.outgoing] * outgoing.unsqueeze(-2)
 
 
 class SineSymmetry:
@@ -85,7 +33,7 @@ class SineSymmetry:
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        self._layers = _sine_layers(architecture)
+        hidden_layers(architecture)  # refuses what is no chain
 
     def sample(
         self,
@@ -97,14 +45,10 @@ class SineSymmetry:
 
         The parameters may have leading dimensions ``[*, *shape]``; each network gets its own.
         """
-        values = dict(parameters)
-        for layer in self._layers:
-            weight = values[layer.incoming]
-            shape = weight.shape[:-1]
-            sign = torch.randint(0, 2, shape, generator=generator).to(weight) * 2 - 1
-            steps = torch.randint(-max_steps, max_steps + 1, shape, generator=generator).to(weight)
-            _apply(values, layer, sign, steps)
-        return values
+        return sample_moves(
+            self.architecture, parameters, max_steps=max_steps, symmetries=["phase"],
+            generator=generator,
+        )  # fmt: skip
 
 
 def canonicalise_sines(
@@ -122,17 +66,7 @@ def canonicalise_sines(
     ``parameters`` may have leading dimensions ``[*, *shape]``.
     """
     values = dict(parameters)
-    for layer in _sine_layers(architecture):
-        weight = values[layer.incoming]
-        ones = torch.ones_like(weight[..., 0])
-        if layer.bias is not None:
-            phase = values[layer.bias] * (layer.frequency / math.pi)
-            _apply(values, layer, ones, -torch.floor(phase + 0.5))
-        # Not the first weight, which changes places when the neurons before are relabelled.
-        largest = weight.abs().argmax(-1, keepdim=True)
-        key = weight.gather(-1, largest).squeeze(-1)
-        if layer.bias is not None:
-            bias = values[layer.bias]
-            key = torch.where(bias == 0, key, bias)
-        _apply(values, layer, torch.where(key < 0, -ones, ones), None)
+    for layer in hidden_layers(architecture, ["phase"]):
+        set_phases(values, layer)
+        set_signs(values, layer)
     return values

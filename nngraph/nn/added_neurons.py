@@ -61,7 +61,7 @@ class AddedNeurons(nn.Module):
                 continue
             # As SIRENs start: phases spread over the inputs, then pre-activations of variance 1.
             fan_in = wide.widths[group - 1]
-            frequency = dict(groups[group].activation.options).get("w0", 1.0)
+            frequency = abs(dict(groups[group].activation.options).get("w0", 1.0)) or 1.0
             bound = 1 / fan_in if group == 1 else math.sqrt(6 / fan_in) / frequency
             self.hidden[key] = nn.Parameter(torch.empty(parameter.shape).uniform_(-bound, bound))
 

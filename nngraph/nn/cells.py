@@ -5,6 +5,7 @@ network's function alone: incoming weights and bias are multiplied by a factor :
 outgoing weights by a factor :math:`\omega^{-1}`:
 
 - *homogeneous* (ReLU, leaky ReLU): :math:`\chi = \omega = q > 0`;
+- *linear* (identity): :math:`\chi = \omega = q \neq 0`;
 - *odd* (tanh): :math:`\chi = \omega = \pm 1`;
 - *sine*: a sign s and k phase steps: :math:`\chi = s`, :math:`\omega = s (-1)^k`, and the phase
   itself goes to :math:`s \varphi + k \pi`;
@@ -28,7 +29,7 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from nngraph.graph import Activation, Architecture
+from nngraph.graph import Activation, Architecture, NeuronSymmetry
 from nngraph.graph.topology import Topology
 
 __all__ = [
@@ -247,22 +248,44 @@ class HomogeneousCell(_JointCell):
         size = power.where(some, torch.ones_like(power)).sqrt()
         return size * some, known / size
 
+    def _parts(self, shift: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is to be scaled, and what is left as it is."""
+        own = self.function(shift + direction)
+        return own, own
+
     def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
         size, direction = self._scale(heard)
-        own = self.function(self.shift + self.read(direction))
-        return size * own, own
+        own, free = self._parts(self.shift, self.read(direction))
+        return size * own, free
 
-    def _free(self, heard: Heard, behind: Tensor) -> tuple[Tensor, Tensor]:
+    def _back(self, heard: Heard, behind: Tensor) -> tuple[Tensor, Tensor]:
         size, direction = self._scale(heard)
-        known = torch.cat([direction, size * behind], dim=-1)
-        return size, self.function(self.shift_back + self.read_back(known))
+        known = self.read_back(torch.cat([direction, size * behind], dim=-1))
+        own, free = self._parts(self.shift_back, known)
+        return size * own, free
 
     def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
-        return self.linear_back(behind) * self._free(heard, behind)[1]  # type: ignore[no-any-return]
+        return self.linear_back(behind) * self._back(heard, behind)[1]  # type: ignore[no-any-return]
 
     def entries(self, heard: Heard, behind: Tensor) -> Tensor:
-        size, own = self._free(heard, behind)
-        return size * own
+        return self._back(heard, behind)[0]
+
+
+class LinearCell(HomogeneousCell):
+    r"""A neuron with a scale of either sign.
+
+    As :class:`HomogeneousCell`, whose direction :math:`d = [u, b] / r` now has the sign of the
+    scale, and so has r v:
+
+    .. math::
+        p, m = f(\beta \pm A d), \quad z = r (p - m), \qquad
+        p', m' = f(\beta' \pm (A' d + B' r v)), \quad g = (B v) \odot (p' + m')
+
+    Nothing is multiplied in the even parts.
+    """
+
+    def _parts(self, shift: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        return self._odd_and_even(shift, direction)
 
 
 #: Kind of neuron -> what its neurons make of their messages.
@@ -271,13 +294,21 @@ CELLS: dict[str, type[Cell]] = {
     "homogeneous": HomogeneousCell,
     "odd": OddCell,
     "sine": SineCell,
+    "linear": LinearCell,
 }
-_KINDS = {"relu": "homogeneous", "leaky_relu": "homogeneous", "tanh": "odd", "sine": "sine"}
+#: Kind of the neurons of each symmetry.
+_KINDS: dict[NeuronSymmetry, str] = {
+    "none": "free",
+    "positive_scale": "homogeneous",
+    "sign": "odd",
+    "phase": "sine",
+    "any_scale": "linear",
+}
 
 
 def kind_of(activation: Activation) -> str:
     """Return the kind of neurons with an activation: a key of ``CELLS``."""
-    return _KINDS.get(activation.name, "free")
+    return _KINDS[activation.symmetry]
 
 
 def hidden_kinds(architectures: Sequence[Architecture]) -> list[str]:

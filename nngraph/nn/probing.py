@@ -39,7 +39,7 @@ def probing(
     """
     topology = model.read(networks).topology
     groups = topology.single.groups
-    sines = [group.activation.name == "sine" for group in groups[1:3]]
+    sines = [group.activation.symmetry == "phase" for group in groups[1:3]]
     if groups[0].size != 2 or len(groups) < 4 or not all(sines):
         raise ArchitectureError(
             "probing is measured on networks of two inputs and two hidden layers of sine neurons; "

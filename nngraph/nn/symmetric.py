@@ -28,7 +28,8 @@ class SymmetricNetwork(StateNetwork):
     r"""Message passing that is invariant to all that the networks' activations allow.
 
     Relabelling; positive scales of ReLU neurons; signs of tanh neurons; signs and phases of sine
-    neurons; each neuron by its own activation, also several kinds in one network. Made of a
+    neurons; scales of either sign of linear neurons; each neuron by its own activation
+    (:attr:`nngraph.graph.Activation.symmetry`), also several kinds in one network. Made of a
     :class:`~nngraph.nn.symmetric_pass.SymmetricPass`, forward and with ``bidirectional`` back:
 
     .. math::

@@ -315,8 +315,10 @@ def _cell(
 
 def _sines(topology: Topology) -> tuple[Tensor, Tensor]:
     """Return ``[N, 1]`` w0 of sine neurons, 1 at others, and whether a neuron is a hidden sine."""
-    values = [a["w0"] if a.name == "sine" else 1.0 for a in topology.activations]
     kinds = [kind_of(activation) == "sine" for activation in topology.activations]
+    values = [
+        a["w0"] if sine else 1.0 for a, sine in zip(topology.activations, kinds, strict=True)
+    ]
     device = topology.node_activation.device
     # In float64: w0 = 10.1 is not a float32, and sign flips must cancel to the last bits.
     frequency = torch.tensor(values, dtype=torch.float64, device=device)[topology.node_activation]

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nngraph.datasets import DropWeights, InputMotion, ScaleNeurons, WeightNoise
-from nngraph.datasets.transforms import with_parameters
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.graph.sine_symmetry import SineSymmetry
 from nngraph.nn import Metanetwork, Networks
 from nngraph.nn.metanetwork import mlp
 from nngraph.tasks.around import AroundMetanetwork
@@ -175,6 +173,4 @@ def _moved_exactly(networks: NeuralGraphStack) -> NeuralGraphStack:
     architecture = networks.architecture
     if not architecture.is_chain or architecture.column_names != ("bias",):
         return networks
-    networks = ScaleNeurons()(networks)
-    values = SineSymmetry(architecture).sample(networks.parameters())
-    return with_parameters(networks, values)  # type: ignore[no-any-return]
+    return ScaleNeurons()(networks)  # type: ignore[no-any-return]

@@ -169,7 +169,7 @@ class Task(ABC):
         Both leave the functions of the networks as they are. Relabelling comes last, since a
         canonical form does not depend on it.
         """
-        sines = any(g.activation.name == "sine" for g in networks.architecture.groups)
+        sines = any(g.activation.symmetry == "phase" for g in networks.architecture.groups)
         if sines and self.settings.canonicalise and getattr(model, "reads_signs", False):
             networks = CanonicaliseSines()(networks)
         if training and self.settings.relabel:

@@ -6,6 +6,7 @@ from nngraph.testing.equivariance import (
     assert_not_equivariant,
 )
 from nngraph.testing.networks import (
+    every_activation,
     random_architectures,
     random_features,
     random_parameters,
@@ -19,6 +20,7 @@ __all__ = [
     "assert_equivariant",
     "assert_invariant",
     "assert_not_equivariant",
+    "every_activation",
     "random_architectures",
     "random_features",
     "random_parameters",

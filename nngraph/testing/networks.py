@@ -3,21 +3,66 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nngraph.graph import Activation, Architecture, NeuralGraphStack, NeuronGroup, Parameter
+from nngraph.graph import (
+    ACTIVATIONS,
+    Activation,
+    Architecture,
+    NeuralGraphStack,
+    NeuronGroup,
+    Parameter,
+)
 from nngraph.graph.layout import Slab
 from nngraph.graph.spaces import Factor, Space
 
 __all__ = [
+    "every_activation",
     "random_architectures",
     "random_features",
     "random_parameters",
     "random_stack",
     "structured_architectures",
 ]
+
+
+#: Options to try beside the defaults, of every activation that has any; special ones among them.
+_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "leaky_relu": [{"negative_slope": slope} for slope in (0.3, 1.0, 0.0, -1.0)],
+    "elu": [
+        {"alpha": 2.0}, {"scale": 1.5, "input_scale": 0.3}, {"alpha": 0.0}, {"input_scale": 0.0},
+        {"scale": 0.0}, {"alpha": -1.0},
+    ],
+    "softplus": [{"beta": 5.0}, {"threshold": 1.0}],
+    "sine": [{"w0": 30.0}, {"w0": -2.5}, {"w0": 0.0}],
+    "celu": [{"alpha": 0.5}, {"alpha": -2.0}],
+    "hardtanh": [
+        {"min_val": -3.0, "max_val": 3.0}, {"min_val": 0.0, "max_val": 6.0},
+        {"min_val": 0.0, "max_val": 0.0}, {"min_val": 1.0, "max_val": 1.0},
+    ],
+    "softshrink": [{"lambd": 0.1}, {"lambd": 0.0}],
+    "hardshrink": [{"lambd": 0.1}, {"lambd": 0.0}, {"lambd": -1.0}],
+    "threshold": [
+        {"threshold": 0.1, "value": 20.0}, {"value": 1.0}, {"threshold": -1.0},
+        {"threshold": -1.0, "value": -1.0},
+    ],
+    "cosine": [{"w0": 7.0}, {"w0": 0.0}],
+}  # fmt: skip
+
+
+def every_activation() -> list[Activation]:
+    """Return all that can be applied, ``"other"`` alone left out, each with several options.
+
+    The same list every time; ``ids=str`` suits ``pytest.mark.parametrize``.
+    """
+    return [
+        Activation(name, **options)
+        for name, row in ACTIVATIONS.items() if row.function is not None
+        for options in ({}, *_OPTIONS.get(name, []))
+    ]
 
 
 def random_architectures() -> list[tuple[str, Architecture]]:

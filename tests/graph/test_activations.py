@@ -13,31 +13,10 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import ACTIVATIONS, Activation, Architecture
+from nngraph.testing import every_activation
 
-#: Further options to try, of every activation that has any; the special ones among them.
-OPTIONS = {
-    "leaky_relu": [{"negative_slope": s} for s in (0.3, 1.0, 0.0, -1.0)],
-    "elu": [
-        {"alpha": 2.0}, {"scale": 1.5, "input_scale": 0.3}, {"alpha": 0.0}, {"input_scale": 0.0},
-        {"scale": 0.0}, {"alpha": -1.0},
-    ],
-    "softplus": [{"beta": 5.0}, {"threshold": 1.0}],
-    "sine": [{"w0": 30.0}, {"w0": -2.5}, {"w0": 0.0}],
-    "celu": [{"alpha": 0.5}, {"alpha": -2.0}],
-    "hardtanh": [
-        {"min_val": -3.0, "max_val": 3.0}, {"min_val": 0.0, "max_val": 6.0},
-        {"min_val": 0.0, "max_val": 0.0}, {"min_val": 1.0, "max_val": 1.0},
-    ],
-    "softshrink": [{"lambd": 2.0}, {"lambd": 0.0}],
-    "hardshrink": [{"lambd": 2.0}, {"lambd": 0.0}, {"lambd": -1.0}],
-    "threshold": [
-        {"threshold": 0.1, "value": 20.0}, {"value": 1.0}, {"threshold": -1.0},
-        {"threshold": -1.0, "value": -1.0},
-    ],
-    "cosine": [{"w0": 7.0}, {"w0": 0.0}],
-}  # fmt: skip
-EVERY = [Activation(n, **options) for n in ACTIVATIONS for options in ({}, *OPTIONS.get(n, []))]
-KNOWN = [activation for activation in EVERY if activation.name != "other"]
+EVERY = [*every_activation(), Activation("other")]
+KNOWN = every_activation()
 
 #: claimed -> what else it means
 IMPLIED = {
@@ -75,9 +54,12 @@ HOLDS = {
 
 
 def test_every_option_is_tried():
-    assert set(OPTIONS) == {name for name, row in ACTIVATIONS.items() if row.options}
-    for name, tried in OPTIONS.items():
-        assert {option for options in tried for option in options} == set(ACTIVATIONS[name].options)
+    assert {activation.name for activation in KNOWN} == set(ACTIVATIONS) - {"other"}
+    tried: dict[tuple[str, str], set[float]] = {}
+    for activation in KNOWN:
+        for option, value in activation.options:
+            tried.setdefault((activation.name, option), set()).add(value)
+    assert all(len(values) > 1 for values in tried.values())
 
 
 @pytest.mark.parametrize("activation", KNOWN, ids=str)

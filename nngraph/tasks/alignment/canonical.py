@@ -1,56 +1,33 @@
-r"""Symmetry of neurons beyond relabelling, for chains: signs that are matched, scales that are set.
+r"""Neurons of chains beyond relabelling: one form of each network, and signs that are matched.
 
-An odd activation (tanh, sine) gives its neurons a sign, ReLU a positive scale. Signs are finite,
-and matching finds the best; of all scales one is taken: the balanced one, where the parameters of
+Of all scales that an activation allows, one is taken: the balanced one, where the parameters of
 what comes in and of what goes out of a neuron have one norm. That is the form of least norm, which
-weight decay leads to, so that trained networks change little.
+weight decay leads to, so that trained networks change little. Signs and phases are set by what
+comes in. Signs are finite, so that they can also be matched, which finds the best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraph
-from nngraph.graph.sine_symmetry import canonicalise_sines
+from nngraph.graph.neuron_symmetry import (
+    SCALED,
+    SIGNED,
+    NeuronLayer,
+    hidden_layers,
+    move,
+    set_phases,
+    set_signs,
+)
 
 __all__ = ["canonical_form", "flip_signs", "signed_spaces"]
 
-_ODD = ("tanh", "sine", "identity")
-_SCALED = ("relu", "leaky_relu", "identity")
 #: Sweeps over the layers until every scale is 1 to rounding; a dozen or two are common.
 _MAX_SWEEPS = 500
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A hidden group of a chain, and the names of the parameters on both of its sides."""
-
-    space: str
-    activation: str
-    incoming: str
-    bias: str | None
-    outgoing: str
-
-
-def _hidden_layers(architecture: Architecture) -> Iterator[_Layer]:
-    if not architecture.is_chain or architecture.column_names != ("bias",):
-        raise ArchitectureError(
-            f"the architecture {architecture} is not a chain of affine maps with biases alone; "
-            "signs and scales of neurons are known for chains. Match up to relabelling."
-        )
-    biases = {column.group: column.parameter.name for column in architecture.columns}
-    for place, group in enumerate(architecture.groups):
-        if group.role == "hidden" and isinstance(group.space, str):
-            incoming, outgoing = architecture.blocks[place - 1], architecture.blocks[place]
-            yield _Layer(
-                group.space, group.activation.name, incoming.parameter.name, biases.get(place),
-                outgoing.parameter.name,
-            )  # fmt: skip
 
 
 def signed_spaces(architecture: Architecture) -> tuple[str, ...]:
@@ -59,43 +36,57 @@ def signed_spaces(architecture: Architecture) -> tuple[str, ...]:
     Raises:
         ArchitectureError: if the architecture is no chain of affine maps.
     """
-    return tuple(s.space for s in _hidden_layers(architecture) if s.activation in _ODD)
+    signed = {layer.group for layer in hidden_layers(architecture, SIGNED)}
+    groups: dict[str, list[int]] = {}
+    for number, group in enumerate(architecture.groups):
+        if isinstance(group.space, str):
+            groups.setdefault(group.space, []).append(number)
+    # Groups that share a space change sign together.
+    return tuple(space for space, own in groups.items() if signed.issuperset(own))
 
 
 def flip_signs(network: NeuralGraph, signs: Mapping[str, Tensor]) -> NeuralGraph:
     """Return the network with the signs of neurons flipped, by space ``[d]`` of 1 and -1."""
     values = network.parameters()
-    for layer in _hidden_layers(network.architecture):
-        if layer.space in signs:
-            _scale(values, layer, signs[layer.space].to(values[layer.incoming]))
+    for layer in hidden_layers(network.architecture):
+        space = network.architecture.groups[layer.group].space
+        if isinstance(space, str) and space in signs:
+            move(values, layer, signs[space].to(values[layer.incoming]))
     return network.with_parameters(values)
 
 
-def _scale(values: dict[str, Tensor], layer: _Layer, factor: Tensor) -> None:
-    values[layer.incoming] = values[layer.incoming] * factor.unsqueeze(-1)
-    if layer.bias is not None:
-        values[layer.bias] = values[layer.bias] * factor
-    values[layer.outgoing] = values[layer.outgoing] / factor
-
-
 def canonical_form(network: NeuralGraph) -> NeuralGraph:
-    r"""Return the network of the same function with canonical phases and scales of its neurons.
+    r"""Return the network of the same function with canonical scales, phases and signs of neurons.
 
-    Phases and signs of sine neurons as :func:`~nngraph.graph.sine_symmetry.canonicalise_sines`
-    does. ReLU, leaky ReLU and linear neurons are scaled until for each of them
+    Each neuron is moved by what its activation allows
+    (:attr:`nngraph.graph.Activation.symmetry`). Those with a scale, such as ReLU and linear ones,
+    are scaled until for each of them
 
-    .. math:: \|w_{in}\|^2 + b^2 = \|w_{out}\|^2.
+    .. math:: \|w_{in}\|^2 + b^2 = \|w_{out}\|^2
 
-    A neuron with nothing on one side stays. Two networks that differ by such scales alone have one
-    canonical form up to rounding, and relabelling commutes with it.
+    save that a neuron with nothing on one side keeps its scale. Then, inputs first, phases of sine
+    neurons come into :math:`[-\pi/2, \pi/2)`, and the signs of sine, odd and linear neurons make
+    their bias positive, or, where there is none or it is 0, their incoming weight of largest
+    magnitude.
+
+    Two networks that differ by such moves alone have one canonical form up to rounding, if no
+    neuron has nothing on one side; and relabelling commutes with it.
 
     Raises:
         ArchitectureError: if the architecture is no chain of affine maps.
     """
-    layers = [s for s in _hidden_layers(network.architecture) if s.activation in _SCALED]
-    values = canonicalise_sines(network.architecture, network.parameters())
-    small = 4 * torch.finfo(next(iter(values.values())).dtype).eps
-    for _ in range(_MAX_SWEEPS):
+    values = dict(network.parameters())
+    _balance(values, hidden_layers(network.architecture, SCALED))
+    # After the scales, which decide what weights are largest.
+    for layer in hidden_layers(network.architecture):
+        set_phases(values, layer)
+        set_signs(values, layer)
+    return network.with_parameters(values)
+
+
+def _balance(values: dict[str, Tensor], layers: Sequence[NeuronLayer]) -> None:
+    """Scale the neurons of some layers until all are balanced."""
+    for _ in range(_MAX_SWEEPS if layers else 0):
         largest = 0.0
         for layer in layers:
             before = values[layer.incoming].square().sum(-1)
@@ -104,8 +95,7 @@ def canonical_form(network: NeuralGraph) -> NeuralGraph:
             after = values[layer.outgoing].square().sum(-2)
             held = (before == 0) | (after == 0)
             factor = torch.where(held, 1.0, after / torch.where(held, 1.0, before)) ** 0.25
-            _scale(values, layer, factor)
+            move(values, layer, factor)
             largest = max(largest, float((factor - 1).abs().max()))
-        if largest < small:
-            break
-    return network.with_parameters(values)
+        if largest < 4 * torch.finfo(factor.dtype).eps:
+            return

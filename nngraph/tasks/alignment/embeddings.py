@@ -84,7 +84,7 @@ def match_embeddings(
     architecture = check_pair(a, b)
     states = model if isinstance(model, NeuronStates) else NeuronStates(model)
     pair = [a, b]
-    sines = any(group.activation.name == "sine" for group in architecture.groups)
+    sines = any(group.activation.symmetry == "phase" for group in architecture.groups)
     if canonicalise and sines and states.reads_signs:
         pair = [CanonicaliseSines()(network) for network in pair]
     was_training = model.training

@@ -1,0 +1,165 @@
+r"""How the hidden neurons of a chain can be moved besides being relabelled, its function kept.
+
+A neuron i with incoming weights and bias :math:`(w_i, b_i)`, outgoing weights :math:`v_i` and an
+activation a lets them be
+
+- scaled, :math:`(q w_i, q b_i, v_i / q)`, where :math:`a(q u) = q a(u)`;
+- stepped, :math:`(w_i, b_i + k \pi / w_0, (-1)^k v_i)` for whole k, where a is a sine,
+
+each neuron on its own. Which factors q there are, and whether there are steps, is what
+:attr:`nngraph.graph.Activation.symmetry` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nngraph.errors import ArchitectureError
+from nngraph.graph.activations import Activation, NeuronSymmetry
+from nngraph.graph.architecture import Architecture
+
+__all__ = [
+    "SCALED",
+    "SIGNED",
+    "NeuronLayer",
+    "hidden_layers",
+    "move",
+    "sample_moves",
+    "set_phases",
+    "set_signs",
+]
+
+#: Symmetries with positive scales, and those with signs.
+SCALED: frozenset[NeuronSymmetry] = frozenset({"positive_scale", "any_scale"})
+SIGNED: frozenset[NeuronSymmetry] = frozenset({"sign", "any_scale", "phase"})
+
+
+@dataclass(frozen=True)
+class NeuronLayer:
+    """A hidden group of a chain, and the names of the parameters on both of its sides."""
+
+    group: int
+    activation: Activation
+    incoming: str
+    bias: str | None
+    outgoing: str
+
+    @property
+    def symmetry(self) -> NeuronSymmetry:
+        """That of its neurons."""
+        return self.activation.symmetry
+
+
+def hidden_layers(
+    architecture: Architecture, symmetries: Collection[NeuronSymmetry] | None = None
+) -> list[NeuronLayer]:
+    """Return the hidden layers of a chain, inputs first; ``symmetries`` takes some alone.
+
+    Raises:
+        ArchitectureError: if the architecture is no chain of affine maps.
+    """
+    if not architecture.is_chain or architecture.column_names != ("bias",):
+        raise ArchitectureError(
+            f"the architecture {architecture} is not a chain of affine maps with biases alone, and "
+            "its neurons cannot be rescaled: signs, scales and phases of neurons are known for "
+            "chains. Relabel them, or match them up to relabelling."
+        )
+    biases = {column.group: column.parameter.name for column in architecture.columns}
+    layers = []
+    for block, after in zip(architecture.blocks, architecture.blocks[1:], strict=False):
+        group = architecture.groups[block.target]
+        if group.role == "hidden" and (
+            symmetries is None or group.activation.symmetry in symmetries
+        ):
+            layers.append(
+                NeuronLayer(
+                    block.target, group.activation, block.parameter.name,
+                    biases.get(block.target), after.parameter.name,
+                )
+            )  # fmt: skip
+    return layers
+
+
+def move(
+    values: dict[str, Tensor], layer: NeuronLayer, factor: Tensor, steps: Tensor | None = None
+) -> None:
+    """Scale the neurons of one layer and step their phases, ``[*, d]`` each, in ``values``.
+
+    Neurons without a bias take no steps.
+    """
+    values[layer.incoming] = values[layer.incoming] * factor.unsqueeze(-1)
+    if layer.bias is not None:
+        values[layer.bias] = values[layer.bias] * factor
+        if steps is not None:
+            step = steps * (math.pi / layer.activation["w0"])
+            values[layer.bias] = values[layer.bias] + step
+            factor = factor * (1 - 2 * torch.remainder(steps, 2))
+    values[layer.outgoing] = values[layer.outgoing] / factor.unsqueeze(-2)
+
+
+def sample_moves(
+    architecture: Architecture,
+    parameters: Mapping[str, Tensor],
+    *,
+    spread: float = 2.0,
+    max_steps: int = 2,
+    symmetries: Collection[NeuronSymmetry] | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Move every hidden neuron at random by all that its activation allows.
+
+    Args:
+        architecture: a chain of affine maps.
+        parameters: by name, ``[*, *shape]``; each network is moved by its own draw.
+        spread: positive factors are in [1 / spread, spread], log-uniform.
+        max_steps: phases take so many half periods at most, either way.
+        symmetries: those of neurons that are moved; default all.
+        generator: source of randomness; default torch's global one.
+
+    Raises:
+        ArchitectureError: if the architecture is no chain of affine maps.
+    """
+    values = dict(parameters)
+    for layer in hidden_layers(architecture, symmetries):
+        like = values[layer.incoming][..., 0]
+        # Of each neuron of each network: how large, which sign, how many steps.
+        size, sign, step = torch.rand(3, *like.shape, generator=generator, dtype=torch.float64)
+        factor, steps = torch.ones_like(size), None
+        if layer.symmetry in SCALED:
+            factor = ((size * 2 - 1) * math.log(spread)).exp()
+        if layer.symmetry in SIGNED:
+            factor = torch.where(sign < 0.5, -factor, factor)
+        if layer.symmetry == "phase":
+            steps = ((step * (2 * max_steps + 1)).floor() - max_steps).to(like)
+        move(values, layer, factor.to(like), steps)
+    return values
+
+
+def set_phases(values: dict[str, Tensor], layer: NeuronLayer) -> None:
+    r"""Bring the phases :math:`w_0 b` of a layer of sines into :math:`[-\pi/2, \pi/2)`."""
+    if layer.symmetry == "phase" and layer.bias is not None:
+        phase = values[layer.bias] * (layer.activation["w0"] / math.pi)
+        move(values, layer, torch.ones_like(phase), -torch.floor(phase + 0.5))
+
+
+def set_signs(values: dict[str, Tensor], layer: NeuronLayer) -> None:
+    """Make the bias of each neuron positive by a change of sign, where neurons may change theirs.
+
+    Or, where there is none or it is 0, the incoming weight of largest magnitude. This does not
+    depend on the order of the neurons.
+    """
+    if layer.symmetry not in SIGNED:
+        return
+    weight = values[layer.incoming]
+    # Not the first weight, which changes places when the neurons before are relabelled.
+    largest = weight.abs().argmax(-1, keepdim=True)
+    key = weight.gather(-1, largest).squeeze(-1)
+    if layer.bias is not None:
+        bias = values[layer.bias]
+        key = torch.where(bias == 0, key, bias)
+    move(values, layer, torch.where(key < 0, -1.0, 1.0).to(key))
