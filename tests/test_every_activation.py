@@ -188,7 +188,11 @@ def test_models_read_networks_of_every_activation_side_by_side(build: Callable[[
 
 @every
 def test_every_activation_runs_in_every_layout(activation: Activation):
-    networks = random_stack(chain(activation), 2, 0)
+    plain = chain(activation)
+    first, *rest = plain.groups
+    # Of the inputs too.
+    whole = Architecture((replace(first, activation=activation), *rest), plain.parameters)
+    networks = random_stack(whole, 2, 0)
     expected = forward(networks, POINTS)
     assert bool(expected.isfinite().all())
     batch = to_batch([*networks, random_stack(chain(Activation("silu")), 1, 0)[0]])

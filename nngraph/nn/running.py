@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
+from nngraph.graph.topology import Topology
 from nngraph.kernels.networks import Alike, join_networks, join_nodes, split_networks
 from nngraph.nn.features import Features
 from nngraph.nn.levels import at_inputs, at_outputs
@@ -85,19 +86,22 @@ class ChainRunner(Runner):
                 f"a network of the architecture {other} is to be run, which is not a chain of "
                 "affine maps; expected MLPs, or a ModuleRunner that has the networks' modules."
             )
-        state = at_inputs(topology, inputs.T).expand(*features.x.shape[:-2], -1, -1)
-        levels = [state]
+        values = at_inputs(topology, inputs.T).expand(*features.x.shape[:-2], -1, -1)
+        levels = [_activated(topology, 0, values)]
         for level in range(1, len(topology.level_nodes)):
-            values = kernels.propagate_level(topology, level, features.weight, state)
+            values = kernels.propagate_level(topology, level, features.weight, levels[-1])
             values = values + kernels.take(features.bias, topology.level_nodes[level])
-            for activation, rows in topology.level_activations[level]:
-                if rows is None:
-                    values = activation(values)
-                else:
-                    values = values.index_copy(-2, rows, activation(values.index_select(-2, rows)))
-            state = values
-            levels.append(state)
+            levels.append(_activated(topology, level, values))
         return levels
+
+
+def _activated(topology: Topology, level: int, values: Tensor) -> Tensor:
+    """Apply the activations of a level's neurons."""
+    for activation, rows in topology.level_activations[level]:
+        if rows is None:
+            return activation(values)
+        values = values.index_copy(-2, rows, activation(values.index_select(-2, rows)))
+    return values
 
 
 class ModuleRunner(Runner):
