@@ -162,7 +162,16 @@ class ActivationPlaces(Lookup):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(len(ACTIVATIONS), channels, _activation_kinds)
+        # Those up to here are drawn as they ever were, so that a seed gives the model that it gave
+        # however many there are; each row of the others has a generator of its own.
+        first = list(ACTIVATIONS).index("other") + 1
+        super().__init__(first, channels, _activation_kinds)
+        further = [
+            torch.randn(1, channels, generator=torch.Generator().manual_seed(row)) * 0.1
+            for row in range(first, len(ACTIVATIONS))
+        ]
+        own = self.table.detach()
+        self.table = nn.Parameter(torch.cat([own, *(row.to(own) for row in further)]))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *further: Any

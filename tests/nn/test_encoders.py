@@ -11,6 +11,7 @@ from torch import Tensor
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import (
+    ACTIVATIONS,
     Architecture,
     NeuralGraphStack,
     NeuronGroup,
@@ -20,9 +21,15 @@ from nngraph.graph import (
 )
 from nngraph.graph.topology import Topology
 from nngraph.kernels.entries import order_edges
-from nngraph.nn import FourierFeatures, MessagePassingNetwork, NetworkEncoder, input_features
+from nngraph.nn import (
+    FourierFeatures,
+    MessagePassingNetwork,
+    NetworkEncoder,
+    input_features,
+    places,
+)
 from nngraph.nn.extent import Extent
-from nngraph.nn.places import sinusoids
+from nngraph.nn.places import ActivationPlaces, sinusoids
 from nngraph.nn.statistics import edge_statistics, group_statistics
 from nngraph.testing import (
     assert_equivariant,
@@ -305,3 +312,16 @@ def test_models_from_before_new_activations_are_loaded():
     assert torch.equal(other(networks), model(networks))
     with pytest.raises(RuntimeError, match="size mismatch"):
         other.load_state_dict({**old, name: old[name][:, :3]})
+
+
+def test_activations_that_are_new_leave_the_draws_of_a_seed(monkeypatch: pytest.MonkeyPatch):
+    def draws() -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        return ActivationPlaces(4).table.detach(), torch.rand(3)
+
+    table, after = draws()
+    monkeypatch.setattr(places, "ACTIVATIONS", {**ACTIVATIONS, "new": ACTIVATIONS["relu"]})
+    longer, same = draws()
+    assert torch.equal(same, after)
+    assert torch.equal(longer[:-1], table)
+    assert len(torch.unique(longer, dim=0)) == len(ACTIVATIONS) + 1
