@@ -43,11 +43,12 @@ def match_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--signs", action="store_true",
-        help="match tanh and sine neurons up to their sign (weights, activations)",
+        help="match neurons of odd activations, such as tanh and sine, up to their sign (weights, "
+        "activations)",
     )  # fmt: skip
     parser.add_argument(
         "--canonicalise", action="store_true",
-        help="bring both networks to canonical scales (ReLU) and phases (sine) first",
+        help="bring both networks to canonical scales (ReLU), phases (sine) and signs (tanh) first",
     )  # fmt: skip
     parser.add_argument(
         "--starts", type=int, default=3, help="starts of the descent on weights; the best is kept"

@@ -51,7 +51,7 @@ def add_activation(parser: ArgumentParser, default: str = "relu") -> None:
         "--activation", nargs="+", type=str, default=None,
         help="of the hidden layers, which a state dict does not say: one name, or one per hidden "
         "layer: relu, leaky_relu, elu, gelu, gelu_tanh, silu, sigmoid, softplus, tanh, sine, "
-        f"identity (default: {default})",
+        f"identity, or another of nngraph.graph.ACTIVATIONS (default: {default})",
     )  # fmt: skip
     parser.add_argument(
         "--w0", type=float, default=None, help="frequency of sine layers; needed for these"

@@ -49,11 +49,12 @@ class ActivationFunction:
 
 
 def _of_elu(alpha: float, scale: float, input_scale: float) -> NeuronSymmetry:
+    if input_scale < 0:
+        # Far below 0 the exponential overflows, and infinity times 0 is no number.
+        return "none"
     if scale == 0:
         return "any_scale"
-    # A negative input scale lets the exponential overflow where it is multiplied by 0.
-    flat = input_scale == 0 or (alpha == 0 and input_scale > 0)
-    return "positive_scale" if flat else "none"
+    return "positive_scale" if 0 in (alpha, input_scale) else "none"
 
 
 def _of_hardtanh(min_val: float, max_val: float) -> NeuronSymmetry:

@@ -71,8 +71,11 @@ def test_a_function_has_the_symmetry_it_claims_and_no_more(activation: Activatio
 
 def test_each_symmetry_is_claimed_of_some():
     assert {activation.symmetry for activation in EVERY} == set(IMPLIED)
-    # Less than there is: far below 0 its exponential is infinite, and 0 times that no number.
-    assert Activation("elu", alpha=0.0, input_scale=-1.0).symmetry == "none"
+    # Far below 0 their exponential is infinite, and 0 times that no number.
+    for options in ({"alpha": 0.0}, {"scale": 0.0}):
+        overflowing = Activation("elu", input_scale=-1.0, **options)
+        assert overflowing.symmetry == "none"
+        assert bool(overflowing(torch.tensor(-1e3)).isnan())
 
 
 @pytest.mark.parametrize("activation", KNOWN, ids=str)
