@@ -67,7 +67,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """Put the module in evaluation mode for the while; every flag is put back."""
     flags = [(child, child.training) for child in module.modules()]
     try:
-        module.eval()
+        try:
+            module.eval()
+        except NotImplementedError:  # an exported module, which has one mode
+            for child, _ in flags:
+                child.training = False
         yield
     finally:
         for child, training in flags:

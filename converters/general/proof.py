@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from converters.general.builder import build_architecture
 from converters.general.convert import state_of, traced_to_graph
-from converters.symmetry.derive import Derivation, as_arguments, derive
+from converters.symmetry.arguments import as_arguments
+from converters.symmetry.derive import Derivation, derive
 from converters.symmetry.missed import search_missed
 from converters.symmetry.spec import PermutationSpec
 from converters.symmetry.verification import TOLERANCE, Runner, SpaceCheck, Verification

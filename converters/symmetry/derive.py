@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from converters.symmetry.arguments import as_arguments, input_tensors
 from converters.symmetry.call import Entry
 from converters.symmetry.dims import Dim, atoms, fix
 from converters.symmetry.engine import Engine
@@ -105,7 +106,7 @@ def derive(
 ) -> Derivation:
     """Derive the symmetry of a module, and record its layers; see :func:`permutation_spec`."""
     args = as_arguments(example_inputs)
-    check_supported(module, (args, kwargs or {}))
+    check_supported(module, input_tensors(args, kwargs or {}))
     program = trace(module, args, kwargs or {})
     tensors = _state(module)
     names = shared_names(tensors)
@@ -125,13 +126,6 @@ def derive(
             "what it touches."
         )
     return _Builder(program, engine, tensors, names, module).build(unruled)
-
-
-def as_arguments(example_inputs: Any) -> tuple[Any, ...]:
-    """Return example inputs as positional arguments."""
-    if isinstance(example_inputs, tuple):
-        return example_inputs
-    return tuple(example_inputs) if isinstance(example_inputs, list) else (example_inputs,)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from converters.symmetry.program import Operation, Program, Ref, references
-from converters.symmetry.tracing import mutates, quiet, read_operations, without_writes
+from converters.symmetry.reading import read_operations
+from converters.symmetry.tracing import mutates, quiet, without_writes
 
 __all__ = ["Expansion"]
 

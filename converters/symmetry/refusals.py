@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +13,17 @@ from nngraph.errors import UnsupportedModuleError
 __all__ = ["check_supported"]
 
 
-def check_supported(module: nn.Module, inputs: Any) -> None:
+def check_supported(module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     """Refuse modules and inputs that have no neurons in the sense of this library.
 
     Raises:
         UnsupportedModuleError: for ScriptModules, quantised, sparse, complex or uninitialised
             weights, and complex or sparse inputs; names the module or tensor.
     """
+    if isinstance(module, torch.export.ExportedProgram):
+        raise UnsupportedModuleError(
+            "got an ExportedProgram; expected a torch.nn.Module. Pass its .module()."
+        )
     if not isinstance(module, nn.Module):
         raise UnsupportedModuleError(
             f"got a {type(module).__name__}; expected a torch.nn.Module. Wrap a function in one."
@@ -47,7 +50,7 @@ def check_supported(module: nn.Module, inputs: Any) -> None:
                 f"parameter {name!r} is not initialised",
                 "has no shape yet; run the module on an input once",
             )
-    tensors += [(f"input {i}", tensor) for i, tensor in enumerate(_tensors(inputs))]
+    tensors += inputs.items()
     for name, tensor in tensors:
         if tensor.is_quantized:
             raise _refused(f"{name!r} is quantised", "has no axes of numbers; dequantise it")
@@ -59,13 +62,3 @@ def check_supported(module: nn.Module, inputs: Any) -> None:
 
 def _refused(what: str, todo: str) -> UnsupportedModuleError:
     return UnsupportedModuleError(f"{what}; expected dense real tensors, traceable. It {todo}.")
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))

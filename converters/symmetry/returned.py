@@ -6,20 +6,8 @@ fixed is what is compared. A result that cannot be seen whole is refused.
 
 from __future__ import annotations
 
-import enum
-import logging
-import numbers
-import re
-import struct
-import sys
-import types
-import weakref
-from collections import defaultdict, deque, namedtuple
-from collections.abc import Callable, Iterable, Iterator
-from datetime import date, time, timedelta
-from functools import partial
-from threading import Lock, RLock
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,35 +15,18 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
+from converters.symmetry.opening import Part, held, is_kind, is_opaque
 from nngraph.errors import UnsupportedModuleError
 
 __all__ = ["located_tensors", "returned_tensors"]
 
-#: A part of a value, and how one reaches it from there: ``[0]``, ``.name``.
-_Part: TypeAlias = "tuple[str, Any]"
-
-#: What holds no tensors, beside what is said of their attributes.
-_PLAIN = (
-    type(None), numbers.Number, str, bytes, bytearray, enum.Enum, np.generic, np.dtype, range,
-    slice, type(...), type(NotImplemented), torch.dtype, torch.device, torch.layout,
-    torch.memory_format, re.Pattern, date, time, timedelta, logging.Logger,
-    types.ModuleType, types.CodeType, types.GenericAlias, types.UnionType,
-    type(Lock()), type(RLock()),
-    types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodDescriptorType,
-    types.WrapperDescriptorType, types.ClassMethodDescriptorType,
-    type(vars(namedtuple("_Named", "field"))["field"]),
-)  # fmt: skip
-
 _COUNTED = (torch.SymInt, torch.SymFloat, torch.SymBool)
-
-#: Attributes that a tensor has while it is traced.
-_OF_TRACING = ("elem", *FakeTensor.__annotations__)
 
 #: What cannot be seen whole -> why, and what to give in its place.
 _HIDDEN: dict[Any, str] = {
     _COUNTED: "is a number computed from tensors; give the tensor, without .item()",
     np.ndarray: "is a NumPy array, which no trace reaches; give a tensor",
-    nn.Module: "is a module; give what it computes",
+    nn.Module: "is a module; give the tensors that it computes",
     Iterator: "can be read only once; give a list of what it yields",
 }
 
@@ -89,7 +60,7 @@ def located_tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     waiting = [(place, value)]
     while waiting:
         place, value = waiting.pop()
-        if _is(value, Tensor):
+        if is_kind(value, Tensor):
             _check_tensor(place, value)
             yield place, value
         elif id(value) in seen:
@@ -107,146 +78,23 @@ def _check_tensor(place: str, tensor: Tensor) -> None:
     if tensor.is_quantized:
         raise _hidden(place, tensor, "is quantised; give its .dequantize()")
     own = kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
-    if own and not _is(tensor, (FakeTensor, FunctionalTensor, nn.Parameter)):
+    if own and not is_kind(tensor, (FakeTensor, FunctionalTensor, nn.Parameter)):
         raise _hidden(place, tensor, "computes in its own way; give a plain torch.Tensor")
 
 
-def _parts(place: str, value: Any) -> list[_Part]:
-    """Return everything that a value holds."""
+def _parts(place: str, value: Any) -> list[Part]:
     for kind, why in _HIDDEN.items():
-        if _is(value, kind):
+        if is_kind(value, kind):
             raise _hidden(place, value, why)
-    held = next((parts(value) for kind, parts in _OPENED if _is(value, kind)), None)
-    if _is(value, (set, frozenset)) and len(held or ()) > 1:
-        raise _hidden(place, value, "has several tensors in no order; give a list")
-    if held is None and not _is(value, (*_PLAIN, Tensor)) and _has_more_than_fields(value):
+    if is_opaque(value):
         raise _hidden(place, value, "cannot be opened; give the tensors in it, in a tuple or dict")
-    items = list(held or ())
-    known = {id(part) for _, part in items}
-    return items + [(step, part) for step, part in _fields(value) if id(part) not in known]
+    parts = held(value)
+    if is_kind(value, (set, frozenset)) and sum(step == "(element)" for step, _ in parts) > 1:
+        raise _hidden(place, value, "has several tensors in no order; give a list")
+    return parts
 
 
 def _hidden(place: str, value: Any, why: str) -> UnsupportedModuleError:
-    return UnsupportedModuleError(f"{place} ({type(value).__name__}) {why}")
-
-
-def _is(value: Any, kinds: Any) -> bool:
-    """``isinstance`` by the true type: an object may answer what it likes for its class."""
-    return issubclass(type(value), kinds)
-
-
-# -- containers ------------------------------------------------------------------------------------
-
-
-def _numbered(iterate: Callable[[Any], Iterable[Any]]) -> Callable[[Any], list[_Part]]:
-    return lambda value: [(f"[{i}]", part) for i, part in enumerate(iterate(value))]
-
-
-def _mapped(value: Any) -> list[_Part]:
-    # The dict's own method: that of a subclass may show something else.
-    items = list(dict.items(value) if _is(value, dict) else value.items())
-    keys = [(f"(key {i})", key) for i, (key, _) in enumerate(items) if not _is(key, str)]
-    return keys + [(f"[{_short(key)}]", part) for key, part in items]
-
-
-def _short(key: Any) -> str:
-    return repr(key)[:40] if _is(key, (str, int)) else type(key).__name__
-
-
-def _named(*names: str) -> Callable[[Any], list[_Part]]:
-    return lambda value: [(f".{name}", getattr(value, name, None)) for name in names]
-
-
-def _scope(function: Any) -> list[_Part]:
-    """Return what a function written in Python knows beside its arguments and its module."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return [
-        *((f"(closure {name})", _content(cell)) for name, cell in cells),
-        *_named("__defaults__", "__kwdefaults__")(function),
-    ]
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # a name that is not bound yet
-        return None
-
-
-def _made_here(kind: type) -> list[_Part]:
-    """Return what a class holds if it is not one that its module has under its name."""
-    found: Any = sys.modules.get(kind.__module__)
-    for name in kind.__qualname__.split("."):
-        found = getattr(found, name, None)
-    if found is kind:
-        return []
-    own = vars(kind).items()
-    return [(f".{name}", part) for name, part in own if not name.startswith(("__", "_abc_"))]
-
-
-#: The first kind that fits says what a value holds beside its attributes.
-_OPENED: tuple[tuple[Any, Callable[[Any], list[_Part]]], ...] = (
-    (tuple, _numbered(tuple.__iter__)),
-    (list, _numbered(list.__iter__)),
-    (deque, _numbered(deque.__iter__)),
-    (set, lambda value: [p for p in _numbered(set.__iter__)(value) if _is_open(p)]),
-    (frozenset, lambda value: [p for p in _numbered(frozenset.__iter__)(value) if _is_open(p)]),
-    (defaultdict, lambda value: _mapped(value) + _named("default_factory")(value)),
-    (dict, _mapped),
-    (types.MappingProxyType, _mapped),
-    ((type({}.keys()), type({}.values()), type({}.items())), _numbered(iter)),
-    (weakref.ref, lambda value: [("()", value())]),
-    (partial, _named("func", "args", "keywords")),
-    (types.FunctionType, _scope),
-    (types.MethodType, _named("__func__", "__self__")),
-    ((types.BuiltinFunctionType, types.MethodWrapperType), _named("__self__")),
-    (property, _named("fget", "fset", "fdel")),
-    ((staticmethod, classmethod), _named("__func__")),
-    (type, _made_here),
-)
-
-
-def _is_open(part: _Part) -> bool:
-    return not _is(part[1], _PLAIN)
-
-
-# -- attributes ------------------------------------------------------------------------------------
-
-
-def _fields(value: Any) -> Iterator[_Part]:
-    """Iterate over the attributes of an instance, and over what its class holds if it is local."""
-    kind = type(value)
-    if _is(value, (type, types.ModuleType, logging.Logger, enum.Enum)):
-        return
-    yield f".{kind.__name__}", kind
-    names = _slots(kind) + [name for name in _own(value, "__dict__") or () if _shows(value, name)]
-    for name in names:
-        yield f".{name}", _own(value, name)
-
-
-def _own(value: Any, name: str) -> Any:
-    """Return an attribute past what its class makes of it; None for a slot that is empty."""
-    try:
-        return object.__getattribute__(value, name)
-    except AttributeError:
-        return None
-
-
-def _shows(value: Any, name: str) -> bool:
-    is_traced = _is(value, (FakeTensor, FunctionalTensor))
-    return not (is_traced and (name in _OF_TRACING or "_memo" in name))
-
-
-def _slots(kind: type) -> list[str]:
-    return [
-        name for owner in kind.__mro__ if "__slots__" in vars(owner)
-        for name, entry in vars(owner).items() if isinstance(entry, types.MemberDescriptorType)
-    ]
-
-
-def _has_more_than_fields(value: Any) -> bool:
-    """Whether an object keeps something where Python's attributes do not show it."""
-    kind = type(value)
-    pointers = (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0) + len(_slots(kind))
-    shown = object.__basicsize__ + pointers * struct.calcsize("P")
-    return bool(kind.__itemsize__) or kind.__basicsize__ > shown
+    is_traced = is_kind(value, (FakeTensor, FunctionalTensor))
+    kind = Tensor if is_traced else type(value)
+    return UnsupportedModuleError(f"{place} ({kind.__name__}) {why}")

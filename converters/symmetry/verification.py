@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from converters.inspection import evaluating
-from converters.symmetry.derive import Derivation, as_arguments
+from converters.symmetry.arguments import as_arguments, map_tensors
+from converters.symmetry.derive import Derivation
 from converters.symmetry.missed import Missed, search_missed
 from converters.symmetry.relabelling import identity, permute_axes, sample
 from converters.symmetry.spec import PermutationSpec, Space
@@ -219,7 +220,7 @@ class Runner:
                 "Use module.to_empty(device='cpu') and fill them."
             )
         self.module = copy.deepcopy(module).double()
-        self.args, self.kwargs = pytree.tree_map(_double, (args, dict(kwargs)))
+        self.args, self.kwargs = map_tensors(_double, (args, dict(kwargs)))
         tensors = {k: v for k, v in self.module.state_dict().items() if _is_tensor(v)}
         known = {n for name in spec.parameters for n in (name, *spec.aliases.get(name, ()))}
         if set(tensors) != known:

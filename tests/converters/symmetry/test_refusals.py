@@ -1,11 +1,13 @@
 """What is refused, and what is fixed for want of a rule: said by name, never guessed."""
 
+import re
 import warnings
 
 import pytest
 import torch
 from symmetry_cases import check
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from converters.symmetry import derive, permutation_spec, verify
 from converters.symmetry.rules import RULES
@@ -41,7 +43,7 @@ def test_data_dependent_control_flow_is_refused_with_its_line(kind, line):
 
 
 def test_a_forward_that_fails_is_refused_with_its_error():
-    with pytest.raises(UnsupportedModuleError, match="cannot be traced"):
+    with pytest.raises(UnsupportedModuleError, match=r"itself fails on these inputs.*mat1"):
         derive(nn.Linear(3, 4), torch.randn(2, 5))
 
 
@@ -185,3 +187,79 @@ def test_a_rule_is_one_entry_and_without_it_everything_is_fixed(monkeypatch):
     monkeypatch.delitem(RULES, "aten.convolution")
     derivation = derive(module, inputs)
     assert (derivation.unruled, derivation.spec.spaces) == (("aten.convolution",), ())
+
+
+class Doing(nn.Module):
+    """A network with something done around it."""
+
+    def __init__(self, act) -> None:
+        super().__init__()
+        self.net, self.act = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), act
+
+    def forward(self, *args, **kwargs):
+        return self.act(self.net, *args, **kwargs)
+
+
+def packed(net, x, lengths):
+    return pad_packed_sequence(pack_padded_sequence(net(x), lengths, enforce_sorted=False))
+
+
+def input_gradient(net, x):
+    x = x.clone().requires_grad_(True)
+    return torch.autograd.grad(net(x).sum(), x, create_graph=True)[0]
+
+
+def inner_gradient(net, x):
+    with torch.enable_grad():
+        return input_gradient(net, x)
+
+
+X = torch.randn(5, 3)
+MISLED = {
+    "packed sequence": (packed, (X[:, None], torch.tensor([5])), "padded tensors"),
+    "gradient": (input_gradient, (X,), "the network whose gradients it takes"),
+    "gradient of its own": (inner_gradient, (X,), "the network whose gradients it takes"),
+    "array": (lambda net, x: torch.from_numpy(2 * net(x).detach().numpy()), (X,), "torch alone"),
+    "number": (lambda net, x: (net(x), float(net(x).sum())), (X,), "kept as tensors"),
+    "print": (lambda net, x: print(f"{net(x).sum().item():.1f}") or net(x), (X,), "is printed too"),
+    "shape": (lambda net, x: net(x), (torch.randn(5, 4),), "itself fails .*mat1"),
+    "too few": (lambda net, x, y: net(x + y), (X,), "itself fails .*missing 1 required"),
+    "dict": (lambda net, x, y: net(x + y), ({"x": X, "y": X},), "as kwargs="),
+    "device": (lambda net, x: net(x), (X.to("meta"),), r"'input 0' on meta.*\.to\('cpu'\)"),
+    "nothing returned": (lambda net, x: None, (X,), "returns no tensor"),
+    "number of tensors": (lambda net, x: (net(x), net(x).sum().item()), (X,), r"output\[1\]"),
+    "sparse": (lambda net, x: net(x).to_sparse(), (X,), r"output \(Tensor\) .*to_dense\(\)"),
+    "module as input": (lambda net, x, f: f(net(x)), (X, nn.ReLU()), "input 1 .* is a module"),
+    "array as input": (lambda net, x, a: net(x), (X, X.numpy()), "input 1 .* give a tensor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("act", "args", "words"), MISLED.values(), ids=MISLED)
+def test_a_refusal_says_what_to_do_and_no_more(act, args, words):
+    with pytest.raises(UnsupportedModuleError, match=words) as caught:
+        derive(Doing(act), args)
+    assert not re.search(r"torch\.where|github|register_|Fake|strict", str(caught.value))
+
+
+def test_a_module_on_meta_says_where_its_inputs_belong():
+    with pytest.raises(UnsupportedModuleError, match=r"on meta.*on cpu.*\.to\('meta'\)"):
+        derive(nn.Linear(3, 4, device="meta"), X)
+
+
+def test_an_exported_program_is_refused_and_its_module_taken():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    exported = torch.export.export(net, (X,))
+    with pytest.raises(UnsupportedModuleError, match=r"\.module\(\)"):
+        derive(exported, X)
+    assert len(derive(exported.module(), X).spec.free_spaces) == 1
+
+
+@pytest.mark.parametrize(("wrap", "prefix"), [
+    (nn.DataParallel, "module."), (lambda net: nn.Sequential(nn.DataParallel(net)), "0.module."),
+    (torch.compile, "_orig_mod."), (torch.fx.symbolic_trace, ""),
+], ids=["data parallel", "data parallel inside", "compiled", "traced"])
+def test_what_wraps_a_network_keeps_its_names(wrap, prefix):
+    module = wrap(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    spec = permutation_spec(module, X)
+    assert [space.name for space in spec.free_spaces] == [f"{prefix}0"]
+    assert set(spec.parameters) == set(module.state_dict())

@@ -17,6 +17,7 @@ from torch import distributions, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch_geometric.data import Batch, Data, HeteroData
 
+from converters import permutation_spec, to_graph, verify
 from converters.symmetry.returned import returned_tensors
 from nngraph.errors import UnsupportedModuleError
 
@@ -215,3 +216,71 @@ HIDDEN = {
 def test_what_cannot_be_seen_is_refused_with_its_place(value, words):
     with pytest.raises(UnsupportedModuleError, match=words):
         returned_tensors(value())
+
+
+class Wrapping(nn.Module):
+    """Two heads on hidden features, the second wrapped."""
+
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.a, self.b, self.v = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+        self.wrap = wrap
+
+    def forward(self, x):
+        hidden = self.a(x).relu()
+        return self.v(hidden), self.wrap(self.b(hidden))
+
+
+WRAPS = {
+    "plain values": lambda y: (y, None, 3, 0.5, "s", True, y.shape, y.dtype, y.device),
+    "record": Record,
+    "record in a record": lambda y: Record(1, Record(y)),
+    "namespace": lambda y: types.SimpleNamespace(y=y),
+    "slots": Slotted,
+    "dict with attributes": lambda y: AttrDict(y=y),
+    "closure": lambda y: lambda: y,
+    "graph": lambda y: Data(x=y),
+    "distribution": lambda y: distributions.Categorical(logits=y),
+    "whole numbers": lambda y: y.argmax(-1),
+    "decisions": lambda y: Record(y > 0),
+    "twice": lambda y: (y, y, y[:1]),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_what_is_returned_is_fixed_whatever_it_is_wrapped_in(wrap):
+    spec = permutation_spec(Wrapping(wrap), torch.randn(4, 6))
+    assert {space.name: spec.ties(space.name) for space in spec.free_spaces} == {
+        "a": (("a.weight", 0), ("a.bias", 0), ("b.weight", 1), ("v.weight", 1))
+    }
+
+
+def test_parameters_and_their_views_that_are_returned_are_fixed():
+    class Showing(Wrapping):
+        def forward(self, x):
+            return self.b(self.a(x).relu()), self.wrap(self)
+
+    inputs = torch.randn(4, 6)
+    assert len(permutation_spec(Showing(lambda m: None), inputs).free_spaces) == 1
+    for show in (lambda m: m.a.bias, lambda m: Record(m.b.weight.t()), lambda m: m.a.weight[:, 0]):
+        assert not permutation_spec(Showing(show), inputs).free_spaces
+
+
+def test_a_graph_is_taken_as_an_input():
+    class OnGraph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 8), nn.Linear(8, 3)
+
+        def forward(self, data, scale):
+            hidden = self.a(data.x).relu()
+            source, target = data.edge_index
+            hidden = torch.zeros_like(hidden).index_add(0, target, hidden[source])
+            return self.b(scale["s"] * hidden)
+
+    data = Data(x=torch.randn(4, 2), edge_index=torch.tensor([[0, 1, 2], [1, 2, 3]]), name="graph")
+    module, inputs = OnGraph(), (data, {"s": torch.tensor(2.0)})
+    spec = permutation_spec(module, inputs)
+    assert [space.size for space in spec.free_spaces] == [8]
+    assert verify(spec, module, inputs).holds
+    assert verify(to_graph(module, inputs), module, inputs).holds

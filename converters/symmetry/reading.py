@@ -1,0 +1,267 @@
+"""From the fx graph that a tracer recorded to a :class:`Program`."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.export.graph_signature import InputKind
+
+from converters.symmetry.program import Operation, Program, Ref
+from converters.symmetry.storage import storage_key
+
+__all__ = ["Reader", "read_operations"]
+
+#: Sizes that depend on the data stand as numbers that no network has by chance, one per symbol.
+_UNKNOWN_SIZES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121)
+
+
+class LostTensorError(RuntimeError):
+    """A tensor was computed during the trace and not recorded: it only looks like a constant."""
+
+
+def read_operations(
+    program: Program, graph: fx.GraphModule, inputs: Sequence[Ref]
+) -> tuple[list[Operation], list[Ref]]:
+    """Read a graph that takes tensors of a program; return its operations and its results."""
+    reader = Reader(nn.Module(), program=replace(program, operations=[]))
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    reader.values.update(zip(placeholders, inputs, strict=True))
+    results = reader.read(graph, graph.graph.nodes)
+    return reader.program.operations, [ref for ref in results if isinstance(ref, Ref)]
+
+
+@dataclass
+class Reader:
+    """Reads an fx graph of ATen operations into a program.
+
+    Args:
+        module: the network that was traced.
+        returned: which buffer each of the graph's last results is the new value of; the results
+            before them are what the forward returned.
+        inputs: names of the tensors that the caller gives.
+    """
+
+    module: nn.Module
+    returned: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    program: Program = field(default_factory=Program)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    symbols: dict[Any, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tensors: dict[str, Tensor] = dict(self.module.named_parameters(remove_duplicate=False))
+        self.tensors.update(self.module.named_buffers(remove_duplicate=False))
+        self.persistent = set(self.module.state_dict())
+        self.by_storage: dict[Any, Ref] = {}
+
+    def read_exported(self, exported: torch.export.ExportedProgram) -> Program:
+        """Read what ``torch.export`` recorded."""
+        specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+        placeholders = {n.name: n for n in exported.graph.nodes if n.op == "placeholder"}
+        names = iter(self.inputs)
+        for name, node in placeholders.items():
+            spec = specs[name]
+            target = _inner(str(spec.target))
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                self._leaf(node, target)
+            elif spec.kind == InputKind.CONSTANT_TENSOR:
+                self._constant(node, exported.constants[str(spec.target)])
+            else:
+                self._input(node, next(names))
+        results = self.read(exported.graph_module, exported.graph.nodes)
+        buffers = {_inner(str(spec.target)): placeholders[name] for name, spec in specs.items()}
+        returned = []
+        for spec, result in zip(exported.graph_signature.output_specs, results, strict=True):
+            if spec.kind.name == "BUFFER_MUTATION":
+                self._update(buffers[_inner(str(spec.target))], result)
+            elif "USER" in spec.kind.name:
+                returned.append(result)
+        self._return(returned, buffers)
+        return self.program
+
+    def read_graph(self, graph: fx.GraphModule, tensors: Sequence[str]) -> Program:
+        """Read what ``make_fx`` recorded of a function of the module's tensors and its inputs."""
+        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        own = dict(zip(tensors, placeholders, strict=False))
+        for name, node in own.items():
+            self._leaf(node, name)
+        for name, node in zip(self.inputs, placeholders[len(own) :], strict=True):
+            self._input(node, name)
+        self._return(self.read(graph, graph.graph.nodes), own)
+        return self.program
+
+    def _return(self, results: Sequence[Any], tensors: Mapping[str, fx.Node]) -> None:
+        count = len(results) - len(self.returned)
+        self.program.outputs = [ref for ref in results[:count] if isinstance(ref, Ref)]
+        for name, result in zip(self.returned, results[count:], strict=True):
+            if name in tensors:
+                self._update(tensors[name], result)
+
+    def _update(self, buffer: fx.Node, result: Any) -> None:
+        old = self.values[buffer]
+        if isinstance(result, Ref) and result != old and (old, result) not in self.program.updates:
+            self.program.updates.append((old, result))
+
+    # -- leaves -----------------------------------------------------------------------------------
+
+    def _leaf(self, node: fx.Node, name: str) -> None:
+        tensor = self.tensors[name]
+        if name not in self.persistent:
+            self._constant(node, tensor)
+            return
+        key = storage_key(tensor)
+        if key not in self.by_storage:
+            self.by_storage[key] = self.program.new(tuple(tensor.shape), tensor.dtype)
+            self.program.parameters[name] = self.by_storage[key]
+        self.values[node] = self.by_storage[key]
+
+    def _constant(self, node: fx.Node, value: Tensor) -> None:
+        if isinstance(value, (FakeTensor, FunctionalTensor)):
+            raise LostTensorError("something was computed where the trace does not reach")
+        ref = self.program.new(tuple(value.shape), value.dtype)
+        self.program.constants[ref] = value.detach()
+        self.values[node] = ref
+
+    def _input(self, node: fx.Node, name: str) -> None:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            ref = self.program.new(self._shape(value), value.dtype)
+            self.program.inputs[name] = ref
+            self.values[node] = ref
+        else:
+            self.values[node] = self._number(value)
+
+    # -- operations -------------------------------------------------------------------------------
+
+    def read(self, root: nn.Module, nodes: Any) -> Any:
+        """Read operations; return what the graph gives."""
+        for node in nodes:
+            if node.op == "get_attr":
+                value = _attribute(root, str(node.target))
+                if isinstance(value, Tensor):
+                    self._constant(node, value)
+                else:
+                    self.values[node] = value
+            elif node.op == "call_function":
+                self._call(node)
+        result = next(node for node in nodes if node.op == "output").args[0]
+        return self._argument(result)
+
+    def _call(self, node: fx.Node) -> None:
+        if node.target is operator.getitem:
+            self.values[node] = self._argument(node.args[0])[node.args[1]]
+            return
+        inner = next((a for a in node.args if isinstance(self._known(a), fx.GraphModule)), None)
+        if inner is not None and str(node.target).startswith("wrap_with_"):
+            self._inline(node, inner)
+            return
+        value = node.meta.get("val")
+        if isinstance(value, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)):
+            self.values[node] = self._number(value)
+            return
+        if value is None:
+            return
+        many = isinstance(value, (list, tuple))
+        used = (
+            {user.args[1] for user in node.users if user.target is operator.getitem}
+            if many and all(user.target is operator.getitem for user in node.users)
+            else set(range(len(value))) if many else {0}
+        )
+        outputs = tuple(
+            self.program.new(self._shape(v), v.dtype)
+            if isinstance(v, Tensor) and i in used else None
+            for i, v in enumerate(value if many else (value,))
+        )
+        self.values[node] = outputs if many else outputs[0]
+        path, line = _origin(node)
+        self.program.operations.append(
+            Operation(
+                node.target, self._argument(tuple(node.args)), self._argument(dict(node.kwargs)),
+                outputs, path, line,
+            )
+        )
+
+    def _inline(self, node: fx.Node, inner: Any) -> None:
+        graph = self._known(inner)
+        outer = [*node.args[node.args.index(inner) + 1 :]]
+        placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        for placeholder, value in zip(placeholders, outer, strict=True):
+            self.values[placeholder] = self._argument(value)
+        self.values[node] = self.read(graph, graph.graph.nodes)
+
+    def _known(self, argument: Any) -> Any:
+        return self.values.get(argument) if isinstance(argument, fx.Node) else None
+
+    def _argument(self, argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return self.values.get(argument)
+        if isinstance(argument, (list, tuple)):
+            return type(argument)(self._argument(item) for item in argument)
+        if isinstance(argument, dict):
+            return {key: self._argument(item) for key, item in argument.items()}
+        if isinstance(argument, (torch.SymInt, torch.SymFloat)):
+            return self._number(argument)
+        return argument
+
+    # -- sizes ------------------------------------------------------------------------------------
+
+    def _shape(self, tensor: Tensor) -> tuple[int, ...]:
+        return tuple(int(self._number(size)) for size in tensor.shape)
+
+    def _number(self, value: Any) -> Any:
+        """Return a number; symbols of data-dependent sizes are replaced by stand-ins."""
+        if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return value
+        expression = value.node.expr
+        for symbol in sorted(expression.free_symbols, key=str):
+            if symbol not in self.symbols:
+                count = len(self.symbols)
+                self.symbols[symbol] = (
+                    _UNKNOWN_SIZES[count] if count < len(_UNKNOWN_SIZES)
+                    else _UNKNOWN_SIZES[-1] + 2 * count
+                )
+        number = expression.subs(self.symbols)
+        if isinstance(value, torch.SymBool):
+            return bool(number)
+        number = float(number) if isinstance(value, torch.SymFloat) else int(number)
+        if expression.free_symbols:
+            self.program.unknown.add(number)
+        return number
+
+
+def _attribute(root: nn.Module, target: str) -> Any:
+    value: Any = root
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _inner(name: str) -> str:
+    """Return a name in the network from that in the module around it that was traced."""
+    return name.removeprefix("module").removeprefix(".")
+
+
+def _origin(node: fx.Node) -> tuple[str, str]:
+    """Return the module path of a node, and the line of its forward."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = ""
+    if stack:
+        first = stack[-1][0] if isinstance(stack[-1], (tuple, list)) else str(stack[-1])
+        path = _inner(str(first).removeprefix("L['self']").lstrip(".").split("@")[0])
+    trace_lines = str(node.meta.get("stack_trace") or "").splitlines()
+    inside = os.path.dirname(torch.__file__)
+    for where, code in itertools.pairwise(reversed(trace_lines)):
+        # Read from the innermost frame outwards: the code stands after its place.
+        if code.strip().startswith("File ") and inside not in code:
+            name, _, rest = code.strip().removeprefix('File "').partition('", line ')
+            return path, f"{os.path.basename(name)}:{rest.split(',')[0]}: {where.strip()}"
+    return path, ""
