@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn.modules import module as _modules
 from torch.nn.utils import parametrize
 
@@ -254,16 +255,20 @@ def _of_class(kind: type) -> Any:
 def settings_kept() -> Iterator[None]:
     """Put back what of torch's settings a forward may change, and its random state.
 
-    Compiled functions run as they were written, and no cache of parametrizations is read.
+    Compiled functions run as they were written, no cache of parametrizations is read, and
+    distributions do not look at the values of their parameters.
     """
     state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     enabled, computed = parametrize._cache_enabled, parametrize._cache
     parametrize._cache_enabled, parametrize._cache = 0, {}
+    validates = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
     try:
         with torch.random.fork_rng([]), torch.compiler.set_stance("force_eager"):
             yield
     finally:
+        Distribution.set_default_validate_args(validates)
         random.setstate(state)
         np.random.set_state(numpy_state)  # noqa: NPY002
         torch.set_default_dtype(dtype)
