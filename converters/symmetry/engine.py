@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.symmetry.call import Call, Entry, Rule, Unruled, sources_of
+from converters.symmetry.call import Call, Entry, Outcome, Rule, Unruled, sources_of
 from converters.symmetry.demands import Demands, find_demands
 from converters.symmetry.dims import Dim, atom, fix, unify
 from converters.symmetry.expansion import Expansion
@@ -20,6 +20,15 @@ __all__ = ["Engine"]
 
 INPUT = Reason("input", natural=True)
 OUTPUT = Reason("output", natural=True)
+
+
+def _outcome(rule: Rule, call: Call) -> Outcome:
+    """Run a rule; what trips it up is what it does not cover, and is fixed and reported as that."""
+    try:
+        return rule(call)
+    except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        kind = type(error).__name__
+        raise Unruled(f"is called as its rule does not expect ({kind}: {error})") from error
 
 
 def _values(arguments: Any) -> list[Value]:
@@ -122,7 +131,7 @@ class Engine:
         try:
             if rule is None:
                 raise Unruled("has no rule")
-            outcome = rule(call)
+            outcome = _outcome(rule, call)
             results = [outcome] if isinstance(outcome, Value) else list(outcome)
             found = [None if value is None else value.shape for value in results]
             for have, expected, ref in zip(found, shapes, operation.outputs, strict=False):

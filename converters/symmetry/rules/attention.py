@@ -19,7 +19,8 @@ def attention(call: Call) -> list[Value | None]:
     query, key, value = (call.value(name) for name in ("query", "key", "value"))
     mask = call.get("attn_mask", call.get("attn_bias"))
     lead_q, lead_k = list(query.dims[:-2]), list(key.dims[:-2])
-    if call.get("enable_gqa") and lead_q[-1].size != lead_k[-1].size:
+    # Kernels that torch chooses below the level of Python group heads without being told.
+    if call.get("enable_gqa", True) and lead_q[-1].size != lead_k[-1].size:
         heads, copies = factor(lead_q[-1], (lead_k[-1].size, lead_q[-1].size // lead_k[-1].size))
         unify(heads, lead_k[-1])
         unify(lead_k[-1], value.dims[-3])

@@ -7,11 +7,14 @@ import pytest
 import torch
 from symmetry_cases import check
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from converters.symmetry import derive, permutation_spec, verify
 from converters.symmetry.rules import RULES
 from nngraph.errors import ArchitectureError, UnsupportedModuleError
+
+X = torch.randn(5, 3)
 
 
 class Branching(nn.Module):
@@ -152,10 +155,19 @@ def test_parameters_that_share_memory_in_part_are_fixed():
     assert any("shares memory" in report.reason for report in derivation.spec.reports)
 
 
+@pytest.fixture
+def no_export(monkeypatch):
+    """Lets torch.export fail, so that networks are recorded below the level of Python."""
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+
+
+@pytest.mark.usefixtures("no_export")
 def test_a_forward_that_export_cannot_take_is_recorded_below():
     class Named(nn.Module):
-        """torch.export trips over a submodule with this name."""
-
         def __init__(self) -> None:
             super().__init__()
             self.code, self.out = nn.Linear(3, 4), nn.Linear(4, 2)
@@ -163,11 +175,34 @@ def test_a_forward_that_export_cannot_take_is_recorded_below():
         def forward(self, x):
             y = self.code(x)
             y += 1
-            return self.out(torch.relu(y))
+            return {"y": self.out(torch.relu(y)), "none": None}
 
     check(Named(), torch.randn(2, 3), {
         "code": (4, "code.weight[0] code.bias[0] out.weight[1]"),
     })
+
+
+@pytest.mark.usefixtures("no_export")
+@pytest.mark.parametrize("writes", [False, True])
+def test_grouped_attention_is_recorded_below(writes):
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(6, n) for n in (16, 8, 8))
+            self.o = nn.Linear(16, 3)
+
+        def forward(self, x):
+            x = x.clone()
+            if writes:
+                x[:, 0] = 0
+            heads = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+            y = scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
+            return self.o(y.transpose(1, 2).flatten(2))
+
+    module, inputs = Grouped(), torch.randn(2, 5, 6)
+    spec = permutation_spec(module, inputs)
+    assert [space.size for space in spec.free_spaces] == [2, 2, 4, 4]
+    assert verify(spec, module, inputs).holds
 
 
 def test_the_spec_of_another_module_is_refused():
@@ -187,6 +222,16 @@ def test_a_rule_is_one_entry_and_without_it_everything_is_fixed(monkeypatch):
     monkeypatch.delitem(RULES, "aten.convolution")
     derivation = derive(module, inputs)
     assert (derivation.unruled, derivation.spec.spaces) == (("aten.convolution",), ())
+
+
+def test_a_rule_that_fails_fixes_what_it_touches_and_is_reported(monkeypatch):
+    def fails(call):
+        raise AssertionError("never so")
+
+    monkeypatch.setitem(RULES, "aten.tanh", fails)
+    derivation = derive(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), X)
+    assert derivation.unruled
+    assert not derivation.spec.spaces
 
 
 class Doing(nn.Module):
@@ -214,7 +259,6 @@ def inner_gradient(net, x):
         return input_gradient(net, x)
 
 
-X = torch.randn(5, 3)
 MISLED = {
     "packed sequence": (packed, (X[:, None], torch.tensor([5])), "padded tensors"),
     "gradient": (input_gradient, (X,), "the network whose gradients it takes"),
