@@ -84,9 +84,10 @@ def permutation_spec(
     """Derive which neurons of a module may be relabelled without changing its function.
 
     Args:
-        module: any module that ``torch.export`` can trace; it is not changed. On the meta device it
-            needs no weights.
+        module: any module that ``torch.export`` can trace; it is not changed, nor is what its
+            forward and its hooks write to. On the meta device it needs no weights.
         example_inputs: one tensor, or a tuple of positional arguments. Sizes count, values do not.
+            Tensors may be inside containers and objects, such as graphs.
         kwargs: keyword arguments of its forward.
         strict: refuse operations that have no rule. By default they fix all that they touch, which
             is sound, and are reported.
