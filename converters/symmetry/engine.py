@@ -90,16 +90,16 @@ class Engine:
             dtype = program.results[ref].dtype
             self.values[ref] = Value(dims, (), parameter=name, dtype=dtype)
             if name in self.tables:
-                self.values[ref].constant = Constant(program.results[ref].shape, self.tables[name])
+                table = self.tables[name]
+                self.values[ref].constant = Constant(tuple(table.shape), _known(table))
             self.records.append(dims)
         for ref, tensor in program.constants.items():
-            known = None if tensor.device.type == "meta" else tensor
-            self.values[ref] = _constant(program.results[ref], known)
+            self.values[ref] = _constant(program.results[ref], _known(tensor))
         for operation in program.operations:
             self._step(operation)
         for ref in program.outputs:
             value = self._use(self.values[ref], OUTPUT)
-            for dim in value.dims:
+            for dim in (*value.dims, *([value.indexes] if value.indexes is not None else [])):
                 fix(dim, OUTPUT)
             self.enter(Entry("output", "output", "", (), value.sources, (value,), value))
 
@@ -297,6 +297,11 @@ class Engine:
 
 class _NotKnown(Exception):
     """A constant whose value is not known."""
+
+
+def _known(tensor: Tensor) -> Tensor | None:
+    """Return a tensor if it has values: on the meta device it has none."""
+    return None if tensor.device.type == "meta" else tensor
 
 
 def _constant(result: Result, value: Tensor | None) -> Value:

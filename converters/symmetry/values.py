@@ -15,6 +15,9 @@ __all__ = ["Constant", "Reason", "Value"]
 #: Constants with more entries than this are not computed, and taken to vary everywhere.
 MAX_ENTRIES = 2**26
 
+#: Constants with more entries than this are not looked through for equal entries off the diagonal.
+MAX_COMPARED = 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class Reason:
@@ -61,6 +64,29 @@ class Constant:
                     same |= torch.isnan(value) & torch.isnan(first)
                 self._varies[axis] = not bool(same.all())
         return self._varies[axis]
+
+
+    def joint_axes(self) -> tuple[int, int] | None:
+        """Return the two axes along which entries differ, if both may be relabelled alike.
+
+        That is so for the unit matrix: two relabellings generate all, a swap and a turn.
+        """
+        varying = [axis for axis in range(len(self.shape)) if self.varies(axis)]
+        if self.value is None or len(varying) != 2 or self.value.numel() > MAX_COMPARED:
+            return None
+        one, other = varying
+        size = self.shape[one]
+        if size != self.shape[other]:
+            return None
+        turn = torch.arange(size).roll(1)
+        swap = torch.arange(size)
+        swap[:2] = torch.tensor([1, 0])
+        value = self.value.cpu()
+        same = all(
+            torch.equal(value.index_select(one, order).index_select(other, order), value)
+            for order in (swap, turn)
+        )
+        return (one, other) if same else None
 
 
 class Value:
