@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from converters.symmetry.dims import Dim, atom, atoms, find, fix
+from converters.symmetry.dims import Dim, atom, atoms, find, fix, unify
 from converters.symmetry.program import Operation
 from converters.symmetry.values import Reason, Value
 
@@ -48,6 +48,14 @@ class Entry:
         return self.output.shown
 
 
+#: Operations whose results hold entries of the one tensor that they take, and nothing else.
+_MOVING = {
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t",
+    "movedim", "unsqueeze", "squeeze", "expand", "repeat", "repeat_interleave", "select", "slice",
+    "split", "split_with_sizes", "chunk", "unbind", "clone", "alias", "detach", "contiguous",
+    "_to_copy", "to", "lift_fresh_copy",
+}
+
 Outcome: TypeAlias = "Value | Sequence[Value | None]"
 Rule: TypeAlias = "Callable[[Call], Outcome]"
 
@@ -68,6 +76,8 @@ class Call:
         self.entered = False
         #: dimensions along which this operation moves or mixes what it finds
         self.mixed: list[Dim] = []
+        #: indices that this operation looks up where they belong
+        self.looked_up: list[Value] = []
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -129,6 +139,29 @@ class Call:
         for dim in dims:
             fix(dim, reason)
             self.mixed.append(dim)
+
+    def looks_up(self, index: Value, dim: Dim) -> bool:
+        """Look indices up in a dimension, tied to theirs; say whether they are known indices."""
+        if index.indexes is None or index.indexes.size != dim.size:
+            return False
+        unify(dim, index.indexes)
+        self.looked_up.append(index)
+        return True
+
+    def carry_indices(self, operands: Iterable[Value], results: Iterable[Value | None]) -> None:
+        """Say what became of indices: looked up, moved, or told apart by any other use."""
+        known = self.engine.program.results
+        whole = all(_whole(known[ref].dtype) for ref in self.operation.outputs if ref is not None)
+        moving = whole and self.operation.name.removeprefix("aten.") in _MOVING
+        for value in operands:
+            if value.indexes is None or any(value is found for found in self.looked_up):
+                continue
+            if moving:
+                for result in results:
+                    if result is not None:
+                        result.indexes = value.indexes
+            else:
+                self.fix([value.indexes], "has indices that are computed with")
 
     def mixes(self, value: Value, places: Collection[int]) -> None:
         """Note that entries are combined along some axes of a value, at each index of the others.
@@ -200,6 +233,10 @@ class Call:
             )
         )
         return output.made_by(index)
+
+
+def _whole(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def sources_of(values: Iterable[Value]) -> tuple[int, ...]:

@@ -109,6 +109,8 @@ class Engine:
             old, new = self._use(self.values[buffer], reason), self._use(self.values[ref], reason)
             for one, other in zip(old.dims, new.dims, strict=True):
                 unify(one, other)
+            if new.indexes is not None:
+                fix(new.indexes, Reason("update", text="its indices are kept"))
 
     def enter(self, entry: Entry) -> int:
         """Append an entry to the record of layers; return its number."""
@@ -143,6 +145,7 @@ class Engine:
             if self._step_by_pieces(operation):
                 return
             results = self._unknown(call, str(error), inputs)
+        call.carry_indices(_values(call.arguments), results)
         if call.mixed:
             apart = {id(dim) for dim in call.mixed}
             touched = [*_values(call.arguments), *(v for v in results if v is not None)]
@@ -234,10 +237,13 @@ class Engine:
         constant = value.constant
         if constant is None:
             return value
-        dims = tuple(
+        dims = [
             atom(size, reason if constant.varies(axis) else None)
             for axis, size in enumerate(constant.shape)
-        )
+        ]
+        pair = constant.joint_axes()
+        if pair is not None:
+            dims[pair[0]] = dims[pair[1]] = atom(constant.shape[pair[0]])
         if value.parameter is not None:
             for dim in value.dims:
                 fix(dim, reason)

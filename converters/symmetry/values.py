@@ -121,6 +121,8 @@ class Value:
         self.parameter = parameter
         self.dtype = dtype
         self.blocks = blocks
+        #: the dimension whose indices its entries are, where they are relabelled with it
+        self.indexes: Dim | None = None
         #: parameters that it is computed from, where it depends on no input of the network
         self.made_from: tuple[str, ...] = ()
 

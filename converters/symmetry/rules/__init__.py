@@ -20,6 +20,7 @@ from converters.symmetry.rules.convolution import CONVOLUTION
 from converters.symmetry.rules.indexing import INDEXING
 from converters.symmetry.rules.linear import LINEAR
 from converters.symmetry.rules.normalisation import NORMALISATION
+from converters.symmetry.rules.ordering import ORDERING
 from converters.symmetry.rules.pointwise import POINTWISE, pointwise
 from converters.symmetry.rules.pooling import POOLING
 from converters.symmetry.rules.recurrent import RECURRENT
@@ -36,6 +37,7 @@ RULES: dict[str, Rule] = {
     **SHAPE,
     **SEGMENTS,
     **INDEXING,
+    **ORDERING,
     **REDUCTION,
     **LINEAR,
     **CONVOLUTION,

@@ -1,4 +1,4 @@
-"""Operations that read or write at indices, order entries, or take positions."""
+"""Operations that read or write at indices, or move along an axis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, atom, multiply
-from converters.symmetry.rules.common import axes, axis, broadcast, table
+from converters.symmetry.rules.common import axes, axis, broadcast, rest_fixed, table
 from converters.symmetry.rules.segments import piece
 from converters.symmetry.values import Value
 
@@ -23,6 +23,8 @@ def _taken(call: Call, value: Value, dim: Dim, index: Value) -> list[Dim]:
         ahead = torch.arange(first, first + known.numel())
         if torch.equal(known.cpu().to(torch.int64), ahead) and 0 <= first <= dim.size - len(ahead):
             return [piece(dim, first, first + len(ahead))]
+    if call.looks_up(index, dim):
+        return list(index.dims)
     # The entries of a table that is a parameter are no neurons.
     call.fix([dim], "is read at computed indices", natural=value.parameter is not None)
     return list(index.dims)
@@ -36,6 +38,17 @@ def embedding(call: Call) -> Value:
         dims = [*indices.dims, weight.dims[1]]
     inputs = [] if indices.constant is not None else [indices]
     return call.enter("embedding", inputs, Value(tuple(dims)), {"weight": weight})
+
+
+def embedding_bag(call: Call) -> list[Value | None]:
+    """Look up rows and reduce each bag of them, feature by feature."""
+    weight, scale = call.value("weight"), call.get("per_sample_weights")
+    told = [call.value("indices"), call.value("offsets"), scale]
+    call.fix([weight.dims[0]], "is read at computed indices", natural=weight.parameter is not None)
+    call.fix([d for v in told if isinstance(v, Value) for d in v.dims], "is cut into bags")
+    bags = Value((call.fixed(call.shape[0]), weight.dims[1]))
+    inputs = [v for v in told if isinstance(v, Value) and v.constant is None]
+    return rest_fixed(call, call.enter("embedding", inputs, bags, {"weight": weight}))
 
 
 def index_select(call: Call) -> Value:
@@ -93,7 +106,11 @@ def index(call: Call) -> Value:
     if len(access.items) == 1 and not access.masked:
         joint = _taken(call, value, access.covered[0], access.items[0])
     else:
-        call.fix(access.covered, "is read at computed indices")
+        told = access.covered if access.masked else [
+            dim for item, dim in zip(access.items, access.covered, strict=True)
+            if not call.looks_up(item, dim)
+        ]
+        call.fix(told, "is read at computed indices")
         joint = access.joint(call, call.shape[lead : lead + access.rank])
     return value.like([*access.before, *joint, *access.after])
 
@@ -127,7 +144,8 @@ def gather(call: Call) -> Value:
     place = axis(call["dim"], len(value.dims)) if value.dims else 0
     if not value.dims:
         return value.like(index.dims)
-    call.fix([value.dims[place]], "is read at computed indices")
+    if not call.looks_up(index, value.dims[place]):
+        call.fix([value.dims[place]], "is read at computed indices")
     _align_others(call, value, index, place)
     return value.like(index.dims)
 
@@ -137,7 +155,8 @@ def scatter(call: Call) -> Value:
     value, index = call.value("self"), call.value("index")
     source = call.get("src", call.get("source"))
     place = axis(call["dim"], len(value.dims))
-    call.fix([value.dims[place]], "is written at computed indices")
+    if not call.looks_up(index, value.dims[place]):
+        call.fix([value.dims[place]], "is written at computed indices")
     _align_others(call, value, index, place)
     inputs = [value, index]
     if isinstance(source, Value):
@@ -190,47 +209,6 @@ def flip(call: Call) -> Value:
     return value.like(value.dims)
 
 
-def order(call: Call) -> list[Value | None]:
-    """Sort an axis, or take the largest of it: its indices are told apart by the results."""
-    value = call.value("self")
-    place = axis(call.get("dim", -1), len(value.dims))
-    call.fix([value.dims[place]], "is sorted")
-    results: list[Value | None] = []
-    for number, shape in enumerate(call.shapes):
-        if not call.used(number):
-            results.append(None)
-            continue
-        dims = list(value.dims)
-        # One of them alone, such as the k-th, may drop the axis.
-        kept = call.get("keepdim", True)
-        dims[place : place + 1] = [call.fixed(shape[place])] if kept else []
-        results.append(value.like(dims))
-    return results
-
-
-def position(call: Call) -> Value:
-    """Take the index of the largest or smallest: indices are told apart."""
-    value = call.value("self")
-    dims = list(value.dims)
-    if call["dim"] is None:
-        call.fix(dims, "has the index of its largest entry taken")
-        return value.like([call.fixed(size) for size in call.shape])
-    place = axis(call["dim"], len(dims))
-    call.fix([dims[place]], "has the index of its largest entry taken")
-    dims[place : place + 1] = [call.fixed(1)] if call["keepdim"] else []
-    return value.like(dims)
-
-
-def argsort(call: Call) -> Value:
-    """Take the indices that would sort an axis."""
-    value = call.value("self")
-    place = axis(call["dim"], value.rank)
-    call.fix([value.dims[place]], "is sorted")
-    dims = list(value.dims)
-    dims[place] = call.fixed(dims[place].size)
-    return value.like(dims)
-
-
 def scan(call: Call) -> list[Value]:
     """Accumulate along an axis, whose order counts."""
     value = call.value("self")
@@ -241,9 +219,12 @@ def scan(call: Call) -> list[Value]:
 
 
 def one_hot(call: Call) -> Value:
-    """Write each class as a unit vector; classes are told apart."""
+    """Write each class as a unit vector; classes are told apart, unless they are places."""
     value = call.value("self")
-    return value.like([*value.dims, call.fixed(call.shape[-1], "counts classes")])
+    classes = atom(call.shape[-1])
+    if not call.looks_up(value, classes):
+        call.fix([classes], "counts classes", natural=True)
+    return value.like([*value.dims, classes])
 
 
 def nonzero(call: Call) -> Value:
@@ -274,18 +255,16 @@ def masked_scatter(call: Call) -> Value:
 
 INDEXING = {
     **table(embedding, "embedding"),
+    **table(embedding_bag, "_embedding_bag", "_embedding_bag_forward_only"),
     **table(index_select, "index_select"),
     **table(index, "index", "_unsafe_index"),
     **table(index_put, "index_put", "_unsafe_index_put"),
     **table(gather, "gather"),
     **table(scatter, "scatter", "scatter_add", "scatter_reduce"),
-    **table(index_add, "index_add"),
+    **table(index_add, "index_add", "index_reduce"),
     **table(index_copy, "index_copy"),
     **table(roll, "roll"),
     **table(flip, "flip"),
-    **table(order, "sort", "topk", "kthvalue", "mode"),
-    **table(position, "argmax", "argmin"),
-    **table(argsort, "argsort"),
     **table(scan, "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
     **table(one_hot, "one_hot"),
     **table(nonzero, "nonzero"),

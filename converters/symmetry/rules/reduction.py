@@ -5,6 +5,7 @@ from __future__ import annotations
 from converters.symmetry.call import Call
 from converters.symmetry.dims import atom
 from converters.symmetry.rules.common import axes, axis, broadcast, table
+from converters.symmetry.rules.ordering import places
 from converters.symmetry.rules.pointwise import pointwise
 from converters.symmetry.values import Value
 
@@ -36,12 +37,10 @@ def extreme(call: Call) -> list[Value | None]:
     if "dim" not in call.arguments:
         return reduce(call)
     place = axis(call["dim"], len(value.dims))
-    if call.used(1):
-        call.fix([value.dims[place]], "has the index of its largest entry taken")
     dims = list(value.dims)
     dims[place : place + 1] = [atom(1)] if call["keepdim"] else []
-    first = call.enter("reduce", [value], value.like(dims))
-    return [first, Value(first.dims, first.sources) if call.used(1) else None]
+    where = places(call, value, value.dims[place], dims) if call.used(1) else None
+    return [call.enter("reduce", [value], value.like(dims)), where]
 
 
 def softmax(call: Call) -> Value:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from symmetry_cases import FREE, check, check_between
+from symmetry_cases import FREE, check, check_between, described
 from torch import nn
 from torch.nn import functional as F
+
+from converters.symmetry import derive, verify
 
 
 def written(h, where, what):
@@ -100,3 +102,66 @@ def test_a_network_of_splines_relabels_knots_with_weights():
     check(nn.Sequential(Splines(3, 5), Splines(5, 2)), torch.randn(4, 3), {
         "0.base": (5, "0.base[0] 0.spline[0] 1.grid[0] 1.base[1] 1.spline[1]"),
     }, maximal=False)
+
+
+class Chosen(nn.Module):
+    """Scores choose entries of what is stored for each of them."""
+
+    def __init__(self, use, bias: bool = True, score=None) -> None:
+        super().__init__()
+        self.score, self.table = nn.Linear(3, 5, bias=bias), nn.Parameter(torch.randn(5, 4))
+        self.use, self.out, self.scored = use, nn.Linear(4, 2), score or (lambda s: s)
+
+    def forward(self, x):
+        return self.out(self.use(self.scored(self.score(x)), self.table))
+
+
+USES = {
+    "an embedding of the largest": lambda s, table: F.embedding(s.argmax(-1), table),
+    "rows of the two largest": lambda s, table: table[s.softmax(-1).topk(2)[1]].sum(1),
+    "rows that one_hot takes": lambda s, table: F.one_hot(s.max(-1)[1], 5).to(s.dtype) @ table,
+    "rows by index_select": lambda s, table: table.index_select(0, s.topk(2)[1].flatten())[::2],
+    "entries that are gathered": lambda s, table: table.expand(4, -1, -1).gather(
+        1, s.argmax(1)[:, None, None].expand(-1, 1, 4)).squeeze(1),
+    "entries that are scattered": lambda s, table: torch.zeros_like(s).scatter(
+        1, s.topk(2)[1], s.topk(2)[0].relu()) @ table,
+    "the smallest of each row": lambda s, table: table[s.sort(1)[1][:, 0]],
+    "pairs of indices": lambda s, table: table.expand(4, -1, -1)[torch.arange(4), s.argmin(1)],
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_places_that_are_looked_up_where_they_belong_are_relabelled(name):
+    check(Chosen(USES[name]), torch.randn(4, 3), {
+        "score": (5, "score.weight[0] score.bias[0] table[0]"),
+        "table": (4, "table[1] out.weight[1]"),
+    }, maximal=False)
+
+
+REFUSED = {
+    "places that are computed with": Chosen(lambda s, table: table[(s.argmax(1) + 1) % 5]),
+    "places as numbers": Chosen(lambda s, table: s.argmax(1).to(s.dtype)[:, None] + table[0]),
+    "places of equal entries": Chosen(lambda s, t: t[s.argmax(1)], score=torch.relu),
+    "places of scores that may all be zero":
+        Chosen(lambda s, table: table[(s.relu() @ table @ table.t()).argmax(1)]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_places_of_other_uses_tell_neurons_apart(name):
+    derivation = derive(REFUSED[name], torch.randn(4, 3), strict=True)
+    assert "score.weight[0]" not in str(described(derivation.spec))
+    assert verify(derivation, REFUSED[name], torch.randn(4, 3)).holds
+
+
+SORTED = {
+    "sort": (lambda h: h.sort(1)[0], 6, ""),
+    "topk": (lambda h: h.topk(2)[0], 2, ""),
+    "median": (lambda h: h - h.median(1, keepdim=True)[0], 6, " b.weight[1]"),
+}
+
+
+@pytest.mark.parametrize("name", SORTED)
+def test_sorted_values_do_not_see_the_order_of_neurons(name):
+    function, width, ties = SORTED[name]
+    check_between(function, width, {"a": (6, "a.weight[0] a.bias[0]" + ties)})

@@ -179,7 +179,27 @@ def low_rank(net, choose, x, y):
     return F.linear(x, net.weight(6, 2) @ net.weight(2, x.shape[-1]))
 
 
+def masked(net, choose, x, y):
+    x = x.clone()
+    x[choose.choice([lambda x: x > 0.3, lambda x: x.sum(-1) > 0])(x)] = 0.5
+    return x
+
+
+def chosen(net, choose, x, y):
+    scores = F.linear(y, net.weight(x.shape[-1], y.shape[-1]), net.weight(x.shape[-1]))
+    best, places = scores.softmax(-1).topk(2, -1)
+    stored = net.weight(x.shape[-1], 6)
+    return choose.choice([
+        lambda: stored[places].flatten(2),
+        lambda: x * torch.zeros_like(x).scatter(-1, places, best),
+        lambda: torch.cat([x.gather(-1, places), F.embedding(places[..., 0], stored)], -1),
+        lambda: F.one_hot(places, x.shape[-1]).to(x.dtype).sum(-2) * scores,
+        lambda: x.gather(-1, x.argsort(-1)),
+    ])()
+
+
 STEPS = [
+    masked, chosen,
     linear, linear, residual, residual, same_weight, tokens, concatenate, chunks, piece, write,
     heads, heads, channel_attention, regroup, grouped, per_group_scale, norm, softmax, reduce,
     sorted_values, rolled, repeated, stacked, indexed, strided, padded, outer, positions, low_rank,

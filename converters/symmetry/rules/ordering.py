@@ -1,0 +1,86 @@
+"""Operations that order entries along an axis: values do not see their order, places do.
+
+The largest, the k-th and the sorted entries are the same however the axis is relabelled. *Where*
+they stand is relabelled with it: such a result holds indices of the axis (``Value.indexes``), and
+an operation that looks them up in an axis ties it to this one. Any other use tells them apart.
+"""
+
+from __future__ import annotations
+
+from converters.symmetry.call import Call
+from converters.symmetry.dims import Dim
+from converters.symmetry.rules.common import axis, broadcast, table
+from converters.symmetry.ties import all_different
+from converters.symmetry.values import Value
+
+__all__ = ["ORDERING", "places"]
+
+
+def places(call: Call, value: Value, dim: Dim, kept: list[Dim]) -> Value:
+    """Return indices of a dimension of a value, where its largest or sorted entries stand."""
+    result = value.like(kept)
+    engine = call.engine
+    parameters = {name: engine.values[ref] for name, ref in engine.program.parameters.items()}
+    if all_different(value, dim, engine.entries, parameters):
+        result.indexes = dim
+        # One relabelling of the indices is meant, wherever they are looked up.
+        call.iterates(dim)
+    else:
+        call.fix([dim], "has its entries ordered, of which some may be equal")
+    return result
+
+
+def order(call: Call) -> list[Value | None]:
+    """Sort along an axis, or take some of the largest; and say where they stand."""
+    value = call.value("self")
+    place = axis(call.get("dim", -1), value.rank)
+    dims = list(value.dims)
+    dim = dims[place]
+    call.mixes(value, [place])
+    shape = next(shape for i, shape in enumerate(call.shapes) if call.used(i))
+    # One of them alone, such as the k-th, may drop the axis.
+    dims[place : place + 1] = [call.fixed(shape[place])] if call.get("keepdim", True) else []
+    values = value.like(dims)
+    return [values, places(call, value, dim, dims) if call.used(1) else None]
+
+
+def argsort(call: Call) -> Value:
+    """Take the indices that would sort an axis."""
+    value = call.value("self")
+    place = axis(call["dim"], value.rank)
+    dims = list(value.dims)
+    dims[place] = call.fixed(dims[place].size)
+    return places(call, value, value.dims[place], dims)
+
+
+def position(call: Call) -> Value:
+    """Take the index of the largest or smallest."""
+    value = call.value("self")
+    dims = list(value.dims)
+    if call["dim"] is None:
+        call.fix(dims, "has the index of its largest entry taken")
+        return value.like([call.fixed(size) for size in call.shape])
+    place = axis(call["dim"], len(dims))
+    dims[place : place + 1] = [call.fixed(1)] if call["keepdim"] else []
+    return places(call, value, value.dims[place], dims)
+
+
+def bucket(call: Call) -> Value:
+    """Find each entry's place in a sorted sequence, whose order counts."""
+    value = call.value("self")
+    sequence = call.value("boundaries" if "boundaries" in call.arguments else "sorted_sequence")
+    sorter = call.get("sorter")
+    for given in (sequence, sorter):
+        if isinstance(given, Value):
+            call.fix([given.dims[-1]], "is searched in order")
+            if given.rank > 1:
+                broadcast([given.dims[:-1], value.dims[:-1]])
+    return value.like(value.dims)
+
+
+ORDERING = {
+    **table(order, "sort", "topk", "kthvalue", "mode", "msort"),
+    **table(argsort, "argsort"),
+    **table(bucket, "bucketize", "searchsorted"),
+    **table(position, "argmax", "argmin"),
+}
