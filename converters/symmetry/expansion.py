@@ -122,6 +122,8 @@ class Expansion:
                 graph = make_fx(run, table, tracing_mode="fake", pre_dispatch=True)(*flat)
                 if any(map(mutates, graph.graph.nodes)):
                     graph = without_writes(graph, flat)
+                # Results that nothing uses are not asked for, so that they fix nothing.
+                graph.graph.eliminate_dead_code()
         except Exception:  # torch's own code, on what it was not made for: it stays in one piece
             return None
         fake = any(isinstance(value, FakeTensor) for value in vars(graph).values())

@@ -19,6 +19,7 @@ from converters.symmetry.rules.constants import CONSTANTS
 from converters.symmetry.rules.convolution import CONVOLUTION
 from converters.symmetry.rules.indexing import INDEXING
 from converters.symmetry.rules.linear import LINEAR
+from converters.symmetry.rules.matrices import MATRICES
 from converters.symmetry.rules.normalisation import NORMALISATION
 from converters.symmetry.rules.ordering import ORDERING
 from converters.symmetry.rules.pointwise import POINTWISE, pointwise
@@ -40,6 +41,7 @@ RULES: dict[str, Rule] = {
     **ORDERING,
     **REDUCTION,
     **LINEAR,
+    **MATRICES,
     **CONVOLUTION,
     **POOLING,
     **NORMALISATION,

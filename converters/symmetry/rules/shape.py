@@ -160,12 +160,16 @@ def repeat(call: Call) -> Value:
 
 def repeat_interleave(call: Call) -> Value:
     """Put the copies of each entry one after another: entries x copies."""
-    value = call.value("self")
-    if not isinstance(call.get("repeats"), int) or call.get("dim") is None:
-        raise Unruled("repeats a number of times that depends on the entry")
+    if call.get("dim") is None:
+        raise Unruled("repeats the entries of all axes")
+    value, repeats = call.value("self"), call["repeats"]
     place = axis(call["dim"], len(value.dims))
     dims = list(value.dims)
-    dims[place] = multiply((dims[place], atom(call["repeats"])))
+    if isinstance(repeats, Value):
+        call.fix([dims[place], *repeats.dims], "is repeated a number of times that depends on it")
+        dims[place] = call.fixed(call.shape[place])
+        return value.like(dims)
+    dims[place] = multiply((dims[place], atom(repeats)))
     return value.like(dims)
 
 

@@ -37,7 +37,8 @@ def to_complex(call: Call) -> Value:
 _NAMES = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
 
 SPECTRAL = {
-    **table(transform, *(f"fft_{name}{kind}" for name in _NAMES for kind in ("", "2", "n"))),
+    **table(transform, *(f"fft_{name}{kind}" for name in _NAMES for kind in ("", "2", "n")),
+          "_fft_c2c", "_fft_c2r", "_fft_r2c"),
     **table(to_real, "view_as_real"),
     **table(to_complex, "view_as_complex"),
 }
