@@ -9,8 +9,8 @@ the spec and converts them, and the right side relabels nodes and edges.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from converters.general.builder import build_architecture
-from converters.general.convert import state_of, traced_to_graph
+from converters.general.convert import state_of
 from converters.symmetry.arguments import as_arguments
+from converters.symmetry.checking import SpaceCheck, check_space
 from converters.symmetry.derive import Derivation, derive
+from converters.symmetry.memory import widen
 from converters.symmetry.missed import search_missed
+from converters.symmetry.relabelling import Tie
+from converters.symmetry.running import Draw, Network
+from converters.symmetry.shaking import Draws
 from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.verification import TOLERANCE, Runner, SpaceCheck, Verification
+from converters.symmetry.verification import TOLERANCE, Verification, unruled
 from converters.symmetry.verification import verify as verify_spec
 from nngraph.errors import ArchitectureError
 from nngraph.graph import NeuralGraph, Relabelling, Symmetry
@@ -107,6 +112,7 @@ def verify(
     Raises:
         ArchitectureError: if the graph or the spec has other tensors than the module.
         NonFiniteError: if the outputs are not finite, so that nothing can be compared.
+        UnsupportedModuleError: if the forward fails with noise added to the parameters.
 
     Example:
         >>> report = verify(to_graph(module, x), module, x)
@@ -120,32 +126,29 @@ def verify(
     derivation = derive(module, example_inputs, kwargs=kwargs)
     graph, spec = subject, derivation.spec
     _check_names(graph, spec)
-    arguments = as_arguments(example_inputs), dict(kwargs or {})
-
-    def runners(seeds: range) -> list[Runner]:
-        return [Runner(module, *arguments, spec, s if shake else None) for s in seeds]
-
-    proof = _Proof(graph, spec, runners(range(seed, seed + samples)), seed)
-    plain = Runner(module, *arguments, spec, None)
-    values = {k: v.double() if v.is_floating_point() else v for k, v in graph.parameters().items()}
+    network = Network(module, as_arguments(example_inputs), kwargs or {}, spec)
+    proof = _Proof(graph, spec, Draws(network, spec, seed, shake), samples, tolerance, seed)
+    values = {k: widen(v) for k, v in graph.parameters().items()}
     missed = None
-    differs = proof.differs(module, example_inputs, kwargs, derivation)
+    differs = proof.differs(derivation, state_of(module))
     if maximal:
         if differs:
             raise ArchitectureError(
                 f"the graph is not the one of the module ({differs[0]}); symmetry that it misses "
                 "is searched for once it is. Pass maximal=False to see the whole report."
             )
-        more = range(seed + samples, seed + 3 * samples)
+        further = Draws(network, spec, seed + 1000, shake)
         missed = search_missed(
-            spec, proof.runners, lambda: runners(more), proof.generator, tolerance
-        )
+            spec, proof.draws.first(samples), lambda: further.first(2 * samples), proof.generator,
+            tolerance,
+        )  # fmt: skip
     return GraphVerification(
         tuple(proof.checks(alone)),
-        proof.change(None),
+        max(proof.change(draw, None) for draw in proof.draws.first(samples)),
         tolerance,
         missed,
-        computes=plain.change(_with_aliases(values, spec)),
+        unruled(spec),
+        computes=Draw(network, network.state).change(_with_aliases(values, spec)),
         differs=differs,
     )
 
@@ -156,7 +159,9 @@ class _Proof:
 
     graph: NeuralGraph
     spec: PermutationSpec
-    runners: list[Runner]
+    draws: Draws
+    samples: int
+    tolerance: float
     seed: int
 
     def __post_init__(self) -> None:
@@ -170,28 +175,20 @@ class _Proof:
         order = torch.randperm(len(sizes), generator=self.generator).tolist()
         chosen = set(order[: len(sizes) if count is None else count])
         for number, (space, size) in enumerate(sizes.items()):
-            if number not in chosen:
-                continue
-            # A cyclic shift moves every neuron.
-            still = self.symmetry.identity().indices
-            shifted = {**still, space: still[space].roll(1, -1)}
-            old = self._old_places(Relabelling(self.architecture, shifted))
-            ties = tuple(
-                (name, axis) for name, places in old.items() for axis, moved in places.items()
-                if moved is not None
-            )
-            ends = dict.fromkeys((ties[0], ties[-1])) if len(ties) > 1 else ()
-            power = max((self._one_axis(old, *tie) for tie in ends), default=None)
-            yield SpaceCheck(space, size, ties, self.change(space), power)
+            if number in chosen:
+                claim = _GraphClaim(self, space, size)
+                yield check_space(
+                    claim, self.draws, self.samples, self.tolerance, self.generator
+                )
 
-    def change(self, space: str | None) -> float:
-        """Largest change of the outputs when one space is relabelled, or all are."""
-        return max(self._changed(runner, self._sample(space)) for runner in self.runners)
+    def change(self, draw: Draw, space: str | None) -> float:
+        """Change of the outputs when one space is relabelled, or all are."""
+        return draw.change(self.relabelled(draw, space))
 
-    def _changed(self, runner: Runner, relabelling: Relabelling) -> float:
-        own = {p.name: runner.state[p.name] for p in self.architecture.parameters}
-        moved = relabelling.act_on_parameters(own)
-        return runner.change(_with_aliases(moved, self.spec))
+    def relabelled(self, draw: Draw, space: str | None) -> dict[str, Tensor]:
+        """Return the tensors with one space relabelled, or all."""
+        own = {p.name: draw.state[p.name] for p in self.architecture.parameters}
+        return _with_aliases(self._sample(space).act_on_parameters(own), self.spec)
 
     def _sample(self, space: str | None) -> Relabelling:
         drawn = self.symmetry.sample(self.generator)
@@ -200,49 +197,9 @@ class _Proof:
         still = self.symmetry.identity().indices
         return Relabelling(self.architecture, {**still, space: drawn.indices[space]})
 
-    def _old_places(self, relabelling: Relabelling) -> dict[str, dict[int, Tensor | None]]:
-        """Return for each axis of each parameter the old index at each place, if any moved."""
-        tags = {
-            p.name: torch.zeros(p.shape, dtype=getattr(torch, p.integer)) if p.integer
-            else torch.arange(p.numel, dtype=torch.float64).reshape(p.shape)
-            for p in self.architecture.parameters
-        }
-        found: dict[str, dict[int, Tensor | None]] = {}
-        for name, moved in relabelling.act_on_parameters(tags).items():
-            if not moved.is_floating_point() or torch.equal(moved, tags[name]):
-                continue
-            here = torch.unravel_index(tags[name].long(), moved.shape)
-            old = torch.unravel_index(moved.long(), moved.shape)
-            found[name] = {
-                axis: None if torch.equal(here[axis], old[axis]) else old[axis]
-                for axis in range(moved.dim())
-            }
-        return found
-
-    def _one_axis(
-        self, old: Mapping[str, Mapping[int, Tensor | None]], name: str, axis: int
-    ) -> float:
-        """Largest change of the outputs when one axis of one parameter moves and no other does."""
-        index = old[name][axis]
-        assert index is not None
-        worst = 0.0
-        for runner in self.runners:
-            value = runner.state[name]
-            places: list[Tensor] = list(torch.unravel_index(
-                torch.arange(value.numel()).reshape(value.shape), value.shape
-            ))
-            places[axis] = index
-            moved = value[tuple(place.to(value.device) for place in places)]
-            worst = max(worst, runner.change(
-                runner.state | _with_aliases({name: moved}, self.spec)
-            ))
-        return worst
-
-    def differs(
-        self, module: nn.Module, example_inputs: Any, kwargs: Any, derivation: Derivation
-    ) -> tuple[str, ...]:
+    def differs(self, derivation: Derivation, state: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Return in what the graph of the relabelled module is not the relabelled graph."""
-        if build_architecture(derivation, state_of(module)) != self.architecture:
+        if build_architecture(derivation, dict(state)) != self.architecture:
             return ("its architecture",)
         relabelling = self.symmetry.sample(self.generator)
         values = self.graph.parameters()
@@ -254,17 +211,72 @@ class _Proof:
                 for space in (self.spec.by_name[name],)
             },
         )
-        floats = [value.dtype for value in values.values() if value.is_floating_point()]
-        other = copy.deepcopy(module).to(floats[0] if floats else torch.float32)
-        other.load_state_dict(_with_aliases(by_spec, self.spec))
-        again = traced_to_graph(other, example_inputs, kwargs=kwargs, allow_nonfinite=True)
+        again = NeuralGraph.from_parameters(self.architecture, by_spec)
         held = self.graph.with_parameters(values)
         _ = held.x  # made, so that nodes and edges are relabelled, and not parameters
         moved = relabelling.act_on_graph(held)
-        if again.architecture != self.architecture:
-            return ("its architecture",)
         names = ["x", "edge_attr", *(["integers"] if self.architecture.integers else [])]
         return tuple(name for name in names if not torch.equal(again[name], moved[name]))
+
+
+class _GraphClaim:
+    """What a graph claims of one space, read off its own action on parameters."""
+
+    def __init__(self, proof: _Proof, space: str, size: int) -> None:
+        self.proof, self.space, self.size = proof, space, size
+        # A cyclic shift moves every neuron.
+        still = proof.symmetry.identity().indices
+        shifted = {**still, space: still[space].roll(1, -1)}
+        self.old = _old_places(Relabelling(proof.architecture, shifted))
+        self.axes = tuple(self.old)
+        self.ties: Sequence[Hashable] = tuple(Tie(*place) for place in self.old)
+
+    def relabelled(self, draw: Draw) -> Mapping[str, Tensor]:
+        """Relabel the space."""
+        return self.proof.relabelled(draw, self.space)
+
+    def broken(self, draw: Draw, tie: Hashable) -> Mapping[str, Tensor]:
+        """Move one axis of one parameter, and no other."""
+        assert isinstance(tie, Tie)
+        value = draw.state[tie.name]
+        places = list(_places(value.shape))
+        places[tie.axis] = self.old[tie.name, tie.axis]
+        moved = value[tuple(place.to(value.device) for place in places)]
+        return _with_aliases({tie.name: moved}, self.proof.spec)
+
+    def touched(self, draw: Draw, tie: Hashable) -> tuple[str, Tensor]:
+        """Return the parameter of a tie, and which of its entries one tie relabels."""
+        assert isinstance(tie, Tie)
+        shape = draw.state[tie.name].shape
+        return tie.name, self.old[tie.name, tie.axis] != _places(shape)[tie.axis]
+
+    def named(self, name: str, value: Tensor) -> Mapping[str, Tensor]:
+        """Return a parameter under all of its names."""
+        return _with_aliases({name: value}, self.proof.spec)
+
+
+def _places(shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the index of each entry along each axis."""
+    return torch.unravel_index(torch.arange(math.prod(shape)).reshape(shape), shape)
+
+
+def _old_places(relabelling: Relabelling) -> dict[tuple[str, int], Tensor]:
+    """Return the old index at each place for each axis of each parameter that has moved."""
+    tags = {
+        p.name: torch.zeros(p.shape, dtype=getattr(torch, p.integer)) if p.integer
+        else torch.arange(p.numel, dtype=torch.float64).reshape(p.shape)
+        for p in relabelling.architecture.parameters
+    }
+    found: dict[tuple[str, int], Tensor] = {}
+    for name, moved in relabelling.act_on_parameters(tags).items():
+        if not moved.is_floating_point() or torch.equal(moved, tags[name]):
+            continue
+        here, old = _places(moved.shape), torch.unravel_index(moved.long(), moved.shape)
+        found |= {
+            (name, axis): old[axis] for axis in range(moved.dim())
+            if not torch.equal(here[axis], old[axis])
+        }
+    return found
 
 
 def _with_aliases(values: Mapping[str, Tensor], spec: PermutationSpec) -> dict[str, Tensor]:

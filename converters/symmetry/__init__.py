@@ -1,8 +1,9 @@
 """The permutation symmetry of any PyTorch module, derived from its computation and proven on it."""
 
+from converters.symmetry.checking import SpaceCheck
 from converters.symmetry.derive import Derivation, Layer, derive, permutation_spec
 from converters.symmetry.spec import Axis, Factor, FixedReport, PermutationSpec, Segment, Space
-from converters.symmetry.verification import SpaceCheck, Verification, verify
+from converters.symmetry.verification import Verification, verify
 
 __all__ = [
     "Axis",

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from converters.symmetry.arguments import as_arguments, input_tensors
 from converters.symmetry.call import Entry
-from converters.symmetry.dims import Dim, atoms, fix
+from converters.symmetry.dims import Dim, atoms, cut, fix, regroup, unify
 from converters.symmetry.engine import Engine
 from converters.symmetry.naming import Namer
 from converters.symmetry.program import Program, Ref, references
 from converters.symmetry.refusals import check_supported
 from converters.symmetry.rules import RULES, fallback
 from converters.symmetry.spec import Axis, FixedReport, PermutationSpec
-from converters.symmetry.storage import shared_names
+from converters.symmetry.storage import dense_axes, extent, overlaps_itself, shared_names
 from converters.symmetry.tracing import trace
+from converters.symmetry.unread import find_unread
 from converters.symmetry.values import Reason
 from nngraph.errors import UnsupportedModuleError
 
@@ -154,7 +158,7 @@ class _Builder:
         self.buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
 
     def build(self, unruled: tuple[str, ...]) -> Derivation:
-        self._fix_overlaps()
+        self._join_overlaps()
         self._fix_unread()
         dims: dict[str, tuple[Dim, ...]] = {}
         used: set[Ref] = set()
@@ -189,55 +193,89 @@ class _Builder:
         layers = self._layers(namer)
         return Derivation(spec, layers, unruled, len(self.program.operations))
 
-    def _fix_overlaps(self) -> None:
-        """Fix tensors that share memory without being the same: no relabelling fits both views."""
-        ranges: dict[Any, list[tuple[int, int, str]]] = {}
-        for name in self.names:
-            tensor = self.tensors[name]
-            if tensor.device.type == "meta" or tensor.numel() == 0:
-                continue
-            start = tensor.data_ptr()
-            extent = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-            stop = start + (extent + 1) * tensor.element_size()
-            ranges.setdefault(tensor.device, []).append((start, stop, name))
-        for found in ranges.values():
-            found.sort()
-            reach, owner = -1, ""
-            for start, stop, name in found:
-                if start < reach:
-                    for one, other in ((name, owner), (owner, name)):
-                        self._fix_parameter(one, other)
-                if stop > reach:
-                    reach, owner = stop, name
+    def _join_overlaps(self) -> None:
+        """Join tensors that are one block of memory, read in another order or shape; fix others.
+
+        A transposed view has the same entries: axes that step through memory alike are one. Of
+        tensors that share memory in part, no relabelling fits both.
+        """
+        known = {
+            name: tensor for name, tensor in self.tensors.items()
+            if name in self.names and not tensor.is_meta and tensor.numel()
+        }
+        for number, tensor in enumerate(self.program.constants.values()):
+            # A plain attribute may be a view of a parameter; of its own, it joins nothing.
+            if not tensor.is_meta and tensor.layout is torch.strided and tensor.numel():
+                known[f"constant {number}"] = tensor.detach()
+        for name, tensor in known.items():
+            if overlaps_itself(tensor):
+                self._fix_parameter(name, "shares memory between its own entries")
+        for group in _overlapping(known):
+            first, *others = group
+            for other in others:
+                if not self._join(known, first, other):
+                    for one, two in itertools.permutations((first, other)):
+                        self._fix_parameter(one, f"shares memory in part with {two!r}")
+
+    def _join(self, tensors: Mapping[str, Tensor], one: str, other: str) -> bool:
+        """Let two parameters that are the same memory be relabelled as one."""
+        first, second = tensors[one], tensors[other]
+        orders = dense_axes(first), dense_axes(second)
+        same = (first.data_ptr(), first.numel()) == (second.data_ptr(), second.numel())
+        if orders[0] is None or orders[1] is None or not same:
+            return False
+        dims = [self._dims(name) for name in (one, other)]
+        if not dims[0] or not dims[1]:
+            return False
+        left = [dims[0][axis] for axis in orders[0]]
+        right = [dims[1][axis] for axis in orders[1]]
+        for mine, theirs in zip(
+            regroup(left, [dim.size for dim in right]), right, strict=True
+        ):
+            unify(mine, theirs)
+        return True
 
     def _fix_unread(self) -> None:
         """Fix parts of tensors that nothing reads at these sizes, such as later positions.
 
         Relabelling them would leave this computation as it is, and not that of a longer input.
         """
-        parameters = self.program.parameters
-        refs = set(parameters.values())
+        values = self.engine.values
+        refs = {ref: name for name, ref in self.program.parameters.items()}
         read = {
-            part for ref, value in self.engine.values.items() if ref not in refs
+            part for ref, value in values.items() if ref not in refs
             for cell in value.cells for dim in cell for part in atoms(dim)
         }
-        owners: dict[Dim, set[Ref]] = {}
-        for ref in refs:
-            for dim in self.engine.values[ref].dims:
-                for part in atoms(dim):
-                    owners.setdefault(part, set()).add(ref)
-        for name, ref in parameters.items():
-            for dim in self.engine.values[ref].dims:
-                for part in atoms(dim):
-                    if part not in read and len(owners[part]) == 1 and part.size > 1:
-                        fix(part, Reason("storage", "", f"a part of {name!r} is never read"))
-
-    def _fix_parameter(self, name: str, other: str) -> None:
-        reason = Reason("storage", "", f"shares memory in part with {other!r}")
-        for known in (name, *self.names[name]):
-            if known in self.program.parameters:
-                for dim in self.engine.values[self.program.parameters[known]].dims:
+        owners = Counter(
+            part for ref in refs for part in {p for dim in values[ref].dims for p in atoms(dim)}
+        )
+        for ref, name in refs.items():
+            reason = Reason("storage", "", f"a part of {name!r} is never read")
+            for part in (part for dim in values[ref].dims for part in atoms(dim)):
+                if part not in read and owners[part] == 1 and part.size > 1:
+                    fix(part, reason)
+        for ref, axes in find_unread(self.program).items():
+            reason = Reason("storage", "", f"a part of {refs[ref]!r} is never read")
+            for dim, runs in zip(values[ref].dims, axes, strict=True):
+                if len(runs) > 1:
+                    for piece, (_, unread) in zip(
+                        cut(dim, [size for size, _ in runs]), runs, strict=True
+                    ):
+                        if unread:
+                            fix(piece, reason)
+                elif runs and runs[0][1]:
                     fix(dim, reason)
+
+    def _fix_parameter(self, name: str, text: str) -> None:
+        for dim in self._dims(name):
+            fix(dim, Reason("storage", "", text))
+
+    def _dims(self, name: str) -> tuple[Dim, ...]:
+        """Return the dimensions of a parameter that the operations use."""
+        for known in (name, *self.names.get(name, ())):
+            if known in self.program.parameters:
+                return self.engine.values[self.program.parameters[known]].dims
+        return ()
 
     def _reports(self, dims: Mapping[str, tuple[Dim, ...]]) -> tuple[FixedReport, ...]:
         """Say what lost freedom by operations alone; inputs and outputs take none away."""
@@ -281,3 +319,20 @@ class _Builder:
             )
         return tuple(layers)
 
+
+
+def _overlapping(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return the names of tensors that lie in one stretch of memory, where several do."""
+    found = sorted(
+        (str(t.device), t.data_ptr(), t.data_ptr() + extent(t) * t.element_size(), name)
+        for name, t in tensors.items()
+    )
+    groups: list[list[str]] = []
+    reach = ("", -1)
+    for device, start, stop, name in found:
+        if (device, start) < reach and device == reach[0]:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+        reach = max(reach, (device, stop))
+    return [group for group in groups if len(group) > 1]

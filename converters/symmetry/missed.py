@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from converters.symmetry.relabelling import under_all_names
 from converters.symmetry.spec import PermutationSpec, Segment, segment_size
 
 if TYPE_CHECKING:
-    from converters.symmetry.verification import Runner
+    from converters.symmetry.running import Draw
 
 __all__ = ["Missed", "search_missed"]
 
@@ -64,8 +65,8 @@ class _Unit:
 
 def search_missed(
     spec: PermutationSpec,
-    runners: Sequence[Runner],
-    confirm: Callable[[], Sequence[Runner]],
+    runners: Sequence[Draw],
+    confirm: Callable[[], Sequence[Draw]],
     generator: torch.Generator,
     tolerance: float,
     pairs: int = 3,
@@ -81,7 +82,7 @@ def search_missed(
         tolerance: what counts as unchanged.
         pairs: pairs of indices to try in each structure.
     """
-    further: list[Runner] = []
+    further: list[Draw] = []
     groups: dict[tuple[object, ...], list[_Unit]] = {}
     for unit in _units(spec):
         if runners[0].state[unit.name].is_floating_point():
@@ -98,7 +99,10 @@ def search_missed(
                 if not _unchanged(spec, runners, subset, [pair], tolerance):
                     continue
                 further = further or list(confirm())
-                if _unchanged(spec, further, subset, [pair], tolerance):
+                if _unchanged(spec, further, subset, [pair], tolerance) and any(
+                    _depends(spec, draw, unit, pair, tolerance)
+                    for draw in further for unit in subset
+                ):
                     missed.append(Missed(pair, tuple((u.name, u.axis, u.start) for u in subset)))
                     break
     return tuple(missed)
@@ -157,9 +161,20 @@ def _allowed(spec: PermutationSpec, segment: Segment, pair: tuple[int, int]) -> 
     return all(factor.space in spec.by_name[moved.space].within for factor in others)
 
 
+def _depends(
+    spec: PermutationSpec, draw: Draw, unit: _Unit, pair: tuple[int, int], tolerance: float
+) -> bool:
+    """Whether the outputs depend on what stands at a pair; positions that nothing reads do not."""
+    value = draw.state[unit.name].clone()
+    for index in pair:
+        place = value.select(unit.axis, unit.start + index)
+        place += torch.linspace(0.5, 1.5, place.numel()).reshape(place.shape).to(place)
+    return draw.change(under_all_names(spec, unit.name, value)) > tolerance
+
+
 def _unchanged(
     spec: PermutationSpec,
-    runners: Sequence[Runner],
+    runners: Sequence[Draw],
     units: Sequence[_Unit],
     pairs: Sequence[tuple[int, int]],
     tolerance: float,
@@ -173,8 +188,7 @@ def _unchanged(
             a, b = unit.start + one, unit.start + other
             index[a], index[b] = b, a
             swapped = tensor.index_select(unit.axis, index)
-            for name in (unit.name, *spec.aliases.get(unit.name, ())):
-                changed[name] = swapped
+            changed |= under_all_names(spec, unit.name, swapped)
         if runner.change({**runner.state, **changed}) > tolerance:
             return False
     return True

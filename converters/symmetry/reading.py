@@ -62,6 +62,9 @@ class Reader:
         self.tensors.update(self.module.named_buffers(remove_duplicate=False))
         self.persistent = set(self.module.state_dict())
         self.by_storage: dict[Any, Ref] = {}
+        self.owners = {
+            storage_key(self.tensors[name]): name for name in self.persistent & self.tensors.keys()
+        }
 
     def read_exported(self, exported: torch.export.ExportedProgram) -> Program:
         """Read what ``torch.export`` recorded."""
@@ -127,6 +130,9 @@ class Reader:
     def _constant(self, node: fx.Node, value: Tensor) -> None:
         if isinstance(value, (FakeTensor, FunctionalTensor)):
             raise LostTensorError("something was computed where the trace does not reach")
+        if (owner := self.owners.get(storage_key(value))) is not None:
+            self._leaf(node, owner)  # a parameter that stands in a list, or under a closure
+            return
         ref = self.program.new(tuple(value.shape), value.dtype)
         self.program.constants[ref] = value.detach()
         self.values[node] = ref

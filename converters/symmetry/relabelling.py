@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,11 +16,24 @@ from converters.symmetry.spec import (
     Relabelling,
     Space,
     axis_size,
+    factors_of,
     segment_size,
 )
 from nngraph.errors import ArchitectureError
 
-__all__ = ["count_free", "identity", "permute", "permute_axes", "sample"]
+__all__ = [
+    "Tie",
+    "change_factors",
+    "count_free",
+    "identity",
+    "only_tie",
+    "permute",
+    "permute_tie",
+    "sample",
+    "tied_entries",
+    "ties_of",
+    "under_all_names",
+]
 
 
 def _outer_sizes(spec: PermutationSpec, space: Space) -> tuple[int, ...]:
@@ -79,23 +94,94 @@ def permute(
     return result
 
 
-def permute_axes(
+@dataclass(frozen=True)
+class Tie:
+    """One place at which a parameter counts the neurons of a space.
+
+    Args:
+        name: the parameter.
+        axis: its axis.
+        number: which of the axis's factors of this space, in order; an axis that holds a space
+            several times, as the projection of queries, keys and values does, has as many ties.
+    """
+
+    name: str
+    axis: int
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.axis}]" + (f" (part {self.number})" if self.number else "")
+
+
+def ties_of(spec: PermutationSpec, space: str) -> tuple[Tie, ...]:
+    """Return every tie of a space."""
+    return tuple(
+        Tie(name, axis, number)
+        for name, axis in spec.ties(space)
+        for number in range(
+            sum(f.space == space for f in factors_of(spec.parameters[name][axis]))
+        )
+    )
+
+
+def permute_tie(
     spec: PermutationSpec,
     state: Mapping[str, Tensor],
     relabelling: Relabelling,
-    ties: Collection[tuple[str, int]],
+    space: str,
+    tie: Tie,
 ) -> dict[str, Tensor]:
-    """Relabel only some axes, and return the tensors that have them; not a symmetry in general."""
-    result = {}
-    for name in dict.fromkeys(name for name, _ in ties):
-        axes = [
-            axis if (name, place) in ties else _held(axis)
-            for place, axis in enumerate(spec.parameters[name])
-        ]
-        changed = _permuted(spec, axes, state[name], relabelling, spec.parameters[name])
-        for known in (name, *spec.aliases.get(name, ())):
-            result[known] = changed
-    return result
+    """Relabel a space at one tie alone, which is no symmetry in general; return what has changed.
+
+    Args:
+        spec: of the network.
+        state: its tensors.
+        relabelling: of this space; others stay.
+        space: whose tie it is.
+        tie: the place.
+    """
+    axes = [
+        only_tie(axis, space, tie.number) if place == tie.axis else _held(axis)
+        for place, axis in enumerate(spec.parameters[tie.name])
+    ]
+    indices = identity(spec) | {space: relabelling[space]}
+    changed = _permuted(spec, axes, state[tie.name], indices, spec.parameters[tie.name])
+    return under_all_names(spec, tie.name, changed)
+
+
+def tied_entries(spec: PermutationSpec, space: str, tie: Tie) -> Tensor:
+    """Return which entries of its parameter a tie relabels, broadcastable over the others."""
+    axes = spec.parameters[tie.name]
+    axis = only_tie(axes[tie.axis], space, tie.number)
+    touched = torch.stack([p >= 0 for s, p, _ in _coordinates(axis) if s == space]).any(0)
+    return touched.reshape([-1 if place == tie.axis else 1 for place in range(len(axes))])
+
+
+def only_tie(axis: Axis, space: str, number: int) -> Axis:
+    """Return an axis in which one of the factors of a space is kept, and all else is fixed."""
+    count = itertools.count()
+
+    def held(factor: Factor) -> Factor:
+        here = factor.space == space and next(count) == number
+        return factor if here else Factor(factor.size)
+
+    return change_factors(axis, held)
+
+
+def change_factors(axis: Axis, change: Callable[[Factor], Factor]) -> Axis:
+    """Return an axis with other factors, wherever they stand; their sizes stay."""
+
+    def changed(factor: Factor) -> Factor:
+        if factor.parts:
+            return Factor(factor.size, parts=change_factors(factor.parts, change))
+        return change(factor)
+
+    return tuple(tuple(map(changed, segment)) for segment in axis)
+
+
+def under_all_names(spec: PermutationSpec, name: str, value: Tensor) -> dict[str, Tensor]:
+    """Return a tensor under its name and its aliases."""
+    return dict.fromkeys((name, *spec.aliases.get(name, ())), value)
 
 
 def _held(axis: Axis) -> Axis:

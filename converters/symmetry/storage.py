@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["shared_names", "storage_key"]
+__all__ = ["dense_axes", "extent", "overlaps_itself", "shared_names", "storage_key"]
 
 
 def storage_key(tensor: Tensor) -> Any:
@@ -29,3 +29,26 @@ def shared_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
         if own != name:
             others[own].append(name)
     return {name: tuple(rest) for name, rest in others.items()}
+
+
+def extent(tensor: Tensor) -> int:
+    """Return how many entries of memory a tensor reaches over."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two entries of a tensor may be one place of memory, as in an expanded one."""
+    reach = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride < reach:
+                return True
+            reach = stride * (size - 1) + reach
+    return False
+
+
+def dense_axes(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return the axes from the outermost in memory to the innermost; ``None`` if it has gaps."""
+    if overlaps_itself(tensor) or extent(tensor) != tensor.numel():
+        return None
+    return tuple(sorted(range(tensor.dim()), key=lambda axis: -tensor.stride()[axis]))

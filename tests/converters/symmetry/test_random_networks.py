@@ -211,4 +211,7 @@ def test_what_is_claimed_of_a_random_network_holds(seed):
     network, inputs = RandomNetwork(seed), torch.randn(BATCH, TOKENS, 3)
     derivation = derive(network, inputs, strict=True)
     report = verify(derivation, network, inputs, samples=2)
-    assert report.holds, f"{derivation.spec}\n{report}"
+    # A head that reads padding has neurons on which nothing depends: true, and not proven.
+    assert report.status != "fails", f"{derivation.spec}\n{report}"
+    for check in report.checks:
+        assert check.status == "holds" or not check.unseen, f"{derivation.spec}\n{report}"

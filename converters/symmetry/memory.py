@@ -1,0 +1,225 @@
+"""The memory that the tensors of a module lie in, and twins of it in double precision.
+
+Tensors may share memory in whole or in part: a weight under two names, a transposed or sliced view,
+an alias in a plain attribute or a closure. A twin is taken of each stretch of memory, not of each
+tensor, so that what shares memory goes on sharing it.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from converters.symmetry.storage import extent, overlaps_itself
+from nngraph.errors import UnsupportedModuleError
+
+__all__ = ["WIDE", "Contradiction", "Memory", "Twins", "widen"]
+
+#: narrow type -> the type in which the proof computes
+WIDE = {
+    torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,
+    torch.complex64: torch.complex128, torch.complex32: torch.complex128,
+}
+
+
+class Contradiction(Exception):
+    """Tensors that share memory were given values that differ there."""
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Return a tensor in double precision; itself if it is no narrow floating-point one."""
+    wide = WIDE.get(tensor.dtype)
+    return tensor if wide is None else tensor.to(wide)
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor has memory of its own kind: not on meta, not empty, not wrapped."""
+    if tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # inside of vmap or grad
+        return False
+    try:
+        return tensor.data_ptr() != 0
+    except RuntimeError:  # subclasses without a storage
+        return False
+
+
+@dataclass
+class _Stretch:
+    """Consecutive bytes that some tensors lie in."""
+
+    start: int
+    stop: int
+    tensors: list[Tensor] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    #: whether it is just one tensor, under all of its names
+    whole: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensors[0].dtype
+
+    def offset(self, tensor: Tensor) -> int:
+        return (tensor.data_ptr() - self.start) // tensor.element_size()
+
+    def flat(self) -> Tensor:
+        """Return the memory as a vector."""
+        first = self.tensors[0]
+        size = (self.stop - self.start) // first.element_size()
+        start = (self.start - first.untyped_storage().data_ptr()) // first.element_size()
+        empty = torch.empty(0, dtype=first.dtype, device=first.device)
+        return empty.set_(first.untyped_storage(), start, (size,), (1,))
+
+
+class Memory:
+    """The stretches of memory of some tensors.
+
+    Args:
+        tensors: all of them; those without memory are passed over.
+        named: names of those that a state holds.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], named: Mapping[str, Tensor]) -> None:
+        self.named = {name: tensor.detach() for name, tensor in named.items()}
+        every = [*tensors, *self.named.values()]
+        found = sorted(
+            ((t.data_ptr(), extent(t) * t.element_size(), t.detach())
+             for t in every if has_memory(t)),
+            key=lambda entry: entry[:2],
+        )
+        self.stretches: list[_Stretch] = []
+        for start, size, tensor in found:
+            if not self.stretches or start >= self.stretches[-1].stop:
+                self.stretches.append(_Stretch(start, start + size))
+            last = self.stretches[-1]
+            last.stop = max(last.stop, start + size)
+            last.tensors.append(tensor)
+        self._starts = [stretch.start for stretch in self.stretches]
+        for name, tensor in self.named.items():
+            if (place := self.find(tensor)) is not None:
+                stretch = self.stretches[place]
+                _check_types(name, tensor, stretch)
+                entries = (stretch.stop - stretch.start) // tensor.element_size()
+                first = self.named[(stretch.names or [name])[0]]
+                stretch.whole = (
+                    (stretch.whole or not stretch.names)
+                    and (tensor.shape, tensor.stride()) == (first.shape, first.stride())
+                    and entries == extent(tensor) and not overlaps_itself(tensor)
+                )
+                stretch.names.append(name)
+
+    def find(self, tensor: Tensor) -> int | None:
+        """Return the number of the stretch that holds a tensor, if one does."""
+        if not has_memory(tensor):
+            return None
+        start = tensor.data_ptr()
+        place = bisect.bisect_right(self._starts, start) - 1
+        if place < 0:
+            return None
+        stop = start + extent(tensor) * tensor.element_size()
+        return place if stop <= self.stretches[place].stop else None
+
+
+def _check_types(name: str, tensor: Tensor, stretch: _Stretch) -> None:
+    if any(other.dtype != tensor.dtype for other in stretch.tensors):
+        raise UnsupportedModuleError(
+            f"tensor {name!r} shares memory with one of another type; expected tensors of one type "
+            "where they share memory. Give it memory of its own."
+        )
+
+
+class Twins:
+    """Memory in double precision, for one run.
+
+    Args:
+        memory: whose twins they are.
+        state: values by name. Tensors that no state names have the values that they have now.
+        shared: names whose values may stand in the twins themselves, as nothing writes to them.
+        check: whether values must agree; else the last one given counts.
+
+    Raises:
+        Contradiction: if values differ where their tensors share memory.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        state: Mapping[str, Tensor],
+        shared: Collection[str] = (),
+        check: bool = True,
+    ) -> None:
+        self.memory = memory
+        self.flat: dict[int, Tensor] = {}
+        self.named: dict[str, Tensor] = {}
+        self._lone: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+        for place, stretch in enumerate(memory.stretches):
+            if stretch.names:
+                self._fill(place, stretch, state, shared, check)
+        for name in memory.named.keys() - self.named.keys():  # empty ones
+            self.named[name] = state[name].clone()
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return the twin of a tensor; itself if it was made in this run and is not narrow."""
+        place = self.memory.find(tensor)
+        if place is not None and tensor.dtype == self.memory.stretches[place].dtype:
+            if place not in self.flat:
+                self.flat[place] = widen(self.memory.stretches[place].flat().clone())
+            return self._view(place, tensor)
+        if tensor.dtype not in WIDE:
+            return tensor
+        if not has_memory(tensor):
+            return widen(tensor)
+        # What was made narrow past this library's eyes is written to and read again as one tensor.
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        return self._lone.setdefault(key, (tensor, widen(tensor)))[1]
+
+    def given(self, value: Any) -> Any:
+        """Return an input for this run, which may be written to."""
+        if not isinstance(value, Tensor):
+            return value
+        return self.of(value) if self.memory.find(value) is not None else widen(value.clone())
+
+    def _view(self, place: int, tensor: Tensor) -> Tensor:
+        offset = self.memory.stretches[place].offset(tensor)
+        flat = self.flat[place]
+        return flat.as_strided(tensor.shape, tensor.stride(), flat.storage_offset() + offset)
+
+    def _fill(
+        self,
+        place: int,
+        stretch: _Stretch,
+        state: Mapping[str, Tensor],
+        shared: Collection[str],
+        check: bool,
+    ) -> None:
+        values = {name: state[name] for name in stretch.names}
+        name, first = next(iter(values.items()))
+        same = stretch.whole and all(value is first for value in values.values())
+        laid_out = first.stride() == self.memory.named[name].stride()
+        if same and laid_out and set(shared) >= set(values):
+            self.flat[place] = first.as_strided((extent(first),), (1,))
+        else:
+            self.flat[place] = widen(stretch.flat().clone())
+            for name, value in values.items():
+                self._write(self._view(place, self.memory.named[name]), value)
+        for name, value in values.items():
+            self.named[name] = self._view(place, self.memory.named[name])
+            if check and not same and not _agree(self.named[name], value):
+                raise Contradiction(name)
+
+    def _write(self, view: Tensor, value: Tensor) -> None:
+        if not overlaps_itself(view):
+            view.copy_(value)
+            return
+        reach = extent(view)
+        places = torch.arange(reach).as_strided(view.shape, view.stride(), 0)
+        view.as_strided((reach,), (1,))[places.flatten()] = value.flatten()
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.nan_to_num(), other.nan_to_num())

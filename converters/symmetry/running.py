@@ -1,0 +1,240 @@
+"""Running the user's own module on other parameters, in double precision, and leaving no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters.inspection import evaluating
+from converters.symmetry.arguments import map_tensors
+from converters.symmetry.memory import Contradiction, Memory, Twins, widen
+from converters.symmetry.returned import returned_tensors
+from converters.symmetry.sizes import SizeGuard, TooLarge, UnknownSizes
+from converters.symmetry.snapshot import Snapshot
+from converters.symmetry.spec import PermutationSpec
+from converters.symmetry.widening import in_double
+from nngraph.errors import ArchitectureError, NNGraphError, NonFiniteError, UnsupportedModuleError
+
+__all__ = ["Draw", "ForwardFailed", "Network", "relative_change"]
+
+
+class ForwardFailed(UnsupportedModuleError):
+    """The forward raised an error on these parameters."""
+
+
+class Network:
+    """A module and one input, to be run on parameters that are given.
+
+    The module itself is run, and no copy: closures, replaced forwards, hooks and lists that hold
+    ``self`` would point from a copy to the original. Its tensors are exchanged for the while of
+    each run, and everything that it holds is put back.
+
+    Args:
+        module: what is run, in evaluation mode.
+        args: positional inputs; never written to.
+        kwargs: keyword inputs.
+        spec: which tensors it has.
+
+    Attributes:
+        state: its tensors by every name, in double precision.
+
+    Raises:
+        ArchitectureError: if the spec is not of this module, or it has no weights.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        spec: PermutationSpec,
+    ) -> None:
+        self.module, self.args, self.kwargs = module, args, dict(kwargs)
+        self.tensors = _named_tensors(module)
+        _check(self.tensors, spec)
+        self.snapshot = Snapshot(module, ())
+        reached = self.snapshot.seen.values()
+        self.generators = [
+            (generator, generator.get_state()) for generator in reached
+            if isinstance(generator, torch.Generator)
+        ]
+        loose = [value for value in reached if isinstance(value, Tensor)]
+        self.memory = Memory(loose, self.tensors)
+        self.parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        self.writes: set[str] | None = None
+        self.guard: Callable[[], SizeGuard] | None = SizeGuard
+        self.state = self.coherent(
+            {name: widen(tensor.detach()).clone() for name, tensor in self.tensors.items()}
+        )
+
+    def coherent(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return values that agree where tensors share memory: there, the last ones given."""
+        return Twins(self.memory, state, check=False).named
+
+    def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return every output with these parameters, flattened; complex numbers as pairs.
+
+        Raises:
+            Contradiction: if no such network is, since tensors that share memory differ there.
+            ForwardFailed: if the forward raises an error.
+        """
+        try:
+            outputs, guard = self._run(state, self.guard() if self.guard else None)
+        except UnknownSizes:
+            _, measured = self._run(self.state, SizeGuard(measure=True))
+            assert measured is not None
+            bound = measured.entries, measured.operations
+            self.guard = lambda: SizeGuard(False, *bound)
+            return self.run(state)
+        if guard is not None and not guard.depends:
+            self.guard = None  # sizes that depend on no numbers stay what they are
+        return outputs
+
+    def _run(
+        self, state: Mapping[str, Tensor], guard: SizeGuard | None
+    ) -> tuple[list[Tensor], SizeGuard | None]:
+        held = () if self.writes is None else self.parameters - self.writes
+        twins = Twins(self.memory, state, held)
+        args, kwargs = map_tensors(twins.given, (self.args, self.kwargs))
+        try:
+            with self._exchanged(twins), torch.no_grad(), in_double(twins), ExitStack() as stack:
+                if guard is not None:
+                    stack.enter_context(guard)
+                returned = self.module(*args, **kwargs)
+            outputs = list(map(_flat, returned_tensors(returned)))
+        except (UnknownSizes, NNGraphError):
+            raise
+        except Exception as error:  # whatever the user's forward does on other numbers
+            raise ForwardFailed(_told(error)) from error
+        if self.writes is None:
+            # A forward that writes to its parameters gets copies of them from now on.
+            self.writes = {n for n, t in twins.named.items() if not _equal(t, state[n])}
+        return outputs, guard
+
+    @contextmanager
+    def _exchanged(self, twins: Twins) -> Iterator[None]:
+        try:
+            with evaluating(self.module):
+                for name, tensor in self.tensors.items():
+                    path, _, own = name.rpartition(".")
+                    owner = self.module.get_submodule(path)
+                    if name in self.parameters:
+                        value = nn.Parameter(twins.named[name], tensor.requires_grad)
+                        owner._parameters[own] = value
+                    else:
+                        owner._buffers[own] = twins.named[name]
+                for child in self.module.modules():
+                    if isinstance(child, nn.DataParallel):
+                        child.device_ids = []  # it then calls its module, and no copies of it
+                yield
+        finally:
+            self.snapshot.put_back()
+            for generator, state in self.generators:
+                generator.set_state(state)
+
+
+class Draw:
+    """A network with one set of parameters, and its outputs there.
+
+    Args:
+        network: what is run.
+        state: its parameters.
+
+    Raises:
+        NonFiniteError: if an output has no finite number, so that nothing can be compared.
+        ForwardFailed: if the forward raises an error.
+    """
+
+    def __init__(self, network: Network, state: Mapping[str, Tensor]) -> None:
+        self.network = network
+        self.state = dict(state)
+        self.reference = network.run(self.state)
+        if not any(len(output) for output in self.reference):
+            raise ArchitectureError("the module gives no numbers to compare.")
+        for output in self.reference:
+            if output.numel() and not bool(torch.isfinite(output).any()):
+                raise NonFiniteError(
+                    "the outputs of the network are not finite, so that nothing can be compared; "
+                    "check its weights and the example inputs."
+                )
+
+    def change(self, state: Mapping[str, Tensor]) -> float:
+        """Return by how much outputs change, relative to the largest entry of each output.
+
+        Infinite where shapes, or which entries are finite, are not the same, and where the forward
+        fails.
+        """
+        try:
+            outputs = self.network.run({**self.state, **state})
+        except (Contradiction, ForwardFailed):
+            return float("inf")
+        return relative_change(self.reference, outputs)
+
+
+def relative_change(before: list[Tensor], after: list[Tensor]) -> float:
+    """Return the largest change of some outputs, relative to the largest entry of each."""
+    if [len(output) for output in before] != [len(output) for output in after]:
+        return float("inf")
+    return max(map(_change, before, after), default=0.0)
+
+
+def _change(before: Tensor, after: Tensor) -> float:
+    finite = torch.isfinite(before)
+    other = torch.isfinite(after)
+    if not torch.equal(finite, other) or not _equal(before[~finite], after[~finite]):
+        return float("inf")
+    if not bool(finite.any()):
+        return 0.0
+    scale = float(before[finite].abs().max()) or 1.0
+    return float((after - before)[finite].abs().max()) / scale
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, where NaN equals NaN."""
+    if one.shape != other.shape:
+        return False
+    same = one == other
+    return bool((same | ((one != one) & (other != other))).all())
+
+
+def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers by every name they have."""
+    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors.update(module.named_buffers(remove_duplicate=False))
+    return {name: tensors[name] for name in module.state_dict() if name in tensors}
+
+
+def _check(tensors: Mapping[str, Tensor], spec: PermutationSpec) -> None:
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise ArchitectureError(
+            "the module is on the meta device and has no weights; expected one that can run. "
+            "Use module.to_empty(device='cpu') and fill them."
+        )
+    known = {n for name in spec.parameters for n in (name, *spec.aliases.get(name, ()))}
+    if set(tensors) != known:
+        raise ArchitectureError(
+            f"the spec names {len(known)} tensors and the module has {len(tensors)}; they "
+            f"differ in {sorted(set(tensors) ^ known)[:5]}. Derive the spec of this module."
+        )
+    for name in spec.parameters:
+        if tuple(tensors[name].shape) != spec.shape(name):
+            raise ArchitectureError(
+                f"tensor {name!r} has shape {tuple(tensors[name].shape)} in the module and "
+                f"{spec.shape(name)} in the spec. Derive the spec of this module."
+            )
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return real.detach().to(torch.float64, copy=True).flatten()
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, TooLarge):
+        return f"the sizes in the network depend on its numbers, and grow without bound: {error}"
+    first = (str(error).splitlines() or [""])[0]
+    return f"the forward fails in double precision: {type(error).__name__}: {first}"

@@ -1,0 +1,87 @@
+"""Running a forward in double precision, whatever types it asks for and holds."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from converters.symmetry.memory import WIDE, Twins, widen
+from converters.symmetry.snapshot import settings_kept
+
+__all__ = ["in_double"]
+
+#: Legacy names of tensor types, as ``Tensor.type`` takes them.
+_NARROW_NAME = re.compile(r"torch\.(cuda\.)?(Float|Half|BFloat16)Tensor")
+
+
+@contextlib.contextmanager
+def in_double(twins: Twins) -> Iterator[None]:
+    """Let every operation of the body have double precision, and draw the same random numbers."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with settings_kept(), torch.random.fork_rng(devices), _Widen(twins):
+        torch.set_default_dtype(torch.float64)
+        torch.default_generator.manual_seed(0)
+        if devices:
+            torch.cuda.manual_seed_all(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002 - what a forward draws from
+        yield
+
+
+class _Widen(TorchFunctionMode):
+    """Gives each operation the twins of the tensors that it is given, and double types.
+
+    Tensors that no state holds (plain attributes, lists, closures, submodules that are not
+    registered, arrays of NumPy) get their twins here, when they are used.
+    """
+
+    def __init__(self, twins: Twins) -> None:
+        super().__init__()
+        self.twins = twins
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name == "finfo":
+            return func(*args, **(kwargs or {}))
+        args, kwargs = self._wide(tuple(args)), self._wide(kwargs or {})
+        if name in ("float", "half", "bfloat16", "cfloat", "chalf") and isinstance(args[0], Tensor):
+            wide = torch.complex128 if name.startswith("c") else torch.float64
+            return args[0].to(wide)
+        if name == "type":
+            args = tuple(map(_wide_type, args))
+            kwargs = {key: _wide_type(value) for key, value in kwargs.items()}
+        result = func(*args, **kwargs)
+        return widen(result) if isinstance(result, Tensor) else result
+
+    def _wide(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.twins.of(value)
+        if isinstance(value, torch.dtype):
+            return WIDE.get(value, value)
+        if type(value) in (list, tuple):
+            return type(value)(map(self._wide, value))
+        if type(value) is dict:
+            return {key: self._wide(item) for key, item in value.items()}
+        return value
+
+
+def _wide_type(value: Any) -> Any:
+    """Return the legacy type of double precision for one that is narrower."""
+    name = value if isinstance(value, str) else _legacy_name(value)
+    match = _NARROW_NAME.fullmatch(name)
+    return value if match is None else f"torch.{match[1] or ''}DoubleTensor"
+
+
+def _legacy_name(value: Any) -> str:
+    is_legacy = type(value) is type(torch.FloatTensor)
+    return f"{value.__module__}.{value.__name__}" if is_legacy else ""
