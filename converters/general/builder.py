@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -12,6 +13,7 @@ from torch import Tensor
 from converters.general.functions import activation_of
 from converters.general.placement import Piece, cut_taps, pieces, slab_of
 from converters.symmetry.derive import Derivation, Layer
+from converters.symmetry.spec import Axis
 from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter
 from nngraph.graph.layout import Slab
 from nngraph.graph.spaces import Factor, Space
@@ -19,6 +21,9 @@ from nngraph.graph.spaces import Factor, Space
 __all__ = ["build_architecture"]
 
 _IDENTITY = Activation("identity")
+
+#: So many groups of fixed neurons of one size are told apart in what comes of them.
+MAX_ALIKE = 16
 
 
 @dataclass
@@ -65,6 +70,10 @@ class Builder:
     slabs: dict[str, list[Slab]] = field(default_factory=dict)
     residuals: list[tuple[int, int]] = field(default_factory=list)
     filled: set[tuple[int, str]] = field(default_factory=set)
+    #: how often each name was wanted for a group, and the names that are taken
+    wanted: Counter[str] = field(default_factory=Counter)
+    taken: set[str] = field(default_factory=set)
+    times: dict[int, Counter[str | None]] = field(default_factory=dict)
 
     # -- layers -----------------------------------------------------------------------------------
 
@@ -106,12 +115,40 @@ class Builder:
     def passed_on(self, layer: Layer) -> list[int]:
         """Groups of the inputs that the output of a layer still counts."""
         heard = self.heard(layer)
-        spaces = {
-            factor.space
-            for axis in layer.output_axes for piece in pieces(axis) for factor in piece.flat
-        } - {None}
-        kept = [g for g in heard if {f.space for f in self.groups[g].factors} - {None} <= spaces]
-        return kept or heard
+        return self.counted(layer, heard) or heard
+
+    def counted(self, layer: Layer, groups: Sequence[int]) -> list[int]:
+        """Those of some groups that the output of a layer counts.
+
+        Where there are more of a kind than the output has parts for, as where a tensor is written
+        step by step, those are kept that were made last.
+        """
+        times: Counter[str | None] = Counter()
+        for axis in layer.output_axes:
+            times |= self._times(axis)
+        kept: list[int] = []
+        held: Counter[tuple[Factor, ...]] = Counter()
+        for group in reversed(groups):
+            factors = self.groups[group].factors
+            spaces = {factor.space for factor in factors if factor.space is not None}
+            most = min((times[space] for space in spaces), default=0) or (
+                0 if spaces else min(times[None] // self.groups[group].size, MAX_ALIKE)
+            )
+            held[factors] += 1
+            if held[factors] <= most:
+                kept.append(group)
+        return kept[::-1]
+
+    def _times(self, axis: Axis) -> Counter[str | None]:
+        """How many pieces of an axis count each space, and how many indices are fixed."""
+        if id(axis) not in self.times:  # the derivation holds it as long as this builder is
+            times: Counter[str | None] = Counter()
+            for piece in pieces(axis):
+                spaces = {factor.space for factor in piece.flat if factor.space is not None}
+                times.update(spaces)
+                times[None] += 0 if spaces else piece.size
+            self.times[id(axis)] = times
+        return self.times[id(axis)]
 
     # -- groups -----------------------------------------------------------------------------------
 
@@ -120,10 +157,11 @@ class Builder:
     ) -> int:
         """Add a group; a name that is taken gets a number."""
         factors = tuple(f for f in factors if f.size > 1) or (Factor(1),)
-        taken = {group.name for group in self.groups}
-        unique, count = name or "net", 2
-        while unique in taken:
-            unique, count = f"{name or 'net'}:{count}", count + 1
+        name = unique = name or "net"
+        while unique in self.taken:
+            self.wanted[name] += 1
+            unique = f"{name}:{self.wanted[name] + 1}"
+        self.taken.add(unique)
         activation = _IDENTITY if layer is None else activation_of(layer.activation)
         self.groups.append(_Group(unique, factors, role, activation))
         return len(self.groups) - 1
@@ -134,9 +172,10 @@ class Builder:
         for group in (*(g for g in candidates if g not in used), *candidates):
             used.add(group)
             return group
-        others = [g for g in range(len(self.groups)) if match(piece, self.groups[g].factors)]
-        if others and not piece.is_fixed:
-            return others[-1]
+        others = reversed(range(len(self.groups)))
+        last = next((g for g in others if match(piece, self.groups[g].factors)), None)
+        if last is not None and not piece.is_fixed:
+            return last
         spaced = tuple(f for f in piece.flat if f.space is not None)
         is_input = any(self.derivation.layers[i].kind == "input" for i in layer.inputs)
         group = self.add_group(

@@ -283,6 +283,7 @@ def _pointwise(builder: Builder, layer: Layer) -> list[int]:
     operands = [builder.carriers[i] for i in layer.inputs]
     if not own and (len(operands) < 2 or len({_shape(builder, o) for o in operands}) > 1):
         return builder.passed_on(layer)
+    operands = [builder.counted(layer, operand) for operand in operands]
     shapes = [o for o in operands if o]
     if not shapes:
         for _, name in own:

@@ -11,7 +11,8 @@ import torch
 
 from converters.symmetry.dims import Dim, atom, atoms, find, fix, unify
 from converters.symmetry.program import Operation
-from converters.symmetry.values import Reason, Value
+from converters.symmetry.reasons import APART, Reason
+from converters.symmetry.values import Value
 
 if TYPE_CHECKING:
     from converters.symmetry.engine import Engine
@@ -178,7 +179,8 @@ class Call:
         what meets the result.
         """
         natural = all(
-            part.size == 1 or any(r.natural for r in part.reasons if isinstance(r, Reason))
+            part.size == 1 or APART in part.reasons
+            or any(r.natural for r in part.reasons if isinstance(r, Reason))
             for dim in dims for part in atoms(dim)
         )
         self.fix(dims, text, natural)

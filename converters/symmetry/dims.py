@@ -13,8 +13,9 @@ An atom without a *reason* may be relabelled by any permutation; a reason says w
 two structures have no common refinement (3 x 4 against 4 x 3), everything in them is fixed: less
 symmetry than there may be, never more.
 
-Unification merges classes with path compression, and each cut makes parts once, so that a pass over
-a network takes near-linear time in the number of its operations.
+A pass over a network takes near-linear time in the number of its operations: unification merges
+classes with path compression, each cut makes parts once, many neighbours in a concatenation that
+are fixed or of size 1 become one part, and an atom that would be cut into very many is fixed.
 """
 
 from __future__ import annotations
@@ -23,29 +24,17 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from converters.symmetry.reasons import MAX_CUTS, STRUCTURE, TOO_MANY_CUTS, joint
+
 __all__ = [
-    "STRUCTURE",
-    "Dim",
-    "Term",
-    "atom",
-    "atoms",
-    "concatenate",
-    "cut",
-    "expand",
-    "factor",
-    "find",
-    "fix",
-    "is_fixed",
-    "monomials",
-    "multiply",
-    "regroup",
-    "unify",
-]
+    "ATOM", "CONCATENATION", "Dim", "atom", "atoms", "concatenate", "cut", "expand", "factor",
+    "find", "fix", "is_fixed", "multiply", "overwrite", "regroup", "unify",
+]  # fmt: skip
 
 ATOM, PRODUCT, CONCATENATION = "atom", "product", "concatenation"
 
-#: The reason of what is fixed because two structures have no common refinement.
-STRUCTURE = "structures without a common refinement"
+#: So many neighbours of a concatenation that are fixed, or of size 1, are told from one another.
+MAX_APART = 16
 
 _serial = itertools.count()
 
@@ -59,10 +48,11 @@ class Dim:
         children: the parts of a product or concatenation.
         reasons: why an atom is fixed; empty for an atom that may be relabelled.
         hint: what the indices count, such as ``"attn.heads"``; for names only.
+        cuts: how often the atom was cut of which this is a part; one list for all of its parts.
         serial: position in the order of creation.
     """
 
-    __slots__ = ("children", "hint", "kind", "parent", "reasons", "serial", "size")
+    __slots__ = ("children", "cuts", "hint", "kind", "parent", "reasons", "serial", "size")
 
     def __init__(self, size: int, kind: str = ATOM, children: Sequence[Dim] = ()) -> None:
         self.size = size
@@ -70,6 +60,7 @@ class Dim:
         self.children: tuple[Dim, ...] = tuple(children)
         self.reasons: frozenset[object] = frozenset()
         self.hint: str | None = None
+        self.cuts: list[int] | None = None
         self.parent: Dim | None = None
         self.serial = next(_serial)
 
@@ -78,10 +69,6 @@ class Dim:
         if dim.kind == ATOM:
             return f"{dim.size}{'!' if dim.reasons else ''}#{dim.serial}"
         return "(" + (" x " if dim.kind == PRODUCT else " | ").join(map(repr, dim.children)) + ")"
-
-
-#: A factor of a segment: an atom, or a concatenation that stands inside of a product.
-Term = Dim
 
 
 def find(dim: Dim) -> Dim:
@@ -115,14 +102,14 @@ def multiply(dims: Iterable[Dim]) -> Dim:
 
 def concatenate(dims: Iterable[Dim]) -> Dim:
     """Return the concatenation of dimensions, as ``cat`` makes it."""
-    parts = [part for dim in dims for part in _parts(dim)]
+    parts = _joined([part for dim in dims for part in _flat(dim)])
     if len(parts) == 1:
         return parts[0]
     return Dim(sum(part.size for part in parts), CONCATENATION, parts)
 
 
 def _factors(dim: Dim) -> Iterator[Dim]:
-    dim = find(dim)
+    dim = _now(dim)
     if dim.kind == PRODUCT:
         for child in dim.children:
             yield from _factors(child)
@@ -130,13 +117,49 @@ def _factors(dim: Dim) -> Iterator[Dim]:
         yield dim
 
 
-def _parts(dim: Dim) -> Iterator[Dim]:
+def _flat(dim: Dim) -> Iterator[Dim]:
+    pending = [dim]
+    while pending:
+        part = find(pending.pop())
+        if part.kind == CONCATENATION:
+            pending += reversed(part.children)
+        elif part.size:
+            yield part
+
+
+def _joined(parts: list[Dim]) -> list[Dim]:
+    """Let many neighbours that nothing can relabel, fixed or of size 1, be one part."""
+    if len(parts) <= MAX_APART:
+        return parts
+    joined: list[Dim] = []
+    for dead, run in itertools.groupby(parts, is_fixed):
+        found = list(run)
+        if dead and len(found) > MAX_APART:
+            whole = atom(sum(part.size for part in found))
+            whole.reasons = joint(part.reasons for dim in found for part in atoms(dim))
+            found = [whole]
+        joined += found
+    return joined
+
+
+def _parts(dim: Dim) -> tuple[Dim, ...]:
+    """Return the parts of a concatenation; any other dimension is its only part."""
+    dim = _now(dim)
+    if dim.kind == CONCATENATION:
+        return dim.children
+    return (dim,) if dim.size else ()
+
+
+def _now(dim: Dim) -> Dim:
+    """Return the term that stands for a dimension, a concatenation in as few parts as it has."""
     dim = find(dim)
     if dim.kind == CONCATENATION:
-        for child in dim.children:
-            yield from _parts(child)
-    elif dim.size:
-        yield dim
+        parts = _joined(list(_flat(dim)))
+        if len(parts) == 1:
+            _become(dim, parts[0])
+            return parts[0]
+        dim.children = tuple(parts)
+    return dim
 
 
 def _become(dim: Dim, other: Dim) -> None:
@@ -152,20 +175,27 @@ def _split_atom(dim: Dim, kind: str, sizes: Sequence[int]) -> list[Dim]:
     parts = []
     for size in sizes:
         part = atom(size)
-        part.reasons = dim.reasons
+        part.reasons, part.cuts = dim.reasons, dim.cuts
         parts.append(part)
     _become(dim, Dim(dim.size, kind, parts))
     return parts
+
+
+def _may_cut(dim: Dim, sizes: Sequence[int]) -> bool:
+    """Count the cuts of an atom; whether they are few enough to know its parts."""
+    dim.cuts = dim.cuts or [0]
+    dim.cuts[0] += max(0, sum(size > 1 for size in sizes) - 1)
+    return dim.cuts[0] < MAX_CUTS
 
 
 def cut(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
     """Cut a dimension into consecutive pieces; all that is unified with it is cut as well.
 
     Returns:
-        one term per size. If the pieces cut through the rows of a product, the whole dimension is
-        fixed, and so are they.
+        one term per size. If the pieces cut through the rows of a product, or they are too many,
+        the whole dimension is fixed, and so are they.
     """
-    dim = find(dim)
+    dim = _now(dim)
     assert sum(sizes) == dim.size
     if 0 in sizes:
         found = iter(cut(dim, [size for size in sizes if size])) if dim.size else iter(())
@@ -177,6 +207,8 @@ def cut(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
             # Nothing is gained by knowing the parts of what is fixed: unbinding a sequence step by
             # step would make a term as long as the sequence.
             return [_fixed_like(dim, size) for size in sizes]
+        if not _may_cut(dim, sizes):
+            return _cut_fixed(dim, sizes, TOO_MANY_CUTS)
         return _split_atom(dim, CONCATENATION, sizes)
     if dim.kind == CONCATENATION:
         return _cut_parts(dim, sizes)
@@ -189,26 +221,22 @@ def cut(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
         ]
         _become(dim, concatenate(pieces))
         return pieces
-    return _cut_fixed(dim, sizes)
-
-
-def _fixed_everywhere(dim: Dim) -> bool:
-    return all(part.reasons or part.size == 1 for part in atoms(dim))
+    return _cut_fixed(dim, sizes, STRUCTURE)
 
 
 def _fixed_like(dim: Dim, size: int) -> Dim:
     part = atom(size)
-    part.reasons = frozenset().union(*(a.reasons for a in atoms(dim))) or frozenset((STRUCTURE,))
+    part.reasons = joint(part.reasons for part in atoms(dim))
     return part
 
 
-def _cut_fixed(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    fix(dim, STRUCTURE)
+def _cut_fixed(dim: Dim, sizes: Sequence[int], reason: object) -> list[Dim]:
+    fix(dim, reason)
     return [_fixed_like(dim, size) for size in sizes]
 
 
 def _cut_parts(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    pending = list(_parts(dim))[::-1]
+    pending = list(_parts(dim)[::-1])
     pieces = []
     for size in sizes:
         group, needed = [], size
@@ -223,6 +251,18 @@ def _cut_parts(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
     return pieces
 
 
+def overwrite(dim: Dim, start: int, other: Dim) -> Dim:
+    """Return a dimension of which consecutive indices are another one.
+
+    It is the same dimension where nothing can be relabelled in either.
+    """
+    stop = start + other.size
+    if is_fixed(_now(dim)) and is_fixed(other):
+        return find(dim)
+    before, own, after = cut(dim, (start, other.size, dim.size - stop))
+    return find(dim) if own is find(other) else concatenate((before, other, after))
+
+
 def factor(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
     """Factor a dimension row-major, outermost first; all that is unified with it is factored too.
 
@@ -230,7 +270,7 @@ def factor(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
         one term per size. If the dimension has another structure already, with no common
         refinement, it is fixed, and so are they.
     """
-    dim = find(dim)
+    dim = _now(dim)
     assert math.prod(sizes) == dim.size
     if len(sizes) == 1:
         return [dim]
@@ -248,10 +288,7 @@ def factor(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
 
 
 def regroup(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim]:
-    """Read consecutive dimensions as others of the same number of entries, as ``view`` does.
-
-    Dimensions that have no common refinement with the new sizes are fixed.
-    """
+    """Read consecutive dimensions as others, as ``view`` does; without a refinement fixed."""
     pending = [dim for dim in dims if dim.size != 1][::-1]
     wanted = list(sizes)[::-1]
     result: list[Dim] = []
@@ -295,7 +332,7 @@ def _no_refinement(
 def _rows(dim: Dim, count: int) -> tuple[Dim, Dim]:
     """Read a concatenation as ``count`` rows of one structure."""
     inner_size = dim.size // count
-    parts = list(_parts(dim))
+    parts = _parts(dim)
     if all(part.size % inner_size == 0 for part in parts):
         outers, inners = [], []
         for part in parts:
@@ -315,7 +352,7 @@ def _rows(dim: Dim, count: int) -> tuple[Dim, Dim]:
 
 def unify(one: Dim, other: Dim) -> None:
     """Let two dimensions of equal size be relabelled together, index by index."""
-    one, other = find(one), find(other)
+    one, other = _now(one), _now(other)
     if one is other:
         return
     assert one.size == other.size, (one, other)
@@ -324,12 +361,10 @@ def unify(one: Dim, other: Dim) -> None:
     if one.kind == ATOM or other.kind == ATOM:
         if one.kind != ATOM:
             one, other = other, one
-        for reason in one.reasons:
-            fix(other, reason)
+        _fix_also(other, one.reasons)
         if other.kind == ATOM and one.serial < other.serial:
             one, other = other, one
-            for reason in one.reasons:
-                fix(other, reason)
+            _fix_also(other, one.reasons)
         _become(one, other)
         return
     if one.kind == other.kind:
@@ -370,49 +405,44 @@ def _unify_children(one: Dim, other: Dim) -> bool:
 
 def atoms(dim: Dim) -> Iterator[Dim]:
     """Iterate over the atoms of a dimension, size-1 atoms included."""
-    dim = find(dim)
-    if dim.kind == ATOM:
-        yield dim
-    else:
-        for child in dim.children:
-            yield from atoms(child)
+    pending = [dim]
+    while pending:
+        part = find(pending.pop())
+        if part.kind == ATOM:
+            yield part
+        else:
+            pending += reversed(part.children)
 
 
 def fix(dim: Dim, reason: object) -> None:
     """Let nothing in a dimension be relabelled, for a reason."""
+    _fix_also(dim, frozenset((reason,)))
+
+
+def _fix_also(dim: Dim, reasons: frozenset[object]) -> None:
     for part in atoms(dim):
-        if reason not in part.reasons:
-            part.reasons |= {reason}
+        if not reasons <= part.reasons:
+            part.reasons |= reasons
 
 
 def is_fixed(dim: Dim) -> bool:
     """Whether nothing in the dimension may be relabelled."""
-    return _fixed_everywhere(dim)
+    dim = find(dim)
+    if dim.kind == ATOM:
+        return bool(dim.reasons) or dim.size == 1
+    return all(part.reasons or part.size == 1 for part in atoms(dim))
 
 
-def expand(dim: Dim) -> list[list[Term]]:
+def expand(dim: Dim) -> list[list[Dim]]:
     """Return a dimension as segments, each a list of factors, outermost first.
 
     A factor is an atom, or a concatenation that stands below the outermost factor of its segment,
     where its parts interleave.
     """
-    dim = find(dim)
+    dim = _now(dim)
     if dim.kind == ATOM:
         return [[dim]]
     if dim.kind == CONCATENATION:
         return [segment for child in dim.children for segment in expand(child)]
     outer, *rest = _factors(dim)
     return [segment + rest for segment in expand(outer)]
-
-
-def monomials(dim: Dim) -> list[list[Dim]]:
-    """Return the sets of atoms that index the entries of a dimension, order disregarded."""
-    dim = find(dim)
-    if dim.kind == ATOM:
-        return [[dim]]
-    if dim.kind == CONCATENATION:
-        return [monomial for child in dim.children for monomial in monomials(child)]
-    result: list[list[Dim]] = [[]]
-    for child in dim.children:
-        result = [left + right for left in result for right in monomials(child)]
-    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from converters.symmetry.dims import Dim, Term, atoms, expand, find
+from converters.symmetry.dims import Dim, atoms, expand, find
 from converters.symmetry.engine import Engine
 from converters.symmetry.roles import find_roles
 from converters.symmetry.spec import Axis, Factor, Segment, Space, segment_size
@@ -30,6 +30,7 @@ class Namer:
         free = {part for part in counted if not part.reasons}
         outers = {o for part in free for o in within.get(part, ()) if o in counted}
         self._names: dict[Dim, str] = {}
+        self._axes: dict[Dim, Axis] = {}
         taken: set[str] = set()
         for part, wanted in _in_order(engine, parameters):
             if part in self._names or part not in free | outers:
@@ -53,6 +54,12 @@ class Namer:
 
     def axis(self, dim: Dim) -> Axis:
         """Return a dimension as an axis; neighbours that are fixed are one."""
+        dim = find(dim)
+        if dim not in self._axes:
+            self._axes[dim] = self._axis(dim)
+        return self._axes[dim]
+
+    def _axis(self, dim: Dim) -> Axis:
         segments: list[Segment] = []
         for terms in expand(dim):
             segment = self._segment(terms)
@@ -68,7 +75,7 @@ class Namer:
         """Return an axis of which nothing may be relabelled."""
         return ((Factor(size),),)
 
-    def _segment(self, terms: Sequence[Term]) -> Segment:
+    def _segment(self, terms: Sequence[Dim]) -> Segment:
         factors: list[Factor] = []
         for term in terms:
             term = find(term)

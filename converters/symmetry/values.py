@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from converters.symmetry.dims import Dim, concatenate, unify
+from converters.symmetry.reasons import Reason
 
 __all__ = ["Constant", "Reason", "Value"]
 
@@ -17,26 +18,6 @@ MAX_ENTRIES = 2**26
 
 #: Constants with more entries than this are not looked through for equal entries off the diagonal.
 MAX_COMPARED = 2**20
-
-
-@dataclass(frozen=True, eq=False)
-class Reason:
-    """Why something is fixed.
-
-    Args:
-        op: the operation that fixed it; ``"input"`` and ``"output"`` of the network stand for
-            themselves.
-        module_path: where it is.
-        text: why, for people.
-        unknown: whether that is for want of a rule.
-        natural: whether nothing was lost by it, as at inputs and outputs.
-    """
-
-    op: str
-    module_path: str = ""
-    text: str = ""
-    unknown: bool = False
-    natural: bool = False
 
 
 @dataclass(eq=False)

@@ -12,10 +12,11 @@ compared and it is not determined whose permutation is meant.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from converters.symmetry.dims import STRUCTURE, Dim, find, monomials
+from converters.symmetry.counts import NEVER, ONCE, Counts
+from converters.symmetry.dims import Dim, find
+from converters.symmetry.reasons import STRUCTURE
 
 __all__ = ["find_within"]
 
@@ -24,11 +25,12 @@ def find_within(records: Iterable[Sequence[Dim]]) -> dict[Dim, list[Dim]]:
     """Return for each free atom the atoms that it lies within, outermost first."""
     within: dict[Dim, set[Dim]] = {}
     seen: set[tuple[Dim, ...]] = set()
+    counts = Counts()
     for record in records:
         key = tuple(find(dim) for dim in record)
         if key not in seen:
             seen.add(key)
-            _restrict(within, key)
+            _restrict(within, key, counts)
     result = {
         # Of two that could lie within each other only one may.
         dim: [
@@ -42,45 +44,28 @@ def find_within(records: Iterable[Sequence[Dim]]) -> dict[Dim, list[Dim]]:
     return result
 
 
-def _restrict(within: dict[Dim, set[Dim]], record: Sequence[Dim]) -> None:
+def _restrict(within: dict[Dim, set[Dim]], record: Sequence[Dim], counts: Counts) -> None:
     """Keep for each atom of a record only what the record allows."""
-    cells = [
-        [[atom for atom in monomial if atom.size > 1] for monomial in monomials(dim)]
-        for dim in record
-    ]
-    always = [_always(monomials_of) for monomials_of in cells]
-    for place, monomials_of in enumerate(cells):
-        elsewhere: Counter[Dim] = Counter()
-        unclear: set[Dim] = set()
-        for other, (counts, varying) in enumerate(always):
-            if other != place:
-                elsewhere.update(counts)
-                unclear |= varying
-        for monomial in monomials_of:
-            own = Counter(monomial)
-            for dim in own:
-                if dim.reasons:
-                    continue
-                joint = own + elsewhere
-                # A factor of the same dimension says whose permutation is meant, whatever else the
-                # record counts. Where structures did not fit, it is not known which index met
-                # which.
-                allowed = {
-                    o for o, n in joint.items()
-                    if o is not dim and STRUCTURE not in o.reasons
-                    and (own[o] == 1 or (n == 1 and o not in unclear))
-                }
-                within[dim] = within[dim] & allowed if dim in within else allowed
-
-
-def _always(monomials_of: Sequence[Sequence[Dim]]) -> tuple[Counter[Dim], set[Dim]]:
-    """Return what every index of a dimension counts, how often, and what only some do."""
-    counters = [Counter(monomial) for monomial in monomials_of]
-    if not counters:
-        return Counter(), set()
-    first = counters[0]
-    if len(counters) == 1:
-        return first, set()
-    union = {dim for counter in counters for dim in counter}
-    varying = {dim for dim in union if len({counter[dim] for counter in counters}) > 1}
-    return Counter({dim: n for dim, n in first.items() if dim not in varying}), varying
+    # What the dimensions count, each: only an atom that exactly one of them counts, and always
+    # once, says by itself whose permutation is meant, whatever dimension that is.
+    places: dict[Dim, list[int]] = {}
+    for place, dim in enumerate(record):
+        for other in counts.of(dim):
+            places.setdefault(other, []).append(place)
+    once = {
+        other: place for other, (place, *more) in places.items()
+        if not more and counts.of(record[place])[other] == ONCE and STRUCTURE not in other.reasons
+    }
+    for place, dim in enumerate(record):
+        elsewhere = {other for other, at in once.items() if at != place}
+        for own, beside in counts.given(dim).items():
+            if own.reasons:
+                continue
+            # A factor of the same dimension says it, whatever else the record counts. Where
+            # structures did not fit, it is not known which index met which.
+            allowed = {
+                o for o, found in beside.items()
+                if o is not own and STRUCTURE not in o.reasons
+                and (found == ONCE or (found == ONCE | NEVER and o in elsewhere))
+            } | (elsewhere - beside.keys())
+            within[own] = within[own] & allowed if own in within else allowed
