@@ -3,27 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 
-from converters.symmetry.dims import Dim, atom, cut
+from converters.symmetry.dims import Dim, atom, concatenate, cut, find, unify
+from converters.symmetry.dims import overwrite as dims_overwrite
 from converters.symmetry.values import Value
 
-__all__ = ["blocked", "each_piece", "rearrange", "take", "with_dim"]
+__all__ = ["blocked", "each_piece", "overwrite", "rearrange", "take", "with_dim"]
 
 
 def blocked(axis: int, pieces: Sequence[Value]) -> Value:
-    """Return the value that consists of pieces along an axis."""
+    """Return the value that consists of pieces along an axis.
+
+    Neighbours that agree in every other dimension are one piece.
+    """
     flat: list[Value] = []
     for piece in pieces:
         if piece.blocks is not None and piece.blocks[0] == axis:
             flat += piece.blocks[1]
         elif piece.shape[axis]:
             flat.append(piece)
+    flat = _joined(axis, flat)
     sources = tuple(dict.fromkeys(s for piece in pieces for s in piece.sources))
     if len(flat) == 1:
         only = flat[0]
         return Value(only._dims, sources, blocks=only.blocks)
     return Value(sources=sources, blocks=(axis, tuple(flat)))
+
+
+def _joined(axis: int, pieces: Sequence[Value]) -> list[Value]:
+    _adopt(axis, pieces)
+    joined: list[Value] = []
+    for others, group in groupby(pieces, lambda piece: _others(axis, piece)):
+        run = list(group)
+        if others is not None and len(run) > 1:
+            dims = list(run[0].dims)
+            dims[axis] = concatenate(piece.dims[axis] for piece in run)
+            run = [Value(dims, tuple(dict.fromkeys(s for piece in run for s in piece.sources)))]
+        joined += run
+    return joined
+
+
+def _others(axis: int, piece: Value) -> tuple[Dim, ...] | None:
+    """Return the other dimensions of a piece that is not in pieces itself."""
+    if piece.blocks is not None:
+        return None
+    return tuple(find(dim) for place, dim in enumerate(piece.dims) if place != axis)
+
+
+def _adopt(axis: int, pieces: Sequence[Value]) -> None:
+    """Let constants that are alike along the other axes have there what their neighbours have."""
+    plain = [piece for piece in pieces if piece.blocks is None]
+    alike = [p.constant is not None and p.constant.uniform(but=axis) for p in plain]
+    near = next((p for p, is_alike in zip(plain, alike, strict=True) if not is_alike), None)
+    for piece, is_alike in zip(plain, alike, strict=True):
+        if near is not None and is_alike:
+            for place, (one, other) in enumerate(zip(piece.dims, near.dims, strict=True)):
+                if place != axis:
+                    unify(one, other)
+        elif near is not None:
+            near = piece
+
+
+def overwrite(value: Value, source: Value, axis: int, start: int) -> Value:
+    """Return a value of which consecutive indices of an axis are another one.
+
+    That is the concatenation of what is before it, the other, and what is after it.
+    """
+    stop = start + source.shape[axis]
+    split = next((v for v in (value, source) if v.blocks and v.blocks[0] != axis), None)
+    if split is not None and split.blocks is not None:
+        return _overwrite_pieces(value, source, axis, start, split.blocks)
+    if value.blocks is None and source.blocks is None:
+        _adopt(axis, [value, source])
+        if _others(axis, value) == _others(axis, source):
+            dims = list(value.dims)
+            dims[axis] = dims_overwrite(dims[axis], start, source.dims[axis])
+            return Value(dims)
+    after = take(value, axis, stop, value.shape[axis])
+    return blocked(axis, [take(value, axis, 0, start), source, after])
+
+
+def _overwrite_pieces(
+    value: Value, source: Value, axis: int, start: int, blocks: tuple[int, tuple[Value, ...]]
+) -> Value:
+    own, pieces = blocks
+    ends = list(accumulate(piece.shape[own] for piece in pieces))
+    found = []
+    for piece, end in zip(pieces, ends, strict=True):
+        first = end - piece.shape[own]
+        parts = (take(value, own, first, end), take(source, own, first, end))
+        found.append(overwrite(*parts, axis, start))
+    return blocked(own, found)
 
 
 def each_piece(value: Value, change: Callable[[Value], Value], axis: int | None = None) -> Value:
@@ -52,7 +123,9 @@ def take(value: Value, axis: int, start: int, stop: int) -> Value:
         dims = list(value.dims)
         size = dims[axis].size
         dims[axis] = cut(dims[axis], (start, stop - start, size - stop))[1]
-        return value.like(dims)
+        taken = value.like(dims)
+        taken.constant = value.constant and value.constant.part(axis, start, stop)
+        return taken
     own, pieces = value.blocks
     if own != axis:
         return each_piece(value, lambda piece: take(piece, axis, start, stop))

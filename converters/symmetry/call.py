@@ -11,7 +11,7 @@ import torch
 
 from converters.symmetry.dims import Dim, atom, atoms, find, fix, unify
 from converters.symmetry.program import Operation
-from converters.symmetry.reasons import APART, Reason
+from converters.symmetry.reasons import APART, MAX_CUTS, Reason
 from converters.symmetry.values import Value
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Call:
         """Return sizes of the pieces into which an axis of the first result is cut later on."""
         ref = self.operation.outputs[0]
         places = self.engine.demands.get(ref, {}).get(axis, ()) if ref is not None else ()
+        places = () if len(places) > MAX_CUTS else places
         ends = [0, *sorted(places), self.shape[axis]]
         return [end - start for start, end in itertools.pairwise(ends)]
 

@@ -15,14 +15,12 @@ from typing import Any, TypeAlias
 import torch
 
 from converters.symmetry.program import Operation, Program, Ref, references
+from converters.symmetry.reasons import MAX_CUTS
 
 __all__ = ["Demands", "find_demands", "kept_axes"]
 
-#: tensor -> axis -> the indices before which it is cut
+#: tensor -> axis -> the indices before which it is cut; more than ``MAX_CUTS`` stand for too many
 Demands: TypeAlias = dict[Ref, dict[int, frozenset[int]]]
-
-#: An axis that is cut at more places is no list of different things.
-MAX_CUTS = 64
 
 
 def find_demands(program: Program) -> Demands:
@@ -50,7 +48,9 @@ def find_demands(program: Program) -> Demands:
 
 def _add(demands: Demands, ref: Ref, axis: int, cuts: Any) -> None:
     axes = demands.setdefault(ref, {})
-    axes[axis] = axes.get(axis, frozenset()) | frozenset(cuts)
+    known = axes.get(axis, frozenset())
+    if len(known) <= MAX_CUTS:
+        axes[axis] = known | frozenset(cuts)
 
 
 def _argument(operation: Operation, place: int, name: str, default: Any = None) -> Any:

@@ -15,6 +15,7 @@ from converters.symmetry.dims import Dim, atom, fix, unify
 from converters.symmetry.expansion import Expansion
 from converters.symmetry.program import Operation, Program, Ref, Result, references
 from converters.symmetry.values import MAX_ENTRIES, Constant, Reason, Value
+from converters.symmetry.writes import settle_writes
 
 __all__ = ["Engine"]
 
@@ -80,6 +81,7 @@ class Engine:
         """Run all rules, in the order of computation."""
         program = self.program
         self.expansion.expand_all()
+        settle_writes(program)
         self.demands = find_demands(program)
         for name, ref in program.inputs.items():
             dims = tuple(atom(size, INPUT) for size in program.results[ref].shape)

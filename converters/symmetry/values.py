@@ -69,6 +69,16 @@ class Constant:
         )
         return (one, other) if same else None
 
+    def uniform(self, but: int) -> bool:
+        """Whether entries differ along no axis but one."""
+        return not any(self.varies(axis) for axis in range(len(self.shape)) if axis != but)
+
+    def part(self, axis: int, start: int, stop: int) -> Constant:
+        """Return consecutive indices of an axis."""
+        shape = (*self.shape[:axis], stop - start, *self.shape[axis + 1 :])
+        value = None if self.value is None else self.value.narrow(axis, start, stop - start)
+        return Constant(shape, value)
+
 
 class Value:
     """A tensor of the network.
@@ -139,7 +149,12 @@ class Value:
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of the dimensions."""
-        return tuple(dim.size for dim in self.shown)
+        if self.blocks is None:
+            return tuple(dim.size for dim in self._dims)
+        axis, pieces = self.blocks
+        sizes = list(pieces[0].shape)
+        sizes[axis] = sum(piece.shape[axis] for piece in pieces)
+        return tuple(sizes)
 
     @property
     def rank(self) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from converters.symmetry.blocks import blocked, rearrange, take, with_dim
+from converters.symmetry.blocks import blocked, overwrite, rearrange, take, with_dim
 from converters.symmetry.call import Call, Unruled
-from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, find, is_fixed
+from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, is_fixed, unify
 from converters.symmetry.rules.common import axis, broadcast, is_weight, table
 from converters.symmetry.values import Value
 
@@ -109,36 +109,51 @@ def take_slice(call: Call) -> Value:
 
 
 def slice_scatter(call: Call) -> Value:
-    """Overwrite some indices of an axis by another tensor."""
+    """Overwrite some indices of an axis by another tensor, consecutive ones or every k-th."""
     value, source = call.value("self"), call.value("src")
-    place = axis(call.get("dim", 0), len(value.dims))
-    dim = value.dims[place]
-    start, stop, step = slice_bounds(call, dim.size)
-    if step != 1 or source.dims[place].size != stop - start:
-        raise Unruled("overwrites every k-th index")
-    before, _, after = cut(dim, (start, stop - start, dim.size - stop))
-    return _scattered(call, value, source, place, [before, source.dims[place], after])
+    place = axis(call.get("dim", 0), value.rank)
+    start, stop, step = slice_bounds(call, value.shape[place])
+    if max(0, -(-(stop - start) // step)) != source.shape[place]:
+        raise Unruled("overwrites a length that depends on the data")
+    if step == 1:
+        return _written(call, value, source, overwrite(value, source, place, start), place)
+    others = [[d for i, d in enumerate(v.dims) if i != place] for v in (value, source)]
+    dims = broadcast(others)
+    every = value.dims[place]
+    dims.insert(place, every)
+    _interleave(call, every, source.dims[place], start, step)
+    return _written(call, value, source, Value(dims), place)
+
+
+def _interleave(call: Call, every: Dim, other: Dim, start: int, step: int) -> None:
+    """Tie a dimension to what is written at every k-th index of it, or fix both."""
+    if is_fixed(every) and is_fixed(other):
+        return
+    if every.size == other.size * step:
+        outer, phase = factor(every, (other.size, step))
+        piece(phase, start, start + 1)
+        unify(outer, other)
+    else:
+        call.fix([every, other], "is written at every k-th index of a part of it")
 
 
 def select_scatter(call: Call) -> Value:
     """Overwrite one index of an axis by another tensor."""
     value, source = call.value("self"), call.value("src")
-    place = axis(call["dim"], len(value.dims))
-    dim = value.dims[place]
-    index = axis(call["index"], dim.size)
-    before, own, after = cut(dim, (index, 1, dim.size - index - 1))
-    dims = list(source.dims)
-    dims.insert(place, own)
-    return _scattered(call, value, source.like(dims), place, [before, own, after])
+    place = axis(call["dim"], value.rank)
+    index = axis(call["index"], value.shape[place])
+    if not 0 <= index < value.shape[place]:
+        raise Unruled("overwrites an index that depends on the data")
+    own = rearrange(source, [*range(place), None, *range(place, source.rank)])
+    return _written(call, value, source, overwrite(value, own, place, index), place)
 
 
-def _scattered(
-    call: Call, value: Value, source: Value, place: int, parts: Sequence[Dim]
-) -> Value:
-    rest = [[d for i, d in enumerate(v.dims) if i != place] for v in (value, source)]
-    dims = broadcast(rest)
-    dims.insert(place, concatenate(part for part in parts if find(part).size))
-    return call.enter("scatter", [value, source], Value(tuple(dims)), dim=place)
+def _written(call: Call, value: Value, source: Value, result: Value, place: int) -> Value:
+    weights: dict[str, Value | None] = {
+        role: v for role, v in (("self", value), ("source", source)) if is_weight(v)
+    }
+    moving = [v for v in (value, source) if not is_weight(v)]
+    return call.enter("scatter", moving, result, weights, dim=place)
 
 
 def pad(call: Call) -> Value:

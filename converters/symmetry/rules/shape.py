@@ -141,6 +141,8 @@ def overwrite(call: Call) -> Value:
 
 
 def _expanded(value: Value, shape: Sequence[int]) -> Value:
+    if value.shape == tuple(shape):
+        return rearrange(value, range(value.rank))
     lead = len(shape) - len(value.dims)
     dims = [atom(size) for size in shape[:lead]]
     for dim, size in zip(value.dims, shape[lead:], strict=True):
