@@ -9,7 +9,9 @@ from converters.symmetry.call import Call, Rule
 from converters.symmetry.dims import Dim, atom, unify
 from converters.symmetry.values import Value
 
-__all__ = ["align", "axes", "axis", "broadcast", "is_weight", "rest_fixed", "table", "tensors"]
+__all__ = [
+    "align", "axes", "axis", "broadcast", "is_weight", "option", "rest_fixed", "table", "tensors",
+]  # fmt: skip
 
 
 def table(rule: Rule, *names: str) -> dict[str, Rule]:
@@ -43,6 +45,14 @@ def axes(indices: int | Sequence[int] | None, rank: int) -> list[int]:
     if indices is None or (not isinstance(indices, int) and len(indices) == 0):
         return list(range(rank))
     return [axis(i, rank) for i in ([indices] if isinstance(indices, int) else indices)]
+
+
+def option(call: Call, name: str, place: int, default: Any = None) -> Any:
+    """Return what an option of windows says of one axis: it may hold for all of them alike."""
+    given = call.get(name)
+    if not isinstance(given, (list, tuple)):
+        return default if given is None or isinstance(given, str) else given
+    return given[place if len(given) > 1 else 0] if given else default
 
 
 def align(dims: Iterable[Dim]) -> Dim:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converters.symmetry.call import Call
 from converters.symmetry.dims import factor, multiply, unify
-from converters.symmetry.rules.common import align, table
+from converters.symmetry.rules.common import align, option, table
 from converters.symmetry.values import Value
 
 __all__ = ["CONVOLUTION"]
@@ -43,13 +43,15 @@ def convolve(call: Call) -> Value:
             call.iterates(*lead, group, inner, rest)
     if bias is not None:
         align([outer, bias.dims[0]])
-    if all(tap.size == 1 for tap in taps) and call.shape[len(lead) + 1 :] == tuple(
-        pixel.size for pixel in pixels
-    ) and not _moves(call):
-        places = list(pixels)
-    else:
-        call.fix(taps, "counts taps", natural=True)
-        places = call.resampled(pixels, call.shape[len(lead) + 1 :], "is convolved over")
+    sizes = call.shape[len(lead) + 1 :]
+    moved = [i for i, tap in enumerate(taps) if tap.size > 1 or _moves(call, i)]
+    places = list(pixels)
+    call.fix([taps[i] for i in moved], "counts taps", natural=True)
+    found = call.resampled(
+        [pixels[i] for i in moved], [sizes[i] for i in moved], "is convolved over"
+    )
+    for i, dim in zip(moved, found, strict=True):
+        places[i] = dim
     facts = {
         name: call[name] for name in ("stride", "padding", "dilation", "output_padding")
         if name in call.arguments
@@ -60,12 +62,10 @@ def convolve(call: Call) -> Value:
     )
 
 
-def _moves(call: Call) -> bool:
-    """Whether pixels of the result stand elsewhere than those they come from."""
-    stride, padding = call["stride"], call["padding"]
-    return any(s != 1 for s in stride) or (
-        padding != "valid" and padding != "same" and any(p != 0 for p in padding)
-    )
+def _moves(call: Call, place: int) -> bool:
+    """Whether pixels of the result stand elsewhere, on an axis, than those they come from."""
+    moves = {"stride": 1, "padding": 0, "output_padding": 0}
+    return any(option(call, name, place, still) != still for name, still in moves.items())
 
 
 def im2col(call: Call) -> Value:

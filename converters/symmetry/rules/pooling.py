@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converters.symmetry.call import Call
 from converters.symmetry.dims import atom
-from converters.symmetry.rules.common import rest_fixed, table, tensors
+from converters.symmetry.rules.common import option, rest_fixed, table, tensors
 from converters.symmetry.values import Value
 
 __all__ = ["POOLING"]
@@ -12,16 +12,48 @@ __all__ = ["POOLING"]
 
 def _windows(call: Call, rank: int) -> list[Value | None]:
     value = tensors(call.arguments)[0]
-    lead = len(value.dims) - rank
-    sizes = call.shape[lead:]
-    pooled = value.dims[lead:]
-    if all(size == 1 for size in sizes) and "adaptive" in call.operation.name:
-        # One window over everything does not see the order.
-        dims = [*value.dims[:lead], *(atom(1) for _ in sizes)]
-    else:
-        dims = [*value.dims[:lead], *call.resampled(pooled, sizes, "is pooled or resampled")]
+    dims, lead = list(value.dims), value.rank - rank
+    # The indices of the largest entries count the pixels of all axes together.
+    seen = len(call.shapes) > 1 and call.used(1)
+    moved = []
+    for place, size in enumerate(call.shape[lead:]):
+        before = dims[lead + place].size
+        if not seen and _is_over_everything(call, place, before, size):
+            dims[lead + place] = atom(1)
+        elif seen or not _is_entry_by_entry(call, place, before, size):
+            moved.append(lead + place)
+    sizes = [call.shape[place] for place in moved]
+    found = call.resampled([dims[place] for place in moved], sizes, "is pooled or resampled")
+    for place, dim in zip(moved, found, strict=True):
+        dims[place] = dim
     first = call.enter("pool", [value], Value(tuple(dims)))
     return rest_fixed(call, first)
+
+
+def _is_over_everything(call: Call, place: int, before: int, after: int) -> bool:
+    """Whether there is one window over all of an axis: it does not see the order."""
+    if after != 1 or "adaptive" in call.operation.name:
+        return after == 1
+    return "fractional" not in call.operation.name and _window(call, place) == (before, 0)
+
+
+def _is_entry_by_entry(call: Call, place: int, before: int, after: int) -> bool:
+    """Whether each window of an axis is one index, in order."""
+    if before != after or "fractional" in call.operation.name:
+        return False
+    if "adaptive" in call.operation.name:
+        return True
+    if "kernel_size" in call.arguments:
+        return _window(call, place) == (1, 0) and option(call, "stride", place, 1) == 1
+    scales = [value for name, value in call.arguments.items() if name.startswith("scales")]
+    scale = scales[place] if scales else option(call, "scale_factors", place)
+    return scale is None or scale == 1
+
+
+def _window(call: Call, place: int) -> tuple[int, int]:
+    """Return size and padding of the windows along an axis; a dilated one is none."""
+    size, dilation = (option(call, n, place, 1) for n in ("kernel_size", "dilation"))
+    return (size if size == 1 or dilation == 1 else 0), option(call, "padding", place, 0)
 
 
 def pool_1d(call: Call) -> list[Value | None]:
