@@ -22,7 +22,7 @@ from nngraph.zoo import ImageSource, fit_zoo
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "gpu", "accuracy", "alignment", "conversion", "editing", "equivariant", "fit", "models",
-    "primitives", "width_transfer",
+    "primitives", "scans", "width_transfer",
 )  # fmt: skip
 
 
@@ -354,6 +354,23 @@ def test_conversion(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "to_state_dict", lambda graph: {})
     with pytest.raises(SystemExit, match="Nothing was timed"):
         module.mlps(2, 3, 1)
+
+
+def test_scans(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = load("scans")
+    out = tmp_path / "scans.csv"
+    arguments = ["--family", "batch in place", "--steps", "3", "6", "--repeats", "1"]
+    module.main([*arguments, "--out", str(out)])
+    first, second = rows(out)
+    assert (first["steps"], first["derivation_ratio"], second["steps"]) == ("3", "", "6")
+    assert float(second["derivation_ratio"]) > 0
+    assert float(second["tracing_ms_per_operation"]) > 0
+    assert int(second["groups"]) == int(first["groups"])
+    # Another symmetry than the one that is written down is not timed.
+    loop, sizes, _ = module.FAMILIES["batch in place"]
+    monkeypatch.setitem(module.FAMILIES, "batch in place", (loop, sizes, [7]))
+    with pytest.raises(SystemExit, match="Nothing was timed"):
+        module.check("batch in place")
 
 
 # -- the harness ----------------------------------------------------------------------------------

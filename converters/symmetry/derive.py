@@ -26,7 +26,7 @@ from converters.symmetry.unread import find_unread
 from converters.symmetry.values import Reason
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["Derivation", "Layer", "derive", "permutation_spec"]
+__all__ = ["Derivation", "Layer", "derive", "derive_traced", "permutation_spec"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,11 @@ def derive(
     """Derive the symmetry of a module, and record its layers; see :func:`permutation_spec`."""
     args = as_arguments(example_inputs)
     check_supported(module, input_tensors(args, kwargs or {}))
-    program = trace(module, args, kwargs or {})
+    return derive_traced(trace(module, args, kwargs or {}), module, strict=strict)
+
+
+def derive_traced(program: Program, module: nn.Module, *, strict: bool = False) -> Derivation:
+    """Derive the symmetry of a module that is traced already; see :func:`derive`."""
     tensors = _state(module)
     names = shared_names(tensors)
     tables = {
@@ -252,7 +256,8 @@ class _Builder:
         for ref, name in refs.items():
             reason = Reason("storage", "", f"a part of {name!r} is never read")
             for part in (part for dim in values[ref].dims for part in atoms(dim)):
-                if part not in read and owners[part] == 1 and part.size > 1:
+                # What was told apart index by index is fixed, and may be one new part by now.
+                if part not in read and not part.reasons and owners[part] == 1 and part.size > 1:
                     fix(part, reason)
         for ref, axes in find_unread(self.program).items():
             reason = Reason("storage", "", f"a part of {refs[ref]!r} is never read")

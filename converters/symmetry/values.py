@@ -46,7 +46,6 @@ class Constant:
                 self._varies[axis] = not bool(same.all())
         return self._varies[axis]
 
-
     def joint_axes(self) -> tuple[int, int] | None:
         """Return the two axes along which entries differ, if both may be relabelled alike.
 
