@@ -35,7 +35,7 @@ from converters.symmetry.verification import TOLERANCE, moved
 __all__ = ["Mutant", "MutationTest", "catch_mutants", "mutants"]
 
 
-#: Draws on which a mutant is looked at before it counts as a survivor.
+#: Draws on which it is looked at why a mutant survived all of them.
 DRAWS = 3
 
 
@@ -291,7 +291,7 @@ def _is_caught(
     mutant: Mutant, draws: Draws, generator: torch.Generator, tolerance: float
 ) -> bool:
     return any(
-        draw.change(_relabelled(mutant, draw, generator)) > tolerance for draw in draws.first(DRAWS)
+        draw.change(_relabelled(mutant, draw, generator)) > tolerance for draw in draws
     )
 
 

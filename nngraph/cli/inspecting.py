@@ -45,7 +45,7 @@ def inspect_module(options: Namespace) -> int:
 
 
 def convert_module(options: Namespace) -> int:
-    """Write the graph of a network that can be run; not if a proof was asked for, and fails."""
+    """Write the graph of a network that can be run; not without the proof that was asked for."""
     graph, data, report = _converted(options, False)
     failed = report is not None and not report.holds
     if not failed:
@@ -57,7 +57,9 @@ def convert_module(options: Namespace) -> int:
     def words() -> str:
         proof = "" if report is None else f"\n{report}"
         if failed:
-            return f"{options.out} was not written: the proof fails{proof}"
+            assert report is not None
+            why = "the proof fails" if report.status == "fails" else "it is not proven"
+            return f"{options.out} was not written: {why}{proof}"
         spaces = f"{len(data['spaces'])} neuron spaces, {size}"
         lost = "".join(f"\n  fixed: {line['text']}" for line in data["fixed"])
         return f"{options.out}: {spaces}{lost}{proof}"
@@ -128,11 +130,20 @@ def _described(graph: NeuralGraph, spec: PermutationSpec) -> dict[str, Any]:
 def _plain(report: Verification) -> dict[str, Any]:
     return {
         "holds": report.holds,
+        "status": report.status,
+        "spaces": [
+            {
+                "name": c.space, "status": c.status, "reason": c.reason, "tried": c.tried,
+                "idle": c.idle, "loose": c.loose, "unseen": c.unseen,
+            }
+            for c in report.checks
+        ],
         "worst": report.worst if report.worst < float("inf") else None,
         "tolerance": report.tolerance,
         "missed": None if report.missed is None else [str(missed) for missed in report.missed],
+        "incomplete": report.incomplete,
         "text": str(report),
-    }
+    }  # fmt: skip
 
 
 def _words(data: dict[str, Any]) -> str:

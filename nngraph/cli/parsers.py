@@ -105,7 +105,7 @@ def _convert() -> ArgumentParser:
     parser = new_parser(
         "Turn a network, or the weights of one, into a graph file: the same tensors, bit for bit, "
         "with the architecture beside them. Without more, a state dict is that of an MLP. Exit "
-        "code 1, and no file, if --verify fails."
+        "code 1, and no file, if --verify fails or proves nothing: a mistake could hide."
     )
     parser.add_argument(
         "file", type=str,
@@ -127,7 +127,9 @@ def _inspect() -> ArgumentParser:
         "architecture, sizes, the group of neuron relabellings that leave its function alone, and "
         "statistics of each tensor. Of a network that can be run: its neuron groups, the spaces "
         "that may be relabelled and the axes that each ties, the blocks of its edges, and what "
-        "lost its freedom, and why. Exit code 1 if --verify fails. "
+        "lost its freedom, and why. Exit code 0 if --verify holds, 1 if it "
+        "fails or the symmetry is not proven, since a mistake could hide; --json has the status of "
+        "each space. "
         "Example: nngraph inspect model.onnx --verify"
     )
     parser.add_argument(

@@ -45,6 +45,11 @@ class Sorted(nn.Module):
     def forward(self, x):
         return self.two(torch.sort(self.one(x), -1)[0])
 
+class Faint(Tokens):
+    def forward(self, tokens, scale):
+        h = self.embed(tokens)
+        return h.sum(-1, keepdim=True) + 1e-8 * self.head(torch.tanh(h)) * scale
+
 made = Net()
 number = 3
 def broken():
@@ -92,6 +97,8 @@ def test_a_module_is_inspected_and_proven(user_module: str, command):
     assert "two.weight[1]" in data["spaces"][0]["ties"]
     assert data["verification"]["holds"] is True
     assert data["verification"]["missed"] == []
+    assert data["verification"]["incomplete"] == []
+    assert [(s["name"], s["status"]) for s in data["verification"]["spaces"]] == [("one", "holds")]
     assert data["fixed"] == []
     architecture = Architecture.from_dict(data["definition"])
     assert architecture.num_edges == data["edges"]
@@ -112,6 +119,21 @@ def test_inputs_of_several_kinds(user_module: str, command):
     assert (whole.dtype, whole.shape, real.dtype) == (torch.int32, (3, 4), torch.float64)
     assert 2 < int(whole.max()) < 7
     assert one.shape == ()
+
+
+def test_what_is_not_proven_is_exit_code_1_and_no_file(user_module: str, tmp_path: Path, command):
+    line = ("--inputs", "2x5:int64:9", "--inputs", "2x5x1", "--verify")
+    code, out, _ = command("inspect", f"{user_module}:Faint", *line, "--json")
+    data = json.loads(out)["verification"]
+    assert (code, data["status"], data["holds"]) == (1, "not proven", False)
+    assert [(s["status"], s["unseen"]) for s in data["spaces"]] == [
+        ("not proven", ["embed.weight[1]", "head.weight[1]"])
+    ]
+    file = tmp_path / "g.safetensors"
+    code, out, _ = command("convert", f"{user_module}:Faint", str(file), *line)
+    assert code == 1
+    assert "was not written: it is not proven" in out
+    assert not file.exists()
 
 
 def test_freedom_that_is_lost_is_told(user_module: str, command):

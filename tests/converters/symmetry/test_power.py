@@ -135,3 +135,11 @@ def test_mutants_differ_from_their_spec_in_one_thing():
     assert all(isinstance(space, Space) for mutant in found for space in mutant.spec.spaces)
     assert found == mutants(spec, 0, 100)
     assert mutants(permutation_spec(nn.Identity(), INPUTS), 0, 5) == []
+
+
+def test_a_search_is_not_conclusive_where_a_rule_is_missing():
+    module = Net(lambda h, b: b(h.tanh()) + torch.cholesky_inverse(h.t() @ h).sum())
+    report, _ = statuses(module, maximal=True)
+    assert report.incomplete == ("aten.cholesky_inverse",)
+    assert "found; there may be more, as aten.cholesky_inverse" in str(report)
+    assert statuses(Net(lambda h, b: b(h.tanh())), maximal=True)[0].incomplete == ()
