@@ -37,13 +37,13 @@ class Tokens(nn.Module):
     def forward(self, tokens, scale):
         return self.head(torch.tanh(self.embed(tokens)) * scale)
 
-class Sorted(nn.Module):
+class Accumulated(nn.Module):
     def __init__(self):
         super().__init__()
         self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2)
 
     def forward(self, x):
-        return self.two(torch.sort(self.one(x), -1)[0])
+        return self.two(torch.cumsum(self.one(x), -1))
 
 class Faint(Tokens):
     def forward(self, tokens, scale):
@@ -137,10 +137,10 @@ def test_what_is_not_proven_is_exit_code_1_and_no_file(user_module: str, tmp_pat
 
 
 def test_freedom_that_is_lost_is_told(user_module: str, command):
-    code, out, _ = command("inspect", f"{user_module}:Sorted", "--inputs", "2x3")
+    code, out, _ = command("inspect", f"{user_module}:Accumulated", "--inputs", "2x3")
     assert code == 0
     lost = out.split("freedom that was lost")[1]
-    assert "sort" in lost
+    assert "cumsum" in lost
     assert "one.weight" in lost
 
 
