@@ -1,10 +1,10 @@
 """Networks to neural graphs, and back."""
 
+from converters.activations import Sine
 from converters.build import AffineChain, to_module
 from converters.direct import mlp_to_graph, stacked_to_graphs, to_graph
 from converters.files import load_graph, load_state_dict, save_graph
 from converters.general import to_architecture, verify
-from converters.modules import Sine
 from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
 from converters.populations import import_zoo

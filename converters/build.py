@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from converters.activations import activation_module, check_known
 from converters.chain import AffineMap, chain_of
-from converters.modules import activation_module
 from converters.state_dicts import refuse_batch, to_state_dict
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph
@@ -32,6 +32,7 @@ def to_module(graph: NeuralGraph, template: nn.Module | None = None) -> nn.Modul
     alternation) make an :class:`AffineChain`.
 
     Raises:
+        ArchitectureError: without a template, if an activation is not known exactly (``other``).
         InvalidGraphError: if the graph is a batch; without a template, if it is no chain of affine
             maps, or a name cannot be that of a parameter; with one, if its state dict has other
             names or shapes.
@@ -40,6 +41,8 @@ def to_module(graph: NeuralGraph, template: nn.Module | None = None) -> nn.Modul
     if template is not None:
         return _filled(template, graph)
     maps = chain_of(graph.architecture)
+    for affine in maps:
+        check_known(affine.activation)
     values = {name: value.detach().clone() for name, value in graph.parameters().items()}
     try:
         return _sequential(maps, values) if _is_sequential(maps) else AffineChain(maps, values)

@@ -13,10 +13,11 @@ from nngraph.errors import UnsupportedModuleError
 __all__ = ["CONVERTIBLE", "check_modules", "describe", "evaluating", "located"]
 
 CONVERTIBLE = (
-    "What can be converted: nn.Linear layers (or F.linear on parameters of the module) in a chain, "
-    "each used once, with ReLU, LeakyReLU, ELU, GELU, SiLU, Sigmoid, Softplus, Tanh or "
-    "sin(w0 * x) between them, as modules or functions; Identity, Dropout, and one flattening of "
-    "the input. For anything else use mlp_to_graph(weights, biases, activations)."
+    "What can be converted without example inputs: nn.Linear layers (or F.linear on parameters of "
+    "the module) in a chain, each used once, with the activations of nngraph.graph.ACTIVATIONS "
+    "between them, as modules, functions or formulas; Identity, Dropout, and one flattening of the "
+    "input. to_graph(module, example_inputs) takes any module that torch can trace, and "
+    "mlp_to_graph(weights, biases, activations) plain weights."
 )
 
 

@@ -2,7 +2,8 @@
 
 The module is traced symbolically (``torch.fx``, in evaluation mode), so that the order of the
 layers is the order in which ``forward`` uses them, and never that in which they were registered.
-Then each recorded operation must be one that a chain has; the first that is not is refused by name.
+Then each recorded operation must be one that a chain has (:mod:`converters.reading`); the first
+that is not is refused by name.
 
 Requires: nothing of the module. Ensures: the module, in evaluation mode, computes the returned maps
 one after another, from its input flattened to rows to its output.
@@ -13,25 +14,25 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
-from torch.nn import functional as F
+from torch import Tensor, fx, nn
 
+from converters.activations import Elementwise
 from converters.chain import AffineMap
+from converters.elementwise import finite_number
 from converters.inspection import CONVERTIBLE, check_modules, describe, evaluating, located
-from converters.modules import FROM_FUNCTION, finite_number, module_activation
-from nngraph.errors import ArchitectureError, UnsupportedModuleError
-from nngraph.graph import Activation
+from converters.reading import PASSIVE, ChainReader, Neurons, NoChain, Weight
+from nngraph.errors import UnsupportedModuleError
 
 __all__ = ["trace_chain"]
 
-_DROPOUTS = (
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
-)
-_DROPOUT_FUNCTIONS = (F.dropout, F.alpha_dropout, F.feature_alpha_dropout)
-_PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
+#: Modules of torch whose forward is read; those of all others are one operation each.
+_OPEN = ("activation", "dropout", "flatten", "linear")
+_CONTAINERS = ("torch.nn.modules.container",)
+_RESHAPES = ("flatten", "view", "reshape")
 
 
 def trace_chain(module: nn.Module) -> list[AffineMap]:
@@ -43,15 +44,7 @@ def trace_chain(module: nn.Module) -> list[AffineMap]:
     """
     check_modules(module)
     with evaluating(module):
-        try:
-            graph = _Tracer().trace(module)
-        except UnsupportedModuleError:
-            raise
-        except Exception as error:  # whatever the user's forward does with a symbolic input
-            raise UnsupportedModuleError(
-                f"{describe(module, '')} could not be traced: {type(error).__name__}: {error} "
-                f"Its forward must be the same operations for every input. {CONVERTIBLE}"
-            ) from error
+        graph = _traced(module)
     maps = _Reader(module, graph).read()
     used = [name for affine in maps for name in (affine.weight, affine.bias)]
     for name in module.state_dict():
@@ -63,12 +56,67 @@ def trace_chain(module: nn.Module) -> list[AffineMap]:
     return maps
 
 
+def _traced(module: nn.Module) -> fx.Graph:
+    state = torch.get_rng_state()
+    try:
+        graph = _Tracer().trace(module)
+    except UnsupportedModuleError:
+        raise
+    except Exception as error:  # whatever the user's forward does with a symbolic input
+        raise UnsupportedModuleError(
+            f"{describe(module, '')} could not be traced: {type(error).__name__}: {error} "
+            f"Its forward must be the same operations for every input. {CONVERTIBLE}"
+        ) from error
+    if not torch.equal(state, torch.get_rng_state()):
+        torch.set_rng_state(state)
+        raise UnsupportedModuleError(
+            f"{describe(module, '')} draws random numbers in its forward, which is not one "
+            f"function then. {CONVERTIBLE}"
+        )
+    return graph
+
+
+class _Proxy(fx.Proxy):
+    """A symbolic value that records ``x *= 2`` as what it is: it changes all that shares memory."""
+
+
+def _in_place(name: str) -> Callable[..., Any]:
+    target = getattr(operator, name)
+
+    def recorded(self: _Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    return recorded
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ipow", "imatmul"):
+    setattr(_Proxy, f"__{_name}__", _in_place(_name))
+
+
 class _Tracer(fx.Tracer):
-    """Records torch's own modules as they are, and looks into all others."""
+    """Looks into all modules whose forward may be that of a chain."""
+
+    #: Buffers are recorded, so that what a forward does to them does not happen.
+    proxy_buffer_attributes = True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return the symbolic value of a recorded operation."""
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` is recorded as one operation."""
-        return module_activation(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        package, _, name = type(m).__module__.rpartition(".")
+        is_open = package == "torch.nn.modules" and name in _OPEN
+        if isinstance(m, (nn.MultiheadAttention, Elementwise)):
+            return True
+        return super().is_leaf_module(m, module_qualified_name) and not is_open
+
+    def create_arg(self, a: Any) -> Any:
+        """Let numbers that are tensors be numbers; the module is not given other constants."""
+        if isinstance(a, Tensor) and not isinstance(a, (nn.Parameter, fx.Proxy)):
+            number = _number(a)
+            return a if number is None else number
+        return super().create_arg(a)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -89,211 +137,221 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    """The shape of the input, of which a chain may only use the number of rows."""
+
+
 class _Reader:
-    """Follows the one value of a chain through the recorded operations."""
+    """Follows the recorded operations."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         self.module = module
         self.graph = graph
-        self.parameters = dict(module.named_parameters())
-        self.maps: list[AffineMap] = []
-        #: the recorded operation whose result is the chain's value so far
-        self.current: fx.Node | None = None
-        #: factor on the value that the coming sine takes as its w0
-        self.factor: float | None = None
-        #: shapes that were asked of the input, for view(x.shape[0], -1)
-        self.sizes: set[fx.Node] = set()
+        self.tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        self.reader = ChainReader(shapes, exact=True)
+        self.values: dict[fx.Node, Any] = {}
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
         #: features that a view(-1, features) of the input demands
         self.features: int | None = None
+        #: the last operation between layers
+        self.between: fx.Node | None = None
 
     def read(self) -> list[AffineMap]:
         for node in self.graph.nodes:
-            self._step(node)
-        return self.maps
+            try:
+                if node.op == "output":
+                    return self.reader.finish(self._argument(node.args[0]))
+                self.values[node] = self._value(node)
+            except NoChain as error:
+                blamed = self.between if error.made_before and self.between is not None else node
+                raise self._refused(blamed, str(error)) from None
+        raise AssertionError("a recorded forward ends in an output")
 
-    def _step(self, node: fx.Node) -> None:
+    def _value(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            self.current = node
-        elif node.op == "get_attr":
-            if node.target not in self.parameters:
-                raise self._refused(node, f"reads {node.target!r}, which is no parameter")
-        elif node.op == "output":
-            self._finish(node)
-        elif self._is_size(node):
-            self.sizes.add(node)
-        else:
-            self._check_input(node)
-            self._apply(node)
-            self.current = node
+            return Neurons()
+        if node.op == "get_attr":
+            return self._leaf(str(node.target))
+        if self._is_size(node):
+            return _Sizes()
+        name = _base_name(node)
+        if node.op == "call_function" and not _is_of_torch(node.target):
+            raise NoChain("is no operation of torch")
+        self._check_in_place(node)
+        if node.op == "call_module":
+            return self._module(node)
+        if name in _RESHAPES:
+            return self._reshaped(node, name)
+        operands = _bound(node, name)
+        if node.target is getattr:
+            name = str(node.args[1])
+            operands = {"self": node.args[0]}
+        arguments = {k: self._argument(v) for k, v in operands.items() if k != "inplace"}
+        result = self.reader.apply(name, name, arguments)
+        if isinstance(result, Neurons) and result.operators:
+            self.between = node
+        if isinstance(result, Neurons) and result.maps and not result.operators:
+            self._check_features(result.maps[0])
+        return result
+
+    def _leaf(self, name: str) -> Any:
+        if name in self.module.state_dict() and isinstance(self.tensors[name], nn.Parameter):
+            return Weight(name)
+        value = self.tensors.get(name)
+        if value is None:
+            value = getattr(self.module.get_submodule(name.rpartition(".")[0]),
+                            name.rpartition(".")[2])
+        number = _number(value)
+        if number is None:
+            raise NoChain(f"reads {name!r}, which is no parameter")
+        return number
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return self.values[value]
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(self._argument, value))
+        number = finite_number(value)
+        return value if number is None or isinstance(value, int) else number
+
+    def _module(self, node: fx.Node) -> Any:
+        called = self.module.get_submodule(str(node.target))
+        value = self._argument(node.args[0]) if len(node.args) == 1 and not node.kwargs else None
+        if not isinstance(called, Elementwise) or not isinstance(value, Neurons):
+            raise NoChain("is no layer or activation of a chain")
+        self.between = node
+        return self.reader.activated(value, called.activation)
 
     def _is_size(self, node: fx.Node) -> bool:
-        """Whether the node asks for the number of rows of the input, before any layer."""
-        source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node):
-            return False
-        if source in self.sizes:
+        """Whether the node asks for the number of rows of the input."""
+        source = self.values.get(node.args[0]) if node.args else None  # type: ignore[arg-type]
+        if isinstance(source, _Sizes):
             return node.target is operator.getitem and bool(node.args[1] == 0)
-        return source is self.current and not self.maps and bool(
+        return isinstance(source, Neurons) and not source.maps and bool(
             (node.target is getattr and node.args[1] == "shape")
             or (node.target == "size" and node.args[1:] in ((), (0,)) and not node.kwargs)
         )
 
-    def _check_input(self, node: fx.Node) -> None:
-        """Check that the node takes the value of the chain, once, and nothing else does."""
-        for value in node.all_input_nodes:
-            if value is not self.current and value.op != "get_attr" and value not in self.sizes:
-                raise self._refused(node, "joins the chain with an earlier value of it")
-        if self.current not in node.all_input_nodes:
-            raise self._refused(node, "does not take the value of the chain")
-        assert self.current is not None
-        users = [user for user in self.current.users if user not in self.sizes]
-        if len(users) > 1 or sum(a is self.current for a in _flat(node)) > 1:
-            raise self._refused(
-                users[-1], "uses a value of the chain a second time (a skip connection or a branch)"
-            )
-
-    def _apply(self, node: fx.Node) -> None:
-        if node.op == "call_module":
-            self._apply_module(node)
-        elif node.target is F.linear:
-            self._apply_linear(node)
-        elif node.target in _PRODUCTS:
-            self._apply_product(node)
-        elif node.target in FROM_FUNCTION:
-            self._activate(node, self._called(node, FROM_FUNCTION[node.target]))
-        elif node.target in _DROPOUT_FUNCTIONS:
-            arguments = _arguments(node, "input", "p", "training")
-            default = node.target is F.dropout
-            if arguments.get("training", default) is not False and arguments.get("p") != 0.0:
-                raise self._refused(node, "drops entries at random in evaluation mode too")
-        elif not self._flattens(node):
-            raise self._refused(node, "is no operation of a chain")
-
-    def _apply_module(self, node: fx.Node) -> None:
-        called = self.module.get_submodule(str(node.target))
-        if node.args != (self.current,) or node.kwargs:
-            raise self._refused(node, "is called with more than the value of the chain")
-        if type(called) is nn.Linear:
-            bias = None if called.bias is None else f"{node.target}.bias"
-            self._extend(node, f"{node.target}.weight", bias)
-        elif type(called) is nn.Flatten:
-            self._check_flatten(node, called.start_dim, called.end_dim)
-        elif type(called) not in _DROPOUTS:
-            self._activate(node, module_activation(called))
-
-    def _apply_linear(self, node: fx.Node) -> None:
-        arguments = _arguments(node, "input", "weight", "bias")
-        names = []
-        for key in ("weight", "bias"):
-            value = arguments.get(key)
-            if value is not None and not (isinstance(value, fx.Node) and value.op == "get_attr"):
-                raise self._refused(node, f"has a {key} that is computed and is no parameter")
-            names.append(None if value is None else str(value.target))
-        if names[0] is None or arguments.get("input") is not self.current:
-            raise self._refused(node, "does not map the value of the chain by a parameter")
-        self._extend(node, names[0], names[1])
-
-    def _extend(self, node: fx.Node, weight: str, bias: str | None) -> None:
-        used = [name for affine in self.maps for name in (affine.weight, affine.bias)]
-        if weight in used or (bias is not None and bias in used):
-            raise self._refused(node, "uses the parameters of a layer a second time")
-        if self.factor is not None:
-            raise self._refused(node, "follows a multiplication that is not the w0 of a sine")
-        if not self.maps and self.features not in (None, self.parameters[weight].shape[-1]):
-            raise self._refused(node, f"follows a view of the input as rows of {self.features}")
-        self.maps.append(AffineMap(weight, bias, Activation("identity")))
-
-    def _apply_product(self, node: fx.Node) -> None:
-        others = [value for value in _flat(node) if value is not self.current]
-        factor = finite_number(others[0]) if len(others) == 1 and not node.kwargs else None
-        if factor is None or self.factor is not None:
-            raise self._refused(node, "is a multiplication that is not the w0 of a sine")
-        self.factor = factor
-
-    def _activate(self, node: fx.Node, activation: Activation | None) -> None:
-        if activation is None:
-            raise self._refused(node, "is no layer or activation of a chain")
-        if self.factor is not None:
-            if activation.name != "sine":
-                raise self._refused(node, "follows a multiplication that is not the w0 of a sine")
-            activation, self.factor = Activation("sine", w0=self.factor * activation["w0"]), None
-        if activation.name == "identity":
+    def _check_in_place(self, node: fx.Node) -> None:
+        """Check that what an operation overwrites is not used afterwards."""
+        if not _is_in_place(node):
             return
-        if not self.maps:
-            raise self._refused(node, "applies an activation to the input, before any layer")
-        last = self.maps[-1]
-        if last.activation.name != "identity":
-            raise self._refused(node, "applies a second activation to the same layer")
-        self.maps[-1] = AffineMap(last.weight, last.bias, activation)
+        changed = node.args[0] if node.args else node.kwargs.get("input")
+        while isinstance(changed, fx.Node):
+            if isinstance(self.values[changed], Weight):
+                raise NoChain("changes a parameter")
+            if any(self.order[user] > self.order[node] for user in changed.users):
+                raise NoChain("changes a value of the chain that is used afterwards")
+            shares = _base_name(changed) in (*PASSIVE, *_RESHAPES, "dropout")
+            changed = changed.args[0] if shares and changed.args else None
 
-    def _called(self, node: fx.Node, make: Callable[..., Activation | None]) -> Activation | None:
-        """Return the activation for the arguments of a function other than the first, its input."""
-        kwargs = {k: v for k, v in node.kwargs.items() if not (k == "input" and v is self.current)}
-        try:
-            return make(*(a for a in node.args if a is not self.current), **kwargs)
-        except (TypeError, ArchitectureError) as error:
-            raise self._refused(node, f"has arguments that no converter knows ({error})") from None
+    # -- reshaping the input ----------------------------------------------------------------------
 
-    def _flattens(self, node: fx.Node) -> bool:
-        """Whether the node turns the input into rows; refused anywhere else."""
-        if node.target in (torch.flatten, "flatten"):
-            arguments = _arguments(node, "input", "start_dim", "end_dim")
-            self._check_flatten(node, arguments.get("start_dim", 0), arguments.get("end_dim", -1))
-            return True
-        if node.target not in (torch.reshape, "view", "reshape") or node.kwargs:
-            return False
-        shape = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
-        rows, features = shape if len(shape) == 2 else (None, None)
-        if isinstance(rows, fx.Node) and rows in self.sizes and features == -1:
-            self._check_flatten(node, 1, -1)
-        elif rows == -1 and isinstance(features, int) and features > 0:
-            self._check_flatten(node, 1, -1)
+    def _reshaped(self, node: fx.Node, name: str) -> Neurons:
+        """Flatten the input to rows; refused anywhere else."""
+        value = self._argument(node.args[0]) if node.args else None
+        if not isinstance(value, Neurons) or value.maps or value.operators:
+            raise NoChain("flattens something else than each input to one row")
+        if name == "flatten":
+            given = dict(zip(("input", "start_dim", "end_dim"), node.args, strict=False))
+            given.update(node.kwargs)
+            if given.get("start_dim", 0) != 1 or given.get("end_dim", -1) != -1:
+                raise NoChain("flattens something else than each input to one row")
+            return value
+        sizes = node.args[1:]
+        if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+            sizes = tuple(sizes[0])
+        rows, features = map(self._argument, sizes) if len(sizes) == 2 else (None, None)
+        if rows == -1 and isinstance(features, int) and features > 0:
             self.features = features
-        else:
-            raise self._refused(node, "reshapes to something else than rows")
-        return True
+        elif not isinstance(rows, _Sizes) or features != -1:
+            raise NoChain("reshapes to something else than rows")
+        return value
 
-    def _check_flatten(self, node: fx.Node, start: Any, end: Any) -> None:
-        if self.maps or start != 1 or end != -1:
-            raise self._refused(node, "flattens something else than each input to one row")
-
-    def _finish(self, node: fx.Node) -> None:
-        if node.args[0] is not self.current:
-            raise self._refused(node, "returns something else than the end of the chain")
-        if self.factor is not None:
-            raise self._refused(node, "follows a multiplication that is not the w0 of a sine")
-        if not self.maps:
-            raise self._refused(node, "is reached without any linear layer")
+    def _check_features(self, first: AffineMap) -> None:
+        if self.features not in (None, self.reader.shapes[first.weight][1]):
+            raise NoChain(f"follows a view of the input as rows of {self.features}")
 
     def _refused(self, node: fx.Node, why: str) -> UnsupportedModuleError:
-        if node.op == "call_module":
-            path = str(node.target)
-            return UnsupportedModuleError(
-                f"{describe(self.module.get_submodule(path), path)} {why}. {CONVERTIBLE}"
-            )
         stack = node.meta.get("nn_module_stack") or {}
         path = list(stack.values())[-1][0] if stack else ""
-        target = node.target if isinstance(node.target, str) else getattr(
-            node.target, "__name__", str(node.target)
-        )
-        what = "the output" if node.op == "output" else f"operation {target!r}"
-        where = ", a ".join(located(self.module.get_submodule(path), path))
+        if node.op == "call_module":
+            path = str(node.target)
+        module = self.module.get_submodule(path)
+        what = "the output" if node.op == "output" else f"operation {_base_name(node)!r}"
+        own = type(module).__module__ not in _CONTAINERS
+        if own and node.op != "output" and type(module).__module__.startswith("torch.nn.modules"):
+            return UnsupportedModuleError(f"{describe(module, path)} {why}. {CONVERTIBLE}")
+        where = ", a ".join(located(module, path))
         return UnsupportedModuleError(f"in {where}, {what} {why}. {CONVERTIBLE}")
 
 
-def _arguments(node: fx.Node, *names: str) -> dict[str, Any]:
-    """The arguments of the node by name."""
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+def _number(value: object) -> float | None:
+    """The number that a tensor of one entry holds, which broadcasts to any neurons."""
+    if (
+        isinstance(value, Tensor) and value.numel() == 1 and value.dim() < 2
+        and not value.is_complex() and value.dtype != torch.bool and not value.is_meta
+    ):
+        return finite_number(float(value))
+    return None
 
 
-def _flat(node: fx.Node) -> list[Any]:
-    """All arguments of the node, lists opened."""
-    found: list[Any] = []
-    stack: list[Any] = [*node.args, *node.kwargs.values()]
-    while stack:
-        value = stack.pop(0)
-        if isinstance(value, (tuple, list)):
-            stack = [*value, *stack]
-        else:
-            found.append(value)
-    return found
+def _base_name(node: fx.Node) -> str:
+    """The name of an operator, a function or a method, without what says that it is in place."""
+    target = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    name = name.partition(".")[0].strip("_")
+    return _SAME.get(name, name)
+
+
+#: Functions of torch -> the operator that they are
+_SAME = {"logsigmoid": "log_sigmoid", "truediv": "div", "itruediv": "div", "imul": "mul",
+         "iadd": "add", "isub": "sub", "ipow": "pow", "imatmul": "matmul"}  # fmt: skip
+
+
+def _is_of_torch(target: Any) -> bool:
+    """Whether a function is what its name says: torch's own, or an operator of Python."""
+    if isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return str(target).startswith("aten.")
+    if not inspect.isfunction(target):
+        return True  # a builtin
+    return target.__module__.partition(".")[0] == "torch"
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    target = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if name in ("requires_grad_", "detach_"):
+        return False
+    in_place = name.endswith("_") and not name.endswith("__")
+    of_operator = target in (
+        operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow,
+        operator.imatmul,
+    )
+    flag = _bound(node, _base_name(node)).get("inplace", False)
+    return in_place or of_operator or bool(flag) or "out" in node.kwargs
+
+
+def _bound(node: fx.Node, name: str) -> dict[str, Any]:
+    """The arguments of a node by the names that its operator has for them."""
+    names = _argument_names(node.target, name)
+    given = dict(zip(names, node.args, strict=False))
+    given.update({f"argument_{i}": v for i, v in enumerate(node.args[len(names) :])})
+    given.update(node.kwargs)
+    ordered = {**{k: given[k] for k in names if k in given}, **given}
+    return {
+        "self" if key == "input" and name != "linear" else key: value
+        for key, value in ordered.items()
+    }
+
+
+def _argument_names(target: Any, name: str) -> list[str]:
+    if inspect.isfunction(target):
+        return list(inspect.signature(target).parameters)
+    packet = getattr(torch.ops.aten, name, None)
+    if packet is None:
+        return []
+    schema = getattr(packet, packet.overloads()[0])._schema
+    return [argument.name for argument in schema.arguments]

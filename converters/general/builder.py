@@ -10,17 +10,21 @@ from itertools import product
 
 from torch import Tensor
 
-from converters.general.functions import activation_of
+from converters.general.chains import Refusal, chain_architecture_of, read_chain, withheld
+from converters.general.following import Following
 from converters.general.placement import Piece, cut_taps, pieces, slab_of
 from converters.symmetry.derive import Derivation, Layer
 from converters.symmetry.spec import Axis
 from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter
+from nngraph.graph.groups import MAX_SIZE
 from nngraph.graph.layout import Slab
 from nngraph.graph.spaces import Factor, Space
 
 __all__ = ["build_architecture"]
 
 _IDENTITY = Activation("identity")
+#: Kinds of layers whose results count channels right after the batch.
+_CHANNELS_SECOND = ("convolution", "batch_norm", "group_norm", "instance_norm")
 
 #: So many groups of fixed neurons of one size are told apart in what comes of them.
 MAX_ALIKE = 16
@@ -45,14 +49,22 @@ class _Group:
 def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) -> Architecture:
     """Return the architecture of a network whose layers are known.
 
+    A chain of affine maps is described as every other converter does it. Anything else is placed
+    layer by layer, and is never described as what runs as another function.
+
     Args:
         derivation: what :func:`converters.symmetry.derive.derive` found.
         tensors: parameters and persistent buffers by the names of the spec.
     """
+    read = read_chain(derivation, tensors)
+    if not isinstance(read, Refusal):
+        chain = chain_architecture_of(read, derivation.spec)
+        if chain is not None:
+            return chain
     builder = Builder(derivation, tensors)
     for layer in derivation.layers:
         builder.carriers.append(builder.place(layer))
-    return builder.finish()
+    return withheld(builder.finish(), read)
 
 
 @dataclass
@@ -74,6 +86,9 @@ class Builder:
     wanted: Counter[str] = field(default_factory=Counter)
     taken: set[str] = field(default_factory=set)
     times: dict[int, Counter[str | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.following = Following(self.derivation)
 
     # -- layers -----------------------------------------------------------------------------------
 
@@ -153,7 +168,8 @@ class Builder:
     # -- groups -----------------------------------------------------------------------------------
 
     def add_group(
-        self, name: str, factors: Sequence[Factor], role: str = "hidden", layer: Layer | None = None
+        self, name: str, factors: Sequence[Factor], role: str = "hidden",
+        activation: Activation = _IDENTITY,
     ) -> int:
         """Add a group; a name that is taken gets a number."""
         factors = tuple(f for f in factors if f.size > 1) or (Factor(1),)
@@ -162,9 +178,14 @@ class Builder:
             self.wanted[name] += 1
             unique = f"{name}:{self.wanted[name] + 1}"
         self.taken.add(unique)
-        activation = _IDENTITY if layer is None else activation_of(layer.activation)
         self.groups.append(_Group(unique, factors, role, activation))
         return len(self.groups) - 1
+
+    def activation(self, layer: Layer, piece: Piece | None = None) -> Activation:
+        """The activation of the neurons of a layer, or of a piece of the axis that counts them."""
+        axis = 1 if layer.kind in _CHANNELS_SECOND else -1
+        window = (0, MAX_SIZE) if piece is None else piece.window
+        return self.following.activation(layer.result, axis, window)
 
     def source(self, layer: Layer, piece: Piece, used: set[int]) -> int:
         """The group of the inputs whose neurons a piece counts; a new fixed one if it is fixed."""

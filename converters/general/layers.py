@@ -137,11 +137,12 @@ def _connect(
             sources.append((group, counted or ["s"] * len(piece.split)))
     targets = []
     for piece in axes[target_axis]:
-        factors = piece.flat
+        factors, window = piece.flat, piece if outer_axis == target_axis else None
         if groups > 1 and outer_axis == source_axis:
             lead, _ = _leading(outers[0], _share(outers[0], outers, groups))
             factors = (*(f for factors in lead for f in factors), *factors)
-        targets.append(builder.add_group(layer.module_path or weight, factors, layer=layer))
+        name, activation = layer.module_path or weight, builder.activation(layer, window)
+        targets.append(builder.add_group(name, factors, activation=activation))
     for i, target in enumerate(targets):
         for j, inner in enumerate(source_pieces):
             chosen = [pieces[0] for pieces in axes]
@@ -261,7 +262,9 @@ def _after(
         ]
         source = next((g for g in before if g not in used), before[0] if before else None)
         used.update(() if source is None else (source,))
-        pairs.append((source, builder.add_group(layer.module_path, piece.flat, layer=layer)))
+        activation = builder.activation(layer, piece)
+        new = builder.add_group(layer.module_path, piece.flat, activation=activation)
+        pairs.append((source, new))
     return pairs
 
 
@@ -289,10 +292,9 @@ def _pointwise(builder: Builder, layer: Layer) -> list[int]:
         for _, name in own:
             builder.place_anywhere(name)
         return heard
+    activation, name = builder.activation(layer), layer.module_path or layer.kind
     targets = [
-        builder.add_group(
-            layer.module_path or layer.kind, builder.groups[g].factors, layer=layer
-        )
+        builder.add_group(name, builder.groups[g].factors, activation=activation)
         for g in shapes[0]
     ]
     diagonal = False

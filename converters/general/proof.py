@@ -4,7 +4,8 @@ Beside the law of a spec, :math:`f(g \theta, x) = f(\theta, x)` for relabellings
 graph's own symmetry, two laws hold for a graph :math:`G`: the network with the graph's numbers
 computes what the module does; and relabelling commutes with the conversion,
 :math:`G(g \theta) = g \, G(\theta)`, bit for bit, where the left side relabels the parameters by
-the spec and converts them, and the right side relabels nodes and edges.
+the spec and converts them, and the right side relabels nodes and edges. Where a graph can be run,
+it is: what it computes then is what the module does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from converters.general.builder import build_architecture
+from converters.general.chains import spec_spaces
 from converters.general.convert import state_of
+from converters.general.running import run_change
 from converters.symmetry.arguments import as_arguments
 from converters.symmetry.checking import SpaceCheck, check_space
 from converters.symmetry.derive import Derivation, derive
@@ -44,29 +47,45 @@ class GraphVerification(Verification):
         computes: relative change of the module's outputs with the graph's numbers in it.
         differs: where the graph of the relabelled module and the relabelled graph differ; nothing
             if they are one, bit for bit.
+        runs: relative difference between what the graph computes when it is run
+            (:func:`nngraph.graph.forward`) and the module, over several inputs; ``None`` if the
+            graph cannot be run.
     """
 
     computes: float = float("inf")
     differs: tuple[str, ...] = ()
+    runs: float | None = None
+
+    @property
+    def ran(self) -> bool:
+        """Whether the graph was run."""
+        return self.runs is not None
 
     @property
     def holds(self) -> bool:
         """Whether all laws hold."""
-        return super().holds and self.computes <= self.tolerance and not self.differs
+        errors = (self.computes, self.runs or 0.0)
+        return super().holds and max(errors) <= self.tolerance and not self.differs
 
     @property
     def worst(self) -> float:
         """Largest relative change of all."""
-        return max(self.computes, super().worst)
+        return max(self.computes, self.runs or 0.0, super().worst)
 
     def __str__(self) -> str:
         computes = "as the module" if self.computes <= self.tolerance else "another function"
         converts = (
             f"differs in {', '.join(self.differs)}" if self.differs else "is the relabelled graph"
         )
+        if self.runs is None:
+            ran = "was not run: it is no chain of affine maps and activations that are known"
+        else:
+            what = "as the module" if self.runs <= self.tolerance else "another function"
+            ran = f"computes, when run, {what} ({self.runs:.1e})"
         return (
             f"{super().__str__()}\n"
             f"the graph's numbers compute {computes} ({self.computes:.1e})\n"
+            f"the graph {ran}\n"
             f"the graph of the relabelled module {converts}"
         )
 
@@ -150,6 +169,7 @@ def verify(
         unruled(spec),
         computes=Draw(network, network.state).change(_with_aliases(values, spec)),
         differs=differs,
+        runs=run_change(graph, network, spec),
     )
 
 
@@ -203,12 +223,13 @@ class _Proof:
             return ("its architecture",)
         relabelling = self.symmetry.sample(self.generator)
         values = self.graph.parameters()
+        of_spec = spec_spaces(self.architecture, self.spec)
         by_spec = self.spec.permute(
             values,
             {
-                name: index.reshape(*(self.spec.by_name[o].size for o in space.within), -1)
-                for name, index in relabelling.indices.items()
-                for space in (self.spec.by_name[name],)
+                space.name: index.reshape(*(self.spec.by_name[o].size for o in space.within), -1)
+                for name, index in relabelling.indices.items() if name in of_spec
+                for space in (self.spec.by_name[of_spec[name]],)
             },
         )
         again = NeuralGraph.from_parameters(self.architecture, by_spec)

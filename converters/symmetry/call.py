@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from converters.symmetry.dims import Dim, atom, atoms, find, fix, unify
-from converters.symmetry.program import Operation
+from converters.symmetry.program import Operation, Ref
 from converters.symmetry.reasons import APART, MAX_CUTS, Reason
 from converters.symmetry.values import Value
 
@@ -37,6 +37,7 @@ class Entry:
     output: Value
     arguments: tuple[tuple[str, Any], ...] = ()
     derived: tuple[tuple[str, str], ...] = ()
+    result: Ref | None = None
 
     @property
     def input_dims(self) -> tuple[tuple[Dim, ...], ...]:
@@ -233,6 +234,7 @@ class Call:
             Entry(
                 kind, self.operation.name, self.operation.module_path, tuple(named),
                 sources_of(values), tuple(values), output, tuple(arguments.items()), tuple(derived),
+                self.operation.outputs[0],
             )
         )
         return output.made_by(index)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from converters.symmetry.arguments import as_arguments, input_tensors
-from converters.symmetry.call import Entry
 from converters.symmetry.dims import Dim, atoms, cut, fix, regroup, unify
 from converters.symmetry.engine import Engine
 from converters.symmetry.naming import Namer
@@ -23,7 +22,7 @@ from converters.symmetry.spec import Axis, FixedReport, PermutationSpec
 from converters.symmetry.storage import dense_axes, extent, overlaps_itself, shared_names
 from converters.symmetry.tracing import trace
 from converters.symmetry.unread import find_unread
-from converters.symmetry.values import Reason
+from converters.symmetry.values import Constant, Reason
 from nngraph.errors import UnsupportedModuleError
 
 __all__ = ["Derivation", "Layer", "derive", "derive_traced", "permutation_spec"]
@@ -44,9 +43,9 @@ class Layer:
         input_axes: for each tensor it takes, its axes.
         output_axes: axes of its result.
         arguments: further facts, such as ``("groups", 4)``.
-        activation: operator of the activation that alone follows, if one does.
         derived: (role, name) of each parameter from which, without any input of the network, an
             argument is computed: a transposed weight, a slice of a table of positions.
+        result: the tensor of the program that it gives; ``None`` for inputs and outputs.
     """
 
     kind: str
@@ -57,8 +56,8 @@ class Layer:
     input_axes: tuple[tuple[Axis, ...], ...]
     output_axes: tuple[Axis, ...]
     arguments: tuple[tuple[str, Any], ...] = ()
-    activation: str | None = None
     derived: tuple[tuple[str, str], ...] = ()
+    result: Ref | None = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,25 @@ class Derivation:
         spec: the symmetry.
         layers: the record of layers, in the order of computation.
         unruled: operators that had no rule, each once.
-        operations: number of operations that were read.
+        program: the operations that were read.
+        constants: what is known of tensors that depend on no parameter and no input.
     """
 
     spec: PermutationSpec
     layers: tuple[Layer, ...]
     unruled: tuple[str, ...]
-    operations: int
+    program: Program
+    constants: Mapping[Ref, Constant]
+
+    @property
+    def operations(self) -> int:
+        """Number of operations that were read."""
+        return len(self.program.operations)
+
+    def number(self, ref: Ref) -> float | None:
+        """The number that every entry of a constant is; ``None`` for all other tensors."""
+        constant = self.constants.get(ref)
+        return None if constant is None else constant.number
 
 
 def permutation_spec(
@@ -194,8 +205,11 @@ class _Builder:
             tuple(unused),
             self._reports(dims),
         )
-        layers = self._layers(namer)
-        return Derivation(spec, layers, unruled, len(self.program.operations))
+        constants = {
+            ref: value.constant for ref, value in self.engine.values.items()
+            if value.constant is not None and value.parameter is None
+        }
+        return Derivation(spec, self._layers(namer), unruled, self.program, constants)
 
     def _join_overlaps(self) -> None:
         """Join tensors that are one block of memory, read in another order or shape; fix others.
@@ -304,26 +318,15 @@ class _Builder:
         )
 
     def _layers(self, namer: Namer) -> tuple[Layer, ...]:
-        entries = self.engine.entries
-        users: dict[int, list[Entry]] = {}
-        for entry in entries:
-            for source in entry.inputs:
-                users.setdefault(source, []).append(entry)
-        layers = []
-        for index, entry in enumerate(entries):
-            following = users.get(index, [])
-            alone = following[0] if len(following) == 1 else None
-            activation = alone.op if alone is not None and alone.kind == "activation" else None
-            layers.append(
-                Layer(
-                    entry.kind, entry.op, entry.module_path, entry.parameters, entry.inputs,
-                    tuple(tuple(map(namer.axis, dims)) for dims in entry.input_dims),
-                    tuple(map(namer.axis, entry.output_dims)), entry.arguments, activation,
-                    entry.derived,
-                )
+        return tuple(
+            Layer(
+                entry.kind, entry.op, entry.module_path, entry.parameters, entry.inputs,
+                tuple(tuple(map(namer.axis, dims)) for dims in entry.input_dims),
+                tuple(map(namer.axis, entry.output_dims)), entry.arguments, entry.derived,
+                entry.result,
             )
-        return tuple(layers)
-
+            for entry in self.engine.entries
+        )
 
 
 def _overlapping(tensors: Mapping[str, Tensor]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -45,6 +46,17 @@ class Constant:
                     same |= torch.isnan(value) & torch.isnan(first)
                 self._varies[axis] = not bool(same.all())
         return self._varies[axis]
+
+    @property
+    def number(self) -> float | None:
+        """The number that every entry is; ``None`` if they differ, or are no real numbers."""
+        value = self.value
+        if value is None or value.numel() == 0 or value.is_complex() or value.dtype == torch.bool:
+            return None
+        if any(self.varies(axis) for axis in range(len(self.shape))):
+            return None
+        number = float(value[(0,) * value.dim()])
+        return number if math.isfinite(number) else None
 
     def joint_axes(self) -> tuple[int, int] | None:
         """Return the two axes along which entries differ, if both may be relabelled alike.

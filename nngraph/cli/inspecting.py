@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentError, Namespace
 
 from converters import permutation_spec, save_graph, to_graph, verify
+from converters.general import spec_spaces
 from converters.symmetry import PermutationSpec, Verification
 from nngraph.cli import text
 from nngraph.cli.common import tell
@@ -93,6 +94,7 @@ def _converted(
 def _described(graph: NeuralGraph, spec: PermutationSpec) -> dict[str, Any]:
     architecture = graph.architecture
     names = [group.name for group in architecture.groups]
+    spaces = {of_spec: name for name, of_spec in spec_spaces(architecture, spec).items()}
     values = [v for v in graph.parameters().values() if v.is_floating_point()]
     return {
         "neurons": architecture.num_nodes,
@@ -109,7 +111,8 @@ def _described(graph: NeuralGraph, spec: PermutationSpec) -> dict[str, Any]:
         ],
         "spaces": [
             {
-                "name": s.name, "size": s.size, "within": list(s.within), "fixed": s.fixed,
+                "name": spaces.get(s.name, s.name), "size": s.size, "within": list(s.within),
+                "fixed": s.fixed,
                 "ties": [f"{name}[{axis}]" for name, axis in spec.ties(s.name)],
             }
             for s in spec.spaces
@@ -128,6 +131,7 @@ def _described(graph: NeuralGraph, spec: PermutationSpec) -> dict[str, Any]:
 
 
 def _plain(report: Verification) -> dict[str, Any]:
+    runs = getattr(report, "runs", None)
     return {
         "holds": report.holds,
         "status": report.status,
@@ -142,6 +146,8 @@ def _plain(report: Verification) -> dict[str, Any]:
         "tolerance": report.tolerance,
         "missed": None if report.missed is None else [str(missed) for missed in report.missed],
         "incomplete": report.incomplete,
+        "ran": runs is not None,
+        "runs": runs if runs is not None and runs < float("inf") else None,
         "text": str(report),
     }  # fmt: skip
 

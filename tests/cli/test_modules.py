@@ -99,6 +99,7 @@ def test_a_module_is_inspected_and_proven(user_module: str, command):
     assert data["verification"]["missed"] == []
     assert data["verification"]["incomplete"] == []
     assert [(s["name"], s["status"]) for s in data["verification"]["spaces"]] == [("one", "holds")]
+    assert (data["verification"]["ran"], data["verification"]["runs"]) == (False, None)
     assert data["fixed"] == []
     architecture = Architecture.from_dict(data["definition"])
     assert architecture.num_edges == data["edges"]

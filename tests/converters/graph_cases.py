@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from converters import to_graph
+from converters.general import spec_spaces
 from converters.general.builder import build_architecture
 from converters.symmetry import Derivation, permutation_spec
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
@@ -39,7 +40,7 @@ def check_graph(
     architecture = graph.architecture
     # Every tensor exactly once, and all of them.
     names = [p.name for p in architecture.parameters]
-    assert names == list(spec.parameters)
+    assert sorted(names) == sorted(spec.parameters)
     assert {p.name: p.aliases for p in architecture.parameters if p.aliases} == spec.aliases
     aliases = [name for others in spec.aliases.values() for name in others]
     assert sorted([*names, *aliases]) == sorted(state)
@@ -50,12 +51,16 @@ def check_graph(
     Topology.of(architecture)
     # The graph's symmetry is the spec's: one relabelling does the same to both.
     symmetry = Symmetry(architecture)
-    assert set(symmetry.spaces) == {space.name for space in spec.free_spaces}
+    spaces = spec_spaces(architecture, spec)
+    assert spaces.keys() == {name for name, size in symmetry.spaces.items() if size > 1}
+    assert set(spaces.values()) == {space.name for space in spec.free_spaces}
     relabelling = symmetry.sample(0)
     moved = relabelling.act_on_parameters(kept)
     sampled = {
-        name: index.reshape(*(spec.by_name[o].size for o in spec.by_name[name].within), -1)
-        for name, index in relabelling.indices.items()
+        name: relabelling.indices[own].reshape(
+            *(spec.by_name[outer].size for outer in spec.by_name[name].within), -1
+        )
+        for own, name in spaces.items()
     }
     by_spec = spec.permute(state, sampled)
     assert all(torch.equal(moved[name], by_spec[name]) for name in names)

@@ -253,6 +253,12 @@ def custom(body, **attributes):
     return Custom()
 
 
+def doubled_in_place(h):
+    other = h
+    other *= 2
+    return h
+
+
 REFUSED_FORWARDS = {
     "skip": lambda m, x: m.b(torch.relu(m.a(x))) + x,
     "inner-skip": lambda m, x: (lambda h: m.b(h) + h)(m.a(x)),
@@ -273,16 +279,23 @@ REFUSED_FORWARDS = {
     "scaled-input": lambda m, x: m.b(m.a(2 * x)),
     "scaled-output": lambda m, x: m.b(m.a(x)) * 2,
     "scaled-then-relu": lambda m, x: m.b(torch.relu(3 * m.a(x))),
-    "scaled-twice": lambda m, x: m.b(torch.sin(3 * (2 * m.a(x)))),
     "scaled-sine": lambda m, x: m.b(2 * torch.sin(m.a(x))),
     "scaled-by-nan": lambda m, x: m.b(torch.sin(math.nan * m.a(x))),
     "scaled-by-parameter": lambda m, x: m.b(torch.sin(m.a.bias * m.a(x))),
     "shifted": lambda m, x: m.b(m.a(x) + 1),
     "negated": lambda m, x: m.b(-m.a(x)),
-    "squared": lambda m, x: m.b(m.a(x) ** 2),
+    "unknown-activation": lambda m, x: m.b(torch.log1p(m.a(x))),
+    "cubed": lambda m, x: m.b(m.a(x) ** 3),
+    "in-place-then-used": lambda m, x: (lambda h: (h.mul_(2), m.b(h.sin()))[1])(m.a(x)),
+    "in-place-by-operator": lambda m, x: m.b(doubled_in_place(m.a(x))),
+    "overwritten-input": lambda m, x: m.b(torch.sin(x.mul_(2) + 0 * m.a(x))),
+    "random-w0": lambda m, x: m.b(torch.sin(torch.rand(1) * m.a(x))),
+    "product-of-input": lambda m, x: m.b(x @ m.a.weight + m.a.bias),
+    "bias-of-another": lambda m, x: F.linear(x @ m.a.weight.T + m.b.bias, m.b.weight, m.a.bias)
+    + m.b.bias,
+    "bias-after-activation": lambda m, x: m.b(torch.relu(x @ m.a.weight.T) + m.a.bias),
     "two-activations": lambda m, x: m.b(torch.relu(torch.tanh(m.a(x)))),
     "activation-first": lambda m, x: m.b(m.a(torch.sin(x))),
-    "unknown-activation": lambda m, x: m.b(F.hardtanh(m.a(x))),
     "softmax": lambda m, x: m.b(m.a(x)).softmax(-1),
     "squeeze": lambda m, x: m.b(m.a(x)).squeeze(-1),
     "transposed": lambda m, x: m.b(m.a(x).T),
@@ -290,13 +303,11 @@ REFUSED_FORWARDS = {
     "sliced-input": lambda m, x: m.b(m.a(x[:, :3])),
     "mean": lambda m, x: m.b(m.a(x).mean(0)),
     "cast": lambda m, x: m.b(m.a(x).half().float()),
-    "detached": lambda m, x: m.b(m.a(x).detach()),
     "real-dropout": lambda m, x: m.b(F.dropout(m.a(x), 0.5)),
     "noise": lambda m, x: m.b(m.a(x) + torch.randn(3)),
     "branch-on-data": lambda m, x: m.b(m.a(x)) if x.sum() > 0 else m.a(m.b(x)),
     "branch-on-shape": lambda m, x: m.b(m.a(x)) if x.shape[0] > 1 else m.a(m.b(x)),
     "branch-on-dim": lambda m, x: m.b(m.a(x)) if x.dim() == 2 else m.a(m.b(x)),
-    "weight-product": lambda m, x: m.b(x @ m.a.weight.T + m.a.bias),
     "masked-weight": lambda m, x: m.b(F.linear(x, m.a.weight * 2, m.a.bias)),
     "transposed-weight": lambda m, x: m.b(F.linear(x, m.a.weight.T, m.a.bias)),
     "foreign-weight": lambda m, x: m.b(F.linear(x, torch.eye(3), m.a.bias)),
@@ -414,6 +425,7 @@ def test_refusals_name_the_path_and_what_it_is(make, words):
     with pytest.raises(UnsupportedModuleError, match=words) as caught:
         to_graph(make())
     assert "What can be converted" in str(caught.value)
+    assert "to_graph(module, example_inputs) takes" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converters.symmetry.blocks import blocked, rearrange, take
-from converters.symmetry.call import Call
+from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import atom, cut, unify
 from converters.symmetry.rules.common import axis, broadcast, is_weight, table, tensors
 from converters.symmetry.values import Value
@@ -85,6 +85,13 @@ def prelu(call: Call) -> Value:
     return call.enter("activation", [value], value.like(value.dims), {"weight": weight})
 
 
+def rrelu(call: Call) -> Value:
+    """Multiply what is negative: by one number in evaluation mode, else by random ones."""
+    if call["training"]:
+        raise Unruled("draws random numbers, so that the function is not one function")
+    return pointwise(call)
+
+
 def glu(call: Call) -> Value:
     """Gate one half of an axis with the other: index i of one with index i of the other."""
     value = call.value("self")
@@ -105,6 +112,7 @@ POINTWISE = {
     **table(fill, "fill", "zero"),
     **table(prelu, "prelu"),
     **table(glu, "glu"),
+    **table(rrelu, "rrelu"),
     **table(
         # Pointwise operators that torch does not tag as such.
         pointwise, "_prelu_kernel", "masked_fill", "where", "lerp", "addcmul", "addcdiv",

@@ -1,0 +1,213 @@
+"""Activations as torch writes them: operators and their arguments to :class:`Activation`, and back.
+
+Modules, functions and methods of torch end in the same operators, whose names and arguments both
+ways of tracing give; so :data:`OPERATORS` is the one table of them. An activation that is composed
+of several operators is in :mod:`converters.elementwise`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nngraph.errors import ArchitectureError
+from nngraph.graph import Activation
+
+__all__ = ["OPERATORS", "Elementwise", "Sine", "activation_module", "check_known",
+           "operator_activation"]
+
+
+class Sine(nn.Module):
+    r"""Sine activation of a SIREN, :math:`\sin(w_0 u)`.
+
+    Shape:
+        any -> the same.
+
+    Source: Sitzmann et al., "Implicit Neural Representations with Periodic Activation Functions",
+    NeurIPS 2020.
+    """
+
+    def __init__(self, w0: float = 1.0) -> None:
+        super().__init__()
+        self.w0 = float(w0)
+
+    def forward(self, pre_activation: Tensor) -> Tensor:
+        """Apply the activation."""
+        return torch.sin(self.w0 * pre_activation)
+
+    def extra_repr(self) -> str:
+        """Return the frequency, for printing."""
+        return f"w0={self.w0:g}"
+
+
+class Elementwise(nn.Module):
+    """Any activation of a graph, for those that torch has no module for.
+
+    Shape:
+        any -> the same.
+    """
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, pre_activation: Tensor) -> Tensor:
+        """Apply the activation."""
+        return self.activation(pre_activation)
+
+    def extra_repr(self) -> str:
+        """Return the activation, for printing."""
+        return str(self.activation)
+
+
+# -- operators to activations ---------------------------------------------------------------------
+
+
+def _plain(name: str) -> Callable[..., Activation]:
+    return lambda: Activation(name)
+
+
+def _optional(name: str) -> Callable[..., Activation]:
+    """An operator whose arguments are the options of the activation, by the same names."""
+    return lambda **options: Activation(name, **options)
+
+
+def _gelu(approximate: str = "none") -> Activation | None:
+    return {"none": Activation("gelu"), "tanh": Activation("gelu_tanh")}.get(approximate)
+
+
+def _clamp(min: float | None = None, max: float | None = None) -> Activation | None:
+    """Cut off below and above; the activations that do so under other names are those."""
+    low = -math.inf if min is None else min
+    high = math.inf if max is None else max
+    if (low, high) == (0, math.inf):
+        return Activation("relu")
+    if (low, high) == (0, 6):
+        return Activation("relu6")
+    if high == math.inf:
+        return Activation("threshold", threshold=low, value=low)
+    return Activation("hardtanh", min_val=low, max_val=high)
+
+
+def _hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Activation | None:
+    return _clamp(min_val, max_val)
+
+
+def _threshold(threshold: float, value: float) -> Activation:
+    if threshold == value == 0:
+        return Activation("relu")
+    return Activation("threshold", threshold=threshold, value=value)
+
+
+def _rrelu(
+    lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
+) -> Activation | None:
+    # In evaluation mode torch takes the slope in the middle.
+    return None if training else Activation("leaky_relu", negative_slope=(lower + upper) / 2)
+
+
+#: ATen operator, or function of ``torch.nn.functional`` that is composed of such -> the activation
+#: for its arguments after the first, by name; ``None`` for arguments that no activation has
+OPERATORS: dict[str, Callable[..., Activation | None]] = {
+    **{
+        name: _plain(name)
+        for name in (
+            "relu", "silu", "sigmoid", "relu6", "hardswish", "hardsigmoid", "mish", "selu", "tanh",
+            "softsign", "tanhshrink", "log_sigmoid", "exp", "sinc", "erf", "abs", "square", "atan",
+            "asinh",
+        )
+    },
+    **{
+        name: _optional(name)
+        for name in ("leaky_relu", "elu", "softplus", "celu", "softshrink", "hardshrink")
+    },
+    "special_expit": _plain("sigmoid"),
+    "special_erf": _plain("erf"),
+    "special_sinc": _plain("sinc"),
+    "absolute": _plain("abs"),
+    "arctan": _plain("atan"),
+    "arcsinh": _plain("asinh"),
+    "log_sigmoid_forward": _plain("log_sigmoid"),
+    "sin": _plain("sine"),
+    "cos": _plain("cosine"),
+    "gelu": _gelu,
+    "hardtanh": _hardtanh,
+    "clamp": _clamp,
+    "clip": _clamp,
+    "clamp_min": lambda min: _clamp(min),
+    "clamp_max": lambda max: _clamp(None, max),
+    "threshold": _threshold,
+    "rrelu": _rrelu,
+}
+
+
+def operator_activation(name: str, options: Mapping[str, Any]) -> Activation | None:
+    """Return the activation that an operator applies; ``None`` if no activation is exactly it.
+
+    Args:
+        name: of the operator, such as ``"leaky_relu"``.
+        options: its arguments after the first, by the names of its schema.
+    """
+    known = OPERATORS.get(name)
+    try:
+        given = {key: value for key, value in options.items() if value is not None}
+        return None if known is None else known(**given)
+    except (TypeError, ArchitectureError):
+        return None  # an argument that is no finite number, or that the activation does not have
+
+
+# -- activations to modules -----------------------------------------------------------------------
+
+#: activation name -> the module of torch that applies it with any options
+_TO_MODULE: dict[str, Callable[[Activation], nn.Module]] = {
+    "identity": lambda a: nn.Identity(),
+    "relu": lambda a: nn.ReLU(),
+    "leaky_relu": lambda a: nn.LeakyReLU(a["negative_slope"]),
+    "gelu": lambda a: nn.GELU(),
+    "gelu_tanh": lambda a: nn.GELU(approximate="tanh"),
+    "silu": lambda a: nn.SiLU(),
+    "sigmoid": lambda a: nn.Sigmoid(),
+    "softplus": lambda a: nn.Softplus(a["beta"], a["threshold"]),
+    "relu6": lambda a: nn.ReLU6(),
+    "hardswish": lambda a: nn.Hardswish(),
+    "hardsigmoid": lambda a: nn.Hardsigmoid(),
+    "mish": lambda a: nn.Mish(),
+    "selu": lambda a: nn.SELU(),
+    "tanh": lambda a: nn.Tanh(),
+    "sine": lambda a: Sine(a["w0"]),
+    "celu": lambda a: nn.CELU(a["alpha"]),
+    "softsign": lambda a: nn.Softsign(),
+    "tanhshrink": lambda a: nn.Tanhshrink(),
+    "softshrink": lambda a: nn.Softshrink(a["lambd"]),
+    "hardshrink": lambda a: nn.Hardshrink(a["lambd"]),
+    "threshold": lambda a: nn.Threshold(a["threshold"], a["value"]),
+    "log_sigmoid": lambda a: nn.LogSigmoid(),
+}
+
+
+def check_known(activation: Activation) -> None:
+    """Refuse to make a module of an activation that is ``other``."""
+    if activation.name == "other":
+        raise ArchitectureError(
+            f"the activation {activation} is not known exactly, so that no module can be made of "
+            "it. Pass the module that the graph was made of: to_module(graph, template)."
+        )
+
+
+def activation_module(activation: Activation) -> nn.Module:
+    """Return a module that applies ``activation``.
+
+    Raises:
+        ArchitectureError: if it is ``other``, which only its network can apply.
+    """
+    check_known(activation)
+    if activation.name == "elu" and activation["scale"] == activation["input_scale"] == 1:
+        return nn.ELU(activation["alpha"])
+    if activation.name == "hardtanh" and activation["min_val"] < activation["max_val"]:
+        return nn.Hardtanh(activation["min_val"], activation["max_val"])
+    make = _TO_MODULE.get(activation.name, Elementwise)
+    return make(activation)

@@ -1,0 +1,301 @@
+"""Whether a traced network is a chain of affine maps: read off its program, every operation of it.
+
+What :func:`nngraph.graph.forward` and :func:`converters.to_module` run are chains. So a network is
+described as one only where its program is one, and where it is not, a description that looks like
+one says where: :func:`withheld` marks that group as ``other``, which cannot be run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from converters.chain import AffineMap, chain_architecture, chain_of
+from converters.general.operands import base_name, named_arguments
+from converters.reading import ChainReader, Neurons, NoChain, Weight
+from converters.symmetry.derive import Derivation
+from converters.symmetry.program import Operation, Ref, references
+from converters.symmetry.spec import PermutationSpec
+from nngraph.errors import InvalidGraphError
+from nngraph.graph import Activation, Architecture
+
+__all__ = ["Refusal", "chain_architecture_of", "read_chain", "spec_spaces", "withheld"]
+
+#: Operators that keep entries in their order, and may change the shape.
+_RESHAPES = frozenset({
+    "view", "reshape", "unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze",
+})  # fmt: skip
+#: Operators that are such where they leave the shape as it is.
+_SELECTIONS = frozenset({"expand", "slice", "narrow", "expand_as", "broadcast_to", "view_as"})
+#: Comparisons make masks, which are numbers again where they are multiplied.
+_MASK = torch.bool
+_CASTS = frozenset({"to_copy", "to", "type_as"})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Where a program stops being a chain.
+
+    Args:
+        operator: what does it.
+        group: the group, of those of the chain so far, whose neurons it takes.
+    """
+
+    operator: str
+    group: int
+
+
+_Value: TypeAlias = "Neurons | Weight | float | Refusal | None"
+
+
+def read_chain(
+    derivation: Derivation, tensors: Mapping[str, Tensor]
+) -> tuple[AffineMap, ...] | Refusal:
+    """Return the affine maps that a program applies one after another, or what else it does."""
+    return _Reader(derivation, tensors).read()
+
+
+class _Reader:
+    """Follows the values of a program."""
+
+    def __init__(self, derivation: Derivation, tensors: Mapping[str, Tensor]) -> None:
+        self.derivation = derivation
+        self.program = derivation.program
+        self.results = self.program.results
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.reader = ChainReader(shapes, exact=False)
+        self.values: dict[Ref, _Value] = {}
+        #: sizes of the input before its features, once it has been reshaped
+        self.rows: tuple[int, ...] | None = None
+
+    def read(self) -> tuple[AffineMap, ...] | Refusal:
+        program = self.program
+        inputs, outputs = list(program.inputs.values()), program.outputs
+        for ref in inputs:
+            self.values[ref] = Neurons()
+        for name, ref in program.parameters.items():
+            self.values[ref] = Weight(name)
+        for operation in program.operations:
+            self._step(operation)
+        last = self._known(outputs[0]) if outputs else None
+        depth = len(last.maps) if isinstance(last, Neurons) else 0
+        if isinstance(last, Refusal):
+            return last
+        if len(inputs) != 1 or not self.results[inputs[0]].dtype.is_floating_point:
+            return Refusal("inputs", 0)
+        if len(outputs) != 1 or program.updates:
+            return Refusal("outputs", depth)
+        try:
+            maps = self.reader.finish(last)
+        except NoChain:
+            return Refusal("outputs", depth)
+        if self._unread(maps):
+            return Refusal("parameters", depth)
+        fits = self._gives_rows(inputs[0], outputs[0], maps)
+        return tuple(maps) if fits else Refusal("outputs", depth)
+
+    def _unread(self, maps: list[AffineMap]) -> bool:
+        """Whether the state dict holds what no map has."""
+        read = {name for affine in maps for name in (affine.weight, affine.bias)}
+        names = ((n, *others) for n, others in self._all_names().items())
+        return any(read.isdisjoint(every) for every in names)
+
+    def _all_names(self) -> dict[str, tuple[str, ...]]:
+        spec = self.derivation.spec
+        return {name: tuple(spec.aliases.get(name, ())) for name in spec.parameters}
+
+    def _gives_rows(self, given: Ref, returned: Ref, maps: list[AffineMap]) -> bool:
+        """Whether the output has the rows of the input, as it is or as it was reshaped."""
+        if not self.results[returned].shape:
+            return False
+        first, last = (self.reader.shapes[maps[i].weight] for i in (0, -1))
+        shape, (*rows, width) = self.results[given].shape, self.results[returned].shape
+        same = shape[-1:] == first[1:] and tuple(rows) == shape[:-1]
+        return width == last[0] and (same or tuple(rows) == self.rows)
+
+    # -- one operation ----------------------------------------------------------------------------
+
+    def _known(self, ref: Ref) -> _Value:
+        if ref not in self.values:
+            self.values[ref] = self.derivation.number(ref)
+        return self.values[ref]
+
+    def _step(self, operation: Operation) -> None:
+        taken = [self.values.get(r) for r in references((operation.args, operation.kwargs))]
+        refused = [value for value in taken if isinstance(value, Refusal)]
+        neurons = [value for value in taken if isinstance(value, Neurons)]
+        result: _Value
+        known = self._constant(operation)
+        if known is not None:
+            result = known
+        elif refused:
+            result = refused[0]
+        elif any(isinstance(value, (Neurons, Weight)) for value in taken):
+            try:
+                result = self._result(operation)
+            except NoChain as error:
+                result = _refusal(operation, neurons, error) if neurons else None
+        else:
+            return  # of constants alone, which the derivation knows
+        for place, ref in enumerate(operation.outputs):
+            if ref is not None:
+                self.values[ref] = result if not place or isinstance(result, Refusal) else None
+
+    def _constant(self, operation: Operation) -> float | None:
+        """The number that an operation gives whatever it takes, as ``zeros_like`` does."""
+        made = operation.outputs[0]
+        return None if made is None else self.derivation.number(made)
+
+    def _result(self, operation: Operation) -> _Value:
+        name, arguments = base_name(operation), named_arguments(operation)
+        first, made = next(iter(arguments.values()), None), operation.outputs[0]
+        value = self._known(first) if isinstance(first, Ref) else None
+        if made is None:
+            raise NoChain("gives something else than its first result")
+        if isinstance(value, Neurons) and isinstance(first, Ref):
+            self._check_kept(value, first, made, name)
+            if name in _RESHAPES or name in _SELECTIONS or name in _CASTS:
+                return value
+        given = {key: self._argument(argument) for key, argument in arguments.items()}
+        result = self.reader.apply(name, operation.name, given)
+        if isinstance(result, Neurons) and result.operators:
+            self._check_entries(arguments, made)
+        return result
+
+    def _argument(self, argument: Any) -> Any:
+        if isinstance(argument, Ref):
+            known = self._known(argument)
+            if known is None:
+                raise NoChain("takes a tensor that is no number")
+            return known
+        if isinstance(argument, (int, float)) and argument in self.program.unknown:
+            raise NoChain("takes a number that depends on the data")
+        if isinstance(argument, (list, tuple)) and any(True for _ in references(argument)):
+            raise NoChain("takes a list of tensors")
+        return argument
+
+    def _check_kept(self, value: Neurons, ref: Ref, made: Ref, name: str) -> None:
+        """Check that an operation that only changes shape or type changes nothing that counts."""
+        before, after = self.results[ref], self.results[made]
+        if name in (_RESHAPES | _SELECTIONS) and before.dtype != after.dtype:
+            raise NoChain("reads the bits as another type")
+        if name in _SELECTIONS and before.shape != after.shape:
+            raise NoChain("takes some of the entries")
+        if name in _RESHAPES and before.shape[-1:] != after.shape[-1:]:
+            flattens = not value.maps and not value.operators and len(after.shape) == 2
+            if not flattens:
+                raise NoChain("reshapes to something else than rows")
+        if name in _RESHAPES and not value.maps:
+            self.rows = after.shape[:-1]
+        if name in _CASTS and (after.dtype != self._type() or before.shape != after.shape):
+            raise NoChain("changes the type")
+
+    def _check_entries(self, arguments: Mapping[str, Any], made: Ref) -> None:
+        """Check that entries are combined one by one, in the type of the network."""
+        shapes = {
+            self.results[ref].shape
+            for ref in references(list(arguments.values())) if isinstance(self._known(ref), Neurons)
+        }
+        result = self.results[made]
+        if {result.shape} != shapes:
+            raise NoChain("combines entries of different places")
+        if result.dtype not in (self._type(), _MASK):
+            raise NoChain("changes the type")
+
+    def _type(self) -> Any:
+        return self.results[next(iter(self.program.inputs.values()))].dtype
+
+
+def _refusal(operation: Operation, neurons: list[Neurons], error: NoChain) -> Refusal:
+    """Say what stops a chain: an operation, or what has been made of the neurons that it takes."""
+    last = max(neurons, key=lambda value: len(value.maps))
+    operator = ", ".join(last.operators) if error.made_before else operation.name
+    return Refusal(operator, len(last.maps))
+
+
+# -- from chains to architectures -----------------------------------------------------------------
+
+
+def chain_architecture_of(
+    maps: tuple[AffineMap, ...], spec: PermutationSpec
+) -> Architecture | None:
+    """Describe a chain as every other converter does; ``None`` if its symmetry is known to be less.
+    """
+    shapes = {n: spec.shape(name) for name in spec.parameters for n in _every(name, spec)}
+    architecture = chain_architecture(maps, shapes)
+    names = {n: name for name in spec.parameters for n in _every(name, spec)}
+    parameters = tuple(
+        replace(p, name=names[p.name], aliases=tuple(spec.aliases.get(names[p.name], ())))
+        for p in architecture.parameters
+    )
+    architecture = replace(architecture, parameters=parameters)
+    return None if _chain_spaces(architecture, spec) is None else architecture
+
+
+def _every(name: str, spec: PermutationSpec) -> tuple[str, ...]:
+    return (name, *spec.aliases.get(name, ()))
+
+
+def _chain_spaces(architecture: Architecture, spec: PermutationSpec) -> dict[str, str] | None:
+    """Return for each space of a chain the space of the spec that is the same neurons.
+
+    ``None`` if the spec has others, or if hidden neurons of the chain are fixed there.
+    """
+    names: dict[str, str] = {}
+    for parameter in architecture.parameters:
+        for axis, group in enumerate(parameter.axes):
+            segments = spec.parameters[parameter.name][axis]
+            if group is None or architecture.groups[group].size == 1:
+                continue
+            own = architecture.groups[group].space
+            found = {factor.space for segment in segments for factor in segment}
+            if own is None and found != {None}:
+                return None
+            if isinstance(own, str):
+                if len(segments) != 1 or len(segments[0]) != 1 or found == {None}:
+                    return None
+                (space,) = found
+                if space is None or names.setdefault(own, space) != space:
+                    return None
+    return names if len(set(names.values())) == len(names) else None
+
+
+def spec_spaces(architecture: Architecture, spec: PermutationSpec) -> dict[str, str]:
+    """Return for each space of a network's architecture the space of its spec.
+
+    A chain names its spaces by their order, and a spec by the layers; all others have one name.
+    Hidden layers of one neuron have no space in a spec.
+    """
+    names = _chain_spaces(architecture, spec) if architecture.is_chain else None
+    return {name: name for name in architecture.spaces} if names is None else names
+
+
+def withheld(
+    architecture: Architecture, read: tuple[AffineMap, ...] | Refusal
+) -> Architecture:
+    """Return an architecture that nobody runs as another function than its network's.
+
+    Args:
+        architecture: of the network.
+        read: what :func:`read_chain` read off its program.
+    """
+    try:
+        looks = chain_of(architecture)
+    except InvalidGraphError:
+        return architecture  # not what can be run
+    if any(group.activation.name == "other" for group in architecture.groups):
+        return architecture
+    if not isinstance(read, Refusal):
+        if tuple(looks) == read:
+            return architecture
+        read = Refusal("parameters", len(architecture.groups) - 1)
+    at = min(read.group, len(architecture.groups) - 1)
+    groups = list(architecture.groups)
+    groups[at] = replace(
+        groups[at], activation=Activation("other", operator=read.operator)
+    )
+    return replace(architecture, groups=tuple(groups))

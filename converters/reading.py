@@ -1,0 +1,237 @@
+"""Reading a chain of affine maps off the operations of a forward, whoever recorded them.
+
+A value of the forward is what it is to a chain: :class:`Neurons`, a parameter as it is stored
+(:class:`Weight`), or a number. :class:`ChainReader` says what an operation makes of such values,
+and refuses every other one. So what is read is what is computed: nothing between two layers is
+passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from converters import elementwise
+from converters.chain import AffineMap
+from converters.elementwise import NEURON, Expression
+from nngraph.graph import Activation
+
+__all__ = ["PASSIVE", "ChainReader", "Neurons", "NoChain", "Weight"]
+
+#: Operators that give back the entries that they take.
+PASSIVE = frozenset({
+    "clone", "alias", "detach", "contiguous", "lift", "lift_fresh", "lift_fresh_copy",
+    "requires_grad", "positive", "conj", "resolve_conj", "resolve_neg",
+})  # fmt: skip
+#: Operators that do so where they do not drop entries.
+_DROPOUTS = frozenset({
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
+    "feature_alpha_dropout",
+})  # fmt: skip
+_PRODUCTS = ("matmul", "mm", "bmm")
+_TRANSPOSES = ("t", "T", "mT", "H", "mH", "numpy_T", "matrix_H", "transpose", "swapaxes", "permute")
+
+
+class NoChain(Exception):
+    """An operation that no chain has; says why, as the end of a sentence about it.
+
+    Attributes:
+        made_before: whether what it takes is to blame, and not the operation itself.
+    """
+
+    def __init__(self, why: str, made_before: bool = False) -> None:
+        super().__init__(why)
+        self.made_before = made_before
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter as it is stored, or its transpose."""
+
+    name: str
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The values of one layer: a function of the pre-activation that its maps give.
+
+    Args:
+        maps: the affine maps so far; none for the input. The last has no activation yet.
+        expression: the function.
+        operators: what it is composed of, for people.
+    """
+
+    maps: tuple[AffineMap, ...] = ()
+    expression: Expression = NEURON
+    operators: tuple[str, ...] = ()
+
+
+ChainValue: TypeAlias = "Neurons | Weight | float"
+
+
+class ChainReader:
+    """Applies operations to the values of a chain.
+
+    Args:
+        shapes: of the parameters.
+        exact: whether each activation must be one of the table; otherwise one that is not is
+            ``other``.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], exact: bool) -> None:
+        self.shapes = shapes
+        self.exact = exact
+
+    def apply(self, name: str, operator: str, arguments: Mapping[str, Any]) -> ChainValue:
+        """Return what an operation makes of its arguments.
+
+        Args:
+            name: base name of the operator, such as ``"leaky_relu"``.
+            operator: what people call it, such as ``"aten.leaky_relu"``.
+            arguments: by the names of its schema, in their order.
+
+        Raises:
+            NoChain: if a chain has no such operation.
+        """
+        given = {key: value for key, value in arguments.items() if value is not None}
+        first = next(iter(given.values()), None)
+        if name in PASSIVE or (name in _DROPOUTS and self._keeps(name, given)):
+            if isinstance(first, (Neurons, Weight, float)):
+                return first
+        elif name == "linear":
+            return self._linear(first, given.get("weight"), given.get("bias"))
+        elif name in _PRODUCTS:
+            return self._product(*list(given.values())[:2])
+        elif name == "addmm":
+            return self._addmm(given)
+        elif isinstance(first, Weight) and name in _TRANSPOSES:
+            return self._transposed(name, first, [v for v in given.values() if v is not first])
+        elif name == "add" and any(isinstance(v, Weight) for v in given.values()):
+            return self._biased(given)
+        return self._elementwise(name, operator, given)
+
+    def activated(self, value: Neurons, activation: Activation) -> Neurons:
+        """Apply an activation itself to the value of the chain."""
+        try:
+            result = elementwise.activate(activation, value.expression)
+        except elementwise.TooLong:
+            raise NoChain("is the end of a longer formula than any activation") from None
+        return replace(
+            value, expression=result, operators=(*value.operators, str(activation))
+        )
+
+    def finish(self, value: Any) -> list[AffineMap]:
+        """Return the maps of a chain whose output this is."""
+        if not isinstance(value, Neurons):
+            raise NoChain("returns something else than the end of the chain")
+        if not value.maps:
+            raise NoChain("is reached without any linear layer")
+        return list(self._closed(value))
+
+    # -- layers -----------------------------------------------------------------------------------
+
+    def _linear(self, value: Any, weight: Any, bias: Any) -> Neurons:
+        for key, argument in (("weight", weight), ("bias", bias)):
+            if argument is not None and not isinstance(argument, Weight):
+                raise NoChain(f"has a {key} that is computed and is no parameter")
+        if not isinstance(value, Neurons):
+            raise NoChain("does not map the value of the chain by a parameter")
+        assert isinstance(weight, Weight)
+        if weight.transposed or len(self.shapes[weight.name]) != 2:
+            raise NoChain("does not map by a parameter as it is stored, (out, in)")
+        names = [weight.name, *([] if bias is None else [bias.name])]
+        self._check_unused(value, names)
+        bias_name = None if bias is None else bias.name
+        affine = AffineMap(weight.name, bias_name, Activation("identity"))
+        return Neurons((*self._closed(value), affine))
+
+    def _product(self, value: Any, weight: Any) -> Neurons:
+        if not isinstance(value, Neurons) or not isinstance(weight, Weight):
+            raise NoChain("does not map the value of the chain by a parameter")
+        return self._linear(value, replace(weight, transposed=not weight.transposed), None)
+
+    def _addmm(self, given: Mapping[str, Any]) -> Neurons:
+        if given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
+            raise NoChain("scales what it adds")
+        product = self._product(given.get("mat1"), given.get("mat2"))
+        return self._biased({"self": product, "other": next(iter(given.values()))})
+
+    def _biased(self, given: Mapping[str, Any]) -> Neurons:
+        values = [v for v in given.values() if isinstance(v, Neurons)]
+        biases = [v for v in given.values() if isinstance(v, Weight)]
+        if len(values) != 1 or len(biases) != 1 or given.get("alpha", 1) != 1:
+            raise NoChain("adds something else than a bias to a value of the chain")
+        value, bias = values[0], biases[0]
+        last = value.maps[-1] if value.maps else None
+        if last is None or last.bias is not None or value.expression != NEURON or value.operators:
+            raise NoChain(f"adds the parameter {bias.name!r} where no layer has its bias")
+        if self.shapes[bias.name] != self.shapes[last.weight][:1] or bias.transposed:
+            raise NoChain(f"adds the parameter {bias.name!r}, which has another shape than a bias")
+        self._check_unused(value, [bias.name])
+        return Neurons((*value.maps[:-1], replace(last, bias=bias.name)))
+
+    def _transposed(self, name: str, weight: Weight, places: Sequence[Any]) -> Weight:
+        dims = len(self.shapes[weight.name])
+        flat = [p for place in places for p in (place if isinstance(place, Sequence) else [place])]
+        if dims != 2 or any(not isinstance(p, int) or not -2 <= p < 2 for p in flat):
+            raise NoChain("transposes something else than a matrix")
+        order = [p % 2 for p in flat]
+        if order and sorted(order) != [0, 1]:
+            raise NoChain("transposes something else than a matrix")
+        if name == "permute" and order == [0, 1]:
+            return weight
+        return replace(weight, transposed=not weight.transposed)
+
+    def _check_unused(self, value: Neurons, names: Sequence[str]) -> None:
+        used = [name for affine in value.maps for name in (affine.weight, affine.bias)]
+        if len({*names}) < len(names) or any(name in used for name in names):
+            raise NoChain("uses the parameters of a layer a second time")
+
+    # -- what is between layers -------------------------------------------------------------------
+
+    def _keeps(self, name: str, given: Mapping[str, Any]) -> bool:
+        """Check that a dropout drops nothing."""
+        default = name not in ("alpha_dropout", "feature_alpha_dropout")  # of nn.functional
+        if given.get("training", given.get("train", default)) and given.get("p", 0.5) != 0:
+            raise NoChain("drops entries at random in evaluation mode too")
+        return True
+
+    def _elementwise(self, name: str, operator: str, given: Mapping[str, Any]) -> ChainValue:
+        values = [value for value in given.values() if isinstance(value, Neurons)]
+        for value in given.values():
+            if isinstance(value, Weight):
+                raise NoChain(
+                    f"takes the parameter {value.name!r}, which is neither the weight nor the bias "
+                    "of a layer there, and not the w0 of a sine, which is a number"
+                )
+        if not values:
+            raise NoChain("does not take the value of the chain")
+        if any(value.maps != values[0].maps for value in values):
+            raise NoChain("joins the chain with an earlier value of it")
+        operands = {k: v.expression if isinstance(v, Neurons) else v for k, v in given.items()}
+        try:
+            result = elementwise.apply(name, operands)
+        except elementwise.TooLong:
+            raise NoChain("is the end of a longer formula than any activation") from None
+        if result is None:
+            raise NoChain("is no layer or activation of a chain")
+        made = dict.fromkeys([*(o for value in values for o in value.operators), operator])
+        return Neurons(values[0].maps, result, tuple(made))
+
+    def _closed(self, value: Neurons) -> tuple[AffineMap, ...]:
+        """The maps, the last with its activation."""
+        activation = elementwise.recognise(value.expression)
+        if not value.maps:
+            if activation != Activation("identity"):
+                raise NoChain("is applied to the input, before any layer", made_before=True)
+            return ()
+        if activation is None:
+            if self.exact:
+                raise NoChain(
+                    "makes of a layer's neurons what is not exactly an activation that graphs "
+                    f"know ({', '.join(value.operators)})", made_before=True,
+                )
+            activation = Activation("other", operator=", ".join(value.operators))
+        return (*value.maps[:-1], replace(value.maps[-1], activation=activation))
