@@ -375,18 +375,21 @@ def _beside(
 def _recurrent(builder: Builder, layer: Layer) -> list[int]:
     """A recurrent layer: its gates hear of the inputs and of the state, and make the new state."""
     heard = builder.heard(layer)
-    path, cells = layer.module_path or layer.kind, int(dict(layer.arguments).get("directions", 1))
+    arguments = dict(layer.arguments)
+    path, cells = layer.module_path or layer.kind, int(arguments.get("directions", 1))
     gates: list[int] = []
     made: list[int] = []
     before: list[int] = heard
     for _, name in builder.new_parameters(layer):
         axes = builder.axis_pieces(name)
+        kind = name.rpartition(".")[2]
+        if kind.startswith(("weight_ih", "weight_hh", "bias")):
+            axes[0] = _by_gate(axes[0], int(arguments["gates"]))
         if len(axes) == 1:
             for gate, piece in zip(gates, axes[0], strict=True):
                 second = (gate, "bias") in builder.filled
                 builder.column(name, gate, piece, "bias_hh" if second else "bias")
             continue
-        kind = name.rpartition(".")[2]
         if not kind.startswith("weight_"):
             builder.place_anywhere(name)
             continue
@@ -407,6 +410,17 @@ def _recurrent(builder: Builder, layer: Layer) -> list[int]:
             made.append(builder.add_group(path, _counts(axes[0][0])))
             builder.residuals += [(gate, made[-1]) for gate in gates]
     return made[-cells:] or heard
+
+
+def _by_gate(own: tuple[Piece, ...], gates: int) -> tuple[Piece, ...]:
+    """Cut an axis of gates times units into the gates, also where it is fixed as a whole."""
+    if len(own) > 1 or gates == 1:
+        return own
+    size = own[0].size // gates
+    return tuple(
+        Piece((start, start + size), (size,), ((0, size),), ((Factor(size),),))
+        for start in range(0, own[0].size, size)
+    )
 
 
 def _fill(

@@ -101,6 +101,18 @@ def test_the_laws(make: type[nn.Module], inputs: Tensor):
     check_graph(make(), inputs)
 
 
+@pytest.mark.parametrize("options", [{}, {"proj_size": 2}, {"bidirectional": True}], ids=str)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_whose_states_are_outputs_have_their_gates_apart(kind, options):
+    if "proj_size" in options and kind is not nn.LSTM:
+        return
+    cell, inputs = kind(3, 4, **options), torch.randn(5, 2, 3)
+    architecture = to_architecture(cell, inputs)
+    gates = [g.size for g in architecture.groups if g.name.partition("#")[0].endswith("gate")]
+    assert set(gates) == {4}
+    check_graph(cell, inputs)
+
+
 def test_a_residual_network_by_hand():
     architecture = to_architecture(Residual().eval(), MODELS["residual"][1])
     assert [(g.name, g.size, g.role, str(g.activation)) for g in architecture.groups] == [
