@@ -1,9 +1,10 @@
 """Which real architectures the derivation of permutation symmetry covers, and that it is right.
 
-For one model of every timm family and many tiny transformers: does it convert, does every
-tensor come back from the graph's features bit by bit, do its relabellings leave the outputs of a
-network with random weights unchanged (float64), which operations had no rule, what share of the
-parameters' axes is free, and how long did it take.
+For one model of every timm family, many tiny transformers, and public modules of other kinds: does
+it convert, does every tensor come back from the graph's features bit by bit, do its relabellings
+leave the outputs of a network with random weights unchanged (float64), would a mistake have been
+seen (`power`, and how many of the wrong specs that are made of the right one are caught), which
+operations had no rule, what share of the parameters' axes is free, and how long did it take.
 """
 
 from __future__ import annotations
@@ -19,23 +20,28 @@ from typing import Any
 import harness
 import torch
 from conversion_models import Case, timm_cases, transformers_cases
+from conversion_modules import module_cases
 
 from converters.general.builder import build_architecture
 from converters.general.convert import state_of
 from converters.symmetry import Derivation, derive, verify
+from converters.symmetry.mutants import catch_mutants
 from converters.symmetry.relabelling import count_free
 from nngraph.errors import NNGraphError
 from nngraph.graph import NeuralGraph
 from nngraph.graph.parameters import pack, pack_integers, unpack
 
 KEYS = ("library", "family", "model")
+LIBRARIES = ("timm", "transformers", "torch", "torch_geometric", "packages", "forms")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return what reads the command line."""
     made = argparse.ArgumentParser("conversion_coverage.py", description=__doc__)
-    made.add_argument("--library", choices=("timm", "transformers", "all"), default="all")
+    made.add_argument("--library", nargs="*", choices=LIBRARIES, default=list(LIBRARIES))
     made.add_argument("--only", nargs="*", default=[], help="families; default: all")
+    made.add_argument("--alone", type=int, default=2, help="spaces proven alone, drawn at random")
+    made.add_argument("--mutants", type=int, default=12, help="wrong specs to try on each network")
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--resume", action="store_true", help="leave out what has a row already")
     made.add_argument(
@@ -44,15 +50,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def cases(library: str) -> Iterator[Case]:
-    """Iterate over the cases of one library, or of both."""
-    if library in ("timm", "all"):
+def cases(libraries: Sequence[str]) -> Iterator[Case]:
+    """Iterate over the cases of some libraries."""
+    if "timm" in libraries:
         yield from timm_cases()
-    if library in ("transformers", "all"):
+    if "transformers" in libraries:
         yield from transformers_cases()
+    yield from (case for case in module_cases() if case.library in libraries)
 
 
-def judge(case: Case) -> dict[str, Any]:
+def judge(case: Case, alone: int, mutants: int) -> dict[str, Any]:
     """Convert one network, verify it, and return its row."""
     row: dict[str, Any] = {"library": case.library, "family": case.family, "model": case.model}
     torch.manual_seed(0)
@@ -60,7 +67,9 @@ def judge(case: Case) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         module, args, kwargs = case.make()
         row["parameters"] = sum(p.numel() for p in module.parameters())
-        row["inputs"] = [list(t.shape) for t in (*args, *kwargs.values())]
+        row["inputs"] = [
+            list(t.shape) for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)
+        ]
         start = time.perf_counter()
         try:
             derivation = derive(module, args, kwargs=kwargs)
@@ -76,12 +85,20 @@ def judge(case: Case) -> dict[str, Any]:
         }
         row |= graph_facts(derivation, module)
         try:
-            report = verify(derivation, module, args, kwargs=kwargs, samples=1, alone=1)
+            report = verify(derivation, module, args, kwargs=kwargs, samples=1, alone=alone)
+            test = catch_mutants(derivation.spec, module, args, kwargs=kwargs, count=mutants)
         except (NNGraphError, RuntimeError, ValueError, TypeError) as error:
-            return row | {"verifies": "", "error": f"{type(error).__name__}: {error}"[:200]}
-    power = "" if report.power is None else float(f"{report.power:.1e}")
-    change = float(f"{report.worst:.1e}")
-    return row | {"verifies": int(report.holds), "change": change, "power": power}
+            return row | {"proof": "", "error": f"{type(error).__name__}: {error}"[:200]}
+    reasons = [reason for reason, _ in test.survivors]
+    return row | {
+        "proof": report.status,
+        "change": float(f"{report.worst:.1e}"),
+        "power": "" if report.power is None else float(f"{report.power:.1e}"),
+        "mutants": test.total,
+        "caught": test.caught,
+        **{reason: reasons.count(reason) for reason in ("idle", "true", "missed")},
+        "proof_seconds": round(time.perf_counter() - start - seconds, 2),
+    }
 
 
 def graph_facts(derivation: Derivation, module: torch.nn.Module) -> dict[str, Any]:
@@ -106,13 +123,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = parser()
     arguments = made.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    done = {row["model"] for row in harness.read_rows(arguments.out)} if arguments.resume else set()
+    kept = harness.read_rows(arguments.out) if arguments.resume else []
+    done = {(row["library"], row["model"]) for row in kept}
     facts = harness.machine() | {"command": harness.command_line(made, arguments)}
     for case in cases(arguments.library):
-        if (arguments.only and case.family not in arguments.only) or case.model in done:
+        if (arguments.only and case.family not in arguments.only) or (
+            (case.library, case.model) in done
+        ):
             continue
         try:
-            row = judge(case)
+            row = judge(case, arguments.alone, arguments.mutants)
         except Exception as error:
             # A model that cannot be built, or a mistake of ours: either way a row that says so.
             row = {
@@ -138,8 +158,12 @@ def summary(rows: Sequence[dict[str, str]]) -> str:
                 "library": library, "models": len(own), "converted": len(converted),
                 "no rule missing": sum(not row["unruled"] for row in converted),
                 "came back": sum(row.get("round_trips") == "1" for row in converted),
-                "verified": sum(row.get("verifies") == "1" for row in converted),
-                "unsound": sum(row.get("verifies") == "0" for row in converted),
+                "proven": sum(row.get("proof") == "holds" for row in converted),
+                "not proven": sum(row.get("proof") == "not proven" for row in converted),
+                "unsound": sum(row.get("proof") == "fails" for row in converted),
+                "mutants": sum(int(row.get("mutants") or 0) for row in converted),
+                "caught": sum(int(row.get("caught") or 0) for row in converted),
+                "missed": sum(int(row.get("missed") or 0) for row in converted),
                 "median free share": shares[len(shares) // 2] if shares else "",
                 "median seconds": times[len(times) // 2] if times else "",
             }

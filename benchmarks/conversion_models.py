@@ -184,12 +184,20 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+#: Configurations that are tried as they are called by default, too: with the cache they return.
+CACHED = ("llama", "mistral", "qwen2", "gpt2", "t5", "bart", "gemma2", "mamba")
+
+
 def transformers_cases() -> Iterator[Case]:
     """Iterate over tiny models of many of transformers' families, with random weights."""
     import transformers
 
     transformers.logging.set_verbosity_error()
-    for name, (kind, settings) in TRANSFORMERS.items():
+    every = [(name, name, *TRANSFORMERS[name]) for name in TRANSFORMERS]
+    for name in CACHED:
+        kind, settings = TRANSFORMERS[name]
+        every.append((name, f"{name} with its cache", kind, {**settings, "use_cache": True}))
+    for name, title, kind, settings in every:
 
         def make(
             name: str = name, kind: str = kind, settings: dict[str, Any] = settings
@@ -206,7 +214,7 @@ def transformers_cases() -> Iterator[Case]:
                 model.set_experts_implementation("batched_mm")
             return model, (), _inputs(kind, model)
 
-        yield Case("transformers", name, name, make)
+        yield Case("transformers", name, title, make)
 
 
 def _small(config: Any) -> dict[str, Any]:
