@@ -267,7 +267,7 @@ INDEXING = {
     **table(flip, "flip"),
     **table(scan, "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
     **table(one_hot, "one_hot"),
-    **table(nonzero, "nonzero"),
+    **table(nonzero, "nonzero", "argwhere"),
     **table(grid_sample, "grid_sampler", "grid_sampler_2d", "grid_sampler_3d"),
     **table(masked_scatter, "masked_scatter"),
 }

@@ -120,7 +120,7 @@ POINTWISE = {
         "mish", "softplus", "softshrink", "hardshrink", "tanhshrink", "leaky_relu", "log_sigmoid",
         "log_sigmoid_forward", "threshold", "logit", "nan_to_num", "clamp", "clip", "square",
         "true_divide", "divide", "multiply", "subtract", "absolute", "special_expit", "xlogy",
-        "isfinite", "isnan", "isinf", "rsub", "erfinv", "heaviside", "float_power",
+        "isfinite", "isnan", "isinf", "isclose", "rsub", "erfinv", "heaviside", "float_power",
         "floor_divide", "remainder", "fmod", "floor", "ceil", "round", "trunc", "sign", "sgn",
     ),
 }

@@ -35,6 +35,7 @@ MASKED = {
     "rows from rows": lambda h: written(h, lambda h: ROWS, lambda h: h[[1, 2, 0]] * 2),
     "masks of entries": lambda h: torch.where((h < 0) | ~(h > 1) ^ (h > 2), h, h * 2),
     "isin": lambda h: h * torch.isin(h.round(), torch.tensor([0.0, 1.0], dtype=h.dtype)),
+    "isclose": lambda h: h * torch.isclose(h, h.relu()),
     "filled": filled,
 }
 
