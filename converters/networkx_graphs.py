@@ -10,6 +10,7 @@ from converters.chain import DTYPES
 from converters.state_dicts import refuse_batch
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, structure
+from nngraph.graph.neural_graph import check_readable
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -39,6 +40,7 @@ def to_networkx(graph: NeuralGraph) -> nx.DiGraph:
     import networkx as nx
 
     refuse_batch(graph)
+    check_readable(graph)
     architecture = graph.architecture
     pairs = [(block.source, block.target) for block in architecture.blocks]
     if len(set(pairs)) < len(pairs):

@@ -92,7 +92,8 @@ def to_state_dict(graph: NeuralGraph | NeuralGraphStack) -> dict[str, Tensor]:
     the result. The parameters of a stack are stacked, ``[B, *shape]``.
 
     Raises:
-        InvalidGraphError: for a ``Batch``, whose graphs have a state dict each.
+        InvalidGraphError: for a ``Batch``, whose graphs have a state dict each, and for a graph
+            whose edges or nodes were changed, as ``coalesce`` and ``ToUndirected`` do.
     """
     refuse_batch(graph)
     values = {name: value.detach() for name, value in graph.parameters().items()}
@@ -137,11 +138,16 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def refuse_batch(graph: object) -> None:
-    """Refuse a PyG ``Batch`` where one graph is meant."""
+    """Refuse a PyG ``Batch`` and what is no network where one graph is meant."""
     if isinstance(graph, Batch):
         raise InvalidGraphError(
             "a Batch of graphs was given where one graph is expected; convert each graph of "
             "batch.to_data_list()."
+        )
+    if not isinstance(graph, (NeuralGraph, NeuralGraphStack)):
+        raise InvalidGraphError(
+            f"a {type(graph).__name__} was given; expected a NeuralGraph, as to_graph makes it of "
+            "a module, load_graph of a file and NeuralGraph.from_parameters of tensors."
         )
 
 

@@ -14,25 +14,18 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.data.storage import GlobalStorage
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import structure
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import Architecture, NeuronGroup
 from nngraph.graph.layout import Parameter, Slab, read_slab
+from nngraph.graph.own_indices import STRUCTURE, are_own, is_same_edges, note_own
 from nngraph.graph.parameters import check_parameters, pack, pack_integers, unpack
 from nngraph.graph.spaces import Factor, Space
 
-__all__ = ["NeuralGraph", "NeuralGraphStack", "to_batch"]
+__all__ = ["NeuralGraph", "NeuralGraphStack", "check_readable", "to_batch"]
 
-#: Index tensors of a graph, each a function of its architecture.
-_STRUCTURE = {
-    "edge_index": structure.edge_index,
-    "x_mask": structure.node_mask,
-    "node_group": structure.node_group,
-    "node_role": structure.node_role,
-    "node_position": structure.node_position,
-    "edge_block": structure.edge_block,
-}
-_LAZY = frozenset({"x", "edge_attr", "integers", *_STRUCTURE})
+#: Of these, what says which parameter an edge or node bears.
+_READ_BY = ("edge_index", "edge_block", "node_group", "node_position")
+_LAZY = frozenset({"x", "edge_attr", "integers", *STRUCTURE})
 
 
 class NeuralGraph(Data):  # type: ignore[misc]
@@ -85,9 +78,15 @@ class NeuralGraph(Data):  # type: ignore[misc]
         return graph
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return every parameter by its name, as views of what the graph holds."""
+        """Return every parameter by its name, as views of what the graph holds.
+
+        Raises:
+            InvalidGraphError: if the edges or nodes are no longer those of the architecture, as
+                after ``coalesce`` or ``ToUndirected``; see :func:`check_readable`.
+        """
         if (held := self.__dict__.get("_parameters")) is not None:
             return dict(held)
+        check_readable(self)
         return unpack(
             self.architecture,
             cast(Tensor, self.x),
@@ -121,6 +120,7 @@ class NeuralGraph(Data):  # type: ignore[misc]
         """
         block = self.architecture.blocks[index]
         if block.identity:
+            check_readable(self)
             return cast(Tensor, self.edge_attr)[block.start : block.stop, :1].view(-1, 1, 1, 1)
         value = self.parameters()[block.parameter.name]
         entries = read_slab(value, block.parameter, block.slab)
@@ -169,13 +169,10 @@ class NeuralGraph(Data):  # type: ignore[misc]
                 )
             if not value.dtype.is_floating_point:
                 raise InvalidGraphError(f"{name} has dtype {value.dtype}; expected floating point.")
-        for name, derive in _STRUCTURE.items():
+        for name, derive in STRUCTURE.items():
             expected = derive(architecture)
             if self[name].shape != expected.shape or not torch.equal(self[name].cpu(), expected):
-                raise InvalidGraphError(
-                    f"{name} is not the one of the architecture {architecture}; edges, nodes and "
-                    "masks come from the architecture. Change the architecture, not the indices."
-                )
+                raise _foreign(name, architecture)
 
     # -- tensors made when first asked for ----------------------------------------------------
 
@@ -187,8 +184,9 @@ class NeuralGraph(Data):  # type: ignore[misc]
             held["x"], held["edge_attr"] = pack(held["architecture"], parameters)
             if held["architecture"].integers:
                 held["integers"] = pack_integers(held["architecture"], parameters)
-            for name, derive in _STRUCTURE.items():
+            for name, derive in STRUCTURE.items():
                 held[name] = derive(held["architecture"]).to(held["x"].device)
+                note_own(held[name], (held["architecture"],))
         return self._held
 
     @property
@@ -223,6 +221,74 @@ class NeuralGraph(Data):  # type: ignore[misc]
             super().__setattr__(key, value)
         else:
             setattr(self._held, key, value)
+
+
+def check_readable(graph: object, any_order: bool = False) -> None:
+    """Check that weights and biases stand where the architecture says, of a graph or a ``Batch``.
+
+    They are read by their place among the edges and nodes. Operations of PyG that sort, add or drop
+    edges or nodes (``coalesce``, ``ToUndirected``, ``AddSelfLoops``, ``subgraph``) move them; the
+    indices then differ from those of the architecture, which are compared exactly, and again only
+    after they were replaced or written to.
+
+    Args:
+        any_order: whether the edges may stand in another order, for what reads ``edge_index``.
+
+    Raises:
+        InvalidGraphError: naming the first tensor that is missing or does not fit, or if it is no
+            neural graph.
+    """
+    if not isinstance(graph, NeuralGraph):
+        raise InvalidGraphError(
+            f"a {type(graph).__name__} was given; expected a NeuralGraph, as to_graph makes it of "
+            "a module, load_graph of a file and NeuralGraph.from_parameters of tensors."
+        )
+    if graph.__dict__.get("_parameters") is not None:
+        return
+    held = graph._held
+    found = held.get("architecture")
+    architectures = found if isinstance(graph, Batch) else [found]
+    if not isinstance(architectures, list) or not all(
+        isinstance(architecture, Architecture) for architecture in architectures
+    ):
+        raise InvalidGraphError(
+            f"the graph's architecture is {found!r}; expected an Architecture. Make graphs with a "
+            "converter or NeuralGraph.from_parameters, and a Batch of them with from_data_list."
+        )
+    for name in _READ_BY:
+        index = held.get(name)
+        if not isinstance(index, Tensor):
+            raise InvalidGraphError(
+                f"the graph has no tensor {name!r}; expected the one of its architecture, by which "
+                "weights are read. Take them from the graph before it was changed."
+            )
+        if any_order and name == "edge_block":
+            continue
+        if not are_own(name, index, architectures) and not (
+            any_order and name == "edge_index" and is_same_edges(index, architectures[0])
+        ):
+            raise _foreign(name, architectures[0])
+    nodes = [(a.num_nodes, len(a.column_names)) for a in architectures]
+    edges = [(a.num_edges, a.num_taps) for a in architectures]
+    for name, sizes in (("x", nodes), ("edge_attr", edges)):
+        rows, least = sum(n for n, _ in sizes), max(c for _, c in sizes)
+        value = held.get(name)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        if shape is None or len(shape) != 2 or shape[0] != rows or shape[1] < least:
+            raise InvalidGraphError(
+                f"{name} is {f'of shape {shape}' if shape else f'a {type(value).__name__}'}; the "
+                f"architecture{'s of the batch expect' if len(architectures) > 1 else ' expects'} "
+                f"({rows}, C) with C at least {least}, parameters first."
+            )
+
+
+def _foreign(name: str, architecture: Architecture) -> InvalidGraphError:
+    return InvalidGraphError(
+        f"{name} is not the one of the architecture {architecture}; edges, nodes and masks come "
+        "from the architecture, and weights are read by their place among them. Operations that "
+        "sort, add or drop edges or nodes (coalesce, ToUndirected, subgraph) make a graph for "
+        "other purposes: take weights from the graph before it, or change the architecture."
+    )
 
 
 class NeuralGraphStack:

@@ -33,7 +33,7 @@ from torch_geometric.data import Batch
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.layout import Block, read_slab, write_slab
-from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, check_readable
 from nngraph.graph.parameters import check_parameters
 from nngraph.graph.spaces import group_permutation, outer_permutation
 
@@ -276,6 +276,8 @@ class Relabelling:
             )
         if not graph.is_materialised:
             return graph.with_parameters(self.act_on_parameters(graph.parameters()))
+        if "edge_index" in graph:  # features alone, without indices, move by their place
+            check_readable(graph)
         assert isinstance(graph.x, Tensor)
         assert isinstance(graph.edge_attr, Tensor)
         out = copy.copy(graph)

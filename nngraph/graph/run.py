@@ -8,7 +8,7 @@ from torch_geometric.data import Batch
 
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph.architecture import Architecture
-from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, check_readable
 
 __all__ = ["forward"]
 
@@ -42,10 +42,13 @@ def forward(
 
     Raises:
         ArchitectureError: if the architecture is not a chain of affine maps.
-        InvalidGraphError: if the inputs do not fit the network in width, dtype or device.
+        InvalidGraphError: if the inputs do not fit the network in width, dtype or device, or the
+            graph has other edges or nodes than its architecture.
     """
     if isinstance(graph, Batch):
         graph = _stacked(graph)
+    if not isinstance(graph, NeuralGraphStack):
+        check_readable(graph, any_order=True)
     architecture = graph.architecture
     _check_chain(architecture)
     weights = graph.edge_attr
@@ -134,6 +137,7 @@ def _check_chain(architecture: Architecture) -> None:
 
 def _stacked(batch: Batch) -> NeuralGraphStack:
     """Return a batch of graphs of one architecture as a stack that shares its memory."""
+    check_readable(batch)
     architectures = batch.architecture
     if any(architecture != architectures[0] for architecture in architectures):
         raise InvalidGraphError(

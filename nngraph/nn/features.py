@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph, NeuralGraphStack
+from nngraph.graph.neural_graph import check_readable
 from nngraph.graph.parameters import pack
 from nngraph.graph.topology import Topology
 from nngraph.kernels.entries import order_edges
@@ -58,7 +59,8 @@ def input_features(networks: Networks) -> Features:
     """Bring a stack or several, a batch of any architectures, or one graph to :class:`Features`.
 
     Raises:
-        InvalidGraphError: if it is none of these.
+        InvalidGraphError: if it is none of these, or its edges or nodes are no longer those of its
+            architecture.
     """
     if isinstance(networks, Features):
         return networks
@@ -76,6 +78,7 @@ def input_features(networks: Networks) -> Features:
         # Without the indices, which are several times as large as the network.
         x, edge_attr = pack(networks.architecture, networks.parameters())
         return Features(Topology.of(networks.architecture).to(x.device), x, edge_attr)
+    check_readable(networks)
     x, edge_attr = cast(Tensor, networks.x), cast(Tensor, networks.edge_attr)
     if not isinstance(networks, Batch):
         return Features(Topology.of(networks.architecture).to(x.device), x, edge_attr)
