@@ -372,8 +372,12 @@ class NeuralGraphStack:
         return NeuralGraphStack(self.architecture, x, edge_attr, y, integers)
 
     def to_batch(self) -> Batch:
-        """Return the networks as a PyG ``Batch`` of :class:`NeuralGraph`."""
-        return Batch.from_data_list(list(self))
+        """Return the networks as a PyG ``Batch`` of :class:`NeuralGraph`.
+
+        Raises:
+            InvalidGraphError: if there are no networks: a ``Batch`` of none knows no architecture.
+        """
+        return to_batch(list(self))
 
     def __len__(self) -> int:
         return self.x.shape[0]

@@ -144,7 +144,7 @@ class DenseMixing(nn.Module):
             own = [weights[1 + i] for i in stack.tables]
             weight = torch.stack(own) if len(own) > 1 else own[0].unsqueeze(0)
             product = torch.bmm(_matrix(table), weight.mT)
-            mixed.append(product.view(*table.shape[:4], -1))
+            mixed.append(product.view(*table.shape[:4], weight.shape[1] // table.shape[3]))
         return mixed, linear(tables[1], weights[0], bias)
 
     def add_global(self, mixed: Tables, scaled: bool = False) -> Tensor:

@@ -138,7 +138,9 @@ def tensor_statistics(values: Tensor) -> Tensor:
 
     Quantiles lie between two entries on the line that joins them, as ``torch.quantile``'s.
     """
-    flat = values.reshape(len(values), -1)
+    flat = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
+    if not len(flat):
+        return flat.new_zeros(0, _WIDTH - 1)
     # Not torch.quantile, which sorts once for each of them and refuses large tensors.
     ordered = flat.sort(dim=1).values
     last = ordered.shape[1] - 1

@@ -165,7 +165,9 @@ class SharedEquivariantLinear(nn.Module):
         rows = topology.num_graphs * 2 * count
         sizes = slot.new_zeros(rows).index_add(0, slot, torch.ones_like(slot))
         table = mean_by(values, slot, sizes)
-        table = table.reshape(*values.shape[:-2], topology.num_graphs, -1)
+        # Sizes in full: of an empty stack none could be inferred.
+        width = 2 * count * values.shape[-1]
+        table = table.reshape(*values.shape[:-2], topology.num_graphs, width)
         mixed = linear(table, self.global_weight)
         mixed = mixed.reshape(*values.shape[:-2], rows, self.out_channels)
         weight = self.own_weight.flatten(0, 1)[own]

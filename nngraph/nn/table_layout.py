@@ -91,7 +91,7 @@ class Run:
 
         A tile is some whole tensors, or some rows of one.
         """
-        rows = max(1, TILE // (numbers * self.columns))
+        rows = max(1, TILE // max(1, numbers * self.columns))
         if rows >= self.rows:
             step = rows // self.rows
             for first in range(0, self.count, step):
