@@ -23,7 +23,7 @@ from converters.general.chains import spec_spaces
 from converters.general.convert import state_of
 from converters.general.running import run_change
 from converters.symmetry.arguments import as_arguments
-from converters.symmetry.checking import SpaceCheck, check_space
+from converters.symmetry.checking import SpaceCheck, Status, check_space
 from converters.symmetry.derive import Derivation, derive
 from converters.symmetry.memory import widen
 from converters.symmetry.missed import search_missed
@@ -62,10 +62,10 @@ class GraphVerification(Verification):
         return self.runs is not None
 
     @property
-    def holds(self) -> bool:
-        """Whether all laws hold."""
-        errors = (self.computes, self.runs or 0.0)
-        return super().holds and max(errors) <= self.tolerance and not self.differs
+    def status(self) -> Status:
+        """``fails`` also where the graph computes another function, or is converted otherwise."""
+        another = max(self.computes, self.runs or 0.0) > self.tolerance
+        return "fails" if another or self.differs else super().status
 
     @property
     def worst(self) -> float:

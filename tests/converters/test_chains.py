@@ -232,7 +232,7 @@ def test_the_proof_runs_a_chain_and_notices_another_activation():
         assert found is not None
         assert found > 1e-6
     report = verify(other, module, X, samples=1, alone=0)
-    assert not report.holds
+    assert (report.holds, report.status) == (False, "fails")
     assert report.runs > 1e-6
     assert "computes, when run, another function" in str(report)
 
