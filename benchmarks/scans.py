@@ -85,9 +85,9 @@ def filled(module: Scan, h: Tensor) -> Tensor:
 
 def delta_rows(module: Scan, h: Tensor) -> Tensor:
     """Solve a triangular system row by row, as the chunked gated delta rule does."""
-    _, k, v = module.heads(h)
+    q, k, v = module.heads(h)
     mask = torch.triu(torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device))
-    attn = (k @ k.transpose(-1, -2)).masked_fill(mask, 0)
+    attn = (q @ k.transpose(-1, -2)).masked_fill(mask, 0)
     for i in range(1, h.shape[1]):
         row, sub = attn[..., i, :i].clone(), attn[..., :i, :i].clone()
         attn[..., i, :i] = row + (row.unsqueeze(-1) * sub).sum(-2)

@@ -128,6 +128,11 @@ def derive(
 
 def derive_traced(program: Program, module: nn.Module, *, strict: bool = False) -> Derivation:
     """Derive the symmetry of a module that is traced already; see :func:`derive`."""
+    with torch.device("cpu"):  # masks and positions have values, whatever the caller's default is
+        return _derived(program, module, strict)
+
+
+def _derived(program: Program, module: nn.Module, strict: bool) -> Derivation:
     tensors = _state(module)
     names = shared_names(tensors)
     tables = {

@@ -106,6 +106,12 @@ def test_what_is_not_written_is_alike_in_zeros_and_unknown_in_empty():
     ]
 
 
+def test_what_is_written_is_seen_on_the_meta_device_too():
+    with torch.device("meta"):
+        spec = permutation_spec(Body(lambda h: halves(h, torch.empty_like(h))), torch.randn(4, 3))
+    assert {name: space[0] for name, space in described(spec).items()} == {"a": 4, "a.2": 4}
+
+
 def test_one_row_that_is_never_written_fixes_what_is_read_with_it():
     def some(h: Tensor) -> Tensor:
         return rows(h[:3], h.new_empty(4, 8))
