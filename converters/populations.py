@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from converters.chain import Activations
 from converters.files import load_state_dict
-from converters.state_dicts import state_dict_to_graph
+from converters.state_dicts import state_dict_to_graph, under_first_names
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFiniteError
 from nngraph.graph import Architecture
 from nngraph.graph.parameters import check_parameters
@@ -28,7 +29,7 @@ from nngraph.zoo.writing import write_zoo
 __all__ = ["import_zoo", "read_arrays"]
 
 #: Endings of files that hold one network each in a folder.
-_SINGLE = (".pth", ".pt", ".safetensors")
+_SINGLE = (".bin", ".ckpt", ".pt", ".pth", ".pth.tar", ".safetensors")
 #: An archive is refused that unpacks to more.
 _MAX_BYTES = 2**36
 
@@ -47,6 +48,8 @@ class _Networks:
     labels: list[str] | None
     read: Callable[[Sequence[int]], dict[str, Tensor]]
     digest: str
+    #: found among the weights
+    dtypes: frozenset[torch.dtype]
 
 
 def import_zoo(
@@ -61,16 +64,20 @@ def import_zoo(
     splits: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     shard_size: int = 1024,
+    dtype: str | None = None,
     command: str | None = None,
 ) -> Zoo:
     """Make a zoo of networks that lie in files; no code in them is run.
 
     ``source`` is one of
 
-    - a folder with a state dict per network (``.pth``, ``.pt``, ``.safetensors``), at any depth,
-      as the INR data sets of DWSNets are kept;
-    - one ``.pt``, ``.pth`` or ``.safetensors`` file of stacked parameters ``[B, *shape]``;
+    - a folder with a state dict per network (``.pth``, ``.pt``, ``.pth.tar``, ``.ckpt``, ``.bin``,
+      ``.safetensors``), at any depth, as the INR data sets of DWSNets are kept;
+    - one such file of stacked parameters ``[B, *shape]``;
     - one ``.npz`` archive of such arrays, without pickles.
+
+    Networks of several precisions get the narrowest that holds all of them exactly (half and
+    bfloat16 give float32). A tied tensor may stand under any of its names, or all.
 
     Goes on where it was stopped when it is called again; under ``torchrun`` the ranks share it.
 
@@ -85,13 +92,14 @@ def import_zoo(
         labels_key: name of the whole numbers in a stacked file that are labels, if it has them.
         splits: fractions of training, validation and test groups, drawn from ``seed``.
         shard_size: networks per file.
+        dtype: of the zoo, ``"float32"`` for instance; default the one that holds all networks.
         command: the command line that this is part of, for the record.
 
     Raises:
         DataFileError: naming the file, if one is missing, damaged, of another kind, holds objects
             other than numbers, or has no label or group where a pattern is given.
         InvalidGraphError: if the tensors are no networks that can be inferred.
-        NonFiniteError: if a weight is NaN or infinite.
+        NonFiniteError: naming the network and the tensor, if a weight is NaN or infinite.
     """
     source = Path(source)
     if source.is_dir():
@@ -115,7 +123,7 @@ def import_zoo(
         for kind in range(len(networks.architectures))
         for part in _parts([i for i, k in enumerate(networks.kinds) if k == kind], shard_size)
     ]
-    dtype = _dtype_of(networks.read([jobs[0][1][0]]))
+    chosen = _chosen_dtype(networks.dtypes, dtype)
     recipe: dict[str, Any] = {
         "source": source.name, "count": len(networks.kinds), "groups": len(names),
         "label": label, "group": group, "seed": seed, "splits": [float(f) for f in splits],
@@ -128,19 +136,14 @@ def import_zoo(
             Shard(f"shard-{i:05d}.safetensors", len(part), kind)
             for i, (kind, part) in enumerate(jobs)
         ),
-        dtype, policy,
+        chosen, policy,
     )  # fmt: skip
 
     def make(index: int) -> dict[str, Tensor]:
         kind, numbers = jobs[index]
-        where = [networks.names[n] for n in numbers]
-        values = networks.read(numbers)
-        try:
-            checked = check_parameters(
-                networks.architectures[kind], values, (len(numbers),), allow_nonfinite=False
-            )
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{source}, {where[0]} to {where[-1]}: {error}") from None
+        values = _converted(networks.read(numbers), DTYPES[chosen])
+        checked = check_parameters(networks.architectures[kind], values, (len(numbers),))
+        _check_finite(source, [networks.names[n] for n in numbers], checked)
         own = groups[torch.tensor(numbers)]
         told = {"source": own, "split": split_of_groups(own, policy)}
         if networks.labels is not None:
@@ -158,39 +161,57 @@ def _of_folder(
     folder: Path, activations: Activations | None, architecture: Architecture | None,
     label: str | None,
 ) -> _Networks:  # fmt: skip
-    files = sorted(f for f in folder.rglob("*") if f.suffix in _SINGLE and f.is_file())
+    files = sorted(f for f in folder.rglob("*") if f.name.endswith(_SINGLE) and f.is_file())
     if not files:
         raise DataFileError(f"{folder} has no files ending in {', '.join(_SINGLE)}.")
     names = [file.relative_to(folder).as_posix() for file in files]
     labels = None if label is None else [_found(folder, label, name) for name in names]
     digest, kinds = hashlib.sha256(), []
     architectures: dict[Architecture, int] = {}
+    dtypes: set[torch.dtype] = set()
     for name, file in zip(names, files, strict=True):
-        found = architecture or _inferred(file, load_state_dict(file), activations)
+        values = load_state_dict(file)
+        found = _architecture_of(file, values, activations, architecture)
+        dtypes |= _dtypes_of(values)
         kinds.append(architectures.setdefault(found, len(architectures)))
         digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+    wide = _widest(dtypes)
 
     def read(numbers: Sequence[int]) -> dict[str, Tensor]:
-        held = [load_state_dict(files[number]) for number in numbers]
-        try:
-            return {name: torch.stack([values[name] for values in held]) for name in held[0]}
-        except (KeyError, RuntimeError) as error:
-            raise DataFileError(
-                f"{folder}: {names[numbers[0]]} to {names[numbers[-1]]} do not stack: {error}."
-            ) from None
+        own = architecture or tuple(architectures)[kinds[numbers[0]]]
+        held = [
+            _converted(under_first_names(own, load_state_dict(files[number])), wide)
+            for number in numbers
+        ]
+        return {name: torch.stack([values[name] for values in held]) for name in held[0]}
 
-    return _Networks(tuple(architectures), kinds, names, labels, read, digest.hexdigest())
+    return _Networks(
+        tuple(architectures), kinds, names, labels, read, digest.hexdigest(), frozenset(dtypes)
+    )
 
 
-def _inferred(
-    file: Path, values: Mapping[str, Tensor], activations: Activations | None
+def _architecture_of(
+    file: Path,
+    values: Mapping[str, Tensor],
+    activations: Activations | None,
+    architecture: Architecture | None,
+    lead: tuple[int, ...] = (),
 ) -> Architecture:
+    """Return the architecture of one network, or of stacked ones, after checking it against them.
+
+    Raises:
+        NNGraphError: naming the file.
+    """
     try:
-        return state_dict_to_graph(
-            values, activations=activations, allow_nonfinite=True
-        ).architecture
+        values = _converted(values, _widest(_dtypes_of(values)))
+        if architecture is None:
+            one = {name: value[0] if lead else value for name, value in values.items()}
+            graph = state_dict_to_graph(one, activations=activations, allow_nonfinite=True)
+            return graph.architecture
+        check_parameters(architecture, under_first_names(architecture, values), lead)
     except NNGraphError as error:
         raise type(error)(f"{file}: {error}") from None
+    return architecture
 
 
 # -- one file of all networks --------------------------------------------------------------------
@@ -242,9 +263,9 @@ def _of_stack(
             f"{file} has {count} networks, and labels {key!r} that are no whole numbers (B,)."
             if count else f"{file} has no networks; expected at least one."
         )  # fmt: skip
-    if architecture is None:
-        first = {name: value[0] for name, value in held.items()}
-        architecture = _inferred(file, first, activations)
+    dtypes = _dtypes_of(held)
+    architecture = _architecture_of(file, held, activations, architecture, (count,))
+    held = under_first_names(architecture, held)
     digest = hashlib.sha256()
     for name in sorted(held):
         data = held[name].contiguous().view(-1).view(torch.uint8).numpy()
@@ -256,7 +277,9 @@ def _of_stack(
         return {name: value[chosen] for name, value in held.items()}
 
     names = [f"network {i}" for i in range(count)]
-    return _Networks((architecture,), [0] * count, names, labels, read, digest.hexdigest())
+    return _Networks(
+        (architecture,), [0] * count, names, labels, read, digest.hexdigest(), frozenset(dtypes)
+    )
 
 
 # -- labels and groups ---------------------------------------------------------------------------
@@ -300,12 +323,46 @@ def _parts(numbers: list[int], size: int) -> list[list[int]]:
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
-def _dtype_of(values: Mapping[str, Tensor]) -> str:
-    found = {value.dtype for value in values.values() if value.dtype.is_floating_point}
-    for name, dtype in DTYPES.items():
-        if found == {dtype}:
-            return name
-    raise InvalidGraphError(
-        f"the weights are {', '.join(sorted(map(str, found))) or 'no real numbers'}; expected one "
-        f"of {', '.join(DTYPES)} for all."
-    )
+# -- precisions and numbers ----------------------------------------------------------------------
+
+
+def _dtypes_of(values: Mapping[str, Tensor]) -> set[torch.dtype]:
+    return {v.dtype for v in values.values() if v.dtype.is_floating_point or v.dtype.is_complex}
+
+
+def _widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
+    """Return the narrowest dtype that holds all of these exactly."""
+    if not dtypes or not set(dtypes) <= set(DTYPES.values()):
+        raise InvalidGraphError(
+            f"the weights are {', '.join(sorted(map(str, dtypes))) or 'no real numbers'}; expected "
+            f"{', '.join(DTYPES)}."
+        )
+    return functools.reduce(torch.promote_types, dtypes)
+
+
+def _chosen_dtype(dtypes: Collection[torch.dtype], asked: str | None) -> str:
+    """Return the name of a zoo's dtype: the one asked for, or the widest of its networks."""
+    if asked is None:
+        wide = _widest(dtypes)
+        return next(name for name, dtype in DTYPES.items() if dtype == wide)
+    if asked not in DTYPES:
+        raise InvalidGraphError(f"dtype is {asked!r}; expected one of {', '.join(DTYPES)}.")
+    return asked
+
+
+def _converted(values: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {k: v.to(dtype) if v.dtype.is_floating_point else v for k, v in values.items()}
+
+
+def _check_finite(source: Path, names: Sequence[str], values: Mapping[str, Tensor]) -> None:
+    """Refuse stacked networks that hold NaN or infinities, by the name of the first of them."""
+    for name, value in values.items():
+        finite = torch.isfinite(value.flatten(1) if value.dim() > 1 else value.unsqueeze(1))
+        if bool(finite.all()):
+            continue
+        which = int((~finite.all(1)).nonzero()[0])
+        raise NonFiniteError(
+            f"{source}, {names[which]}: parameter {name!r} has {int((~finite[which]).sum())} of "
+            f"{finite.shape[1]} entries that are NaN or infinite as {value.dtype}; a zoo holds "
+            "finite numbers. Leave this network out, or mend it in its file."
+        )

@@ -20,9 +20,11 @@ from converters.chain import (
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
 
-__all__ = ["state_dict_to_graph", "to_state_dict"]
+__all__ = ["state_dict_to_graph", "to_state_dict", "under_first_names"]
 
 
+#: Buffers of batch norms, by the last part of their names.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 #: Dead ends after which the search for the order of the layers is given up.
 MAX_STATES = 10_000
 
@@ -62,6 +64,8 @@ def state_dict_to_graph(
         name for p in (() if architecture is None else architecture.integers)
         for name in (p.name, *p.aliases)
     }
+    if architecture is None:
+        _refuse_statistics(state_dict)
     values = {
         str(name): check_tensor(str(name), value, str(name) in whole)
         for name, value in state_dict.items()
@@ -72,7 +76,7 @@ def state_dict_to_graph(
                 "both an architecture and activations were given; the architecture has its own. "
                 "Leave one of them out."
             )
-        values = _under_first_names(architecture, values)
+        values = under_first_names(architecture, values)
         return to_neural_graph(architecture, values, allow_nonfinite, differentiable)
     layers = _layers(values)
     order = _only_order(layers)
@@ -103,7 +107,7 @@ def to_state_dict(graph: NeuralGraph | NeuralGraphStack) -> dict[str, Tensor]:
     return {**values, **tied}
 
 
-def _under_first_names(
+def under_first_names(
     architecture: Architecture, values: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the values with one name for each tied tensor.
@@ -149,6 +153,16 @@ def refuse_batch(graph: object) -> None:
             f"a {type(graph).__name__} was given; expected a NeuralGraph, as to_graph makes it of "
             "a module, load_graph of a file and NeuralGraph.from_parameters of tensors."
         )
+
+
+def _refuse_statistics(state_dict: Mapping[str, Tensor]) -> None:
+    """Refuse a network with batch norms where an MLP is to be inferred from names and shapes."""
+    for name in map(str, state_dict):
+        if name.rpartition(".")[2] in _STATISTICS:
+            raise InvalidGraphError(
+                f"entry {name!r} is a statistic of a batch norm, so no MLP can be inferred. Give "
+                "the architecture, which to_architecture(module, inputs) makes of the module."
+            )
 
 
 def _names(prefix: str, values: Mapping[str, Tensor]) -> tuple[str, str | None]:

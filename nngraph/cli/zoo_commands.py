@@ -82,7 +82,7 @@ def zoo_import(options: Namespace) -> int:
         activations=functions[0] if len(functions) == 1 else functions,
         label=options.label, group=options.group, labels_key=options.labels_key,
         splits=options.splits, seed=options.seed, shard_size=options.shard_size,
-        command=this_command(),
+        dtype=options.dtype, command=this_command(),
     )  # fmt: skip
     return tell_zoo(options, zoo)
 

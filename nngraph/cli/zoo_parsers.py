@@ -128,9 +128,9 @@ def _zoo_export() -> ArgumentParser:
 
 def _zoo_import() -> ArgumentParser:
     parser = new_parser(
-        "Make a zoo of networks in other files: a folder of state dicts (.pth, .pt, .safetensors), "
-        "one .pt, .pth or .safetensors file of stacked parameters, or an .npz archive. No code in "
-        "them is run. Example: nngraph zoo import mnist-inrs zoos/dws --label 'training_(\\d)_' "
+        "Make a zoo of networks in other files: a folder of state dicts (.pth, .pt, .ckpt, .bin, "
+        ".safetensors), one such file of stacked parameters, or an .npz archive. No code in them "
+        "is run. Example: nngraph zoo import mnist-inrs zoos/dws --label 'training_(\\d)_' "
         "--activation sine --w0 30"
     )
     parser.add_argument("source", type=str, help="the folder or file")
@@ -156,6 +156,10 @@ def _zoo_import() -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits")
     parser.add_argument("--shard_size", type=int, default=1024, help="networks per file")
+    parser.add_argument(
+        "--dtype", type=str,
+        help="float16, bfloat16, float32 or float64 (default: what holds all networks exactly)",
+    )  # fmt: skip
     add_output(parser, progress=False)
     return parser
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from converters import import_zoo
+from converters import import_zoo, state_dict_to_graph, to_architecture, to_state_dict
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFiniteError
 from nngraph.graph import Activation, Architecture
 from nngraph.testing import random_stack, structured_architectures
@@ -153,3 +153,140 @@ def test_what_does_not_fit_is_named(folder: Path, tmp_path: Path):
     torch.save({"lonely": torch.ones(3, 4, 5, 6)}, tmp_path / "d.pt")
     refused(InvalidGraphError, "d.pt: ", tmp_path / "d.pt")
     assert not (tmp_path / "zoo").exists() or not Zoo.open(tmp_path / "zoo", partial=True).shards
+
+
+class TiedEmbedding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.hidden = nn.Embedding(11, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return self.head(self.hidden(self.embedding(words)).relu())
+
+
+@pytest.mark.parametrize("names", ["first", "second", "both", "mixed"])
+@pytest.mark.parametrize("form", ["folder", "stack"])
+def test_tied_weights_stand_under_any_of_their_names(tmp_path: Path, names: str, form: str):
+    architecture = to_architecture(TiedEmbedding(), torch.zeros(1, 3, dtype=torch.long))
+    left_out = {"first": ["head.weight"], "second": ["embedding.weight"], "both": []}
+    (tmp_path / "nets").mkdir()
+    states = [TiedEmbedding().state_dict() for _ in range(3)]
+    written = []
+    for i, state in enumerate(states):
+        kind = ("first", "second", "both")[i] if names == "mixed" else names
+        written.append({k: v.clone() for k, v in state.items() if k not in left_out[kind]})
+        torch.save(written[-1], tmp_path / "nets" / f"{i}.pt")
+    source = tmp_path / "nets"
+    if form == "stack":
+        shared = {k for state in written for k in state if all(k in other for other in written)}
+        if names == "mixed":
+            return
+        source = tmp_path / "all.pt"
+        torch.save({k: torch.stack([w[k] for w in written]) for k in shared}, source)
+    zoo = import_zoo(tmp_path / "zoo", source, architecture=architecture)
+    for i, state in enumerate(states):
+        found = to_state_dict(zoo.network(i))
+        assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_names_of_a_tied_weight_with_different_numbers_are_refused_by_file(tmp_path: Path):
+    architecture = to_architecture(TiedEmbedding(), torch.zeros(1, 3, dtype=torch.long))
+    state = {k: v.clone() for k, v in TiedEmbedding().state_dict().items()}
+    torch.save(state, tmp_path / "good.pt")
+    torch.save({**state, "head.weight": state["head.weight"] + 1}, tmp_path / "torn.pt")
+    with pytest.raises(InvalidGraphError, match=r"torn.pt: .* have different numbers"):
+        import_zoo(tmp_path / "zoo", tmp_path, architecture=architecture)
+
+
+def small(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    return nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).to(dtype).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "asked", "expected"),
+    [
+        ((torch.float16, torch.float32), None, torch.float32),
+        ((torch.float32, torch.float64), None, torch.float64),
+        ((torch.float16, torch.bfloat16), None, torch.float32),
+        ((torch.float16, torch.float16), None, torch.float16),
+        ((torch.float64, torch.float64), "float32", torch.float32),
+        ((torch.float16, torch.float32), "float64", torch.float64),
+    ],
+    ids=lambda value: str(value).replace("torch.", "") if value else "widest",
+)
+def test_networks_of_several_precisions_get_one(
+    tmp_path: Path, dtypes: tuple[torch.dtype, ...], asked: str | None, expected: torch.dtype
+):
+    (tmp_path / "nets").mkdir()
+    states = [small(dtypes[i % 2]) for i in range(4)]
+    states.append({**small(dtypes[0]), "2.bias": torch.ones(1, dtype=dtypes[1])})  # within a file
+    for i, state in enumerate(states):
+        torch.save(state, tmp_path / "nets" / f"{i}.pt")
+    zoo = import_zoo(tmp_path / "zoo", tmp_path / "nets", dtype=asked)
+    for i, state in enumerate(states):
+        for name, value in zoo.network(i).parameters().items():
+            assert value.dtype == expected
+            assert torch.equal(value, state[name].to(expected))
+    assert find_problems(zoo.path) == []
+
+
+def test_a_stack_of_several_precisions_gets_one(tmp_path: Path):
+    values = stacked()
+    values["0.bias"] = values["0.bias"].double() / 3
+    torch.save(values, tmp_path / "all.pt")
+    zoo = import_zoo(tmp_path / "zoo", tmp_path / "all.pt")
+    assert torch.equal(zoo.stack().parameters()["0.bias"], values["0.bias"])
+    with pytest.raises(InvalidGraphError, match="dtype is 'int8'; expected one of float16"):
+        import_zoo(tmp_path / "other", tmp_path / "all.pt", dtype="int8")
+
+
+@pytest.mark.parametrize("where", [0, 3, 5])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_named_by_its_file_and_tensor(
+    tmp_path: Path, where: int, value: float
+):
+    for i in range(6):
+        state = small()
+        if i == where:
+            state["2.weight"][0, 1] = value
+        torch.save(state, tmp_path / f"net{i}.pt")
+    with pytest.raises(NonFiniteError) as caught:
+        import_zoo(tmp_path / "zoo", tmp_path)
+    assert f"net{where}.pt: parameter '2.weight' has 1 of 4 entries" in str(caught.value)
+    assert str(caught.value).count(".pt") == 1
+    assert "allow_nonfinite" not in str(caught.value)
+
+
+def test_numbers_too_large_for_the_dtype_asked_for_are_named(tmp_path: Path):
+    torch.save({**small(), "2.bias": torch.tensor([1e6])}, tmp_path / "large.pt")
+    with pytest.raises(NonFiniteError, match=r"large.pt: parameter '2.bias' .*torch.float16"):
+        import_zoo(tmp_path / "zoo", tmp_path, dtype="float16")
+
+
+def test_batch_norms_without_an_architecture_are_named(tmp_path: Path):
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    torch.save(module.state_dict(), tmp_path / "0.pt")
+    for read in (
+        lambda: state_dict_to_graph(module.state_dict()),
+        lambda: state_dict_to_graph(module.double().state_dict()),
+        lambda: import_zoo(tmp_path / "zoo", tmp_path),
+    ):
+        with pytest.raises(InvalidGraphError, match=r"no MLP .* Give the arch") as e:
+            read()
+        assert "module.to" not in str(e.value)
+    architecture = to_architecture(module.float(), torch.randn(2, 4))
+    zoo = import_zoo(tmp_path / "zoo", tmp_path, architecture=architecture)
+    found = to_state_dict(zoo.network(0))
+    assert all(torch.equal(found[key], value) for key, value in module.state_dict().items())
+
+
+def test_a_file_that_does_not_fit_the_architecture_is_named(tmp_path: Path):
+    architecture = Architecture.mlp([2, 4, 1])
+    names = [parameter.name for parameter in architecture.parameters]
+    for i, width in enumerate((4, 4, 5)):
+        values = nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1)).state_dict().values()
+        torch.save(dict(zip(names, values, strict=True)), tmp_path / f"net{i}.pt")
+    with pytest.raises(InvalidGraphError, match=r"net2.pt: parameter '0.weight' has shape \(5, 2"):
+        import_zoo(tmp_path / "zoo", tmp_path, architecture=architecture)
