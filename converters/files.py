@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
+from converters.containers import (
+    MAX_BYTES,
+    checked_path,
+    container_of,
+    read_safetensors,
+    read_tensors,
+)
 from converters.state_dicts import refuse_batch, state_dict_to_graph
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError
 from nngraph.files import write_atomically
@@ -22,22 +27,25 @@ from nngraph.graph.parameters import check_parameters
 
 __all__ = ["load_graph", "load_state_dict", "save_graph"]
 
-#: Larger files are refused unless asked for: 16 GiB, four billion float32 weights.
-MAX_BYTES = 2**34
 _FORMAT = "nngraph.graph"
 _VERSION = "1"
 #: First character of the names of tensors in a graph file that are no parameters.
 _EXTRA = "@"
-#: Keys under which training scripts put the state dict among other things.
-_NESTED = ("state_dict", "model_state_dict", "model")
+#: Keys under which training scripts put the state dict among other things, in this order.
+_NESTED = (
+    "state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params"
+)
 
 
 def load_state_dict(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
-    """Read a state dict from a ``.safetensors``, ``.pt`` or ``.pth`` file, on the CPU.
+    """Read a state dict from a file of safetensors, torch or NumPy, on the CPU.
 
+    What a file is its content says, whatever its ending: ``.safetensors``, ``.pt``, ``.pth``,
+    ``.pth.tar``, ``.ckpt``, ``.bin``, ``.npz``, and the ``.index.json`` of a checkpoint in shards.
     Torch's own files are read with ``weights_only=True``: tensors and plain containers, no code. A
-    state dict under the key ``state_dict``, ``model_state_dict`` or ``model`` is found. Of a graph
-    file the parameters are returned.
+    state dict among other things is found under ``state_dict``, ``model_state_dict``, ``model``,
+    ``net``, ``network``, ``module``, ``weights`` or ``params``, or where it is the only mapping to
+    tensors. Of a graph file the parameters are returned.
 
     Args:
         max_bytes: larger files, and archives that unpack to more, are refused.
@@ -47,21 +55,12 @@ def load_state_dict(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str
             holds no state dict.
     """
     path = checked_path(path, max_bytes)
-    if path.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(path)
+    if container_of(path) == "safetensors":
+        tensors, metadata = read_safetensors(path)
         if metadata.get("format") == _FORMAT:
             tensors = {k: v for k, v in tensors.items() if not k.startswith(_EXTRA)}
         return tensors
-    if path.suffix not in (".pt", ".pth"):
-        raise DataFileError(
-            f"{path} has the ending {path.suffix!r}; expected .safetensors, .pt or .pth."
-        )
-    found = _read_torch(path, max_bytes)
-    if isinstance(found, Mapping):
-        for key in _NESTED:
-            if isinstance(found.get(key), Mapping):
-                found = found[key]
-                break
+    found = _unnested(path, read_tensors(path, max_bytes))
     if not isinstance(found, Mapping) or not found:
         raise DataFileError(
             f"{path} holds a {type(found).__name__}, and no state dict; expected a mapping from "
@@ -82,6 +81,27 @@ def load_state_dict(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str
                 f"{path}: entry {name!r} claims {value.numel()} numbers, more than are stored."
             )
     return dict(found)
+
+
+def _unnested(path: Path, found: Any) -> Any:
+    """Return the state dict among other things that a training script saved with it."""
+    while isinstance(found, Mapping) and not _is_state_dict(found):
+        mappings = {k: v for k, v in found.items() if isinstance(v, Mapping) and v}
+        named = [key for key in _NESTED if key in mappings]
+        keys = named[:1] or [key for key, value in mappings.items() if _is_state_dict(value)]
+        if len(keys) > 1:
+            raise DataFileError(
+                f"{path} holds several state dicts, under {', '.join(map(repr, keys))}; expected "
+                f"one, or one under {', '.join(map(repr, _NESTED))}. Save the one that is meant."
+            )
+        if not keys:
+            return found
+        found = mappings[keys[0]]
+    return found
+
+
+def _is_state_dict(found: Mapping[Any, Any]) -> bool:
+    return all(isinstance(value, Tensor) for value in found.values())
 
 
 def save_graph(graph: NeuralGraph, path: str | Path) -> None:
@@ -159,9 +179,12 @@ def load_graph(
     path = checked_path(path, max_bytes)
     if architecture is not None:
         return _load_checkpoint(path, architecture, allow_nonfinite, max_bytes)
-    if path.suffix != ".safetensors":
-        raise DataFileError(f"{path} has the ending {path.suffix!r}; expected .safetensors.")
-    tensors, metadata = _read_safetensors(path)
+    if container_of(path) != "safetensors":
+        raise DataFileError(
+            f"{path} is no graph file; expected .safetensors, as save_graph writes it. A "
+            "checkpoint is read by load_state_dict, or with the architecture that it is of."
+        )
+    tensors, metadata = read_safetensors(path)
     if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
         raise DataFileError(
             f"{path} has format {metadata.get('format')!r}, version {metadata.get('version')!r}; "
@@ -194,8 +217,8 @@ def load_graph(
 def _load_checkpoint(
     path: Path, architecture: Architecture, allow_nonfinite: bool, max_bytes: int
 ) -> NeuralGraph:
-    if path.suffix == ".safetensors":
-        _, metadata = _read_safetensors(path)
+    if container_of(path) == "safetensors":
+        _, metadata = read_safetensors(path)
         if metadata.get("format") == _FORMAT:
             graph = load_graph(path, allow_nonfinite=allow_nonfinite, max_bytes=max_bytes)
             if graph.architecture != architecture:
@@ -215,54 +238,3 @@ def _is_attribute(name: str) -> bool:
     """Whether a graph may have a further attribute of this name: no method, nothing of its own."""
     taken = name.startswith("_") or name in NeuralGraph.OWN_ATTRIBUTES
     return name.isidentifier() and not taken and not callable(getattr(NeuralGraph, name, None))
-
-
-def checked_path(path: str | Path, max_bytes: int) -> Path:
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise DataFileError(f"{path} cannot be read: {error.strerror}.") from None
-    if not path.is_file():
-        raise DataFileError(f"{path} is no file.")
-    if size == 0:
-        raise DataFileError(f"{path} is empty.")
-    if size > max_bytes:
-        raise DataFileError(
-            f"{path} has {size} bytes; at most {max_bytes} are read. Pass a larger max_bytes if "
-            "that is right."
-        )
-    return path
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise DataFileError(f"{path} is damaged or no safetensors file: {error}.") from error
-
-
-def _read_torch(path: Path, max_bytes: int) -> Any:
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > max_bytes:
-                raise DataFileError(
-                    f"{path} unpacks to {unpacked} bytes; at most {max_bytes} are read."
-                )
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except DataFileError:
-        raise
-    except Exception as error:  # a damaged file fails in many ways inside torch
-        text = str(error)
-        if found := re.search(r"GLOBAL ([\w.]+)", text):
-            raise DataFileError(
-                f"{path} holds an object of {found[1]}; only tensors in plain containers are read, "
-                "since loading others runs code of the file. Save the weights alone, with "
-                "torch.save(module.state_dict(), path)."
-            ) from error
-        reason = text.splitlines()[0] if text else type(error).__name__
-        raise DataFileError(f"{path} is damaged, or no file of torch.save: {reason}") from error

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +24,7 @@ from nngraph.zoo.shards import DTYPES, Shard
 from nngraph.zoo.splits import policy_of, split_of_groups
 from nngraph.zoo.writing import write_zoo
 
-__all__ = ["import_zoo", "read_arrays"]
+__all__ = ["import_zoo"]
 
 #: Endings of files that hold one network each in a folder.
 _SINGLE = (".bin", ".ckpt", ".pt", ".pth", ".pth.tar", ".safetensors")
@@ -217,35 +215,10 @@ def _architecture_of(
 # -- one file of all networks --------------------------------------------------------------------
 
 
-def read_arrays(path: str | Path) -> dict[str, Tensor]:
-    """Read an ``.npz`` archive of numbers, without pickles.
-
-    Raises:
-        DataFileError: if it is missing, damaged, too large, or holds anything but numbers.
-    """
-    path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-        if size > _MAX_BYTES:
-            raise DataFileError(f"{path} unpacks to {size} bytes; at most {_MAX_BYTES} are read.")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except DataFileError:
-        raise
-    except OSError as error:
-        raise DataFileError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except Exception as error:  # numpy and zipfile raise many kinds for damaged files
-        raise DataFileError(
-            f"{path} is not an archive of plain numbers: {error}. Expected what numpy.savez "
-            "writes of arrays without objects."
-        ) from None
-
-
 def _of_stack(
     file: Path, activations: Activations | None, architecture: Architecture | None, key: str
 ) -> _Networks:
-    held = read_arrays(file) if file.suffix == ".npz" else load_state_dict(file)
+    held = load_state_dict(file, max_bytes=_MAX_BYTES)
     marks = held.pop(key, None)
     if not held or any(value.dim() == 0 for value in held.values()):
         raise InvalidGraphError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from converters.files import MAX_BYTES
+from converters.containers import MAX_BYTES
 from converters.onnx_files.external import ExternalData
 from converters.onnx_files.functions import expand_functions
 from converters.onnx_files.module import OnnxModule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.files import checked_path
+from converters.containers import checked_path
 from nngraph.errors import DataFileError, MissingDependencyError
 
 if TYPE_CHECKING:

@@ -26,8 +26,6 @@ MAX_NETWORKS = 4096
 
 def is_graph_file(path: Path) -> bool:
     """Whether a file is one that ``save_graph`` wrote; no complaint about any other file."""
-    if path.suffix != ".safetensors":
-        return False
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get("format") == "nngraph.graph"
