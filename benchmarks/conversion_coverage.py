@@ -40,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("conversion_coverage.py", description=__doc__)
     made.add_argument("--library", nargs="*", choices=LIBRARIES, default=list(LIBRARIES))
     made.add_argument("--only", nargs="*", default=[], help="families; default: all")
-    made.add_argument("--alone", type=int, default=2, help="spaces proven alone, drawn at random")
-    made.add_argument("--mutants", type=int, default=12, help="wrong specs to try on each network")
+    made.add_argument("--alone", type=int, default=1, help="spaces proven alone, drawn at random")
+    made.add_argument("--mutants", type=int, default=8, help="wrong specs to try on each network")
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--resume", action="store_true", help="leave out what has a row already")
     made.add_argument(
