@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,7 +32,8 @@ _Entries: TypeAlias = "list[tuple[Any, Any]]"
 
 _MISSING = object()
 
-_LIBRARIES = {*sys.stdlib_module_names, "numpy", "torch", "torch_geometric"}
+#: Folders of installed packages.
+_INSTALLED = {"site-packages", "dist-packages"}
 
 #: What ``functools.cache`` makes of a function; what it holds cannot be put back, only forgotten.
 _CACHED = type(cache(len))
@@ -58,7 +60,7 @@ class Snapshot:
 
     These are the attributes of the module and of its submodules, the containers and objects that
     they hold, and what functions among them know: variables around them, globals that they name,
-    the objects and classes whose methods they are. Code of torch itself is not looked into.
+    the objects and classes whose methods they are. Code of installed packages is not looked into.
 
     Args:
         module: the network.
@@ -139,9 +141,15 @@ def _reached(value: Any) -> Iterator[Any]:
 
 
 def _is_library(value: Any) -> bool:
-    """Whether a function or class is of a library that keeps nothing of a forward."""
+    """Whether a function or class is Python's or an installed package's: no code of the user's.
+
+    Such code is taken to keep nothing of a forward but in the objects that are looked into.
+    """
     root = str(getattr(value, "__module__", "")).partition(".")[0]
-    return root in _LIBRARIES
+    if root in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(root), "__file__", None)
+    return file is not None and not _INSTALLED.isdisjoint(Path(file).parts)
 
 
 def _globals_of(code: types.CodeType) -> Iterator[str]:
