@@ -80,6 +80,12 @@ class Call:
         self.mixed: list[Dim] = []
         #: indices that this operation looks up where they belong
         self.looked_up: list[Value] = []
+        #: dimensions that a result drops; those that all results drop stand under ``None``
+        self.dropped: dict[int | None, list[Dim]] = {}
+        #: new dimensions whose indices are alike
+        self.alike: list[Dim] = []
+        #: whether the rule says how the operation runs through what it takes
+        self.declared = False
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -148,6 +154,7 @@ class Call:
         if index.indexes is None or index.indexes.size != dim.size:
             return False
         unify(dim, index.indexes)
+        self.drops(dim, results=range(len(self.shapes)))
         self.looked_up.append(index)
         return True
 
@@ -166,13 +173,63 @@ class Call:
             else:
                 self.fix([value.indexes], "has indices that are computed with")
 
+    # -- what becomes of indices: a rule accounts for each (see converters.symmetry.accounting) ---
+
+    def entrywise(self) -> None:
+        """Say that each entry of a result comes from entries at its own indices alone.
+
+        Indices along dimensions that this operation fixes may differ.
+        """
+        self.declared = True
+
+    def drops(self, *dims: Dim, results: Iterable[int] = (0,)) -> None:
+        """Say that results do not see the order of dimensions that they do not have.
+
+        They sum over them, take the largest along them, or leave them out after a cut; at each
+        index of the other dimensions of the operand.
+        """
+        self.declared = True
+        for number in results:
+            self.dropped.setdefault(number, []).extend(dims)
+
+    def leaves_out(self, *values: Value) -> None:
+        """Say that results depend on no entry of values but those that they still have.
+
+        A cut left the others out, or of some of the values only the sizes count.
+        """
+        self.declared = True
+        everything = [dim for value in values for cell in value.cells for dim in cell]
+        self.dropped.setdefault(None, []).extend(everything)
+
+    def dropped_by(self, result: int) -> list[Dim]:
+        """Return the dimensions that a result is said to drop."""
+        return [*self.dropped.get(None, ()), *self.dropped.get(result, ())]
+
+    def copies(self, size: int) -> Dim:
+        """Return a new dimension whose indices are alike, so that their order is free."""
+        self.alike.append(atom(size))
+        return self.alike[-1]
+
     def mixes(self, value: Value, places: Collection[int]) -> None:
-        """Note that entries are combined along some axes of a value, at each index of the others.
+        """Say that entries are combined along some axes of a value, at each index of the others.
 
         What stands at one index of the others then meets for all indices of those axes, and so
         cannot be relabelled independently for each.
         """
-        self.iterates(*(dim for place, dim in enumerate(value.dims) if place not in places))
+        self.declared = True
+        self.record(dim for place, dim in enumerate(value.dims) if place not in places)
+
+    def iterates(self, *dims: Dim) -> None:
+        """Say that this operation runs over these dimensions jointly.
+
+        The first result drops those that it does not have: they are summed over.
+        """
+        self.drops(*dims)
+        self.record(dims)
+
+    def record(self, dims: Iterable[Dim]) -> None:
+        """Record dimensions that are run over jointly, for what lies within what."""
+        self.engine.records.append(tuple(dims))
 
     def resampled(self, dims: Sequence[Dim], sizes: Sequence[int], text: str) -> list[Dim]:
         """Fix dimensions along which neighbours are combined; return those of the result.
@@ -197,10 +254,6 @@ class Call:
         """Say what a dimension counts, for the name of its space."""
         path = self.operation.module_path
         find(dim).hint = find(dim).hint or (f"{path}.{word}" if path else word)
-
-    def iterates(self, *dims: Dim) -> None:
-        """Note that this operation runs over these dimensions jointly (those it sums over too)."""
-        self.engine.records.append(dims)
 
     def enter(
         self,

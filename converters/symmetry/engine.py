@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.symmetry.call import Call, Entry, Outcome, Rule, Unruled, sources_of
+from converters.symmetry.accounting import check_accounted, record_runs
+from converters.symmetry.call import Call, Entry, Rule, Unruled, sources_of
 from converters.symmetry.demands import Demands, find_demands
 from converters.symmetry.dims import Dim, atom, fix, unify
 from converters.symmetry.expansion import Expansion
 from converters.symmetry.program import Operation, Program, Ref, Result, references
-from converters.symmetry.values import MAX_ENTRIES, Constant, Reason, Value
+from converters.symmetry.values import MAX_ENTRIES, Constant, Reason, Value, tensors
 from converters.symmetry.writes import settle_writes
 
 __all__ = ["Engine"]
@@ -23,24 +24,11 @@ INPUT = Reason("input", natural=True)
 OUTPUT = Reason("output", natural=True)
 
 
-def _outcome(rule: Rule, call: Call) -> Outcome:
-    """Run a rule; what trips it up is what it does not cover, and is fixed and reported as that."""
-    try:
-        return rule(call)
-    except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        kind = type(error).__name__
-        raise Unruled(f"is called as its rule does not expect ({kind}: {error})") from error
-
-
-def _values(arguments: Any) -> list[Value]:
-    """Return the values among arguments, lists opened."""
-    if isinstance(arguments, Value):
-        return [arguments]
-    if isinstance(arguments, dict):
-        return _values(list(arguments.values()))
-    if isinstance(arguments, (list, tuple)):
-        return [value for item in arguments for value in _values(item)]
-    return []
+#: What a rule raises on arguments that it did not foresee.
+_UNFORESEEN = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, StopIteration, TypeError,
+    ValueError,
+)
 
 
 @dataclass
@@ -107,10 +95,14 @@ class Engine:
 
         for buffer, ref in program.updates:
             # What a forward leaves behind is relabelled like what it found.
-            reason = Reason("update", text="a constant is written to it")
-            old, new = self._use(self.values[buffer], reason), self._use(self.values[ref], reason)
-            for one, other in zip(old.dims, new.dims, strict=True):
-                unify(one, other)
+            reason = Reason("update", text="is written to, with what is no relabelling of it")
+            old, new = self.values[buffer], self._use(self.values[ref], reason)
+            if old.shape == new.shape:
+                for one, other in zip(old.dims, new.dims, strict=True):
+                    unify(one, other)
+            else:
+                for dim in (*old.dims, *new.dims):
+                    fix(dim, reason)
             if new.indexes is not None:
                 fix(new.indexes, Reason("update", text="its indices are kept"))
 
@@ -131,30 +123,18 @@ class Engine:
         )
         call = Call(self, operation, self._bind(operation, reason))
         rule = self._rule(operation)
-        shapes = call.shapes
+        known = len(self.entries)
         try:
             if rule is None:
                 raise Unruled("has no rule")
-            outcome = _outcome(rule, call)
-            results = [outcome] if isinstance(outcome, Value) else list(outcome)
-            found = [None if value is None else value.shape for value in results]
-            for have, expected, ref in zip(found, shapes, operation.outputs, strict=False):
-                if ref is not None and have != expected:
-                    raise Unruled(f"gives {expected} where its rule expects {have}")
-            if len(found) < len(shapes):
-                raise Unruled(f"gives {len(shapes)} results where its rule expects {len(found)}")
+            results = self._ruled(rule, call)
         except Unruled as error:
+            del self.entries[known:]
             if self._step_by_pieces(operation):
                 return
             results = self._unknown(call, str(error), inputs)
-        call.carry_indices(_values(call.arguments), results)
-        if call.mixed:
-            apart = {id(dim) for dim in call.mixed}
-            touched = [*_values(call.arguments), *(v for v in results if v is not None)]
-            self.records += [
-                tuple(dim for dim in cell if id(dim) not in apart)
-                for tensor in touched for cell in tensor.cells
-            ]
+        call.carry_indices(tensors(call.arguments), results)
+        record_runs(call, results)
         made_from: tuple[str, ...] = ()
         if not any(value.sources for value in inputs):
             made_from = tuple(
@@ -174,6 +154,24 @@ class Engine:
                     if not call.entered and not value.sources:
                         value.sources = sources
                 self.values[ref] = value
+
+    def _ruled(self, rule: Rule, call: Call) -> list[Value | None]:
+        """Return what a rule gives, held against the shapes that were traced."""
+        try:
+            outcome = rule(call)
+        except _UNFORESEEN as error:
+            # What the rule has tied so far stays tied, and all that it was given is fixed.
+            what = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise Unruled(f"is called as its rule does not expect ({what})") from error
+        results: list[Value | None] = [outcome] if isinstance(outcome, Value) else [*outcome]
+        if len(results) < len(call.shapes):
+            raise Unruled(f"gives {len(call.shapes)} results where its rule expects {len(results)}")
+        for number, (value, expected) in enumerate(zip(results, call.shapes, strict=False)):
+            have = None if value is None else value.shape
+            if call.used(number) and have != expected:
+                raise Unruled(f"gives {expected} where its rule expects {have}")
+        check_accounted(call, results)
+        return results
 
     def _step_by_pieces(self, operation: Operation) -> bool:
         """Run the pieces of an operation in its place; say whether it has any."""

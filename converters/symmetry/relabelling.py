@@ -214,7 +214,7 @@ def _permuted(
     indices: Relabelling,
     full: Sequence[Axis] | None = None,
 ) -> Tensor:
-    if not any(spec.is_free(axis) for axis in axes):
+    if tensor.numel() == 0 or not any(spec.is_free(axis) for axis in axes):
         return tensor
     places = [_places(spec, axis) for axis in full or axes]
     rank = len(axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from converters.symmetry.dims import Dim, concatenate, unify
 from converters.symmetry.reasons import Reason
 
-__all__ = ["Constant", "Reason", "Value"]
+__all__ = ["Constant", "Reason", "Value", "tensors"]
 
 #: Constants with more entries than this are not computed, and taken to vary everywhere.
 MAX_ENTRIES = 2**26
@@ -179,3 +180,14 @@ class Value:
     def made_by(self, entry: int) -> Value:
         """Return the same value as the result of an entry of the record of layers."""
         return Value(self._dims, (entry,), blocks=self.blocks)
+
+
+def tensors(arguments: Any) -> list[Value]:
+    """Return the values among arguments, lists opened, in order."""
+    if isinstance(arguments, Value):
+        return [arguments]
+    if isinstance(arguments, dict):
+        return tensors(list(arguments.values()))
+    if isinstance(arguments, (list, tuple)):
+        return [value for item in arguments for value in tensors(item)]
+    return []

@@ -3,9 +3,31 @@
 A rule takes a :class:`~converters.symmetry.call.Call` and returns the value of the result (or one
 per result). It unifies the dimensions that the operation aligns, cuts or factors those that it
 takes apart, and fixes those along which it treats one index unlike another. A rule that does not
-cover its arguments raises ``Unruled``, and everything is fixed. Operators that torch tags as
-pointwise share one rule. To add a rule, write it in its family and name its operators in the
-family's table.
+cover its arguments raises ``Unruled``, or fails on them, and everything is fixed. Operators that
+torch tags as pointwise share one rule. To add a rule, write it in its family and name its operators
+in the family's table.
+
+A rule accounts for what it takes and gives, or loses it (``converters.symmetry.accounting``). Each
+axis of each operand must be an axis of each result that is used, or be declared:
+
+- ``call.drops(*dims, results=...)``: results do not see the order of these. They are summed over,
+  or left out after a cut. ``call.leaves_out(value)``: all of a value that a result does not
+  have is left out, by a cut, or because its sizes alone count.
+- ``call.fix(dims, why)``, ``call.resampled(...)``: their order counts. A result that *is* an index
+  (of the largest, of what was sorted) tells the indices of that axis apart.
+- ``call.copies(size)``: a new axis whose indices are alike. Any other new axis is fixed.
+
+And it says how the operation runs, or nothing it touches lies within anything else:
+
+- ``call.entrywise()``, or the decorator ``entrywise``: each entry of a result comes from entries at
+  its own indices (along axes that are fixed, from any). ``call.drops`` says it too.
+- ``call.iterates(*dims)``: a product over all of these, of which the first result drops what it
+  does not have.
+- ``call.mixes(value, places)``: entries are combined along some axes that the result keeps, as a
+  norm or a softmax does.
+
+An operation that others make up is written as their composition, with their records, so that
+operands that share an axis are right by themselves (``rules.attention``).
 """
 
 from __future__ import annotations

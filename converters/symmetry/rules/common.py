@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
-from converters.symmetry.call import Call, Rule
+from converters.symmetry.call import Call, Outcome, Rule
 from converters.symmetry.dims import Dim, atom, unify
 from converters.symmetry.values import Value
 
 __all__ = [
-    "align", "axes", "axis", "broadcast", "is_weight", "option", "rest_fixed", "table", "tensors",
+    "align", "axes", "axis", "broadcast", "entrywise", "is_weight", "option", "rest_fixed", "table",
 ]  # fmt: skip
+
+#: What a rule returns.
+Found = TypeVar("Found", bound=Outcome)
+
+
+def entrywise(rule: Callable[[Call], Found]) -> Callable[[Call], Found]:
+    """Return a rule that says of its operation that it goes entry by entry (``call.entrywise``)."""
+
+    @functools.wraps(rule)
+    def declared(call: Call) -> Found:
+        call.entrywise()
+        return rule(call)
+
+    return declared
 
 
 def table(rule: Rule, *names: str) -> dict[str, Rule]:
     """Return a rule under the names of its operators, ``aten.`` understood."""
     return {name if "." in name else f"aten.{name}": rule for name in names}
-
-
-def tensors(arguments: Any) -> list[Value]:
-    """Return the values among arguments, lists opened, in order."""
-    if isinstance(arguments, Value):
-        return [arguments]
-    if isinstance(arguments, dict):
-        return tensors(list(arguments.values()))
-    if isinstance(arguments, (list, tuple)):
-        return [value for item in arguments for value in tensors(item)]
-    return []
 
 
 def is_weight(value: Value) -> bool:
@@ -77,7 +81,7 @@ def broadcast(all_dims: Sequence[Sequence[Dim]]) -> list[Dim]:
 
 
 def rest_fixed(call: Call, first: Value) -> list[Value | None]:
-    """Return results of which only the first is of interest; what else is used is fixed."""
+    """Return results of which a rule says only the first; what the others come from is fixed."""
     results: list[Value | None] = [first]
     for output, shape in list(enumerate(call.shapes))[1:]:
         used = call.used(output)

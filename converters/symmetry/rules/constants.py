@@ -6,12 +6,13 @@ import torch
 
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import atom
-from converters.symmetry.rules.common import table
+from converters.symmetry.rules.common import entrywise, table
 from converters.symmetry.values import Constant, Value
 
 __all__ = ["CONSTANTS"]
 
 
+@entrywise
 def uniform(call: Call) -> Value:
     """Make a tensor of equal entries, sized like another."""
     name = call.operation.name
@@ -23,6 +24,7 @@ def uniform(call: Call) -> Value:
     return Value(tuple(atom(size) for size in call.shape), (), constant)
 
 
+@entrywise
 def arbitrary(call: Call) -> Value:
     """Make a tensor with entries that nothing is known of."""
     constant = Constant(call.shape, None)

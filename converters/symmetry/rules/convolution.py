@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converters.symmetry.call import Call
 from converters.symmetry.dims import factor, multiply, unify
-from converters.symmetry.rules.common import align, option, table
+from converters.symmetry.rules.common import align, entrywise, option, table
 from converters.symmetry.values import Value
 
 __all__ = ["CONVOLUTION"]
@@ -21,12 +21,16 @@ def convolve(call: Call) -> Value:
     taps = list(weight.dims[2:])
     lead = list(value.dims[: len(value.dims) - len(taps) - 1])
     channels, pixels = value.dims[len(lead)], value.dims[len(lead) + 1 :]
+    sizes = call.shape[len(lead) + 1 :]
+    moved = [i for i, tap in enumerate(taps) if tap.size > 1 or _moves(call, i)]
+    # Pixels that are not mixed are run over as well.
+    joint = [*lead, *(pixel for i, pixel in enumerate(pixels) if i not in moved)]
     # The axis of the weight that is whole, and the one that stands for one group.
     whole, part = weight.dims[0], weight.dims[1]
     if groups == 1:
         inner, outer = (whole, part) if transposed else (part, whole)
         align([channels, inner])
-        call.iterates(*lead, inner, outer)
+        call.iterates(*joint, inner, outer)
     else:
         group, inner = factor(channels, (groups, channels.size // groups))
         weight_group, rest = factor(whole, (groups, whole.size // groups))
@@ -36,17 +40,15 @@ def convolve(call: Call) -> Value:
         if transposed:
             unify(inner, rest)
             outer = multiply((group, part))
-            call.iterates(*lead, group, inner, part)
+            call.iterates(*joint, group, inner, part)
         else:
             unify(inner, part)
             outer = whole
-            call.iterates(*lead, group, inner, rest)
+            call.iterates(*joint, group, inner, rest)
     if bias is not None:
         align([outer, bias.dims[0]])
-    sizes = call.shape[len(lead) + 1 :]
-    moved = [i for i, tap in enumerate(taps) if tap.size > 1 or _moves(call, i)]
-    places = list(pixels)
     call.fix([taps[i] for i in moved], "counts taps", natural=True)
+    places = list(pixels)
     found = call.resampled(
         [pixels[i] for i in moved], [sizes[i] for i in moved], "is convolved over"
     )
@@ -68,6 +70,7 @@ def _moves(call: Call, place: int) -> bool:
     return any(option(call, name, place, still) != still for name, still in moves.items())
 
 
+@entrywise
 def im2col(call: Call) -> Value:
     """Take windows: (C, H, W) -> (C k k, windows)."""
     value = call.value("self")
@@ -77,6 +80,7 @@ def im2col(call: Call) -> Value:
     return value.like([*lead, multiply((channels, taps)), windows])
 
 
+@entrywise
 def col2im(call: Call) -> Value:
     """Add up windows: (C k k, windows) -> (C, H, W)."""
     value = call.value("self")

@@ -8,7 +8,14 @@ import torch
 
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, atom, multiply
-from converters.symmetry.rules.common import axes, axis, broadcast, rest_fixed, table
+from converters.symmetry.rules.common import (
+    axes,
+    axis,
+    broadcast,
+    entrywise,
+    rest_fixed,
+    table,
+)
 from converters.symmetry.rules.segments import piece
 from converters.symmetry.values import Value
 
@@ -22,6 +29,7 @@ def _taken(call: Call, value: Value, dim: Dim, index: Value) -> list[Dim]:
         first = int(known[0])
         ahead = torch.arange(first, first + known.numel())
         if torch.equal(known.cpu().to(torch.int64), ahead) and 0 <= first <= dim.size - len(ahead):
+            call.leaves_out(value)
             return [piece(dim, first, first + len(ahead))]
     if call.looks_up(index, dim):
         return list(index.dims)
@@ -30,6 +38,7 @@ def _taken(call: Call, value: Value, dim: Dim, index: Value) -> list[Dim]:
     return list(index.dims)
 
 
+@entrywise
 def embedding(call: Call) -> Value:
     """Look up rows: entry v of the vocabulary is told from others, the features are free."""
     weight, indices = call.value("weight"), call.value("indices")
@@ -40,6 +49,7 @@ def embedding(call: Call) -> Value:
     return call.enter("embedding", inputs, Value(tuple(dims)), {"weight": weight})
 
 
+@entrywise
 def embedding_bag(call: Call) -> list[Value | None]:
     """Look up rows and reduce each bag of them, feature by feature."""
     weight, scale = call.value("weight"), call.get("per_sample_weights")
@@ -51,6 +61,7 @@ def embedding_bag(call: Call) -> list[Value | None]:
     return rest_fixed(call, call.enter("embedding", inputs, bags, {"weight": weight}))
 
 
+@entrywise
 def index_select(call: Call) -> Value:
     """Read one axis at indices."""
     value, index = call.value("self"), call.value("index")
@@ -98,6 +109,7 @@ class _Access:
         return broadcast([item.dims for item in self.items])
 
 
+@entrywise
 def index(call: Call) -> Value:
     """Read axes at indices that are broadcast against each other, or where a mask is set."""
     value = call.value("self")
@@ -115,6 +127,7 @@ def index(call: Call) -> Value:
     return value.like([*access.before, *joint, *access.after])
 
 
+@entrywise
 def index_put(call: Call) -> Value:
     """Write at indices: the axes that are written at are fixed, the others are aligned.
 
@@ -138,6 +151,7 @@ def index_put(call: Call) -> Value:
     return call.enter("scatter", [value, source], value.like(value.dims))
 
 
+@entrywise
 def gather(call: Call) -> Value:
     """Read one axis at an index for each entry: that axis is fixed, the others are aligned."""
     value, index = call.value("self"), call.value("index")
@@ -150,6 +164,7 @@ def gather(call: Call) -> Value:
     return value.like(index.dims)
 
 
+@entrywise
 def scatter(call: Call) -> Value:
     """Write (or add) along one axis at an index for each entry: that axis is fixed."""
     value, index = call.value("self"), call.value("index")
@@ -157,9 +172,11 @@ def scatter(call: Call) -> Value:
     place = axis(call["dim"], len(value.dims))
     if not call.looks_up(index, value.dims[place]):
         call.fix([value.dims[place]], "is written at computed indices")
+    call.fix([index.dims[place]], "is written at computed indices")
     _align_others(call, value, index, place)
     inputs = [value, index]
     if isinstance(source, Value):
+        call.fix([source.dims[place]], "is written at computed indices")
         _align_others(call, value, source, place)
         inputs.append(source)
     return call.enter("scatter", inputs, value.like(value.dims))
@@ -175,12 +192,13 @@ def _align_others(call: Call, value: Value, other: Value, place: int) -> None:
             call.fix([mine, theirs], "is read or written in part")
 
 
+@entrywise
 def index_add(call: Call) -> Value:
     """Add slices at indices of one axis: that axis is fixed, the others are aligned."""
     value, source = call.value("self"), call.value("source")
     place = axis(call["dim"], len(value.dims))
     call.fix([value.dims[place]], "is written at computed indices")
-    call.fix([source.dims[place]], "is added at computed indices")
+    call.fix([source.dims[place], *call.value("index").dims], "is added at computed indices")
     dims = [
         mine if i == place else broadcast([[mine], [theirs]])[0]
         for i, (mine, theirs) in enumerate(zip(value.dims, source.dims, strict=True))
@@ -193,6 +211,7 @@ def index_copy(call: Call) -> Value:
     return index_add(call)
 
 
+@entrywise
 def roll(call: Call) -> Value:
     """Shift along axes, whose order counts."""
     value = call.value("self")
@@ -202,6 +221,7 @@ def roll(call: Call) -> Value:
     return value.like(value.dims)
 
 
+@entrywise
 def flip(call: Call) -> Value:
     """Turn axes round, whose order counts."""
     value = call.value("self")
@@ -209,6 +229,7 @@ def flip(call: Call) -> Value:
     return value.like(value.dims)
 
 
+@entrywise
 def scan(call: Call) -> list[Value]:
     """Accumulate along an axis, whose order counts."""
     value = call.value("self")
@@ -218,15 +239,17 @@ def scan(call: Call) -> list[Value]:
     return [result] + [value.like(value.dims) for _ in call.shapes[1:]]
 
 
+@entrywise
 def one_hot(call: Call) -> Value:
     """Write each class as a unit vector; classes are told apart, unless they are places."""
     value = call.value("self")
-    classes = atom(call.shape[-1])
+    classes = call.copies(call.shape[-1])
     if not call.looks_up(value, classes):
         call.fix([classes], "counts classes", natural=True)
     return value.like([*value.dims, classes])
 
 
+@entrywise
 def nonzero(call: Call) -> Value:
     """List the positions of entries that are not zero."""
     value = call.value("self")
@@ -234,6 +257,7 @@ def nonzero(call: Call) -> Value:
     return value.like([call.fixed(size) for size in call.shape])
 
 
+@entrywise
 def grid_sample(call: Call) -> Value:
     """Read pixels at computed places, channel by channel."""
     value, grid = call.value("input"), call.value("grid")
@@ -245,6 +269,7 @@ def grid_sample(call: Call) -> Value:
     )
 
 
+@entrywise
 def masked_scatter(call: Call) -> Value:
     """Write entries in order where a mask is set: the order of everything counts."""
     value, mask, source = (call.value(name) for name in ("self", "mask", "source"))

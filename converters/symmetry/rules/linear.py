@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from converters.symmetry.call import Call, Unruled
-from converters.symmetry.dims import Dim
-from converters.symmetry.rules.common import align, broadcast, is_weight, table
+from converters.symmetry.dims import Dim, unify
+from converters.symmetry.rules.common import align, broadcast, entrywise, is_weight, table
 from converters.symmetry.values import Value
 
-__all__ = ["LINEAR"]
+__all__ = ["LINEAR", "product"]
 
 
 def _enter(
@@ -33,8 +33,8 @@ def linear(call: Call) -> Value:
     return _enter(call, "linear", {"input": value, "weight": weight, "bias": bias}, output)
 
 
-def _product(call: Call, one: Value, other: Value) -> list[Dim]:
-    """Contract as ``torch.matmul`` does."""
+def product(call: Call, one: Value, other: Value) -> list[Dim]:
+    """Contract as ``torch.matmul`` does; a step of every operation that holds a product."""
     left, right = list(one.dims), list(other.dims)
     rows = [] if len(left) == 1 else [left[-2]]
     columns = [] if len(right) == 1 else [right[-1]]
@@ -48,9 +48,10 @@ def matmul(call: Call) -> Value:
     r""":math:`y_{..rc} = \sum_i a_{..ri} b_{..ic}`."""
     one = call.value("self")
     other = next(call[n] for n in ("other", "mat2", "vec", "tensor") if n in call.arguments)
-    return _enter(call, "linear", {"left": one, "right": other}, _product(call, one, other))
+    return _enter(call, "linear", {"left": one, "right": other}, product(call, one, other))
 
 
+@entrywise
 def outer(call: Call) -> Value:
     """Outer product of vectors."""
     one, other = call.value("self"), call.value("vec2")
@@ -63,14 +64,14 @@ def addmm(call: Call) -> Value:
     if "vec" in call.arguments:
         names = ("mat", "vec")
     bias, one, other = call.value("self"), call[names[0]], call[names[1]]
-    dims = broadcast([_product(call, one, other), bias.dims])
+    dims = broadcast([product(call, one, other), bias.dims])
     return _enter(call, "linear", {"left": one, "right": other, "bias": bias}, dims)
 
 
 def addbmm(call: Call) -> Value:
     """A sum of matrix products over the batch, added to a matrix."""
-    product = _product(call, call["batch1"], call["batch2"])[1:]
-    dims = broadcast([product, call.value("self").dims])
+    dims = product(call, call["batch1"], call["batch2"])[1:]
+    dims = broadcast([dims, call.value("self").dims])
     operands = {"left": call["batch1"], "right": call["batch2"], "bias": call.value("self")}
     return _enter(call, "linear", operands, dims)
 
@@ -83,6 +84,7 @@ def grouped(call: Call) -> Value:
         raise Unruled("multiplies in another layout than rows by a stack of matrices")
     call.fix([rows.dims[0]], "is divided into ranges", natural=True)
     call.fix([weight.dims[0]], "is chosen by the range of a row")
+    call.fix([dim for value in values[2:] for dim in value.dims], "counts ranges", natural=True)
     inner = align([rows.dims[1], weight.dims[1]])
     call.iterates(rows.dims[0], inner, weight.dims[2])
     return _enter(
@@ -144,10 +146,13 @@ def einsum(call: Call) -> Value:
 def trace(call: Call) -> Value:
     """Sum of the diagonal."""
     value = call.value("self")
-    align(value.dims)
+    one, other = value.dims
+    unify(one, other)
+    call.drops(one)
     return call.enter("reduce", [value], Value(()))
 
 
+@entrywise
 def cross(call: Call) -> Value:
     """Cross product: three coordinates that are told apart."""
     one, other = call.value("self"), call.value("other")

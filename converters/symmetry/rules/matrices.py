@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, unify
 from converters.symmetry.rules.common import broadcast, table
-from converters.symmetry.values import Value
+from converters.symmetry.values import Value, tensors
 
 __all__ = ["MATRICES"]
 
@@ -21,6 +21,8 @@ def _matrix(call: Call) -> Value:
 
 def _results(call: Call, value: Value, known: dict[int, Sequence[Dim]]) -> list[Value | None]:
     """Return results by number; the factors that are found on the way tell all indices apart."""
+    everything = [dim for given in tensors(call.arguments) for dim in given.dims]
+    call.drops(*everything, results=known)
     results: list[Value | None] = []
     for number, shape in enumerate(call.shapes):
         dims = known.get(number)

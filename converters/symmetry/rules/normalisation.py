@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from converters.symmetry.call import Call
-from converters.symmetry.dims import factor
-from converters.symmetry.rules.common import align, broadcast, rest_fixed, table
+from converters.symmetry.dims import Dim, atom, factor
+from converters.symmetry.rules.common import align, broadcast, entrywise, rest_fixed, table
 from converters.symmetry.values import Value
 
 __all__ = ["NORMALISATION"]
+
+
+def _with_statistics(
+    call: Call, first: Value, kept: Sequence[Dim], dropped: Iterable[Dim]
+) -> list[Value | None]:
+    """Return a normalised tensor and its statistics, which have only some of its dimensions."""
+    results = rest_fixed(call, first)
+    for number, shape in enumerate(call.shapes):
+        if number and call.used(number) and shape == tuple(dim.size for dim in kept):
+            call.drops(*dropped, results=(number,))
+            results[number] = Value(tuple(kept), first.sources)
+    return results
 
 
 def _channels(call: Call, kind: str) -> list[Value | None]:
@@ -20,11 +34,15 @@ def _channels(call: Call, kind: str) -> list[Value | None]:
         if parameter is not None:
             align([value.dims[place], parameter.dims[0]])
     eps = call.get("eps", 1e-5)
-    return rest_fixed(call, call.enter(kind, [value], value.like(value.dims), roles, eps=eps))
+    first = call.enter(kind, [value], value.like(value.dims), roles, eps=eps)
+    rest = [dim for i, dim in enumerate(value.dims) if i != place]
+    return _with_statistics(call, first, [value.dims[place]], rest)
 
 
 def batch_norm(call: Call) -> list[Value | None]:
     """Normalise each channel by its statistics."""
+    value = call.value("input")
+    call.mixes(value, [place for place in range(value.rank) if place != min(1, value.rank - 1)])
     return _channels(call, "batch_norm")
 
 
@@ -40,6 +58,7 @@ def group_norm(call: Call) -> list[Value | None]:
     value = call.value("input")
     groups = int(call["num_groups"] if "num_groups" in call.arguments else call["group"])
     channels = value.dims[1]
+    group = channels if groups == channels.size else atom(1)
     if 1 < groups < channels.size:
         group, _ = factor(channels, (groups, channels.size // groups))
         call.name(group, "groups")
@@ -52,7 +71,7 @@ def group_norm(call: Call) -> list[Value | None]:
     result = call.enter(
         "group_norm", [value], value.like(value.dims), roles, groups=groups, eps=call["eps"]
     )
-    return rest_fixed(call, result)
+    return _with_statistics(call, result, [value.dims[0], group], value.dims[1:])
 
 
 def layer_norm(call: Call) -> list[Value | None]:
@@ -66,9 +85,11 @@ def layer_norm(call: Call) -> list[Value | None]:
             broadcast([value.dims[-rank:], parameter.dims])
     kind = "rms_norm" if "rms" in call.operation.name else "layer_norm"
     result = call.enter(kind, [value], value.like(value.dims), roles, eps=call.get("eps"))
-    return rest_fixed(call, result)
+    statistics = [*value.dims[: value.rank - rank], *(atom(1) for _ in range(rank))]
+    return _with_statistics(call, result, statistics, value.dims[value.rank - rank :])
 
 
+@entrywise
 def local_response_norm(call: Call) -> Value:
     """Normalise over neighbouring channels, whose order counts."""
     value = call.value("self")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from converters.symmetry.call import Call
 from converters.symmetry.dims import Dim
-from converters.symmetry.rules.common import axis, broadcast, table
+from converters.symmetry.rules.common import axis, broadcast, entrywise, table
 from converters.symmetry.ties import all_different
 from converters.symmetry.values import Value
 
@@ -19,6 +19,7 @@ __all__ = ["ORDERING", "places"]
 def places(call: Call, value: Value, dim: Dim, kept: list[Dim]) -> Value:
     """Return indices of a dimension of a value, where its largest or sorted entries stand."""
     result = value.like(kept)
+    call.drops(dim, results=range(len(call.shapes)))
     engine = call.engine
     parameters = {name: engine.values[ref] for name, ref in engine.program.parameters.items()}
     if all_different(value, dim, engine.entries, parameters):
@@ -37,6 +38,7 @@ def order(call: Call) -> list[Value | None]:
     dims = list(value.dims)
     dim = dims[place]
     call.mixes(value, [place])
+    call.drops(dim)
     shape = next(shape for i, shape in enumerate(call.shapes) if call.used(i))
     # One of them alone, such as the k-th, may drop the axis.
     dims[place : place + 1] = [call.fixed(shape[place])] if call.get("keepdim", True) else []
@@ -58,6 +60,7 @@ def position(call: Call) -> Value:
     value = call.value("self")
     dims = list(value.dims)
     if call["dim"] is None:
+        call.entrywise()
         call.fix(dims, "has the index of its largest entry taken")
         return value.like([call.fixed(size) for size in call.shape])
     place = axis(call["dim"], len(dims))
@@ -65,6 +68,7 @@ def position(call: Call) -> Value:
     return places(call, value, value.dims[place], dims)
 
 
+@entrywise
 def bucket(call: Call) -> Value:
     """Find each entry's place in a sorted sequence, whose order counts."""
     value = call.value("self")

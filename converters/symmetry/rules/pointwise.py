@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from converters.symmetry.blocks import blocked, rearrange, take
 from converters.symmetry.call import Call, Unruled
-from converters.symmetry.dims import atom, cut, unify
-from converters.symmetry.rules.common import axis, broadcast, is_weight, table, tensors
-from converters.symmetry.values import Value
+from converters.symmetry.dims import cut, unify
+from converters.symmetry.rules.common import axis, broadcast, entrywise, is_weight, table
+from converters.symmetry.values import Value, tensors
 
 __all__ = ["POINTWISE", "pointwise", "same"]
 
@@ -18,6 +18,7 @@ _KINDS = {
 }
 
 
+@entrywise
 def pointwise(call: Call) -> Value:
     """Combine tensors entry by entry, with broadcasting."""
     values = tensors(call.arguments)
@@ -65,17 +66,22 @@ def _combined(values: list[Value]) -> Value:
     return blocked(axis + rank, parts)
 
 
+@entrywise
 def same(call: Call) -> Value:
     """Change type, layout or ownership: nothing that a dimension sees."""
-    value = tensors(call.arguments)[0]
+    value, *others = tensors(call.arguments)
+    call.leaves_out(*others)
     return rearrange(value, range(value.rank))
 
 
+@entrywise
 def fill(call: Call) -> Value:
     """Overwrite with one number."""
-    return Value(tuple(atom(size) for size in call.shape))
+    call.leaves_out(*tensors(call.arguments))
+    return Value(tuple(call.copies(size) for size in call.shape))
 
 
+@entrywise
 def prelu(call: Call) -> Value:
     """Multiply what is negative by one number, or one per channel (axis 1)."""
     value, weight = call.value("self"), call["weight"]
@@ -92,6 +98,7 @@ def rrelu(call: Call) -> Value:
     return pointwise(call)
 
 
+@entrywise
 def glu(call: Call) -> Value:
     """Gate one half of an axis with the other: index i of one with index i of the other."""
     value = call.value("self")
@@ -99,6 +106,7 @@ def glu(call: Call) -> Value:
     half = value.dims[place].size // 2
     left, right = cut(value.dims[place], (half, half))
     unify(left, right)
+    call.drops(left)
     dims = [left if i == place else dim for i, dim in enumerate(value.dims)]
     return call.enter("gate", [value], value.like(dims), dim=place)
 

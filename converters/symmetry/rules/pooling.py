@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from converters.symmetry.call import Call
 from converters.symmetry.dims import atom
-from converters.symmetry.rules.common import option, rest_fixed, table, tensors
-from converters.symmetry.values import Value
+from converters.symmetry.rules.common import broadcast, option, table
+from converters.symmetry.values import Value, tensors
 
 __all__ = ["POOLING"]
 
 
 def _windows(call: Call, rank: int) -> list[Value | None]:
+    call.entrywise()
     value = tensors(call.arguments)[0]
     dims, lead = list(value.dims), value.rank - rank
     # The indices of the largest entries count the pixels of all axes together.
@@ -19,6 +20,7 @@ def _windows(call: Call, rank: int) -> list[Value | None]:
     for place, size in enumerate(call.shape[lead:]):
         before = dims[lead + place].size
         if not seen and _is_over_everything(call, place, before, size):
+            call.drops(dims[lead + place])
             dims[lead + place] = atom(1)
         elif seen or not _is_entry_by_entry(call, place, before, size):
             moved.append(lead + place)
@@ -27,7 +29,22 @@ def _windows(call: Call, rank: int) -> list[Value | None]:
     for place, dim in zip(moved, found, strict=True):
         dims[place] = dim
     first = call.enter("pool", [value], Value(tuple(dims)))
-    return rest_fixed(call, first)
+    # What else there is are the indices of the largest entries, channel by channel.
+    return [first] + [
+        Value(tuple(dims), first.sources) if call.used(number) else None
+        for number in range(1, len(call.shapes))
+    ]
+
+
+def unpool(call: Call) -> Value:
+    """Put entries back where the indices say, channel by channel; pixels are told apart."""
+    call.entrywise()
+    value, indices = call.value("self"), call.value("indices")
+    rank = 3 if "3d" in call.operation.name else 2
+    lead = broadcast([value.dims[: value.rank - rank], indices.dims[: value.rank - rank]])
+    call.fix(indices.dims[value.rank - rank :], "counts positions")
+    pixels = call.resampled(value.dims[value.rank - rank :], call.shape[-rank:], "is put back")
+    return call.enter("pool", [value, indices], Value((*lead, *pixels)))
 
 
 def _is_over_everything(call: Call, place: int, before: int, after: int) -> bool:
@@ -89,6 +106,7 @@ POOLING = {
         pool_3d, "max_pool3d", "max_pool3d_with_indices", "avg_pool3d", "adaptive_avg_pool3d",
         "adaptive_max_pool3d", "_adaptive_avg_pool3d",
     ),
+    **table(unpool, "max_unpool2d", "max_unpool3d"),
     **table(
         resample, "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
         "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "upsample_linear1d",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from converters.symmetry.blocks import blocked, take
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, find, unify
-from converters.symmetry.rules.common import align, broadcast, table
+from converters.symmetry.rules.common import table
+from converters.symmetry.rules.linear import product
 from converters.symmetry.values import Constant, Value
 
 __all__ = ["RECURRENT"]
@@ -22,12 +25,9 @@ def _gates(axis: Dim, count: int) -> Dim:
     return units
 
 
-def _layer(
-    call: Call, source: Dim, weights: list[Value], gates: int
-) -> tuple[Dim, Dim]:
+def _layer(call: Call, source: Value, weights: list[Value], gates: int) -> tuple[Dim, Dim]:
     """Tie the weights of one layer in one direction; return its output and its units."""
     weight_ih, weight_hh, *rest = weights
-    align([source, weight_ih.dims[1]])
     units = _gates(weight_ih.dims[0], gates)
     unify(units, _gates(weight_hh.dims[0], gates))
     call.name(units, "units")
@@ -39,7 +39,9 @@ def _layer(
     if projections:
         unify(units, projections[0].dims[1])
         output = projections[0].dims[0]
-    unify(output, weight_hh.dims[1])
+    state = Value((*source.dims[:-1], output))
+    for values, weight in ((source, weight_ih), (state, weight_hh)):
+        call.record(product(call, values, Value((weight.dims[1], weight.dims[0]))))
     return find(output), find(units)
 
 
@@ -53,7 +55,7 @@ def recurrent(call: Call) -> list[Value]:
     states = call["hx"] if isinstance(call["hx"], list) else [call["hx"]]
     layers, directions = int(call["num_layers"]), 2 if call["bidirectional"] else 1
     per = len(weights) // (layers * directions)
-    source = value.dims[-1]
+    source = value
     outputs: list[Dim] = []
     cells: list[Dim] = []
     # Weights that are the same tensor in several layers are tied by being one value.
@@ -64,29 +66,34 @@ def recurrent(call: Call) -> list[Value]:
         ]
         outputs += [output for output, _ in found]
         cells += [units for _, units in found]
-        source = concatenate(output for output, _ in found)
+        source = Value((*value.dims[:-1], concatenate(output for output, _ in found)))
     lead = list(value.dims[:-1])
-    sequence = lead[1] if call["batch_first"] and len(lead) > 1 else lead[0]
-    batch = [dim for dim in lead if dim is not sequence][:1]
-    call.fix([sequence], "is a sequence")
+    place = 1 if call["batch_first"] and len(lead) > 1 else 0
+    batch = [dim for i, dim in enumerate(lead) if i != place]
+    call.fix([lead[place]], "is a sequence")
+    call.mixes(value, [place, value.rank - 1])
+    results = range(len(call.shapes))
+    call.drops(value.dims[-1], *(dim for w in weights for dim in w.dims), results=results)
     final: list[Value] = []
     for state, units in zip(states, (outputs, cells), strict=False):
         final.append(blocked(0, [Value((atom(1), *batch, unit)) for unit in units]))
         for i, unit in enumerate(units):
-            _start(take(state, 0, i, i + 1), state.constant, unit)
+            _start(take(state, 0, i, i + 1), state.constant, [*batch, unit])
+    call.drops(*(state.dims[0] for state in states), results=results)
     inputs = [v for v in (value, *states) if v.constant is None]
     roles: dict[str, Value | None] = {str(i): weight for i, weight in enumerate(weights)}
     first = call.enter(
-        "recurrent", inputs, Value((*lead, source)), roles, cell=name, layers=layers,
+        "recurrent", inputs, source, roles, cell=name, layers=layers,
         directions=directions, gates=gates,
     )
     return [first] + [state.made_by(first.sources[0]) for state in final]
 
 
-def _start(state: Value, constant: Constant | None, units: Dim) -> None:
-    """Tie an initial state to the units, unless it is the same number everywhere."""
-    if constant is None or constant.varies(len(constant.shape) - 1):
-        unify(state.dims[-1], units)
+def _start(state: Value, constant: Constant | None, dims: Sequence[Dim]) -> None:
+    """Tie an initial state to batch and units, unless it is the same number everywhere."""
+    for place in range(-len(dims), 0):
+        if constant is None or constant.varies(len(constant.shape) + place):
+            unify(state.dims[place], dims[place])
 
 
 def cell(call: Call) -> list[Value]:
@@ -97,11 +104,15 @@ def cell(call: Call) -> list[Value]:
     named = {"weight_ih": call["w_ih"], "weight_hh": call["w_hh"]}
     named |= {"bias_ih": call.get("b_ih"), "bias_hh": call.get("b_hh")}
     weights = [value for value in named.values() if value is not None]
-    _, units = _layer(call, call.value("input").dims[-1], weights, gates)
+    value = call.value("input")
+    _, units = _layer(call, value, weights, gates)
+    lead = value.dims[:-1]
+    call.mixes(value, [value.rank - 1])
+    dropped = [value.dims[-1], *(dim for weight in weights for dim in weight.dims)]
+    call.drops(*dropped, results=range(len(call.shapes)))
     for state in states:
-        _start(state, state.constant, units)
-    lead = broadcast([call.value("input").dims[:-1], *(state.dims[:-1] for state in states)])
-    inputs = [v for v in (call.value("input"), *states) if v.constant is None]
+        _start(state, state.constant, [*lead, units])
+    inputs = [v for v in (value, *states) if v.constant is None]
     first = call.enter("recurrent", inputs, Value((*lead, units)), named, cell=name, gates=gates)
     return [first] + [Value((*lead, units), first.sources) for _ in call.shapes[1:]]
 

@@ -22,6 +22,7 @@ def reduce(call: Call) -> list[Value | None]:
         atom(1) if i in places else dim
         for i, dim in enumerate(value.dims) if keep or i not in places
     ]
+    call.drops(*(value.dims[i] for i in places), results=range(len(call.shapes)))
     first = call.enter("reduce", [value], value.like(dims))
     return [first] + [
         Value(first.dims, first.sources) if call.used(i) else None
@@ -37,6 +38,7 @@ def extreme(call: Call) -> list[Value | None]:
     if "dim" not in call.arguments:
         return reduce(call)
     place = axis(call["dim"], len(value.dims))
+    call.drops(value.dims[place], results=(0, 1))
     dims = list(value.dims)
     dims[place : place + 1] = [atom(1)] if call["keepdim"] else []
     where = places(call, value, value.dims[place], dims) if call.used(1) else None
@@ -70,7 +72,11 @@ def distances(call: Call) -> Value:
 
 def histogram(call: Call) -> Value:
     """Count entries by size: bins are told apart, entries are not."""
-    return call.value("self").like([call.fixed(size, "counts bins") for size in call.shape])
+    value, weights = call.value("self"), call.get("weights")
+    if isinstance(weights, Value):
+        broadcast([value.dims, weights.dims])
+    call.drops(*value.dims)
+    return value.like([call.fixed(size, "counts bins") for size in call.shape])
 
 
 REDUCTION = {

@@ -7,19 +7,21 @@ from itertools import accumulate
 
 from converters.symmetry.blocks import blocked, overwrite, rearrange, take, with_dim
 from converters.symmetry.call import Call, Unruled
-from converters.symmetry.dims import Dim, atom, concatenate, cut, factor, is_fixed, unify
-from converters.symmetry.rules.common import axis, broadcast, is_weight, table
+from converters.symmetry.dims import Dim, concatenate, cut, factor, is_fixed, unify
+from converters.symmetry.rules.common import axis, broadcast, entrywise, is_weight, table
 from converters.symmetry.values import Value
 
 __all__ = ["SEGMENTS", "piece"]
 
 
+@entrywise
 def cat(call: Call) -> Value:
     """Concatenate along one axis; the others are aligned once something asks for them as one."""
     values: list[Value] = [v for v in call["tensors"] if v.shape != (0,)]
     return _together(call, values, axis(call.get("dim", 0), values[0].rank))
 
 
+@entrywise
 def stack(call: Call) -> Value:
     """Put tensors side by side along a new axis, whose indices are told apart by their number."""
     values: list[Value] = call["tensors"]
@@ -54,6 +56,7 @@ def split(call: Call) -> list[Value]:
     else:
         step = call["split_size"] if "split_size" in call.arguments else -(-total // call["chunks"])
         sizes = [min(step, total - start) for start in range(0, total, step)]
+    call.leaves_out(value)
     ends = list(accumulate(sizes))
     return [
         take(value, place, end - size, end) for size, end in zip(sizes, ends, strict=True)
@@ -64,6 +67,7 @@ def unbind(call: Call) -> list[Value]:
     """Take an axis apart, index by index."""
     value = call.value("self")
     place = axis(call["dim"], value.rank)
+    call.leaves_out(value)
     return [_without(take(value, place, i, i + 1), place) for i in range(value.shape[place])]
 
 
@@ -74,6 +78,7 @@ def select(call: Call) -> Value:
     index = axis(call["index"], value.shape[place])
     if not 0 <= index < value.shape[place]:
         raise Unruled("selects an index that depends on the data")
+    call.leaves_out(value)
     return _without(take(value, place, index, index + 1), place)
 
 
@@ -95,6 +100,7 @@ def take_slice(call: Call) -> Value:
     start, stop, step = slice_bounds(call, value.shape[place])
     if max(0, -(-(stop - start) // step)) != call.shape[place]:
         raise Unruled("slices to a length that depends on the data")
+    call.leaves_out(value)
     if step == 1:
         return take(value, place, start, max(stop, start))
     dim = value.dims[place]
@@ -108,6 +114,7 @@ def take_slice(call: Call) -> Value:
     return with_dim(value, place, call.fixed(call.shape[place]))
 
 
+@entrywise
 def slice_scatter(call: Call) -> Value:
     """Overwrite some indices of an axis by another tensor, consecutive ones or every k-th."""
     value, source = call.value("self"), call.value("src")
@@ -137,6 +144,7 @@ def _interleave(call: Call, every: Dim, other: Dim, start: int, step: int) -> No
         call.fix([every, other], "is written at every k-th index of a part of it")
 
 
+@entrywise
 def select_scatter(call: Call) -> Value:
     """Overwrite one index of an axis by another tensor."""
     value, source = call.value("self"), call.value("src")
@@ -149,6 +157,7 @@ def select_scatter(call: Call) -> Value:
 
 
 def _written(call: Call, value: Value, source: Value, result: Value, place: int) -> Value:
+    call.leaves_out(value)
     weights: dict[str, Value | None] = {
         role: v for role, v in (("self", value), ("source", source)) if is_weight(v)
     }
@@ -156,6 +165,7 @@ def _written(call: Call, value: Value, source: Value, result: Value, place: int)
     return call.enter("scatter", moving, result, weights, dim=place)
 
 
+@entrywise
 def pad(call: Call) -> Value:
     """Put a constant, or copies of the border, around the last axes."""
     value, widths = call.value("self"), list(call.get("pad", call.get("padding")))
@@ -168,7 +178,7 @@ def pad(call: Call) -> Value:
             continue
         if constant and before >= 0 and after >= 0:
             # What is put in is alike everywhere, so that its order is free.
-            parts = (atom(before), dims[place], atom(after))
+            parts = (call.copies(before), dims[place], call.copies(after))
             dims[place] = concatenate(part for part in parts if part.size)
         else:
             call.fix([dims[place]], "pads it with its own border, or crops it")

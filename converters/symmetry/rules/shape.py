@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from converters.symmetry.blocks import blocked, each_piece, rearrange
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.demands import kept_axes
-from converters.symmetry.dims import atom, cut, factor, is_fixed, multiply, regroup, unify
-from converters.symmetry.rules.common import axes, axis, table
-from converters.symmetry.values import Value
+from converters.symmetry.dims import cut, factor, is_fixed, multiply, regroup, unify
+from converters.symmetry.rules.common import axes, axis, entrywise, table
+from converters.symmetry.values import Value, tensors
 
 __all__ = ["SHAPE"]
 
 
+@entrywise
 def view(call: Call) -> Value:
     """Read the entries in another shape: dimensions are multiplied and factored row-major."""
     value, shape = call.value("self"), call.shape
+    # Of another tensor the shape counts; and rows that are alike become one dimension.
+    call.leaves_out(*tensors(call.arguments))
     if 0 in shape:
         return value.like([call.fixed(size, "is empty") for size in shape])
     if value.blocks is not None:
@@ -75,12 +78,14 @@ def _cut_first(call: Call, value: Value, place: int) -> Value | None:
     return blocked(place, parts)
 
 
+@entrywise
 def permute(call: Call) -> Value:
     """Order the dimensions anew."""
     value = call.value("self")
     return rearrange(value, axes(call["dims"], value.rank))
 
 
+@entrywise
 def transpose(call: Call) -> Value:
     """Swap two dimensions."""
     value = call.value("self")
@@ -91,18 +96,21 @@ def transpose(call: Call) -> Value:
     return rearrange(value, order)
 
 
+@entrywise
 def reverse(call: Call) -> Value:
     """Take the dimensions in the opposite order."""
     value = call.value("self")
     return rearrange(value, range(value.rank)[::-1])
 
 
+@entrywise
 def matrix_transpose(call: Call) -> Value:
     """Swap the last two dimensions."""
     value = call.value("self")
     return rearrange(value, [*range(value.rank - 2), value.rank - 1, value.rank - 2])
 
 
+@entrywise
 def movedim(call: Call) -> Value:
     """Move dimensions to other places."""
     value = call.value("self")
@@ -113,6 +121,7 @@ def movedim(call: Call) -> Value:
     return rearrange(value, order)
 
 
+@entrywise
 def unsqueeze(call: Call) -> Value:
     """Put in a dimension of size 1."""
     value = call.value("self")
@@ -120,6 +129,7 @@ def unsqueeze(call: Call) -> Value:
     return rearrange(value, [*range(place), None, *range(place, value.rank)])
 
 
+@entrywise
 def squeeze(call: Call) -> Value:
     """Drop dimensions of size 1."""
     value = call.value("self")
@@ -130,36 +140,44 @@ def squeeze(call: Call) -> Value:
     )
 
 
+@entrywise
 def expand(call: Call) -> Value:
     """Repeat along dimensions of size 1; the copies are alike, so their order is free."""
-    return _expanded(call.value("self"), call.shape)
+    call.leaves_out(*tensors(call.arguments)[1:])
+    return _expanded(call, call.value("self"))
 
 
+@entrywise
 def overwrite(call: Call) -> Value:
     """Put another tensor in place of all entries, repeated along its dimensions of size 1."""
-    return _expanded(call.value("src"), call.shape)
+    call.leaves_out(call.value("self"))
+    return _expanded(call, call.value("src"))
 
 
-def _expanded(value: Value, shape: Sequence[int]) -> Value:
-    if value.shape == tuple(shape):
+def _expanded(call: Call, value: Value) -> Value:
+    shape = call.shape
+    if value.shape == shape:
         return rearrange(value, range(value.rank))
     lead = len(shape) - len(value.dims)
-    dims = [atom(size) for size in shape[:lead]]
+    dims = [call.copies(size) for size in shape[:lead]]
     for dim, size in zip(value.dims, shape[lead:], strict=True):
-        dims.append(dim if dim.size == size else atom(size))
+        dims.append(dim if dim.size == size else call.copies(size))
     return value.like(dims)
 
 
+@entrywise
 def repeat(call: Call) -> Value:
     """Put copies one after another: copies x entries."""
     value = call.value("self")
     lead = len(call.shape) - len(value.dims)
-    dims = [atom(size) for size in call.shape[:lead]]
+    dims = [call.copies(size) for size in call.shape[:lead]]
     for dim, size in zip(value.dims, call.shape[lead:], strict=True):
-        dims.append(dim if dim.size == size else multiply((atom(size // dim.size), dim)))
+        copies = call.copies(size // dim.size)
+        dims.append(dim if dim.size == size else multiply((copies, dim)))
     return value.like(dims)
 
 
+@entrywise
 def repeat_interleave(call: Call) -> Value:
     """Put the copies of each entry one after another: entries x copies."""
     if call.get("dim") is None:
@@ -171,10 +189,11 @@ def repeat_interleave(call: Call) -> Value:
         call.fix([dims[place], *repeats.dims], "is repeated a number of times that depends on it")
         dims[place] = call.fixed(call.shape[place])
         return value.like(dims)
-    dims[place] = multiply((dims[place], atom(repeats)))
+    dims[place] = multiply((dims[place], call.copies(repeats)))
     return value.like(dims)
 
 
+@entrywise
 def pixel_shuffle(call: Call) -> Value:
     """Move channels to pixels: (C r r, H, W) -> (C, H r, W r)."""
     value, ratio = call.value("self"), call["upscale_factor"]
@@ -183,6 +202,7 @@ def pixel_shuffle(call: Call) -> Value:
     return value.like([*lead, outer, multiply((height, rows)), multiply((width, columns))])
 
 
+@entrywise
 def pixel_unshuffle(call: Call) -> Value:
     """Move pixels to channels: (C, H r, W r) -> (C r r, H, W)."""
     value, ratio = call.value("self"), call["downscale_factor"]
@@ -192,6 +212,7 @@ def pixel_unshuffle(call: Call) -> Value:
     return value.like([*lead, multiply((channels, rows, columns)), high, wide])
 
 
+@entrywise
 def channel_shuffle(call: Call) -> Value:
     """Interleave groups of channels: groups x channels -> channels x groups."""
     value, groups = call.value("self"), call["groups"]
@@ -200,6 +221,7 @@ def channel_shuffle(call: Call) -> Value:
     return value.like([lead, multiply((inner, outer)), *rest])
 
 
+@entrywise
 def unfold(call: Call) -> Value:
     """Take windows of one dimension; windows that do not overlap are a view."""
     value = call.value("self")
@@ -214,6 +236,7 @@ def unfold(call: Call) -> Value:
     return value.like([*dims, inner])
 
 
+@entrywise
 def diagonal(call: Call) -> Value:
     """Take the entries with two equal indices."""
     value = call.value("self")
@@ -223,11 +246,13 @@ def diagonal(call: Call) -> Value:
         kept = call.fixed(call.shape[-1])
     else:
         unify(value.dims[one], value.dims[other])
+        call.drops(value.dims[one])
         kept = value.dims[one]
     rest = [dim for i, dim in enumerate(value.dims) if i not in (one, other)]
     return value.like([*rest, kept])
 
 
+@entrywise
 def triangle(call: Call) -> Value:
     """Zero what is above or below the diagonal: the order of both dimensions counts."""
     value = call.value("self")

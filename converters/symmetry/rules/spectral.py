@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from converters.symmetry.call import Call
-from converters.symmetry.rules.common import axes, table
+from converters.symmetry.rules.common import axes, entrywise, table
 from converters.symmetry.values import Value
 
 __all__ = ["SPECTRAL"]
 
 
+@entrywise
 def transform(call: Call) -> Value:
     """Transform along axes, whose order counts."""
     value = call.value("self")
@@ -21,12 +22,14 @@ def transform(call: Call) -> Value:
     return call.enter("transform", [value], value.like(dims))
 
 
+@entrywise
 def to_real(call: Call) -> Value:
     """Write complex numbers as pairs."""
     value = call.value("self")
     return value.like([*value.dims, call.fixed(2, "counts real and imaginary parts")])
 
 
+@entrywise
 def to_complex(call: Call) -> Value:
     """Read pairs as complex numbers."""
     value = call.value("self")

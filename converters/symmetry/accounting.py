@@ -1,0 +1,90 @@
+"""What a rule must account for: each operand axis in each result, and how both are run through.
+
+A rule says what it does to indices in the words of :class:`~converters.symmetry.call.Call`. What it
+does not say is taken to be the worst. Where a result neither carries an operand's axis nor is said
+to drop it, that axis may have met any other; where an axis of a result comes from nowhere, its
+indices may differ: the operation counts as one without a rule. Where nothing is said of how the
+operation runs, nothing that it touches lies within anything else. So a rule that is written
+carelessly loses symmetry and invents none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import or_
+
+from converters.symmetry.call import Call, Unruled
+from converters.symmetry.dims import Dim, atoms, find
+from converters.symmetry.values import Value, tensors
+
+__all__ = ["check_accounted", "record_runs"]
+
+
+def check_accounted(call: Call, results: Sequence[Value | None]) -> None:
+    """Hold what a rule gives against what it takes.
+
+    Indices are counted with their multiplicity: of two axes that are relabelled together, one may
+    not be lost behind the other.
+
+    Raises:
+        Unruled: where an axis of an operand is lost, or one of a result comes from nowhere.
+    """
+    given = tensors(call.arguments)
+    # A constant is the same whatever is relabelled; where it varies, its axes are fixed already.
+    operands = [_counted(value) for value in given if value.constant is None]
+    everything = sum(map(_counted, given), Counter[Dim]())
+    for number, (ref, value) in enumerate(zip(call.operation.outputs, results, strict=False)):
+        if ref is None or value is None or value.constant is not None or 0 in value.shape:
+            continue
+        carried = _counted(value)
+        dropped = set(_free(call.dropped_by(number)))
+        if any(_missing(operand, carried) - dropped for operand in operands):
+            raise Unruled(f"has a rule that does not say what result {number} loses")
+        if _missing(carried, everything) - set(_free(call.alike)):
+            raise Unruled(f"has a rule that does not say where axes of result {number} come from")
+
+
+def record_runs(call: Call, results: Sequence[Value | None]) -> None:
+    """Record what an operation runs over, where it moves entries or does not say how it runs."""
+    touched = [*tensors(call.arguments), *(value for value in results if value is not None)]
+    cells = [cell for value in touched for cell in value.cells]
+    if not call.declared:
+        for part in {part for cell in cells for part in _free(cell)}:
+            call.record([part])
+    elif call.mixed:
+        apart = set(map(find, call.mixed))
+        for cell in cells:
+            call.record(dim for dim in cell if find(dim) not in apart)
+
+
+def _counted(value: Value) -> Counter[Dim]:
+    """Return how often a tensor counts each of its dimensions."""
+    return sum(_by_axis(value), Counter[Dim]())
+
+
+def _by_axis(value: Value) -> list[Counter[Dim]]:
+    if value.blocks is None:
+        return [Counter([find(dim)]) for dim in value.dims]
+    own, pieces = value.blocks
+    found = list(zip(*map(_by_axis, pieces), strict=True))
+    return [
+        sum(counts, Counter[Dim]()) if axis == own else reduce(or_, counts)
+        for axis, counts in enumerate(found)
+    ]
+
+
+def _missing(one: Counter[Dim], other: Counter[Dim]) -> set[Dim]:
+    """Return the free atoms that one tensor counts more often than another."""
+    # Dimensions that both have cancel before they are opened: a concatenation may be long.
+    left, right = one - other, other - one
+    return set(Counter(_opened(left)) - Counter(_opened(right))) if left else set()
+
+
+def _opened(counts: Counter[Dim]) -> Iterable[Dim]:
+    return _free(counts.elements())
+
+
+def _free(dims: Iterable[Dim]) -> Iterable[Dim]:
+    return (part for dim in dims for part in atoms(dim) if part.size > 1 and not part.reasons)
