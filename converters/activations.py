@@ -66,6 +66,9 @@ class Elementwise(nn.Module):
 
 # -- operators to activations ---------------------------------------------------------------------
 
+#: The options of an ELU that is a SELU, as torch has them.
+_SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
+
 
 def _plain(name: str) -> Callable[..., Activation]:
     return lambda: Activation(name)
@@ -74,6 +77,15 @@ def _plain(name: str) -> Callable[..., Activation]:
 def _optional(name: str) -> Callable[..., Activation]:
     """An operator whose arguments are the options of the activation, by the same names."""
     return lambda **options: Activation(name, **options)
+
+
+def _elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Activation:
+    # What torch makes of its other two below the level of its functions.
+    if (alpha, scale, input_scale) == _SELU:
+        return Activation("selu")
+    if scale == 1 != alpha and input_scale * alpha == 1:
+        return Activation("celu", alpha=alpha)
+    return Activation("elu", alpha=alpha, scale=scale, input_scale=input_scale)
 
 
 def _gelu(approximate: str = "none") -> Activation | None:
@@ -123,7 +135,7 @@ OPERATORS: dict[str, Callable[..., Activation | None]] = {
     },
     **{
         name: _optional(name)
-        for name in ("leaky_relu", "elu", "softplus", "celu", "softshrink", "hardshrink")
+        for name in ("leaky_relu", "softplus", "celu", "softshrink", "hardshrink")
     },
     "special_expit": _plain("sigmoid"),
     "special_erf": _plain("erf"),
@@ -134,6 +146,7 @@ OPERATORS: dict[str, Callable[..., Activation | None]] = {
     "log_sigmoid_forward": _plain("log_sigmoid"),
     "sin": _plain("sine"),
     "cos": _plain("cosine"),
+    "elu": _elu,
     "gelu": _gelu,
     "hardtanh": _hardtanh,
     "clamp": _clamp,

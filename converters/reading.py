@@ -29,6 +29,8 @@ _DROPOUTS = frozenset({
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
     "feature_alpha_dropout",
 })  # fmt: skip
+#: Operators whose entries are a number, whatever they take.
+_FILLED = {"zeros_like": 0.0, "ones_like": 1.0}
 _PRODUCTS = ("matmul", "mm", "bmm")
 _TRANSPOSES = ("t", "T", "mT", "H", "mH", "numpy_T", "matrix_H", "transpose", "swapaxes", "permute")
 
@@ -100,6 +102,8 @@ class ChainReader:
         if name in PASSIVE or (name in _DROPOUTS and self._keeps(name, given)):
             if isinstance(first, (Neurons, Weight, float)):
                 return first
+        elif name in _FILLED:
+            return _FILLED[name]
         elif name == "linear":
             return self._linear(first, given.get("weight"), given.get("bias"))
         elif name in _PRODUCTS:

@@ -131,6 +131,11 @@ SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], Activation]] = {
     ),
     "maximum": (lambda x: torch.maximum(x, torch.tensor(0.0)), Activation("relu")),
     "masked": (lambda x: x * (x > 0), Activation("relu")),
+    "maximum-of-zeros": (lambda x: torch.maximum(torch.zeros_like(x), x), Activation("relu")),
+    "selu-as-elu": (
+        lambda x: torch.ops.aten.elu(x, 1.6732632423543772, 1.0507009873554805), Activation("selu")
+    ),
+    "celu-as-elu": (lambda x: torch.ops.aten.elu(x, 2, 1, 0.5), Activation("celu", alpha=2)),
     "half-of-both": (lambda x: (x + x.abs()) / 2, Activation("relu")),
     "leaky-by-where": (
         lambda x: torch.where(x > 0, x, 0.3 * x), Activation("leaky_relu", negative_slope=0.3)
