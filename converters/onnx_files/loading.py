@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from converters.containers import MAX_BYTES
@@ -17,7 +18,9 @@ from nngraph.errors import NNGraphError
 __all__ = ["load_onnx"]
 
 
-def load_onnx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> OnnxModule:
+def load_onnx(
+    path: str | Path, *, outputs: Sequence[str] | None = None, max_bytes: int = MAX_BYTES
+) -> OnnxModule:
     r"""Read a network from an ONNX file, as a torch module with the file's weights as parameters.
 
     Gemm and MatMul in either orientation, weights inside ``Constant`` nodes, recurrent layers in
@@ -31,12 +34,18 @@ def load_onnx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> OnnxModule:
     Running the network takes what its operators take, which nothing here bounds.
 
     Args:
+        outputs: names of the values that the module returns: outputs of the model, or any value
+            within it; only what these need is read. Default all outputs but the labels of classes
+            that a classifier of scikit-learn gives beside its probabilities, which are no numbers
+            of the network (``left_out`` of the module). Probabilities that come as dictionaries
+            (ZipMap) are returned as the tensor ``[N, classes]`` that they are.
         max_bytes: larger files, and files whose tensors are larger together, are refused.
 
     Raises:
         MissingDependencyError: if the package onnx is not installed (extra ``onnx``).
         DataFileError: if the file, or one that its weights lie in, is missing, too large, truncated
-            or damaged; if a value is made twice or never, or nodes form a cycle.
+            or damaged; if a value is made twice or never, or nodes form a cycle; if no node makes
+            an output that is asked for.
         UnsupportedModuleError: if it has an operator without a handler, control flow, quantised,
             sparse or complex tensors; the message names the node.
 
@@ -49,13 +58,13 @@ def load_onnx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> OnnxModule:
     budget = Budget(max_bytes)
     external = ExternalData(path.parent)
     try:
-        graph = read_graph(model, path, budget, external)
+        graph = read_graph(model, path, budget, external, outputs)
         tensors = {
             name: read_tensor(proto, f"{path}: the tensor {name!r}", budget, external)
             for name, proto in graph.initialisers.items()
         }
         roles = assign_roles(graph.nodes, tensors, graph.outputs, budget)
-        return OnnxModule(graph.inputs, graph.outputs, roles, graph.opset)
+        return OnnxModule(graph.inputs, graph.outputs, roles, graph.opset, graph.left_out)
     except NNGraphError as error:
         text = str(error)
         raise error if text.startswith(str(path)) else type(error)(f"{path}: {text}") from error

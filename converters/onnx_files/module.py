@@ -44,11 +44,18 @@ class OnnxModule(nn.Module):
     """
 
     def __init__(
-        self, inputs: Sequence[Declaration], outputs: Sequence[str], roles: Roles, opset: int
+        self,
+        inputs: Sequence[Declaration],
+        outputs: Sequence[str],
+        roles: Roles,
+        opset: int,
+        left_out: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        #: Labels of classes that the file gives too, and that are not run.
+        self.left_out = tuple(left_out)
         self.opset = opset
         self._nodes = roles.nodes
         self._known = dict(roles.known)
@@ -96,7 +103,8 @@ class OnnxModule(nn.Module):
         operators = ", ".join(f"{count} {name}" for name, count in self.operators().items())
         return (
             f"inputs={', '.join(map(str, self.inputs))}; outputs={', '.join(self.outputs)}; "
-            f"opset={self.opset}; {operators}"
+            + (f"left out: {', '.join(self.left_out)}; " if self.left_out else "")
+            + f"opset={self.opset}; {operators}"
         )
 
     def _input_names(self) -> list[str]:

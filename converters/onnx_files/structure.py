@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 from converters.onnx_files.elements import ELEMENTS, array_of, element_name
 from converters.onnx_files.external import ExternalData
 from converters.onnx_files.node import Node
-from converters.onnx_files.table import HANDLERS, HOST
+from converters.onnx_files.table import HANDLERS, HOST, LEARN
 from converters.onnx_files.tensors import Budget, read_tensor
 from nngraph.errors import DataFileError, UnsupportedModuleError
 
@@ -25,6 +25,9 @@ __all__ = ["Declaration", "Graph", "read_graph", "with_last_reads"]
 #: Operator sets whose semantics the handlers implement.
 OPSETS = (9, 24)
 _DOMAINS = ("", "ai.onnx")
+#: The operators of scikit-learn's exporters, and those of them that only make labels of classes.
+_LEARN = "ai.onnx.ml"
+_LABELS = ("ArrayFeatureExtractor", "Binarizer", "LabelEncoder")
 _CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 
 
@@ -51,18 +54,31 @@ class Graph:
     #: initialisers that a node or an output reads
     initialisers: dict[str, TensorProto]
     opset: int
+    #: labels of classes that the model gives too, and that are not run
+    left_out: tuple[str, ...] = ()
 
 
-def read_graph(model: ModelProto, path: Path, budget: Budget, external: ExternalData) -> Graph:
+def read_graph(
+    model: ModelProto,
+    path: Path,
+    budget: Budget,
+    external: ExternalData,
+    chosen: Sequence[str] | None = None,
+) -> Graph:
     """Check the graph of a model, sort its nodes and leave out those that no output needs.
 
+    Args:
+        chosen: values that are the outputs; default those of the model, without the labels of
+            classes that a classifier gives beside its numbers.
+
     Raises:
-        DataFileError: if a value is made twice or never, or if nodes read each other in a cycle.
+        DataFileError: if a value is made twice or never, if nodes read each other in a cycle, or
+            if a value that is chosen is made by no node.
         UnsupportedModuleError: if an operator, its domain or the operator set is none that nngraph
             runs, or if the graph holds control flow, sparse tensors or inputs that are no tensors.
     """
     graph = model.graph
-    opset = _opset(model, path)
+    opsets = _opsets(model, path)
     if graph.sparse_initializer:
         raise UnsupportedModuleError(
             f"{path}: the model holds sparse tensors; expected dense ones. Export it with dense "
@@ -86,23 +102,35 @@ def read_graph(model: ModelProto, path: Path, budget: Budget, external: External
                     f"{path}: {_title(proto)} makes the value {name!r}, which is there already."
                 )
             made[name] = place
-    outputs = tuple(value.name for value in graph.output)
-    if not outputs or not inputs:
+    declared_outputs = tuple(value.name for value in graph.output)
+    if not declared_outputs or not inputs:
         raise DataFileError(
             f"{path}: the graph has no {'outputs' if inputs else 'inputs'}; expected a network."
         )
-    for name in outputs:
+    for name in declared_outputs:
         if name not in made:
             raise DataFileError(f"{path}: nothing makes the output {name!r}.")
-    order = _order([(_title(p), list(p.input)) for p in graph.node], made, outputs, path)
-    nodes = [_node(graph.node[place], opset, path, budget, external) for place in order]
+    reads = [(_title(p), list(p.input)) for p in graph.node]
+    if chosen is None:
+        labels = {p for p, node in enumerate(graph.node) if _makes_labels(node)}
+        outputs = declared_outputs if not labels else tuple(
+            n for n in declared_outputs if labels.isdisjoint(_order(reads, made, [n], path))
+        ) or declared_outputs
+    else:
+        outputs = _chosen(chosen, made, declared_outputs, path)
+    order = _order(reads, made, outputs, path)
+    advice = f"The outputs of the model are {', '.join(map(repr, declared_outputs))}."
+    nodes = [_node(graph.node[p], opsets, path, budget, external, advice) for p in order]
     read = {name for node in nodes for name in node.inputs} | set(outputs)
     return Graph(
         inputs=inputs,
         outputs=outputs,
         nodes=tuple(nodes),
         initialisers={name: t for name, t in initialisers.items() if name in read},
-        opset=opset,
+        opset=opsets[""],
+        left_out=() if chosen is not None else tuple(
+            n for n in declared_outputs if n not in outputs
+        ),
     )
 
 
@@ -117,7 +145,30 @@ def with_last_reads(nodes: Iterable[Node], kept: Iterable[str]) -> tuple[Node, .
     return tuple(reversed(out))
 
 
-def _opset(model: ModelProto, path: Path) -> int:
+def _makes_labels(node: NodeProto) -> bool:
+    return node.domain == _LEARN and node.op_type in _LABELS
+
+
+def _chosen(
+    names: Sequence[str], made: Mapping[str, int], outputs: Sequence[str], path: Path
+) -> tuple[str, ...]:
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if made.get(name, -1) < 0:
+            raise DataFileError(
+                f"{path}: no node makes the value {name!r}; expected an output of the model, "
+                f"{', '.join(map(repr, outputs))}, or a value within it."
+            )
+    if not names or len(set(names)) < len(names):
+        raise DataFileError(
+            f"{path}: the outputs {', '.join(map(repr, names)) or 'none'} were chosen; expected "
+            "at least one, each once."
+        )
+    return names
+
+
+def _opsets(model: ModelProto, path: Path) -> dict[str, int]:
+    """Return the versions of the operator sets: of ai.onnx under the empty name."""
     versions = [entry.version for entry in model.opset_import if entry.domain in _DOMAINS]
     least, most = OPSETS
     if not versions or not least <= versions[0] <= most:
@@ -125,7 +176,8 @@ def _opset(model: ModelProto, path: Path) -> int:
             f"{path} uses operator set {versions[0] if versions else 'of other domains only'}; "
             f"expected ai.onnx {least} to {most}. Convert it with onnx.version_converter."
         )
-    return int(versions[0])
+    others = {entry.domain: int(entry.version) for entry in model.opset_import}
+    return {**others, "": int(versions[0])}
 
 
 def _title(proto: NodeProto) -> str:
@@ -194,12 +246,29 @@ def _order(
     return order
 
 
-def _node(proto: NodeProto, opset: int, path: Path, budget: Budget, external: ExternalData) -> Node:
+def _node(
+    proto: NodeProto,
+    opsets: Mapping[str, int],
+    path: Path,
+    budget: Budget,
+    external: ExternalData,
+    advice: str,
+) -> Node:
     from onnx.defs import SchemaError, get_schema
 
     title = f"{path}: {_title(proto)}"
     name = proto.op_type
-    if proto.domain not in _DOMAINS:
+    learn = proto.domain == _LEARN
+    domain = _LEARN if learn else ""
+    opset = opsets.get(domain, 1)
+    if learn and name not in LEARN:
+        raise UnsupportedModuleError(
+            f"{title} is an operator of {_LEARN} without a handler, such as those that make labels "
+            f"of classes or are no neural network. {advice} Choose numeric ones with "
+            "load_onnx(path, outputs=[...]), or --output on a command line; an MLP of scikit-learn "
+            f"is also read by mlp_to_graph from its coefs_ and intercepts_. {_known()}"
+        )
+    if not learn and proto.domain not in _DOMAINS:
         raise UnsupportedModuleError(
             f"{title} is an operator of the domain {proto.domain!r}, which nngraph does not know. "
             f"{_known()} If it is a function of the model, expand it with "
@@ -210,7 +279,7 @@ def _node(proto: NodeProto, opset: int, path: Path, budget: Budget, external: Ex
             f"{title} is control flow, whose path depends on data; a neural graph has one path. "
             "Export the network with fixed sizes, in evaluation mode, or simplify the file."
         )
-    if name not in HANDLERS and name not in HOST and name != "Constant":
+    if not learn and name not in HANDLERS and name not in HOST and name != "Constant":
         quantised = any(word in name for word in ("uantize", "QLinear", "Integer"))
         raise UnsupportedModuleError(
             f"{title} has no handler"
@@ -218,10 +287,11 @@ def _node(proto: NodeProto, opset: int, path: Path, budget: Budget, external: Ex
             + _known()
         )
     try:
-        schema = get_schema(name, opset, "")
+        schema = get_schema(name, opset, domain)
     except SchemaError:
         raise UnsupportedModuleError(
-            f"{title} is no operator of ai.onnx {opset}, the set that the file declares."
+            f"{title} is no operator of {domain or 'ai.onnx'} {opset}, the set that the file "
+            "declares."
         ) from None
     found, made = len(proto.input), len(proto.output)
     if not schema.min_input <= found <= schema.max_input or not 1 <= made <= schema.max_output:

@@ -12,6 +12,7 @@ from converters.onnx_files.ops import (
     attention,
     convolution,
     indexing,
+    learn,
     linear,
     normalisation,
     pointwise,
@@ -22,7 +23,7 @@ from converters.onnx_files.ops import (
     shape,
 )
 
-__all__ = ["HANDLERS", "HOST", "STATES", "STEERING"]
+__all__ = ["HANDLERS", "HOST", "LEARN", "STATES", "STEERING"]
 
 _FAMILIES = (
     pointwise,
@@ -36,7 +37,11 @@ _FAMILIES = (
     recurrent,
     attention,
     resampling,
+    learn,
 )
+
+#: those of the domain ai.onnx.ml
+LEARN = frozenset(learn.HANDLERS)
 
 #: operator -> what runs it on tensors
 HANDLERS: dict[str, Handler] = {

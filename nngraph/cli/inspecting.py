@@ -77,7 +77,7 @@ def _converted(
             raise ArgumentError(
                 None, f"--{name} is for files of weights; {options.file} has its own"
             )
-    module, inputs = read_module(options.file, options.inputs or [])
+    module, inputs = read_module(options.file, options.inputs or [], options.output)
     spec = permutation_spec(module, inputs, strict=options.strict)
     graph = to_graph(module, inputs, strict=options.strict, allow_nonfinite=True)
     report = None

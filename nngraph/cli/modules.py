@@ -36,8 +36,13 @@ def is_runnable(word: str) -> bool:
     )
 
 
-def read_module(word: str, inputs: Sequence[str]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def read_module(
+    word: str, inputs: Sequence[str], outputs: Sequence[str] | None = None
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Return the network that a word names, in evaluation mode, and inputs for it.
+
+    Args:
+        outputs: of an ONNX file, the values that the network returns; default its outputs.
 
     Raises:
         NNGraphError: if it cannot be read, imported or made.
@@ -45,6 +50,8 @@ def read_module(word: str, inputs: Sequence[str]) -> tuple[nn.Module, tuple[Tens
     """
     torch.manual_seed(0)
     if not word.endswith(".onnx"):
+        if outputs is not None:
+            raise ArgumentError(None, "--output names a value of an .onnx file; leave it out")
         module = _made(word)
         if not inputs:
             raise ArgumentError(
@@ -54,7 +61,7 @@ def read_module(word: str, inputs: Sequence[str]) -> tuple[nn.Module, tuple[Tens
     from converters.onnx_files import load_onnx
     from converters.onnx_files.elements import ELEMENTS
 
-    network = load_onnx(word)
+    network = load_onnx(word, outputs=outputs)
     if not inputs:
         inputs = []
         for declared in network.inputs:

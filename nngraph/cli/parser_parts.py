@@ -67,6 +67,11 @@ def add_module(parser: ArgumentParser) -> None:
         "shapes that it declares are the default)",
     )  # fmt: skip
     parser.add_argument(
+        "--output", action="append", type=str, default=None, metavar="NAME",
+        help="a value of an .onnx file that the network returns, in place of all its outputs; once "
+        "for each",
+    )  # fmt: skip
+    parser.add_argument(
         "--verify", action="store_true",
         help="prove the symmetry on the network itself, in float64; exit code 1 if it fails",
     )  # fmt: skip
