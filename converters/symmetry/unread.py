@@ -43,11 +43,11 @@ def find_unread(program: Program) -> dict[Ref, tuple[Runs, ...]]:
     """Return for parameters that are read in part, along each axis, what is and what is not."""
     numbers: dict[Ref, Tensor] = {}
     starts: list[tuple[int, int, Ref]] = []
-    total = 0
+    total, taken_apart = 0, _taken_apart(program)
     for ref in program.parameters.values():
         shape = program.results[ref].shape
         size = torch.Size(shape).numel()
-        if 0 < size <= MAX_ENTRIES and _is_taken_apart(program, ref):
+        if 0 < size <= MAX_ENTRIES and ref in taken_apart:
             numbers[ref] = torch.arange(total, total + size).reshape(shape)
             starts.append((total, total + size, ref))
             total += size
@@ -77,14 +77,14 @@ def find_unread(program: Program) -> dict[Ref, tuple[Runs, ...]]:
     }
 
 
-def _is_taken_apart(program: Program, ref: Ref) -> bool:
-    """Whether the first operations that take a tensor move its entries; most tensors are weights.
-    """
-    users = [
-        operation for operation in program.operations
-        if ref in references((operation.args, operation.kwargs))
-    ]
-    return bool(users) and all(operation.name in _MOVES for operation in users)
+def _taken_apart(program: Program) -> set[Ref]:
+    """Return tensors that only operations take which move entries; most tensors are weights."""
+    taken: set[Ref] = set()
+    others: set[Ref] = set()
+    for operation in program.operations:
+        found = taken if operation.name in _MOVES else others
+        found.update(references((operation.args, operation.kwargs)))
+    return taken - others
 
 
 def _follow(operation: Operation, program: Program, numbers: dict[Ref, Tensor]) -> bool:
