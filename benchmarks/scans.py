@@ -232,13 +232,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = parser()
     arguments = made.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    rows = [
-        row for family in arguments.family
-        for row in grown(family, arguments.steps, arguments.repeats)
-    ]
     end = {"command": harness.command_line(made, arguments), **harness.machine()}
-    rows = [{**row, **end} for row in rows]
-    harness.write_rows(arguments.out, rows, KEYS)
+    rows: list[dict[str, Any]] = []
+    for family in arguments.family:
+        found = grown(family, arguments.steps, arguments.repeats)
+        harness.write_rows(arguments.out, [{**row, **end} for row in found], KEYS)
+        rows += found
     columns = ("family", "steps", "operations", "tracing_ms", "derivation_ms", "derivation_ratio",
                "graph_ms", "graph_ratio", "groups")  # fmt: skip
     print(harness.markdown(rows, columns))
