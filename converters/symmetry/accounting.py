@@ -32,8 +32,9 @@ def check_accounted(call: Call, results: Sequence[Value | None]) -> None:
         Unruled: where an axis of an operand is lost, or one of a result comes from nowhere.
     """
     given = tensors(call.arguments)
-    # A constant is the same whatever is relabelled; where it varies, its axes are fixed already.
-    operands = [_counted(value) for value in given if value.constant is None]
+    # A constant is the same whatever is relabelled, and where it varies, its axes are fixed: but
+    # for a unit matrix, whose axes are relabelled together.
+    operands = [_counted(v) for v in given if v.constant is None or len(set(v.dims)) < v.rank]
     everything = sum(map(_counted, given), Counter[Dim]())
     for number, (ref, value) in enumerate(zip(call.operation.outputs, results, strict=False)):
         if ref is None or value is None or value.constant is not None or 0 in value.shape:

@@ -26,8 +26,8 @@ OUTPUT = Reason("output", natural=True)
 
 #: What a rule raises on arguments that it did not foresee.
 _UNFORESEEN = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, StopIteration, TypeError,
-    ValueError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, StopIteration,
+    TypeError, ValueError,
 )
 
 

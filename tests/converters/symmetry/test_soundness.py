@@ -6,7 +6,10 @@ import random_steps  # noqa: F401  (registers its steps)
 import torch
 from random_programs import RandomProgram
 from symmetry_programs import Recorder, difference, run_rules, spec_of, worst_break
+from torch import nn
+from torch.nn import functional as F
 
+from converters.symmetry import derive, verify
 from converters.symmetry.dims import is_fixed
 from converters.symmetry.rules import RULES
 from converters.symmetry.rules.pointwise import pointwise
@@ -158,3 +161,74 @@ def test_indices_of_a_pool_follow_the_channels_that_were_pooled():
     assert [is_fixed(dim) for dim in engine.values[value].dims] == [False, False, True, True]
     pooled, indices = (engine.values[ref].dims for ref in engine.program.operations[0].outputs)
     assert pooled[:2] == indices[:2]
+
+
+class SegNet(nn.Module):
+    """Pools with indices and puts entries back where they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.o = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        h, where = F.max_pool2d(self.a(x).relu(), 2, return_indices=True)
+        return self.o(F.max_unpool2d(self.b(h).relu(), where, 2))
+
+
+class Sketch(nn.Module):
+    """Adds units up by a constant table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(4, 3)
+        self.register_buffer("bucket", torch.arange(8) % 4)
+
+    def forward(self, x):
+        h = self.a(x).relu()
+        return self.b(h.new_zeros(len(h), 4).scatter_add(1, self.bucket.expand_as(h), h))
+
+
+class Memory(nn.Module):
+    """Learned slots that are keys and values at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.slots = nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x):
+        slots = self.slots.expand(len(x), -1, -1)
+        return self.o(F.scaled_dot_product_attention(self.q(x), slots, slots))
+
+
+class Counts(nn.Module):
+    """Leaves behind how often each unit was active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("count", torch.zeros(8, dtype=torch.int64))
+
+    def forward(self, x):
+        h = self.a(x).relu()
+        self.count += (h > 0).sum(0)
+        return self.o(h)
+
+
+@pytest.mark.parametrize(("module", "inputs", "sizes"), [
+    (SegNet(), torch.randn(1, 3, 4, 4), {4}), (Sketch(), torch.randn(4, 6), set()),
+    (Memory(), torch.randn(2, 4, 6), {5, 8}),
+], ids=["pooling indices", "scatter by a table", "slots as keys and values"])
+def test_claims_of_networks_of_many_results_and_shared_operands_hold(module, inputs, sizes):
+    derivation = derive(module, inputs, strict=True)
+    assert {space.size for space in derivation.spec.free_spaces} == sizes
+    assert not any(space.within for space in derivation.spec.free_spaces)
+    report = verify(derivation, module, inputs)
+    assert all(check.error < 1e-9 for check in report.checks), str(report)
+
+
+def test_what_a_forward_leaves_behind_is_relabelled_like_what_made_it():
+    spec = derive(Counts(), torch.randn(4, 6), strict=True).spec
+    left, made = (spec.is_free(spec.parameters[name][0]) for name in ("count", "a.weight"))
+    assert left == made
