@@ -13,9 +13,13 @@ __all__ = ["MATRICES"]
 
 
 def _matrix(call: Call) -> Value:
-    """Return the matrix, whose rows and columns meet at each index of what leads."""
+    """Return the matrix, whose rows meet one another, and so do its columns.
+
+    Said of both at once, it would leave each row an order of its columns of its own.
+    """
     value = call.value("self" if "self" in call.arguments else "A")
-    call.mixes(value, [value.rank - 2, value.rank - 1])
+    for place in (value.rank - 2, value.rank - 1):
+        call.mixes(value, [place])
     return value
 
 
@@ -49,6 +53,7 @@ def solve(call: Call) -> list[Value | None]:
     side = [] if other.rank == value.rank - 1 else [other.dims[-1]]
     *lead, rows = broadcast([[*lead, rows], other.dims[: other.rank - len(side)]])
     call.iterates(*lead, rows, *side)
+    call.record([*lead, *side])
     return _results(call, value, {0: [*lead, columns, *side], 3: lead})
 
 

@@ -207,7 +207,8 @@ def attention_in_heads(net):
         return net.call(op, query, key, value, None, 0.0, False, scale=None, enable_gqa=True)
     value = key if net.chance() else net.some(b, h, columns, width)
     op = aten._scaled_dot_product_flash_attention_for_cpu.default
-    return net.call(op, query, key, value)
+    # On other layouts this kernel gives other numbers; torch's own choice never calls it there.
+    return net.call(op, *(net.call(aten.contiguous.default, v) for v in (query, key, value)))
 
 
 @step()

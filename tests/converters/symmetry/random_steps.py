@@ -282,6 +282,23 @@ def distances(net):
     return net.call(aten._cdist_forward.default, x, y, 2.0, None)
 
 
+@step(2)
+def matrix(net):
+    n = net.size()
+    square = net.some(net.size(), n, n) if net.chance(0.3) else net.some(n, n)
+    other = square if net.chance(0.3) else net.some(n, net.size())
+    unit = net.constant(torch.eye(n, dtype=torch.float64))
+    apart = net.call(aten.add.Tensor, net.call(aten.tanh.default, square), unit, alpha=3.0)
+    return net.draw.choice([
+        lambda: net.call(aten.linalg_inv_ex.default, apart)[0],
+        lambda: net.call(aten.linalg_pinv.default, apart),
+        lambda: net.call(aten._linalg_solve_ex.default, apart, other)[0],
+        lambda: net.call(aten._linalg_det.default, apart)[0],
+        lambda: net.call(aten.linalg_matrix_exp.default, square),
+        lambda: net.call(aten._linalg_svd.default, square, False, False)[1],
+    ])()
+
+
 # -- reductions -----------------------------------------------------------------------------------
 
 
