@@ -19,7 +19,7 @@ from nngraph.nn import MODELS
 from nngraph.testing import random_parameters
 from nngraph.zoo import ImageSource, fit_zoo
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = (
     "gpu", "accuracy", "alignment", "conversion", "editing", "equivariant", "fit", "models",
     "primitives", "scans", "width_transfer",
