@@ -36,11 +36,11 @@ def parser() -> argparse.ArgumentParser:
         "--zoo", type=Path, required=True, metavar="ZOO", help="folder of the networks"
     )
     made.add_argument(
-        "--task", default="classify", metavar="TASK",
+        "--task", default="classify", metavar="TASK", type=harness.name_of(TASKS),
         help=f"one of {', '.join(TASKS)}, with options as NAME:JSON",
     )  # fmt: skip
     made.add_argument(
-        "--model", nargs="+", default=list(MODELS), metavar="MODEL",
+        "--model", nargs="+", default=list(MODELS), metavar="MODEL", type=harness.name_of(MODELS),
         help="models by name, each with options as NAME:JSON, such as 'symmetric:{\"probes\": 64}'",
     )  # fmt: skip
     made.add_argument(
@@ -56,23 +56,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def named(text: str) -> tuple[str, dict[str, Any]]:
-    """Read ``NAME`` or ``NAME:JSON``."""
-    name, _, options = text.partition(":")
-    return name, json.loads(options) if options else {}
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Train every model with every seed, write a row after each, and print the tables."""
     made = parser()
     arguments = made.parse_args(argv)
     further = json.loads(arguments.settings)
-    task, task_options = named(arguments.task)
+    task, task_options = harness.named(arguments.task)
     torch.set_num_threads(1)
     zoo = Zoo.open(arguments.zoo)
     for seed in arguments.seed:
         for text in arguments.model:
-            model, options = named(text)
+            model, options = harness.named(text)
             settings = TrainSettings(
                 str(arguments.zoo), model, options, task, task_options, seed=seed,
                 cpu_seconds=None if arguments.epochs else arguments.cpu_seconds,

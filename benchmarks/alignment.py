@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--widths", type=int, nargs="+", default=[256, 256], help="hidden layers")
     made.add_argument("--activation", choices=["relu", "tanh"], default="relu")
     made.add_argument("--images", type=int, default=10000, help="to train on")
-    made.add_argument("--test_images", type=int, default=10000, help="that losses are taken on")
+    made.add_argument("--test-images", type=int, default=10000, help="that losses are taken on")
     made.add_argument("--steps", type=int, default=500, help="of AdamW, 128 images each")
     made.add_argument("--pairs", type=int, default=1, help="pairs of networks")
     made.add_argument("--out", type=Path, default=harness.RESULTS / "alignment.csv")

@@ -16,6 +16,7 @@ import harness
 import torch
 from devices import Device
 
+from nngraph.nn import MODELS
 from nngraph.tasks import TrainSettings, train
 from nngraph.zoo import Zoo
 
@@ -58,8 +59,9 @@ def parser() -> argparse.ArgumentParser:
         help="one run for each",
     )  # fmt: skip
     made.add_argument(
-        "--model", default="message-passing", help="what gives neurons their states"
-    )
+        "--model", default="message-passing", choices=list(MODELS),
+        help="what gives neurons their states",
+    )  # fmt: skip
     made.add_argument(
         "--options", default=json.dumps(OPTIONS), metavar="JSON", help="of that model"
     )

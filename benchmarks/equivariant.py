@@ -237,24 +237,30 @@ def _digits(value: float | None) -> float | str:
     return "" if value is None else float(f"{value:.3g}")
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    made = argparse.ArgumentParser("equivariant.py", description=__doc__)
+    made.add_argument("--widths", type=int, nargs="+", default=[32, 128, 512])
+    made.add_argument("--depths", type=int, nargs="+", default=[2, 4, 8, 16])
+    made.add_argument("--channels", type=int, default=64)
+    made.add_argument("--networks", type=int, default=None, help="default: by memory")
+    made.add_argument("--repeats", type=int, default=15)
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--out", type=Path, default=harness.RESULTS / "equivariant.csv")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark and write its rows."""
-    parser = argparse.ArgumentParser(prog="equivariant.py", description=__doc__)
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 128, 512])
-    parser.add_argument("--depths", type=int, nargs="+", default=[2, 4, 8, 16])
-    parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--networks", type=int, default=None, help="default: by memory")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=harness.RESULTS / "equivariant.csv")
-    arguments = parser.parse_args(argv)
+    made = parser()
+    arguments = made.parse_args(argv)
     harness.keep_memory()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     for width in arguments.widths:
         for depth in arguments.depths:
             found = row(width, depth, arguments.channels, arguments.networks, arguments.repeats)
-            command = harness.command_line(parser, arguments)
+            command = harness.command_line(made, arguments)
             row_keys = ["width", "depth", "channels", "cpu", "threads"]
             rows = [{**found, **harness.machine(), "command": command}]
             harness.write_rows(arguments.out, rows, row_keys)

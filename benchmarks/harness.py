@@ -10,8 +10,9 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
@@ -28,15 +29,19 @@ import nngraph
 from nngraph.files import write_atomically
 
 __all__ = [
+    "COMMIT",
     "RESULTS",
     "Timing",
     "command_line",
+    "commit_of",
     "keep_memory",
     "machine",
     "markdown",
     "matmul_gflops",
     "measure",
     "measure_together",
+    "name_of",
+    "named",
     "peak_growth_mib",
     "read_rows",
     "write_rows",
@@ -44,6 +49,30 @@ __all__ = [
 
 #: Where the result files are.
 RESULTS = Path(__file__).parent / "results"
+#: Options that say where rows and figures go, or which rows are there: none of them changes a row.
+UNSAID = ("out", "figure", "resume")
+
+
+def commit_of(folder: Path) -> str:
+    """Return the commit of the code in a folder, with ``+`` where Python files differ from it.
+
+    Empty where the folder is not in a git checkout, or git does not know its code.
+    """
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        changed = git("status", "--porcelain", "--", ":/*.py")
+        return git("rev-parse", "--short", "HEAD").strip() + "+" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+#: The code that is measured, as it is imported: while a benchmark runs, the checkout may move on.
+COMMIT = commit_of(Path(nngraph.__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -148,19 +177,39 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def named(text: str) -> tuple[str, dict[str, Any]]:
+    """Read ``NAME`` or ``NAME:JSON``, a name with options."""
+    name, _, options = text.partition(":")
+    return name, json.loads(options) if options else {}
+
+
+def name_of(table: Collection[str]) -> Callable[[str], str]:
+    """Return what checks that an argument is ``NAME`` or ``NAME:JSON``, with a name of a table."""
+
+    def checked(text: str) -> str:
+        name, _ = named(text)
+        if name not in table:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(table)}")
+        return text
+
+    return checked
+
+
 def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
     """Return the command that makes these rows again, without the paths of this machine.
 
-    Options that have their default are left out, as is ``--out``; a folder stands as its option's
-    metavar, such as ``ZOO``.
+    Options that have their default are left out, as are those of :data:`UNSAID`; a folder stands as
+    its option's metavar, such as ``ZOO``.
     """
     words = ["python", f"benchmarks/{parser.prog}"]
     for action in parser._actions:
         value = getattr(arguments, action.dest, None)
-        left_out = value is None or value == action.default or action.dest == "out"
+        left_out = value is None or value == action.default or action.dest in UNSAID
         if left_out or not action.option_strings:
             continue
         words.append(action.option_strings[-1])
+        if value is True:  # a switch
+            continue
         for item in value if isinstance(value, list) else [value]:
             words.append(str(action.metavar) if isinstance(item, Path) else str(item))
     return shlex.join(words)
@@ -177,12 +226,20 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> None:
     """Put rows into a result file: each replaces the row with the same keys, or comes at the end.
 
-    The file is a CSV with a header; a column that a row lacks is empty there. Numbers are written
-    with the digits that they have.
+    Each carries the ``commit`` it was measured at. The file is a CSV with a header; a column that a
+    row lacks is empty there. Numbers are written with the digits that they have.
+
+    Raises:
+        SystemExit: if that commit is not known.
     """
+    if not COMMIT:
+        raise SystemExit(
+            f"{Path(nngraph.__file__).parent} is not in a git checkout, so that rows of "
+            f"{path.name} could not say what was measured. Nothing was written."
+        )
     table = {tuple(row.get(key, "") for key in keys): dict(row) for row in read_rows(path)}
     for row in rows:
-        plain = {name: _plain(value) for name, value in row.items()}
+        plain = {name: _plain(value) for name, value in row.items()} | {"commit": COMMIT}
         table[tuple(plain.get(key, "") for key in keys)] = plain
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
     lines: list[str] = []

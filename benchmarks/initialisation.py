@@ -8,6 +8,7 @@ stack and of the networks that are read.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import harness
@@ -58,10 +59,10 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print a table, write the rows."""
     made = parser()
-    arguments = made.parse_args()
+    arguments = made.parse_args(argv)
     torch.set_num_threads(1)
     rows = []
     for layers in arguments.layers:

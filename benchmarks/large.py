@@ -132,18 +132,24 @@ def _whole(value: float | None) -> int | str:
     return "" if value is None else round(value)
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    made = argparse.ArgumentParser("large.py", description=__doc__)
+    made.add_argument("--width", type=int, default=WIDTH, help="hidden width")
+    made.add_argument("--channels", type=int, default=32)
+    made.add_argument("--rounds", type=int, default=4)
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--out", type=Path, default=harness.RESULTS / "large.csv")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark and write its row."""
-    parser = argparse.ArgumentParser(prog="large.py", description=__doc__)
-    parser.add_argument("--width", type=int, default=WIDTH, help="hidden width")
-    parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=harness.RESULTS / "large.csv")
-    arguments = parser.parse_args(argv)
+    made = parser()
+    arguments = made.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     found = row(arguments.width, arguments.channels, arguments.rounds)
-    found |= harness.machine() | {"command": harness.command_line(parser, arguments)}
+    found |= harness.machine() | {"command": harness.command_line(made, arguments)}
     harness.write_rows(arguments.out, [found], ("width", "channels", "rounds", "threads"))
     print(harness.markdown([found], list(found)[:15]))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("models.py", description=__doc__)
     made.add_argument(
         "--model", nargs="+", default=[*MODELS, *LARGE], metavar="MODEL",
+        type=harness.name_of(MODELS),
         help="models by name, each with options as NAME:JSON",
     )  # fmt: skip
     made.add_argument("--width", nargs="+", type=int, default=[32, 64, 128])
@@ -146,8 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         layouts: Sequence[str],
         architecture: str,
     ) -> None:
-        name, _, given = text.partition(":")
-        options = json.loads(given) if given else {}
+        name, options = harness.named(text)
         torch.manual_seed(0)
         kinds = [stack.architecture for stack in stacks]
         model = MODELS[name](kinds if len(kinds) > 1 else kinds[0], 10, **options)

@@ -1,50 +1,19 @@
-"""The benchmark scripts run, check before they time, and keep their result files in order."""
+"""The benchmark scripts run, and check before they time."""
 
 from __future__ import annotations
 
-import csv
-import importlib
 import struct
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from benchmark_scripts import SCRIPTS, rows
 
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.nn import MODELS
 from nngraph.testing import random_parameters
 from nngraph.zoo import ImageSource, fit_zoo
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = (
-    "gpu", "accuracy", "alignment", "conversion", "editing", "equivariant", "fit", "models",
-    "primitives", "scans", "width_transfer",
-)  # fmt: skip
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Import a script as it is when it is run: its own folder is searched first."""
-    threads = torch.get_num_threads()
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-
-    def imported(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield imported
-    for name in ("devices", "harness", "products", *SCRIPTS):
-        sys.modules.pop(name, None)
-    torch.set_num_threads(threads)
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -164,16 +133,6 @@ def test_primitives_are_not_timed_when_they_disagree(load: Any, monkeypatch: pyt
     case = module.Case("stack", module.Topology.of(module.Architecture.mlp([2, 3, 1])), (2,))
     with pytest.raises(SystemExit, match="multiply_blocks on stack, backend 'dense'"):
         module.check_agreement(case, 2, "cpu")
-
-
-def test_every_row_of_results_has_its_command():
-    files = sorted((FOLDER / "results").glob("*.csv"))
-    assert files
-    for file in files:
-        for row in rows(file):
-            assert row["command"].startswith("python benchmarks/"), file.name
-            script = row["command"].split()[1]
-            assert (FOLDER.parent / script).exists(), file.name
 
 
 def test_equivariant(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -373,7 +332,7 @@ def test_scans(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         module.check("batch in place")
 
 
-# -- the harness ----------------------------------------------------------------------------------
+# -- matching and widths --------------------------------------------------------------------------
 
 
 def test_alignment(load: Any, tmp_path: Path):
@@ -407,33 +366,6 @@ def test_matchings_are_not_measured_when_one_is_wrong(load: Any):
     stay = module.Alignment(Symmetry(architecture).identity())
     with pytest.raises(SystemExit, match="Nothing was measured"):
         module.check(network, lambda a, b: stay, loss)
-
-
-def test_rows_are_replaced_by_their_keys(load: Any, tmp_path: Path):
-    harness = load("harness")
-    path = tmp_path / "sub" / "rows.csv"
-    assert harness.read_rows(path) == []
-    harness.write_rows(path, [{"a": 1, "b": {"y": 1, "x": "|,\""}, "c": 2.5}], ("a", "b"))
-    harness.write_rows(path, [{"a": 2, "b": {}, "d": None}], ("a", "b"))
-    harness.write_rows(path, [{"a": 1, "b": {"x": "|,\"", "y": 1}, "c": 3}], ("a", "b"))
-    assert harness.read_rows(path) == [
-        {"a": "1", "b": '{"x": "|,\\"", "y": 1}', "c": "3", "d": ""},
-        {"a": "2", "b": "{}", "c": "", "d": ""},
-    ]
-    table = harness.markdown(harness.read_rows(path), ("a", "b"))
-    assert table.splitlines()[2] == '| 1 | {"x": "\\|,\\"", "y": 1} |'
-
-
-def test_measures(load: Any):
-    harness = load("harness")
-    calls: list[int] = []
-    timing = harness.measure(lambda: calls.append(1), repeats=4, warmup=2)
-    assert len(calls) == 6
-    assert set(timing.to_dict()) == {"cpu_ms", "cpu_ms_q10", "cpu_ms_q90", "wall_ms"}
-    assert harness.matmul_gflops(64, 2) > 0
-    grown = harness.peak_growth_mib(lambda: torch.ones(2**24).sum())  # 64 MiB
-    assert 64 <= grown < 65
-    assert harness.machine()["threads"] == torch.get_num_threads()
 
 
 def test_width_transfer(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
