@@ -13,7 +13,7 @@ from nngraph.graph import Architecture, NeuralGraph, structure
 from nngraph.graph.neural_graph import check_readable
 
 if TYPE_CHECKING:
-    import networkx as nx
+    import networkx
 
 __all__ = ["from_networkx", "to_networkx"]
 
@@ -24,7 +24,7 @@ _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 _NODE = frozenset({"group", "role", "position"})
 
 
-def to_networkx(graph: NeuralGraph) -> nx.DiGraph:
+def to_networkx(graph: NeuralGraph) -> networkx.DiGraph:
     """Turn a neural graph into a networkx ``DiGraph``; :func:`from_networkx` gives it back exactly.
 
     Nodes are 0 .. N-1 with ``group``, ``role``, ``position`` and their parameters by column, such
@@ -88,7 +88,7 @@ def to_networkx(graph: NeuralGraph) -> nx.DiGraph:
     return out
 
 
-def from_networkx(graph: nx.DiGraph) -> NeuralGraph:
+def from_networkx(graph: networkx.DiGraph) -> NeuralGraph:
     """Turn what :func:`to_networkx` made back into a neural graph, with weights as they are now.
 
     Raises:

@@ -134,7 +134,7 @@ class Task(ABC):
         return self._held[split]
 
     def batches(self, split: str) -> Iterator[list[tuple[Tensor, NeuralGraphStack]]]:
-        """Yield the networks of a split, :attr:`batch_size` at once, one stack per architecture."""
+        """Yield the networks of a split, ``batch_size`` at once, one stack per architecture."""
         batch: list[tuple[Tensor, NeuralGraphStack]] = []
         room = self.batch_size
         for numbers, stack in self.networks(split):

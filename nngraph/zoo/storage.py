@@ -21,7 +21,7 @@ __all__ = ["SPLITS", "Zoo"]
 
 
 class Zoo:
-    """A population of networks on disk; open one with :meth:`open`, make one with ``fit_zoo``.
+    """A population of networks on disk; open one with :meth:`Zoo.open`, make one with ``fit_zoo``.
 
     The facts about each network are in memory. Weights are read by mapping shards into memory: a
     shard is held against its checksum when it is first touched, and then only what is asked for is
