@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
-# What is done, step by step: the library and its demo, all that tests and linters need, torch-scatter.
+# What is done, step by step: the library and its demo, all that tests and linters need, torch-scatter,
+# what builds the site.
 DEMO := $(VENV)/.nngraph-stamp
 TOOLS := $(VENV)/.tools-stamp
 SCATTER := $(VENV)/.scatter-stamp
+DOCS := $(VENV)/.docs-stamp
 PIP := $(RUN)python -m pip --disable-pip-version-check
 
 # Small kernels on busy cores run many times slower when idle OpenMP threads spin.
@@ -15,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 # or a folder prepares is seldom prepared twice. Each holds up to 1 GiB.
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test check setup scatter clean
+.PHONY: help demo test check docs setup scatter clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +32,10 @@ check: $(TOOLS) ## Run the linters, the type checker and the import contracts.
 	$(RUN)ruff check .
 	$(RUN)mypy
 	$(RUN)lint-imports
+
+docs: $(DOCS) ## Build the site into build/docs; warnings are errors.
+	$(RUN)python -m sphinx -q -W --keep-going docs build/docs
+	@echo build/docs/index.html
 
 setup: $(TOOLS) ## Make or update the virtual environment; no compiler is needed.
 
@@ -53,5 +59,9 @@ $(SCATTER): $(DEMO)
 	$(RUN)python -c "import torch_scatter"
 	touch $@
 
-clean: ## Remove the virtual environment and what the demo wrote.
-	rm -rf $(VENV) out
+$(DOCS): $(DEMO)
+	$(PIP) install -q -c constraints.txt -e ".[docs]"
+	touch $@
+
+clean: ## Remove the virtual environment, the site and what the demo wrote.
+	rm -rf $(VENV) build/docs out
