@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nngraph import kernels
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.testing import assert_as_precise
 
 KEYS = ("architecture", "networks", "channels", "dtype", "backend", "pass", "device", "torch")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nngraph import kernels
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 
 KEYS = ("primitive", "backend", "case", "channels", "device", "threads", "cpu")
 BACKENDS = ("dense", "scatter", "reference")

@@ -1,6 +1,6 @@
 """The primitives that every layer stands on, behind one door: gather, reduce, pool, broadcast.
 
-Every function takes the :class:`~nngraph.graph.topology.Topology` first, then features
+Every function takes the :class:`~nngraph.graph.topology.topology.Topology` first, then features
 ``[*, N, C]`` on nodes or ``[*, E, C]`` on edges, with any leading shape, and ``backend=``:
 
 - ``"reference"``: plain torch over the index tensors; the definition;

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology import Bucket, Topology
+from nngraph.graph.topology.topology import Bucket, Topology
 from nngraph.kernels.dense import _buckets, _edges, _fold, _spread, _take
 
 __all__ = ["aggregate"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.topology import Meetings, Topology
+from nngraph.graph.topology.topology import Meetings, Topology
 
 __all__ = ["attend_crossing", "dense", "reference"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.topology import Bucket, Nodes, Topology
+from nngraph.graph.topology.topology import Bucket, Nodes, Topology
 from nngraph.kernels.modes import follows_operations
 from nngraph.kernels.reference import heard_levels, rows_of
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.topology import Nodes, Topology
+from nngraph.graph.topology.topology import Nodes, Topology
 from nngraph.kernels.backends import End, kernel_of
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology import Bucket, Nodes, Topology
+from nngraph.graph.topology.topology import Bucket, Nodes, Topology
 from nngraph.kernels.dense import _assemble, _buckets, _edges, _take
 from nngraph.kernels.fused import _accumulate, _Tile, _tiles
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.parameters import unpack
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.entries import restore_edges
 
 __all__ = ["Alike", "join_networks", "join_nodes", "split_networks"]

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels import reference, sets
 from nngraph.kernels.backends import Side, count_of, kernel_of, known_side
 from nngraph.kernels.edges import gather, reduce

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, MissingDependencyError
-from nngraph.graph.topology import Bucket, Nodes, Topology
+from nngraph.graph.topology.topology import Bucket, Nodes, Topology
 from nngraph.kernels.dense import _assemble
 from nngraph.kernels.fused import EPS, Given, Updated, _differentiable, _over_blocks, applied
 from nngraph.kernels.modes import follows_operations

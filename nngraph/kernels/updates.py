@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels import fused, mapped, streamed, triton_edges
 from nngraph.kernels.backends import TRITON, is_dense, refuse_triton
 from nngraph.kernels.edges import edge_affine, gather, reduce

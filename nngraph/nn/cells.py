@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.graph import Activation, Architecture, NeuronSymmetry
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 
 __all__ = [
     "CELLS",

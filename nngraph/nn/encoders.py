@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
-from nngraph.graph.kinds import BLOCK_KINDS
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.kinds import BLOCK_KINDS
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.extent import Extent
 from nngraph.nn.features import Features
 from nngraph.nn.levels import join_levels

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph.architecture import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.extent import Extent

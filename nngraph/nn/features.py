@@ -16,7 +16,7 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph, NeuralGraphStack
 from nngraph.graph.neural_graph import check_readable
 from nngraph.graph.parameters import pack
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.entries import order_edges
 
 __all__ = ["Features", "Fitted", "Networks", "input_features"]

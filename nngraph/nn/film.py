@@ -12,7 +12,7 @@ from torch.nn.functional import silu
 
 from nngraph import kernels
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.layered import EdgeStep, LayeredNetwork, columns
 from nngraph.nn.metanetwork import mlp
 from nngraph.nn.running import Runner

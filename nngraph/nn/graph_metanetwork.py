@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.layered import EdgeStep, LayeredNetwork
 from nngraph.nn.metanetwork import mlp
 from nngraph.nn.running import Runner

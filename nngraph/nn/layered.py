@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 from nngraph import kernels
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.encoders import NetworkEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.levels import join_levels

@@ -10,7 +10,7 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.layout import slabs_of
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.networks import Alike, join_networks, split_networks
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 

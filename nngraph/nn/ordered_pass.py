@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from nngraph import kernels
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.extent import Extent
 from nngraph.nn.levels import at_inputs
 from nngraph.nn.places import LearnedRows, PlaceKind, SinusoidalRows

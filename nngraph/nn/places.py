@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from nngraph.graph import ACTIVATIONS
-from nngraph.graph.kinds import COLUMN_KINDS, KERNEL_AXES
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.kinds import COLUMN_KINDS, KERNEL_AXES
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.levels import by_input, by_output
 
 __all__ = [

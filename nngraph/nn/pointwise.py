@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.graph.architecture import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 
 __all__ = [
     "ChannelNorm", "Dropout", "FeatureDropout", "Pointwise", "TensorNorm", "dropout",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 from nngraph.nn.grid import GridReader, grid_points, side_of
 from nngraph.nn.levels import at_outputs

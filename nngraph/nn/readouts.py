@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.extent import Extent
 from nngraph.nn.levels import at_outputs, level_means
 from nngraph.nn.metanetwork import mlp

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.networks import Alike, join_networks, join_nodes, split_networks
 from nngraph.nn.features import Features
 from nngraph.nn.levels import at_inputs, at_outputs

@@ -10,7 +10,7 @@ from torch.nn.functional import silu
 
 from nngraph import kernels
 from nngraph.graph.architecture import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.metanetwork import Column

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from nngraph import kernels
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.reference import mean_by
 from nngraph.nn.pointwise import normalise_tensors
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.metanetwork import Metanetwork
 from nngraph.nn.readouts import Readout

@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 
 from nngraph import kernels
 from nngraph.graph import Architecture, NeuralGraphStack
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn.cells import CELLS, ByKind, hidden_kinds, put
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.grid import GridReader, grid_points, side_of

@@ -12,7 +12,7 @@ from nngraph import kernels
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.layout import slabs_of
 from nngraph.graph.parameters import pack
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.entries import order_edges
 from nngraph.nn.extent import Extent
 from nngraph.nn.features import Features

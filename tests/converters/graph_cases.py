@@ -14,7 +14,7 @@ from converters.general import spec_spaces
 from converters.general.builder import build_architecture
 from converters.symmetry import Derivation, permutation_spec
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 
 
 def check_graph(

@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from nngraph import kernels
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.testing import random_architectures, structured_architectures
 
 mlp = Architecture.mlp

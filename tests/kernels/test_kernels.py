@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from nngraph import kernels
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture, NeuronGroup, Parameter
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels import Side, backends
 from nngraph.kernels.backends import is_dense, kernel_of
 from nngraph.testing import random_architectures, structured_architectures

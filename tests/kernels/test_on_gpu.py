@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from nngraph import kernels
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.testing import assert_as_precise
 
 

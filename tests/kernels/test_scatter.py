@@ -10,7 +10,7 @@ import torch
 from nngraph import kernels
 from nngraph.errors import MissingDependencyError
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 
 
 def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch):

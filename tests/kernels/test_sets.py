@@ -8,7 +8,7 @@ from test_kernels import TINY, TOPOLOGIES, close, draw, rows_of
 from torch import Tensor
 
 from nngraph import kernels
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels import Side
 
 SHARES = (0.0, 0.2, 0.5, 0.75, 1.0)

@@ -20,7 +20,7 @@ from torch import Tensor
 from nngraph import kernels
 from nngraph.errors import InvalidGraphError, MissingDependencyError
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels import triton_edges
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nngraph.graph import Architecture, NeuralGraphStack, to_batch
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.entries import restore_edges
 from nngraph.nn import Features, Metanetwork, StateNetwork
 from nngraph.testing import (

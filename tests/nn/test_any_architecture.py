@@ -9,7 +9,7 @@ from test_general import MODELS as NETWORKS
 from converters import to_graph
 from nngraph.errors import ArchitectureError, NNGraphError
 from nngraph.graph import Architecture, NeuralGraph, Symmetry, to_batch
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn import (
     MODELS,
     EquivariantLinear,

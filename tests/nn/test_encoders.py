@@ -19,7 +19,7 @@ from nngraph.graph import (
     Symmetry,
     to_batch,
 )
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.entries import order_edges
 from nngraph.nn import (
     FourierFeatures,

@@ -22,7 +22,7 @@ from torch import Tensor
 from nngraph.basis import Basis
 from nngraph.basis.block import Element
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn import MessagePassingLayer
 
 mlp = Architecture.mlp

@@ -16,7 +16,7 @@ from state_laws import (
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn import StateNetwork
 from nngraph.nn.equivariant_network import EquivariantNetwork
 from nngraph.nn.shared import Kinds, SharedTensorNorm

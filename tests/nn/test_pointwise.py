@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nngraph.graph import Architecture
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.pointwise import Dropout
 from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack, to_batch
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn import (
     MessagePassingNetwork,
     NetworkEncoder,

@@ -9,7 +9,7 @@ from torch import nn
 from nngraph import kernels
 from nngraph.basis import rank_of, stacked
 from nngraph.graph import Architecture, NeuronGroup
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn import SharedEquivariantLinear, input_features
 from nngraph.testing import assert_equivariant, random_architectures, random_stack
 

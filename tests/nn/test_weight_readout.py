@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, forward, to_batch
-from nngraph.graph.topology import Topology
+from nngraph.graph.topology.topology import Topology
 from nngraph.nn import (
     AddedNeurons,
     EditingNetwork,

@@ -122,9 +122,9 @@ class Topology:
         node_mask: ``[N, F]`` whether a parameter fills each column of the node features; F is the
             most of any architecture.
         node_columns: ``[N, F]`` of what kind that parameter is, an index into
-            :data:`~nngraph.graph.kinds.COLUMN_KINDS`.
+            :data:`~nngraph.graph.topology.kinds.COLUMN_KINDS`.
         block_kind: ``[K]`` what each block is, an index into
-            :data:`~nngraph.graph.kinds.BLOCK_KINDS`.
+            :data:`~nngraph.graph.topology.kinds.BLOCK_KINDS`.
         kernel_size: ``[K, 3]`` sizes of each block's kernel along its axes, 1 where it has none.
         output_place: ``[N]`` place of an output neuron among those of its network, else -1.
         in_level_order: whether neurons stand level by level already.
@@ -221,7 +221,7 @@ class Topology:
         Raises:
             InvalidGraphError: if the edges name nodes that are not there, or join two graphs.
         """
-        from nngraph.graph.irregular import of_edges
+        from nngraph.graph.topology.irregular import of_edges
 
         return of_edges(edge_index, num_nodes, batch)
 
@@ -313,14 +313,14 @@ class Topology:
 
 @lru_cache(maxsize=64)
 def _of_architecture(architecture: Architecture) -> Topology:
-    from nngraph.graph.topology_build import build
+    from nngraph.graph.topology.build import build
 
     return build((architecture,), reorder=False)
 
 
 @lru_cache(maxsize=16)
 def _of_architectures(architectures: tuple[Architecture, ...]) -> Topology:
-    from nngraph.graph.topology_build import build
+    from nngraph.graph.topology.build import build
 
     return build(architectures, reorder=True)
 

@@ -8,14 +8,14 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import ROLES
-from nngraph.graph.kinds import KERNEL_AXES
-from nngraph.graph.topology import Nodes, Topology
+from nngraph.graph.topology.kinds import KERNEL_AXES
+from nngraph.graph.topology.topology import Nodes, Topology
 
 __all__ = ["of_edges"]
 
 
 def of_edges(edge_index: Tensor, num_nodes: int, batch: Tensor | None = None) -> Topology:
-    """See :meth:`nngraph.graph.topology.Topology.of_edges`."""
+    """See :meth:`nngraph.graph.topology.topology.Topology.of_edges`."""
     if edge_index.dim() != 2 or len(edge_index) != 2 or edge_index.dtype != torch.long:
         raise InvalidGraphError(
             f"edge_index is {edge_index.dtype} of shape {tuple(edge_index.shape)}; expected int64 "

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import ROLES, Architecture
-from nngraph.graph.kinds import KERNEL_AXES, block_kind, column_kind, kernel_size
-from nngraph.graph.meetings import meetings
-from nngraph.graph.topology import Bucket, Nodes, Topology
+from nngraph.graph.topology.kinds import KERNEL_AXES, block_kind, column_kind, kernel_size
+from nngraph.graph.topology.meetings import meetings
+from nngraph.graph.topology.topology import Bucket, Nodes, Topology
 
 __all__ = ["build"]
 

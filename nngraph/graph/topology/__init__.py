@@ -1,0 +1,1 @@
+"""Who is connected to whom, in the form the kernels read: networks side by side."""
