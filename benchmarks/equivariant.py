@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from nngraph.graph import Architecture
+from nngraph.kernels.equivariant.dense_mixing import DenseMixing
+from nngraph.kernels.equivariant.table_layout import TILE
+from nngraph.kernels.equivariant.terms import MixedTensor, Slot
 from nngraph.nn import EquivariantLinear
-from nngraph.nn.dense_mixing import DenseMixing
-from nngraph.nn.table_layout import TILE
-from nngraph.nn.terms import MixedTensor, Slot
 
 #: Edge features of one input stay near this many numbers, unless --networks says otherwise.
 BUDGET = 4_000_000

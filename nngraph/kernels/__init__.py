@@ -7,8 +7,8 @@ Every function takes the :class:`~nngraph.graph.topology.topology.Topology` firs
 - ``"scatter"``: torch-scatter's kernels over the index tensors; needs that package;
 - ``"dense"``: blocks as dense arrays: views, broadcasts, sums along an axis, matrix products;
 - ``"auto"``: ``"dense"`` for networks; for an irregular graph, which has no blocks, and for small
-  arrays on a GPU (:data:`~nngraph.kernels.backends.GPU_BUCKET`), ``"scatter"`` where torch-scatter
-  is installed and ``"reference"`` where it is not;
+  arrays on a GPU (:data:`~nngraph.kernels.backends.choice.GPU_BUCKET`), ``"scatter"`` where
+  torch-scatter is installed and ``"reference"`` where it is not;
 - ``"triton"``: :func:`edge_update` alone, on a CUDA device; needs that package. ``"auto"`` does not
   pick it yet: in large batches on an H200 it took between a third and three quarters of the time of
   ``"dense"`` and a third of its memory (``benchmarks/gpu.py``); small ones were not timed.
@@ -18,7 +18,7 @@ A backend that is named is used, or refused with an error; none replaces another
 
 from __future__ import annotations
 
-from nngraph.kernels.backends import BACKENDS, REDUCTIONS, End, Reduction, Side
+from nngraph.kernels.backends.choice import BACKENDS, REDUCTIONS, End, Reduction, Side
 from nngraph.kernels.crossing import attend_crossing
 from nngraph.kernels.edges import (
     aggregate,
@@ -44,7 +44,7 @@ from nngraph.kernels.parts import (
     spread_graphs,
     spread_groups,
 )
-from nngraph.kernels.streamed import StreamedUpdate
+from nngraph.kernels.tiled.streamed import StreamedUpdate
 from nngraph.kernels.updates import EdgeUpdate, edge_update, map_edges, streamed_edge_means
 
 __all__ = [

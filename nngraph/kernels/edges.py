@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import aggregated
-from nngraph.kernels.backends import (
+from nngraph.kernels.backends.choice import (
     REDUCTIONS,
     End,
     Reduction,
@@ -21,6 +20,7 @@ from nngraph.kernels.backends import (
     known_side,
 )
 from nngraph.kernels.modes import follows_operations
+from nngraph.kernels.tiled import aggregated
 
 __all__ = [
     "aggregate",

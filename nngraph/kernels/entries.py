@@ -12,7 +12,7 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.scatter import torch_scatter
+from nngraph.kernels.backends.scatter import torch_scatter
 
 __all__ = ["add_rows", "edge_keys", "order_edges", "place_edges", "restore_edges", "sum_rows"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology.topology import Nodes, Topology
-from nngraph.kernels.backends import End, kernel_of
+from nngraph.kernels.backends.choice import End, kernel_of
 
 __all__ = [
     "propagate_level",

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import reference, sets
-from nngraph.kernels.backends import Side, count_of, kernel_of, known_side
+from nngraph.kernels import sets
+from nngraph.kernels.backends import reference
+from nngraph.kernels.backends.choice import Side, count_of, kernel_of, known_side
 from nngraph.kernels.edges import gather, reduce
 
 __all__ = [

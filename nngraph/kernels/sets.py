@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nngraph.kernels.reference import sum_by
+from nngraph.kernels.backends.reference import sum_by
 
 __all__ = ["attend_by", "quantiles_by"]
 

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import fused, mapped, streamed, triton_edges
-from nngraph.kernels.backends import TRITON, is_dense, refuse_triton
+from nngraph.kernels.backends.choice import TRITON, is_dense, refuse_triton
 from nngraph.kernels.edges import edge_affine, gather, reduce
-from nngraph.kernels.mapped import EdgeFunction, To
 from nngraph.kernels.modes import follows_operations
 from nngraph.kernels.parts import pool_blocks, spread_blocks
-from nngraph.kernels.streamed import StreamedUpdate
+from nngraph.kernels.tiled import fused, mapped, streamed
+from nngraph.kernels.tiled.mapped import EdgeFunction, To
+from nngraph.kernels.tiled.streamed import StreamedUpdate
+from nngraph.kernels.triton import edges as triton_edges
 
 __all__ = [
     "EdgeUpdate",
@@ -74,7 +75,7 @@ def edge_update(
 
     Raises:
         MissingDependencyError, InvalidGraphError: as
-            :func:`nngraph.kernels.triton_edges.edge_update` does, for that backend.
+            :func:`nngraph.kernels.triton.edges.edge_update` does, for that backend.
     """
     steps = "dense" if backend == TRITON else backend
 

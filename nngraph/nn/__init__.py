@@ -1,5 +1,6 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
+from nngraph.kernels.equivariant.terms import Terms
 from nngraph.nn.added_neurons import AddedNeurons
 from nngraph.nn.editing import EditingNetwork
 from nngraph.nn.encoders import FourierFeatures, NetworkEncoder
@@ -31,7 +32,6 @@ from nngraph.nn.sites import Site
 from nngraph.nn.states import StateNetwork, States
 from nngraph.nn.statistics_network import StatisticsNetwork
 from nngraph.nn.symmetric import SymmetricNetwork
-from nngraph.nn.terms import Terms
 from nngraph.nn.weight_readout import WeightReadout
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.

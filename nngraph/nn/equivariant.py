@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.architecture import Architecture
-from nngraph.nn.dense_mixing import DenseMixing
-from nngraph.nn.mixing import mix_tables
-from nngraph.nn.scatter_mixing import ScatterMixing
-from nngraph.nn.terms import MixedTensor, PermuteIO, Terms
+from nngraph.kernels.equivariant.dense_mixing import DenseMixing
+from nngraph.kernels.equivariant.mixing import mix_tables
+from nngraph.kernels.equivariant.scatter_mixing import ScatterMixing
+from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms
 
 __all__ = ["EquivariantLinear"]
 
@@ -32,8 +32,9 @@ class EquivariantLinear(nn.Module):
 
     Every tensor is pooled into one global table and into a table at the neurons of each permuted
     group that it has as an axis; free axes (inputs, outputs) count as channels; each table is mixed
-    and spread back. These terms are data (:class:`~nngraph.nn.terms.Terms`) and together are all of
-    the DWS basis: each weight is one coefficient of it. O(E) time, and E features in and out.
+    and spread back. These terms are data (:class:`~nngraph.kernels.equivariant.terms.Terms`) and
+    together are all of the DWS basis: each weight is one coefficient of it. O(E) time, and E
+    features in and out.
 
     The global table has S slots, S = d_0 + 2 d_L + 2 L - 3, and the first hidden group's d_0 + 2:
     for images as inputs they explode. ``permute_io="input"`` treats the inputs as relabelled too,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.topology.topology import Topology
+from nngraph.kernels.equivariant.terms import PermuteIO
 from nngraph.nn.end_encoder import EndEncoder
 from nngraph.nn.equivariant import EquivariantLinear
 from nngraph.nn.extent import Extent
@@ -20,7 +21,6 @@ from nngraph.nn.metanetwork import Column
 from nngraph.nn.pointwise import Dropout, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.scales import TensorScales, fan_in
 from nngraph.nn.states import StateNetwork, States
-from nngraph.nn.terms import PermuteIO
 
 __all__ = ["EquivariantNetwork", "InvariantReadout"]
 

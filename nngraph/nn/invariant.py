@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.graph.architecture import Architecture
+from nngraph.kernels.equivariant.mixing import pool_globally
+from nngraph.kernels.equivariant.terms import PermuteIO, Terms
 from nngraph.nn.equivariant import stacked_features
-from nngraph.nn.mixing import pool_globally
-from nngraph.nn.terms import PermuteIO, Terms
 
 __all__ = ["InvariantLinear"]
 

@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from nngraph import kernels
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.reference import mean_by
+from nngraph.kernels.backends.reference import mean_by
 from nngraph.nn.pointwise import normalise_tensors
 
 __all__ = ["Kinds", "SharedEquivariantLinear", "SharedTensorNorm"]

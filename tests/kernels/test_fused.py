@@ -13,7 +13,7 @@ from torch.nn.functional import layer_norm, silu
 from nngraph import kernels
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import fused
+from nngraph.kernels.tiled import fused
 from nngraph.testing import random_architectures, structured_architectures
 
 mlp = Architecture.mlp

@@ -13,8 +13,9 @@ from nngraph import kernels
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture, NeuronGroup, Parameter
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import Side, backends
-from nngraph.kernels.backends import is_dense, kernel_of
+from nngraph.kernels import Side
+from nngraph.kernels.backends import choice as backends
+from nngraph.kernels.backends.choice import is_dense, kernel_of
 from nngraph.testing import random_architectures, structured_architectures
 
 mlp = Architecture.mlp

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from nngraph import kernels
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import mapped
+from nngraph.kernels.tiled import mapped
 from nngraph.testing import random_architectures, structured_architectures
 
 mlp = Architecture.mlp

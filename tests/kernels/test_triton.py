@@ -21,7 +21,7 @@ from nngraph import kernels
 from nngraph.errors import InvalidGraphError, MissingDependencyError
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import triton_edges
+from nngraph.kernels.triton import edges as triton_edges
 
 ROOT = Path(__file__).parents[2]
 TRIANGLE = Topology.of(Architecture.mlp([2, 3, 1]))
@@ -36,7 +36,7 @@ def features(
 
 def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "nngraph.kernels.triton_programs", raising=False)
+    monkeypatch.delitem(sys.modules, "nngraph.kernels.triton.programs", raising=False)
     triton_edges._programs.cache_clear()
     with pytest.raises(MissingDependencyError, match="pip install triton"):
         kernels.edge_update(TRIANGLE, *features(TRIANGLE), backend="triton")

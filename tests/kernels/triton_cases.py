@@ -21,7 +21,7 @@ from nngraph import kernels
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import triton_edges
+from nngraph.kernels.triton import edges as triton_edges
 from nngraph.testing import assert_as_precise, structured_architectures
 
 mlp = Architecture.mlp

@@ -13,7 +13,7 @@ from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack, to_batch
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import streamed
+from nngraph.kernels.tiled import streamed
 from nngraph.nn import MessagePassingLayer, MessagePassingNetwork, input_features
 from nngraph.testing import (
     assert_equivariant,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nngraph.graph import Architecture
+from nngraph.kernels.equivariant import table_layout as module
+from nngraph.kernels.equivariant.table_layout import Layout
 from nngraph.nn import EquivariantLinear, Terms
-from nngraph.nn import table_layout as module
-from nngraph.nn.table_layout import Layout
 from nngraph.testing import random_architectures, random_features
 
 mlp = Architecture.mlp

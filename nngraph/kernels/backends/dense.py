@@ -14,8 +14,8 @@ from torch.nn.functional import layer_norm
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.topology.topology import Bucket, Nodes, Topology
+from nngraph.kernels.backends.reference import heard_levels, rows_of
 from nngraph.kernels.modes import follows_operations
-from nngraph.kernels.reference import heard_levels, rows_of
 
 __all__ = [
     "edge_affine",

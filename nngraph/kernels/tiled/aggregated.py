@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nngraph.graph.topology.topology import Bucket, Topology
-from nngraph.kernels.dense import _buckets, _edges, _fold, _spread, _take
+from nngraph.kernels.backends.dense import _buckets, _edges, _fold, _spread, _take
 
 __all__ = ["aggregate"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from nngraph.nn.terms import Terms
+from nngraph.kernels.equivariant.terms import Terms
 
 __all__ = ["Tables", "mix_tables", "pool_globally"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nngraph.graph.topology.topology import Bucket, Topology
-from nngraph.kernels.dense import _assemble, _buckets, _edges, _take
+from nngraph.kernels.backends.dense import _assemble, _buckets, _edges, _take
 from nngraph.kernels.modes import follows_operations
 
 __all__ = ["EPS", "TILE", "Given", "Updated", "applied", "edge_update"]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from nngraph.graph.topology.topology import Bucket, Nodes, Topology
-from nngraph.kernels.dense import _assemble, _buckets, _edges, _take
-from nngraph.kernels.fused import _accumulate, _Tile, _tiles
+from nngraph.kernels.backends.dense import _assemble, _buckets, _edges, _take
+from nngraph.kernels.tiled.fused import _accumulate, _Tile, _tiles
 
 __all__ = ["TILE", "EdgeFunction", "Given", "To", "map_edges"]
 

@@ -1,16 +1,18 @@
 r"""Pool, mix, spread on dense blocks: the arithmetic of the equivariant linear layer.
 
-With P the means of every tensor into the tables of :class:`~nngraph.nn.terms.Terms`, M the mixing
-of slots and channels within each table, S the spreading of a table back to the entries, and D the
-product of each edge with its own weight, the layer is
+With P the means of every tensor into the tables of
+:class:`~nngraph.kernels.equivariant.terms.Terms`, M the mixing of slots and channels within each
+table, S the spreading of a table back to the entries, and D the product of each edge with its own
+weight, the layer is
 
 .. math:: y = D e + S (M P e + \beta)
 
 Its transpose is of the same form with sums for means, so the backward pass is one call of the same
 functions. In each direction an edge is read by one mean per side and by its product, and written
 once; nothing else of edge size is made. Neighbouring blocks of one shape are pooled as one array,
-and tables of one shape are mixed as one product (:class:`~nngraph.nn.table_layout.Layout`), so that
-deep networks of small layers do not drown in calls.
+and tables of one shape are mixed as one product
+(:class:`~nngraph.kernels.equivariant.table_layout.Layout`), so that deep networks of small layers
+do not drown in calls.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from nngraph.kernels.equivariant.table_layout import Layout, Run, Tile
+from nngraph.kernels.equivariant.terms import Terms
 from nngraph.kernels.modes import follows_operations
-from nngraph.nn.table_layout import Layout, Run, Tile
-from nngraph.nn.terms import Terms
 
 __all__ = ["DenseMixing"]
 

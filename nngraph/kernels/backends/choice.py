@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels import dense, reference, scatter
+from nngraph.kernels.backends import dense, reference, scatter
 
 __all__ = [
     "BACKENDS",

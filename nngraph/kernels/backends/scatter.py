@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nngraph.errors import MissingDependencyError
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.reference import ends, heard_levels, rows_of
+from nngraph.kernels.backends.reference import ends, heard_levels, rows_of
 
 __all__ = [
     "edge_affine",

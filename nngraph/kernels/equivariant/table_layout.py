@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nngraph.nn.terms import MixedTensor, Terms
+from nngraph.kernels.equivariant.terms import MixedTensor, Terms
 
 __all__ = ["Layout", "Move", "Run", "Stack", "Tile"]
 
@@ -118,7 +118,7 @@ class Stack:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The arrangement of one :class:`~nngraph.nn.terms.Terms`.
+    """The arrangement of one :class:`~nngraph.kernels.equivariant.terms.Terms`.
 
     Attributes:
         runs: all tensors, in the order of ``Terms.tensors``.

@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import layer_norm, silu
 
 from nngraph.graph.topology.topology import Bucket, Topology
-from nngraph.kernels.dense import _assemble, _buckets, _edges
-from nngraph.kernels.fused import EPS, _at_ends, _counts, _normalised, _over_blocks, _steps
+from nngraph.kernels.backends.dense import _assemble, _buckets, _edges
+from nngraph.kernels.tiled.fused import EPS, _at_ends, _counts, _normalised, _over_blocks, _steps
 
 __all__ = ["TILE", "StreamedUpdate", "edge_means"]
 

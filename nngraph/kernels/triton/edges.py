@@ -28,9 +28,9 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, MissingDependencyError
 from nngraph.graph.topology.topology import Bucket, Nodes, Topology
-from nngraph.kernels.dense import _assemble
-from nngraph.kernels.fused import EPS, Given, Updated, _differentiable, _over_blocks, applied
+from nngraph.kernels.backends.dense import _assemble
 from nngraph.kernels.modes import follows_operations
+from nngraph.kernels.tiled.fused import EPS, Given, Updated, _differentiable, _over_blocks, applied
 
 __all__ = ["DTYPES", "MATRIX_BYTES", "PROGRAMS", "STEPS", "TILE_BYTES", "edge_update"]
 
@@ -80,7 +80,7 @@ def _interpreted() -> bool:
 @lru_cache(maxsize=1)
 def _programs() -> ModuleType:
     try:
-        return import_module("nngraph.kernels.triton_programs")
+        return import_module("nngraph.kernels.triton.programs")
     except ImportError as error:
         raise MissingDependencyError(
             "the backend 'triton' needs triton, which is not installed. Install it with "

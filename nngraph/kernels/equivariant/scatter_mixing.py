@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nngraph.kernels.backends.scatter import torch_scatter
 from nngraph.kernels.entries import add_rows, edge_keys, place_edges, sum_rows
-from nngraph.kernels.scatter import torch_scatter
-from nngraph.nn.mixing import Tables
-from nngraph.nn.terms import Terms
+from nngraph.kernels.equivariant.mixing import Tables
+from nngraph.kernels.equivariant.terms import Terms
 
 __all__ = ["ScatterIndex", "ScatterMixing"]
 
@@ -34,7 +34,7 @@ class ScatterIndex:
 
 
 class ScatterMixing(nn.Module):
-    """Tables of :class:`~nngraph.nn.terms.Terms` filled and read entry by entry.
+    """Tables of :class:`~nngraph.kernels.equivariant.terms.Terms` filled and read entry by entry.
 
     Each edge sends its features to (target neuron, slot), (source neuron, slot) and (network,
     slot), and reads its new features from the same places; nodes likewise. Which slot follows from

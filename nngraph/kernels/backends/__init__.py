@@ -1,0 +1,1 @@
+"""The primitives on each backend, and which backend serves one."""

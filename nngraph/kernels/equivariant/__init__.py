@@ -1,0 +1,1 @@
+"""What the equivariant linear layer computes: its terms, and the ways to run them."""

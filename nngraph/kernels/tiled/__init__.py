@@ -1,0 +1,1 @@
+"""Primitives that pass over the edges once, tile by tile, forward and backward."""

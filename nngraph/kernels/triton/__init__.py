@@ -1,0 +1,1 @@
+"""The edge update as one program on a GPU; needs triton."""
