@@ -27,9 +27,9 @@ from nngraph.graph import (
 )
 from nngraph.graph.neuron_symmetry import hidden_layers, move
 from nngraph.nn import EditingNetwork, MessagePassingNetwork, Metanetwork, SymmetricNetwork
-from nngraph.nn.added_neurons import AddedNeurons
 from nngraph.nn.features import input_features
-from nngraph.nn.running import ChainRunner
+from nngraph.nn.models.added_neurons import AddedNeurons
+from nngraph.nn.probes.running import ChainRunner
 from nngraph.tasks.alignment import canonical_form, distance, match_weights
 from nngraph.tasks.alignment.canonical import signed_spaces
 from nngraph.testing import every_activation, random_stack

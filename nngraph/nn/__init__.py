@@ -1,38 +1,38 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
 from nngraph.kernels.equivariant.terms import Terms
-from nngraph.nn.added_neurons import AddedNeurons
-from nngraph.nn.editing import EditingNetwork
-from nngraph.nn.encoders import FourierFeatures, NetworkEncoder
-from nngraph.nn.end_encoder import EndEncoder
-from nngraph.nn.equivariant import EquivariantLinear
-from nngraph.nn.equivariant_network import EquivariantNetwork
+from nngraph.nn.common.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
+from nngraph.nn.common.scales import TensorScales
+from nngraph.nn.encoders.ends import EndEncoder
+from nngraph.nn.encoders.network import FourierFeatures, NetworkEncoder
+from nngraph.nn.encoders.ordered_pass import OrderedPass
 from nngraph.nn.features import Features, Networks, input_features
-from nngraph.nn.film import FilmLayer, FilmNetwork
-from nngraph.nn.flat import FlatNetwork
-from nngraph.nn.graph_metanetwork import GraphLayer, GraphMetanetwork
-from nngraph.nn.invariant import InvariantLinear
-from nngraph.nn.layered import EdgeStep, LayeredNetwork
-from nngraph.nn.message_passing import MessagePassingLayer, MessagePassingNetwork
-from nngraph.nn.metanetwork import Metanetwork
-from nngraph.nn.ordered_pass import OrderedPass
+from nngraph.nn.layers.equivariant import EquivariantLinear
+from nngraph.nn.layers.invariant import InvariantLinear
+from nngraph.nn.layers.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
+from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
+from nngraph.nn.models.added_neurons import AddedNeurons
+from nngraph.nn.models.base import Metanetwork
+from nngraph.nn.models.dws import EquivariantNetwork
+from nngraph.nn.models.editing import EditingNetwork
+from nngraph.nn.models.flat import FlatNetwork
+from nngraph.nn.models.gmn import GraphLayer, GraphMetanetwork
+from nngraph.nn.models.layered import EdgeStep, LayeredNetwork
+from nngraph.nn.models.message_passing import MessagePassingLayer, MessagePassingNetwork
+from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
+from nngraph.nn.models.nft import SetAttentionLayer, SetAttentionNetwork, TensorAttention
+from nngraph.nn.models.ng_gnn import FilmLayer, FilmNetwork
+from nngraph.nn.models.ng_t import RelationalLayer, RelationalNetwork
+from nngraph.nn.models.probing import probing
+from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.models.statistics import StatisticsNetwork
+from nngraph.nn.models.symmetric import SymmetricNetwork
 from nngraph.nn.outputs import output_networks
-from nngraph.nn.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
-from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
-from nngraph.nn.probes import ProbeNetwork, Probes
-from nngraph.nn.probing import probing
-from nngraph.nn.readouts import Readout
-from nngraph.nn.relational import RelationalLayer, RelationalNetwork
-from nngraph.nn.running import ChainRunner, ModuleRunner, Runner
-from nngraph.nn.scales import TensorScales
-from nngraph.nn.set_attention import SetAttentionLayer, SetAttentionNetwork, TensorAttention
-from nngraph.nn.shared import SharedEquivariantLinear, SharedTensorNorm
-from nngraph.nn.shared_network import SharedEquivariantNetwork
-from nngraph.nn.sites import Site
-from nngraph.nn.states import StateNetwork, States
-from nngraph.nn.statistics_network import StatisticsNetwork
-from nngraph.nn.symmetric import SymmetricNetwork
-from nngraph.nn.weight_readout import WeightReadout
+from nngraph.nn.probes.probes import ProbeNetwork, Probes
+from nngraph.nn.probes.running import ChainRunner, ModuleRunner, Runner
+from nngraph.nn.probes.sites import Site
+from nngraph.nn.readouts.readout import Readout
+from nngraph.nn.readouts.weights import WeightReadout
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
 MODELS: dict[str, type[Metanetwork]] = {

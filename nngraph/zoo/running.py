@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nngraph.errors import ArchitectureError
-from nngraph.nn.running import ModuleRunner
-from nngraph.nn.sites import Site
+from nngraph.nn.probes.running import ModuleRunner
+from nngraph.nn.probes.sites import Site
 from nngraph.zoo.storage import Zoo
 from nngraph.zoo.trained import spec_of
 

@@ -21,16 +21,11 @@ from nngraph.graph import (
 )
 from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.entries import order_edges
-from nngraph.nn import (
-    FourierFeatures,
-    MessagePassingNetwork,
-    NetworkEncoder,
-    input_features,
-    places,
-)
-from nngraph.nn.extent import Extent
-from nngraph.nn.places import ActivationPlaces, sinusoids
-from nngraph.nn.statistics import edge_statistics, group_statistics
+from nngraph.nn import FourierFeatures, MessagePassingNetwork, NetworkEncoder, input_features
+from nngraph.nn.common.extent import Extent
+from nngraph.nn.encoders import places
+from nngraph.nn.encoders.places import ActivationPlaces, sinusoids
+from nngraph.nn.encoders.statistics import edge_statistics, group_statistics
 from nngraph.testing import (
     assert_equivariant,
     assert_not_equivariant,

@@ -18,9 +18,9 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology.topology import Topology
 from nngraph.nn import StateNetwork
-from nngraph.nn.equivariant_network import EquivariantNetwork
-from nngraph.nn.shared import Kinds, SharedTensorNorm
-from nngraph.nn.shared_network import SharedEquivariantNetwork
+from nngraph.nn.layers.shared import Kinds, SharedTensorNorm
+from nngraph.nn.models.dws import EquivariantNetwork
+from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
 from nngraph.testing import random_architectures, random_stack, structured_architectures
 
 mlp = Architecture.mlp

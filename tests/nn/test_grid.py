@@ -10,8 +10,8 @@ from nngraph.datasets import Relabel
 from nngraph.graph import Activation, Architecture, NeuralGraphStack, forward
 from nngraph.graph.sine_symmetry import SineSymmetry
 from nngraph.nn import Metanetwork, ProbeNetwork, SymmetricNetwork, input_features
-from nngraph.nn.grid import GridReader, grid_points
-from nngraph.nn.probing import probing
+from nngraph.nn.models.probing import probing
+from nngraph.nn.probes.grid import GridReader, grid_points
 from nngraph.testing import random_stack
 
 SINE = Activation("sine", w0=10.1)

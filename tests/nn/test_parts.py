@@ -17,8 +17,8 @@ from nngraph.nn import (
     input_features,
     probing,
 )
-from nngraph.nn.extent import Extent
-from nngraph.nn.levels import at_outputs
+from nngraph.nn.common.extent import Extent
+from nngraph.nn.common.levels import at_outputs
 from nngraph.testing import random_architectures, random_stack
 
 mlp = Architecture.mlp

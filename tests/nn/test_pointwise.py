@@ -10,8 +10,8 @@ import torch
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
 from nngraph.nn import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
-from nngraph.nn.pointwise import Dropout
-from nngraph.nn.pooling import EdgePooling, SharedPoolingLayer
+from nngraph.nn.common.pointwise import Dropout
+from nngraph.nn.layers.pooling import EdgePooling, SharedPoolingLayer
 from nngraph.testing import assert_equivariant, random_architectures, random_features
 
 mlp = Architecture.mlp

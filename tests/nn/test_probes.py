@@ -24,7 +24,7 @@ from nngraph.nn import (
     Site,
     input_features,
 )
-from nngraph.nn.probe_inputs import GeneratedInputs, LearnedInputs
+from nngraph.nn.probes.inputs import GeneratedInputs, LearnedInputs
 from nngraph.testing import random_architectures, random_parameters, random_stack
 from nngraph.zoo import ClassifierSpec, Zoo, classifier_of, load_digits_images, runner_of, train_zoo
 
@@ -182,7 +182,7 @@ def test_networks_in_parts_that_fit_the_cache(monkeypatch: pytest.MonkeyPatch):
     spec = SPECS["cnn"]
     networks, inputs = stack_of(spec, 5), images()
     whole = runner(spec).outputs(input_features(networks), inputs, 3)
-    monkeypatch.setattr("nngraph.nn.running._CPU_RUNS", 10)
+    monkeypatch.setattr("nngraph.nn.probes.running._CPU_RUNS", 10)
     close(runner(spec).outputs(input_features(networks), inputs, 3), whole, 1e-13)
 
 

@@ -19,9 +19,9 @@ from nngraph.nn import (
     StateNetwork,
     States,
 )
-from nngraph.nn.extent import Extent
-from nngraph.nn.metanetwork import Column
-from nngraph.nn.readouts import Attention, LayerwiseMeans, LevelMeans
+from nngraph.nn.common.extent import Extent
+from nngraph.nn.models.base import Column
+from nngraph.nn.readouts.readout import Attention, LayerwiseMeans, LevelMeans
 from nngraph.testing import (
     assert_invariant,
     random_architectures,

@@ -13,9 +13,9 @@ from torch_geometric.data import Batch
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation, Architecture, NeuralGraphStack, Symmetry, to_batch
 from nngraph.nn import StateNetwork, States
-from nngraph.nn.film import FilmNetwork
-from nngraph.nn.graph_metanetwork import GraphMetanetwork
-from nngraph.nn.relational import RelationalNetwork
+from nngraph.nn.models.gmn import GraphMetanetwork
+from nngraph.nn.models.ng_gnn import FilmNetwork
+from nngraph.nn.models.ng_t import RelationalNetwork
 from nngraph.testing import (
     assert_equivariant,
     assert_invariant,

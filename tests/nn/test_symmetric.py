@@ -18,7 +18,7 @@ from nngraph.graph import (
     to_batch,
 )
 from nngraph.nn import EditingNetwork, SymmetricNetwork
-from nngraph.nn.cells import CELLS, Heard
+from nngraph.nn.layers.cells import CELLS, Heard
 from nngraph.testing import assert_equivariant, random_stack
 
 mlp = Architecture.mlp

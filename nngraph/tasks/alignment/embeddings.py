@@ -13,10 +13,10 @@ from torch import Tensor
 from nngraph.datasets import CanonicaliseSines
 from nngraph.graph import NeuralGraph, to_batch
 from nngraph.nn import Networks, StateNetwork
+from nngraph.nn.models.around import AroundMetanetwork
 from nngraph.tasks.alignment.interpolation import run
 from nngraph.tasks.alignment.matching import Alignment, match_features
 from nngraph.tasks.alignment.terms import check_pair
-from nngraph.tasks.around import AroundMetanetwork
 
 __all__ = ["NeuronStates", "match_activations", "match_embeddings"]
 

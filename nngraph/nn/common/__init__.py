@@ -1,0 +1,1 @@
+"""What layers and models share: features by level, scales, norms, sizes."""

@@ -1,0 +1,1 @@
+"""From weights and biases to the first states of neurons and weights."""

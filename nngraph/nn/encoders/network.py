@@ -1,0 +1,261 @@
+"""Encoders: from the weights and biases of networks to the first states of neurons and weights."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nngraph import kernels
+from nngraph.graph.topology.kinds import BLOCK_KINDS
+from nngraph.graph.topology.topology import Topology
+from nngraph.nn.common.extent import Extent
+from nngraph.nn.common.levels import join_levels
+from nngraph.nn.common.scales import TensorScales, fan_in
+from nngraph.nn.encoders.ordered_pass import OrderedPass, node_entries
+from nngraph.nn.encoders.places import (
+    ActivationPlaces,
+    ColumnPlaces,
+    HiddenPlaces,
+    InputPlaces,
+    KernelSizes,
+    Lookup,
+    OutputPlaces,
+    PlaceKind,
+    block_heights,
+    block_kinds,
+    block_levels,
+    make_rows,
+    node_heights,
+    node_levels,
+)
+from nngraph.nn.encoders.statistics import ParameterStatistics
+from nngraph.nn.features import Features
+
+__all__ = ["FourierFeatures", "NetworkEncoder"]
+
+
+class NetworkEncoder(nn.Module):
+    r"""First states of neurons and weights: their scaled parameters, and where they stand.
+
+    .. math::
+        x_i &= X [\hat b_i, \text{has bias}] + p_{\text{input } i} + p_{\text{output } i}
+            + p_{\text{level}} + p_{\text{activation}} \\
+        e_{ij} &= E \hat w_{ij} + q_{\text{level}}
+
+    with parameters in units of their tensor's root mean square over the training set. Places of
+    hidden neurons say nothing and are not read, so that the states commute with relabelling. Every
+    term p and q can be left out, and others added.
+
+    Args:
+        extent: of the networks to read.
+        channels, edge_channels: C and C_e; without edge channels there are no states of weights.
+        max_levels: levels that are told apart; deeper ones count as the last.
+        places: p of input and output neurons: learned, ``"sinusoidal"`` to serve networks of more
+            inputs and outputs than those it is built for, or none.
+        levels: p and q of the layer as counted from the inputs, from the outputs, from both, so
+            that the last layers of deeper networks are known as such, or none.
+        activations: p of the activation.
+        kinds: which parameters a neuron has (a bias, a running mean, ...), and what the tensor of a
+            weight is: dense, a kernel, grouped, the scale of a norm, a residual.
+        kernel_sizes: q of the sizes of the kernel.
+        statistics: adds :class:`~nngraph.nn.encoders.statistics.ParameterStatistics`.
+        frequencies: number of :class:`FourierFeatures` beside the scaled parameters.
+        bandwidth, seed: of these.
+        ordered: whether neurons start from an :class:`~nngraph.nn.OrderedPass`.
+        messages: channels of its messages.
+        unit_weights: whether e starts from weights in units of their tensor, or from those that are
+            the matrices of a pass, smaller by the root of the fan-in.
+        fan_in: as of :class:`~nngraph.nn.TensorScales`: networks of other widths look alike.
+        break_symmetry: adds places of hidden neurons, which is **not equivariant**;
+            :attr:`breaks_symmetry` switches them off again.
+
+    Shape:
+        features of any batch -> x ``[*, N, C]``, e ``[*, E, C_e]`` or ``None``.
+
+    Raises:
+        ArchitectureError: if a network has more inputs, outputs, taps or columns than it reads.
+    """
+
+    def __init__(
+        self,
+        extent: Extent,
+        channels: int,
+        edge_channels: int,
+        max_levels: int = 16,
+        *,
+        places: PlaceKind | Literal["none"] = "learned",
+        levels: Literal["inputs", "outputs", "both", "none"] = "inputs",
+        activations: bool = True,
+        kinds: bool = False,
+        kernel_sizes: bool = False,
+        statistics: bool = False,
+        frequencies: int = 0,
+        bandwidth: float = 1.0,
+        seed: int = 0,
+        ordered: bool = False,
+        messages: int = 64,
+        unit_weights: bool = True,
+        fan_in: bool = False,
+        break_symmetry: bool = False,
+    ) -> None:
+        super().__init__()
+        if levels not in ("inputs", "outputs", "both", "none"):
+            raise ValueError(
+                f"levels is {levels!r}; expected 'inputs', 'outputs', 'both' or 'none'."
+            )
+        taps, columns = extent.taps, extent.columns
+        depth, waves = min(extent.levels, max_levels), 2 * frequencies
+        from_inputs, from_outputs = levels in ("inputs", "both"), levels in ("outputs", "both")
+        self.channels, self.unit_weights = channels, unit_weights
+        self.scales = TensorScales(extent, fan_in)
+        self.ordered = None
+        if ordered:
+            kind: PlaceKind = "learned" if places == "none" else places
+            self.ordered = OrderedPass(extent, channels, messages, max_levels, kind)
+        # An ordered pass over MLPs has read all that their neurons have.
+        reads_own = not (ordered and extent.chains) or frequencies > 0
+        self.own = nn.Linear(2 * columns + waves, channels) if reads_own else None
+        self.places = nn.ModuleDict()
+        if places != "none":
+            self.places["inputs"] = InputPlaces(make_rows(places, extent.inputs, channels))
+            self.places["outputs"] = OutputPlaces(make_rows(places, extent.outputs, channels))
+        if from_inputs:
+            self.places["levels"] = Lookup(depth, channels, node_levels)
+        if from_outputs:
+            self.places["heights"] = Lookup(depth, channels, node_heights)
+        if activations:
+            self.places["activations"] = ActivationPlaces(channels)
+        if kinds:
+            self.places["columns"] = ColumnPlaces(channels)
+        if break_symmetry:
+            self.places["hidden"] = HiddenPlaces(channels)
+        self.edge = nn.Linear(taps + waves, edge_channels) if edge_channels else None
+        self.block_places = nn.ModuleDict()
+        if edge_channels and from_inputs:
+            self.block_places["levels"] = Lookup(depth, edge_channels, block_levels)
+        if edge_channels and from_outputs:
+            self.block_places["heights"] = Lookup(depth, edge_channels, block_heights)
+        if edge_channels and kinds:
+            self.block_places["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, block_kinds)
+        if edge_channels and kernel_sizes:
+            self.block_places["kernel_sizes"] = KernelSizes(edge_channels)
+        self.statistics = (
+            ParameterStatistics(taps, columns, channels, edge_channels) if statistics else None
+        )
+        self.node_waves, self.edge_waves = (
+            FourierFeatures(size, frequencies, bandwidth, seed + i) if frequencies else None
+            for i, size in enumerate((columns, taps))
+        )
+
+    @property
+    def breaks_symmetry(self) -> bool:
+        """Whether places of hidden neurons are read; can be set where they are learned.
+
+        Raises:
+            ValueError: on setting it, if the encoder was built without ``break_symmetry``.
+        """
+        return any(place.active for place in self._hidden())
+
+    @breaks_symmetry.setter
+    def breaks_symmetry(self, active: bool) -> None:
+        if active and not self._hidden():
+            raise ValueError(
+                "the encoder has no places of hidden neurons; build it with break_symmetry=True."
+            )
+        for place in self._hidden():
+            place.active = active
+
+    def _hidden(self) -> list[HiddenPlaces]:
+        return [place for place in self.places.values() if isinstance(place, HiddenPlaces)]
+
+    def forward(self, features: Features) -> tuple[Tensor, Tensor | None]:
+        topology = features.topology
+        taps, columns = self.scales.all(features)
+        x, _ = self.nodes(topology, taps, columns)
+        return x, self.edges(topology, taps)
+
+    def nodes(
+        self, topology: Topology, taps: Tensor, columns: Tensor
+    ) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+        """Return x of scaled parameters, and what reaches the outputs in the ordered pass.
+
+        The second as of :class:`~nngraph.nn.OrderedPass`; without one there is none.
+        """
+        terms, outputs = [], []
+        if self.ordered is not None:
+            levels, outputs = self.ordered(topology, taps, columns)
+            first = topology.level_nodes[0]
+            shape = (*columns.shape[:-2], first.count * first.size, self.channels)
+            terms.append(join_levels(topology, [columns.new_zeros(shape), *levels]))
+        if self.own is not None:
+            waves = [] if self.node_waves is None else [self.node_waves(columns)]
+            terms.append(self.own(torch.cat([node_entries(topology, columns), *waves], dim=-1)))
+        if self.statistics is not None:
+            terms.append(self.statistics.nodes(topology, self._units(topology, taps), columns))
+        if len(self.places):
+            # Those first: they are the same for all networks of a stack.
+            terms.append(_total([place(topology) for place in self.places.values()]))
+        return _total(terms), outputs
+
+    def edges(self, topology: Topology, taps: Tensor) -> Tensor | None:
+        """Return e of scaled weights."""
+        if self.edge is None:
+            return None
+        own = self._units(topology, taps) if self.unit_weights else taps
+        waves = [] if self.edge_waves is None else [self.edge_waves(own)]
+        e: Tensor = self.edge(torch.cat([own, *waves], dim=-1) if waves else own)
+        blocks = self.blocks(topology, taps)
+        return e if blocks is None else e + kernels.spread_blocks(topology, blocks)
+
+    def blocks(self, topology: Topology, taps: Tensor) -> Tensor | None:
+        """Return what e has of its block, ``[K, C_e]``, or with statistics ``[*, K, C_e]``."""
+        terms = [place(topology) for place in self.block_places.values()]
+        if self.statistics is not None:
+            terms.append(self.statistics.edges(topology, self._units(topology, taps)))
+        return _total(terms) if terms else None
+
+    def _units(self, topology: Topology, taps: Tensor) -> Tensor:
+        """Return weights in units of their tensor, whatever the fan-in."""
+        return taps * fan_in(topology, taps.dtype)
+
+
+class FourierFeatures(nn.Module):
+    r"""Random Fourier features: numbers that differ little are told apart.
+
+    .. math:: \gamma(v) = [\cos 2 \pi B v, \; \sin 2 \pi B v], \qquad B_{kc} \sim N(0, \beta^2)
+
+    B is drawn once from its seed, and kept in the state dict.
+
+    Args:
+        size: of v.
+        count: rows of B.
+        bandwidth: :math:`\beta`, in periods per unit of v.
+        seed: of B.
+
+    Shape:
+        ``[*, size]`` -> ``[*, 2 count]``.
+
+    Source:
+        random features (Rahimi and Recht, 2007), on weights as in neural graphs (Kofinas et al.,
+        2024).
+    """
+
+    frequency: Tensor
+
+    def __init__(self, size: int, count: int, bandwidth: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        frequency = torch.randn(count, size, generator=generator) * bandwidth
+        self.register_buffer("frequency", frequency)
+
+    def forward(self, values: Tensor) -> Tensor:
+        angle = 2 * math.pi * nn.functional.linear(values, self.frequency)
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def _total(terms: list[Tensor]) -> Tensor:
+    return reduce(torch.add, terms)

@@ -1,0 +1,326 @@
+"""Passes along the weights of networks that keep the whole symmetry of every neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from nngraph import kernels
+from nngraph.errors import ArchitectureError
+from nngraph.graph.topology.topology import Topology
+from nngraph.nn.common.extent import Extent
+from nngraph.nn.common.levels import at_inputs, by_output
+from nngraph.nn.common.scales import TensorScales
+from nngraph.nn.features import Features
+from nngraph.nn.layers.cells import (
+    CELLS,
+    FUNCTIONS,
+    ByKind,
+    Cell,
+    Heard,
+    Kinds,
+    PerChannel,
+    kind_of,
+    kinds_of_level,
+    put,
+)
+from nngraph.nn.models.base import mlp
+
+__all__ = ["Level", "SymmetricPass"]
+
+
+@dataclass
+class Level:
+    """What the passes have found at the n neurons of a level.
+
+    Attributes:
+        kinds: of its hidden neurons.
+        z: ``[*, n, 2 C]``, multiplied by their factor; ``free`` is multiplied by nothing.
+        heard: u and the bias of hidden neurons; ``None`` at the inputs.
+        behind: v, ``[*, n, M]``, what they heard from behind; ``None`` without a pass back.
+        ends: what its output neurons heard, with their biases, ``[*, n, 1 + M]``; ``None`` where
+            there are none.
+    """
+
+    kinds: Kinds
+    z: Tensor
+    free: Tensor
+    heard: Heard | None = None
+    behind: Tensor | None = None
+    ends: Tensor | None = None
+
+
+class SymmetricPass(nn.Module):
+    r"""A pass in the order of computation, with the raw weights as its matrices, and one back.
+
+    .. math::
+        u_j = \textstyle\sum_i w_{ji} h_i, \quad h_j = O_l\, z(u_j, b_j), \qquad
+        v_i = \textstyle\sum_j w_{ji} g_j, \quad g_i = P_l\, y(u_i, b_i, v_i)
+
+    with z and y those of the :class:`~nngraph.nn.layers.cells.Cell` of the neuron's kind, h of an
+    input neuron its place, and g of an output neuron a function of what it heard. Nothing of edge
+    size but the weights is made.
+
+    Args:
+        extent: of the networks to read.
+        kinds: of neurons that are served, keys of ``CELLS``.
+        channels: C_l of the cells; the last number serves deeper layers too.
+        messages: M, channels of h and g.
+        functions: names in ``FUNCTIONS`` by level, for all kinds; ``None`` takes each kind's own.
+        bidirectional: whether there is a pass back.
+        max_levels: sets of maps at most.
+
+    Attributes:
+        rate: factor of the learning rate of all maps.
+
+    Shape:
+        features of any batch -> a :class:`Level` for each level of neurons.
+    """
+
+    rate = 1.0
+
+    def __init__(
+        self,
+        extent: Extent,
+        kinds: Sequence[str],
+        channels: Sequence[int],
+        messages: int,
+        functions: Sequence[str] | None = None,
+        bidirectional: bool = False,
+        max_levels: int = 16,
+    ) -> None:
+        super().__init__()
+        if unknown := [name for name in functions or () if name not in FUNCTIONS]:
+            raise ValueError(f"function {unknown[0]!r}; expected one of {', '.join(FUNCTIONS)}.")
+        self.kinds, self.messages, self.bidirectional = list(kinds), messages, bidirectional
+        self.scales = TensorScales(extent)
+        width, back = min(extent.inputs, messages), messages if bidirectional else 0
+        self.inputs = nn.Parameter(torch.eye(extent.inputs, width))
+        if extent.inputs > messages:
+            nn.init.orthogonal_(self.inputs)
+        # One set of maps per hidden layer, and at least two: those of the first, and of all deeper.
+        depth = min(max(extent.levels - 2, 2), max_levels)
+        #: C of each set of maps
+        self.sizes = [channels[min(i, len(channels) - 1)] for i in range(depth)]
+        self.cells = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    kind: _cell(kind, i, messages if i else width, size, functions, back)
+                    for kind in self.kinds
+                }
+            )
+            for i, size in enumerate(self.sizes)
+        )
+        self.maps_out = self.maps(2, messages)
+        if bidirectional:
+            self.start = mlp([1 + messages, 2 * messages, messages])
+            self.output_place = nn.Parameter(torch.randn(extent.outputs, messages))
+            self.maps_back = self.maps(2, messages)
+
+    def maps(self, parts: int, outputs: int, bias: bool = False) -> nn.ModuleList:
+        """Return maps of ``parts`` times C_l features for each layer and kind, for :meth:`each`."""
+        return nn.ModuleList(
+            ByKind(self.kinds, parts * size, outputs, bias) for size in self.sizes
+        )
+
+    def each(self, maps: nn.ModuleList, level: int, kinds: Kinds, value: Tensor) -> Tensor:
+        """Apply the maps of a level to the neurons of each kind."""
+        return cast(Tensor, maps[self._slot(level)](kinds, value))
+
+    def cell(self, level: int, kind: str) -> Cell:
+        """Return the cell of the neurons of a kind at a level."""
+        return cast(Cell, cast(nn.ModuleDict, self.cells[self._slot(level)])[kind])
+
+    def _slot(self, level: int) -> int:
+        """Return which maps serve the hidden layer at this level."""
+        return min(level, len(self.cells)) - 1
+
+    def forward(self, features: Features) -> list[Level]:
+        radians, weight, bias = self._scaled(features)
+        levels = self._forwards(features.topology, radians, bias)
+        if self.bidirectional:
+            self._backwards(features.topology, weight, levels)
+        return levels
+
+    def _scaled(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights in radians at sine neurons, weights, and biases in radians at these.
+
+        Else in their tensor's own scale, as all weights are that the pass back runs along.
+        """
+        weight, bias = self.scales(features)
+        if "sine" not in self.kinds:
+            return weight, weight, bias
+        topology = features.topology
+        frequency, sines = (value.to(bias.dtype) for value in _sines(topology))
+        targets = torch.cat([frequency, sines], dim=-1)
+        per_edge, hears = kernels.gather(topology, targets, "target").unbind(-1)
+        radians = torch.lerp(weight, features.weight * per_edge, hears)
+        return radians, weight, torch.lerp(bias, features.bias * frequency, sines)
+
+    def _forwards(self, topology: Topology, weight: Tensor, bias: Tensor) -> list[Level]:
+        places = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
+        levels = [Level([], places, places)]
+        for number, nodes in enumerate(topology.level_nodes[1:], start=1):
+            own = kernels.take(bias, nodes)
+            level = Level(self._known_kinds(topology, number), own, own)
+            sums = self._sums(topology, number, weight, levels[-1])
+            if number in topology.output_rows:
+                level.ends = torch.cat([own, pad(sums, (0, self.messages - sums.shape[-1]))], -1)
+            if level.kinds:
+                level.heard = Heard(sums, own)
+                self._make(number, level)
+            levels.append(level)
+        return levels
+
+    def _sums(self, topology: Topology, number: int, weight: Tensor, before: Level) -> Tensor:
+        """Return u: what the neurons of a level hear from the level before."""
+        if number == 1:
+            return kernels.propagate_level(topology, 1, weight, before.z)
+        sizes = [topology.level_nodes[i].count * topology.level_nodes[i].size
+                 for i in (number - 1, number)]  # fmt: skip
+        if len(before.kinds) == 1 and before.kinds[0][1] is None and sizes[1] < sizes[0]:
+            # One map for all: it is applied to the sums, of which there are fewer.
+            sums = kernels.propagate_level(topology, number, weight, before.z)
+            return self.each(self.maps_out, number - 1, before.kinds, sums)
+        message = self.each(self.maps_out, number - 1, before.kinds, before.z)
+        return kernels.propagate_level(topology, number, weight, message)
+
+    def _make(self, number: int, level: Level) -> None:
+        """Let the neurons of a level make z, and what is multiplied by nothing."""
+        assert level.heard is not None
+        channels = 2 * self.sizes[self._slot(number)]
+        shape = (*level.heard.bias.shape[:-1], channels)
+        level.z = level.free = level.heard.bias.new_zeros(shape)
+        for kind, rows in level.kinds:
+            z, free = self.cell(number, kind).forwards(level.heard.at(rows))
+            level.z, level.free = put(level.z, z, rows), put(level.free, free, rows)
+
+    def _backwards(self, topology: Topology, weight: Tensor, levels: list[Level]) -> None:
+        places = by_output(topology, self.output_place)
+        sent: Tensor | None = None
+        for number in reversed(range(len(levels))):
+            level = levels[number]
+            if sent is None:
+                level.behind = level.z.new_zeros(*level.z.shape[:-1], self.messages)
+            else:
+                level.behind = kernels.propagate_level(topology, number + 1, weight, sent, "source")
+            sent = torch.zeros_like(level.behind)
+            if level.ends is not None:
+                rows, nodes = topology.output_rows[number], topology.level_nodes[number]
+                heard = level.ends.index_select(-2, rows)
+                place = kernels.take(places, nodes).index_select(-2, rows)
+                sent = put(sent, self.start(heard) + place, rows)
+            if level.kinds:
+                y = self.of_cells(number, level, "backwards")
+                sent = sent + self.each(self.maps_back, number, level.kinds, y)
+
+    def of_cells(
+        self, number: int, level: Level, what: Literal["backwards", "entries"]
+    ) -> Tensor:
+        """Return what the cells of a level make of all that its neurons heard."""
+        assert level.heard is not None
+        assert level.behind is not None
+        made = torch.zeros_like(level.z)
+        for kind, rows in level.kinds:
+            behind = level.behind if rows is None else level.behind.index_select(-2, rows)
+            make = getattr(self.cell(number, kind), what)
+            made = put(made, make(level.heard.at(rows), behind), rows)
+        return made
+
+    def _known_kinds(self, topology: Topology, level: int) -> Kinds:
+        kinds = kinds_of_level(topology, level)
+        if unknown := [kind for kind, _ in kinds if kind not in self.kinds]:
+            raise ArchitectureError(
+                f"a network has {unknown[0]} neurons; the model was built for "
+                f"{', '.join(self.kinds)} ones. Build it with all architectures that it shall "
+                "read."
+            )
+        return kinds
+
+    def told(self, level: Level, number: int) -> Tensor:
+        """Return what the cells of the next level read of each neuron of this one, ``[*, n, C]``.
+
+        The reading is linear, so that what a neuron hears is the sum of this, times its weights.
+        """
+        message = self.each(self.maps_out, number, level.kinds, level.z)
+        read = self.cell(number + 1, level.kinds[0][0]).read
+        if isinstance(read, PerChannel):
+            return cast(Tensor, read(message))
+        return message @ cast(nn.Linear, read).weight[:, : message.shape[-1]].mT
+
+    @torch.no_grad()
+    def start_at_evaluation(self, points: Tensor | None = None, mix: bool = True) -> None:
+        r"""Draw the maps so that u is the pre-activations of sine networks at C inputs.
+
+        With offsets of :math:`\pi / 4`, :math:`\sin(\beta + u) \mp \sin(\beta - u)` are
+        :math:`\sqrt 2 \sin u` and :math:`\sqrt 2 \cos u`, and the two halves of z add up to
+        :math:`\sqrt 2 \sin(u + b)`.
+
+        Args:
+            points: the inputs, ``[C, d_0]``; default uniform in ``[-0.9, 0.9]``.
+            mix: whether what is heard at one input may come to mix with others in the layers
+                between; else all maps there become :class:`PerChannel` ones, and the cost is linear
+                in C.
+
+        Raises:
+            ValueError: if there are neurons of other kinds, other functions, or the sizes differ.
+        """
+        cells = [self.cell(i + 1, kind) for i in range(len(self.cells)) for kind in self.kinds]
+        sines = self.kinds == ["sine"] and all(cell.function is torch.sin for cell in cells)
+        if not sines or {*self.sizes} != {self.messages} or len(self.inputs) > self.messages:
+            raise ValueError(
+                "start='evaluation' is for networks of sine neurons, with functions=['sine'] and "
+                f"as many channels in all layers as messages; got kinds {', '.join(self.kinds)}, "
+                f"channels {self.sizes} and {self.messages} messages."
+            )
+        # Small steps, or what is heard, of many radians in sums of many terms, is soon anything.
+        self.rate = 0.1
+        for i, cell in enumerate(cells):
+            read, shift = cast(nn.Linear, cell.read), cast(nn.Parameter, cell.shift)
+            shift.fill_(torch.pi / 4)
+            if i:
+                nn.init.eye_(read.weight)
+                if not mix:
+                    cell.read = PerChannel(1, cell.channels)
+            elif points is None:
+                nn.init.uniform_(read.weight, -0.9, 0.9)
+            else:
+                # Of the learned places of the inputs.
+                read.weight.copy_(points @ torch.linalg.pinv(self.inputs).mT)
+            maps = cast(ByKind, self.maps_out[i])
+            if mix:
+                out = torch.eye(cell.channels).repeat(1, 2)
+            else:
+                maps["sine"], out = PerChannel(2, cell.channels), torch.ones(2, cell.channels)
+            cast(nn.Parameter, maps["sine"].weight).copy_(out / 2**0.5)
+
+
+def _cell(
+    kind: str, layer: int, heard: int, size: int, functions: Sequence[str] | None, back: int
+) -> Cell:
+    make = CELLS[kind]
+    chosen = functions or make.functions
+    function = chosen[min(layer, len(chosen) - 1)]
+    # Pre-activations w0 w x in the first layer of a trained SIREN reach some ten radians; slopes
+    # and offsets of the first functions are spread over that range. With offsets near 0 they are
+    # all steps at one place, and learning is several times slower.
+    spread = (0.7 * heard**0.5, 6.0) if make.radians and layer == 0 else (1.0, 0.5)
+    return make(heard, size, function, back, spread)
+
+
+def _sines(topology: Topology) -> tuple[Tensor, Tensor]:
+    """Return ``[N, 1]`` w0 of sine neurons, 1 at others, and whether a neuron is a hidden sine."""
+    kinds = [kind_of(activation) == "sine" for activation in topology.activations]
+    values = [
+        a["w0"] if sine else 1.0 for a, sine in zip(topology.activations, kinds, strict=True)
+    ]
+    device = topology.node_activation.device
+    # In float64: w0 = 10.1 is not a float32, and sign flips must cancel to the last bits.
+    frequency = torch.tensor(values, dtype=torch.float64, device=device)[topology.node_activation]
+    sines = torch.tensor(kinds, device=device)[topology.node_activation]
+    return frequency.unsqueeze(-1), (sines & (topology.node_role == 1)).unsqueeze(-1)

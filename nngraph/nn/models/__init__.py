@@ -1,0 +1,1 @@
+"""The models, a file each; published ones under their published names."""

@@ -1,0 +1,125 @@
+"""Graph metanetworks: edges, neurons and one node for the whole network update in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nngraph import kernels
+from nngraph.graph import Architecture
+from nngraph.graph.topology.topology import Topology
+from nngraph.nn.models.base import mlp
+from nngraph.nn.models.layered import EdgeStep, LayeredNetwork
+from nngraph.nn.probes.running import Runner
+
+__all__ = ["GraphLayer", "GraphMetanetwork"]
+
+
+class GraphLayer(nn.Module):
+    r"""A round in which weights, neurons and the network hear of one another.
+
+    .. math::
+        e_{ij} &\leftarrow e_{ij} + \sigma(A \hat e_{ij} + B \hat x_j + C \hat x_i + U \hat u) \\
+        x_i &\leftarrow x_i + \mathrm{MLP}\big[\hat x_i, \mathrm{mean}_j\, e_{ij},
+            \mathrm{mean}_k\, e_{ki}, \hat u\big] \\
+        u &\leftarrow u + \mathrm{MLP}\big[\hat u, \mathrm{mean}_i\, x_i,
+            \mathrm{mean}_k\, \mathrm{mean}_{ij \in k}\, e_{ij}\big]
+
+    with k the blocks: tensors count alike, whatever their size. The new state of a weight is its
+    message, to both of its ends; a linear map after it, as the last one of an MLP for the messages
+    would be, commutes with the mean and is the first one of the neuron's. So nothing of the size
+    of the edges is made but e.
+
+    Args:
+        channels, edge_channels: C, also of u, and C_e.
+        dropout: within the MLPs.
+        is_last: whether no layer follows that would hear of u, which then stays as it is.
+
+    Shape:
+        x ``[*, N, C]``, e ``[*, E, C_e]``, u ``[*, networks, C]`` -> the same.
+    """
+
+    def __init__(
+        self, channels: int, edge_channels: int, dropout: float = 0.0, is_last: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm, self.graph_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.edges = EdgeStep(channels, edge_channels)
+        self.block = nn.Linear(channels, edge_channels, bias=False)
+        self.update = mlp([2 * channels + 2 * edge_channels, 2 * channels, channels], dropout)
+        self.graph = None
+        if not is_last:
+            self.graph = mlp([2 * channels + edge_channels, channels, channels], dropout)
+
+    def forward(
+        self, topology: Topology, x: Tensor, e: Tensor, u: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        normal, whole = self.norm(x), self.graph_norm(u)
+        blocks = kernels.spread_graphs(self.block(whole), topology.block_graph)
+        found = self.edges(topology, normal, e, blocks)
+        told = kernels.spread_graphs(whole, topology.node_graph)
+        heard = [normal, found.incoming, found.outgoing, told]
+        x = x + self.update(torch.cat(heard, dim=-1))
+        if self.graph is None:
+            return x, found.edges, u
+        pooled = [
+            whole,
+            kernels.pool_graphs(topology, x, topology.node_graph),
+            kernels.pool_graphs(topology, found.blocks, topology.block_graph),
+        ]
+        return x, found.edges, u + self.graph(torch.cat(pooled, dim=-1))
+
+
+class GraphMetanetwork(LayeredNetwork):
+    r"""GMN: a graph network with states of neurons, of weights and of the whole network.
+
+    ``layers`` of :class:`GraphLayer` on the first states of an encoder, and a read-out; u starts
+    from a learned vector. Of the model of the paper, with u and messages in both directions, which
+    the released code leaves out.
+
+    Args:
+        architecture, num_outputs, probes, checkpoint, encoder, runner: as of a
+            :class:`~nngraph.nn.models.layered.LayeredNetwork`.
+        channels, edge_channels: of neurons and weights.
+        layers: number of them.
+        hidden, dropout: width of the MLP of the read-out, and dropout.
+
+    Shape:
+        networks -> ``[networks, num_outputs]``.
+
+    Source:
+        Lim et al., "Graph Metanetworks for Processing Diverse Neural Architectures", ICLR 2024.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        num_outputs: int,
+        channels: int = 64,
+        edge_channels: int = 16,
+        layers: int = 4,
+        probes: int = 0,
+        hidden: int = 256,
+        dropout: float = 0.1,
+        checkpoint: bool = False,
+        encoder: Mapping[str, Any] | None = None,
+        runner: Runner | None = None,
+    ) -> None:
+        made = [
+            GraphLayer(channels, edge_channels, dropout, is_last=i == layers - 1)
+            for i in range(layers)
+        ]
+        readout: dict[str, Any] = {"hidden": hidden, "dropout": dropout}
+        super().__init__(
+            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, encoder,
+            runner, **readout,
+        )  # fmt: skip
+        self.whole = nn.Parameter(torch.randn(1, channels))
+
+    def first(self, topology: Topology, x: Tensor, e: Tensor) -> tuple[Tensor, ...]:
+        """Return the states of the encoder, and u of each network."""
+        u = self.whole.expand(*x.shape[:-2], topology.num_graphs, -1)
+        return x, e, u

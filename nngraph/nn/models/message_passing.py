@@ -1,0 +1,355 @@
+"""The general metanetwork: message passing on neurons and weights, generic in activation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+
+from nngraph import kernels
+from nngraph.graph import Architecture
+from nngraph.graph.topology.topology import Topology
+from nngraph.nn.common.levels import at_outputs, join_levels
+from nngraph.nn.encoders.network import NetworkEncoder
+from nngraph.nn.encoders.network_statistics import NetworkStatistics
+from nngraph.nn.features import Features, Networks
+from nngraph.nn.layers.pooling import EdgePooling, PoolingKind, TensorNodes
+from nngraph.nn.models.base import Column, after_norm, mlp
+from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.probes.probes import Probes
+from nngraph.nn.probes.running import Runner
+from nngraph.nn.readouts.readout import Readout
+
+#: What a round returns.
+Update = tuple[Tensor, kernels.EdgeUpdate | None]
+
+__all__ = ["MessagePassingLayer", "MessagePassingNetwork"]
+
+
+class MessagePassingLayer(nn.Module):
+    r"""One round of message passing in which neurons and weights hear of one another.
+
+    .. math::
+        e_{ij} &\leftarrow e_{ij} + \sigma(A \hat e_{ij} + B \hat x_j + C \hat x_i
+            [{}+ U u_{k(ij)}]) \\
+        x_i &\leftarrow x_i + \mathrm{MLP}\big[\hat x_i, \textstyle\sum_j \hat w_{ij} F \hat x_j,
+            \sum_k \hat w_{ki} R \hat x_k, \mathrm{pool}_j e_{ij}, \mathrm{pool}_k e_{ki}
+            [, u_{k(i)}]\big]
+
+    with :math:`\hat x`, :math:`\hat e` normalised over channels (never over neurons),
+    :math:`\hat w` the scaled weights, pooling over the edges into and out of a neuron, and u the
+    :class:`TensorNodes` of the edge's block and the neuron's group. Commutes with relabelling.
+
+    Args:
+        channels, edge_channels: C, C_e; without edge channels e is ``None``.
+        dropout: within the MLP.
+        norm: whether there are layer norms; they keep deep stacks in range, but no linear map
+            passes through them.
+        pooling: of edges, :class:`EdgePooling`. The mean is linear and the cheapest.
+        tensor_nodes: whether there is a u: one round then joins any two parameters of a network,
+            which takes a round per layer otherwise, at the cost of reading the edges once more.
+
+    Shape:
+        x ``[*, N, C]``, e ``[*, E, C_e]``, weight ``[*, E]`` -> x of the same shape, and an
+        :class:`~nngraph.kernels.EdgeUpdate` of e; ``None`` without edge channels.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        edge_channels: int,
+        dropout: float = 0.0,
+        norm: bool = True,
+        pooling: PoolingKind = "mean",
+        tensor_nodes: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
+        self.forwards = nn.Linear(channels, channels, bias=False)
+        self.backwards = nn.Linear(channels, channels, bias=False)
+        self.edge_channels = edge_channels
+        if edge_channels:
+            self.edge_norm = nn.LayerNorm(edge_channels) if norm else nn.Identity()
+            self.edge = nn.Linear(edge_channels, edge_channels)
+            self.source = nn.Linear(channels, edge_channels, bias=False)
+            self.target = nn.Linear(channels, edge_channels, bias=False)
+            self.incoming = EdgePooling(edge_channels, pooling)
+            self.outgoing = EdgePooling(edge_channels, pooling)
+        heard = (4 if tensor_nodes else 3) * channels + 2 * edge_channels
+        self.update = mlp([heard, 2 * channels, channels], dropout)
+        self.tensors = TensorNodes(channels, edge_channels) if tensor_nodes else None
+        if tensor_nodes and edge_channels:
+            self.block = nn.Linear(channels, edge_channels, bias=False)
+
+    def forward(
+        self,
+        topology: Topology,
+        weight: Tensor,
+        x: Tensor,
+        e: Tensor | None,
+        recompute: bool = False,
+    ) -> tuple[Tensor, kernels.EdgeUpdate | None]:
+        """Return x, and e with its means at neurons and over blocks.
+
+        Args:
+            topology, weight, x, e: see the class.
+            recompute: see :func:`nngraph.kernels.edge_update`.
+        """
+        normal = self.norm(x)
+        told = None
+        if self.tensors is not None:
+            told = self.tensors(topology, normal, None if e is None else self.edge_norm(e))
+        heard = self._heard(topology, weight, normal)
+        update = None
+        if e is not None:
+            block = None if told is None else self.block(told[1])
+            update = kernels.edge_update(
+                topology, e, *self._edge_map(normal), block,
+                normalise=isinstance(self.edge_norm, nn.LayerNorm), recompute=recompute,
+            )  # fmt: skip
+            if self.incoming.op == "mean":
+                heard += [update.incoming, update.outgoing]
+            else:
+                heard += [
+                    self.incoming(topology, update.edges, "target"),
+                    self.outgoing(topology, update.edges, "source"),
+                ]
+        if told is not None:
+            heard.append(kernels.spread_groups(topology, told[0]))
+        return x + self.update(torch.cat(heard, dim=-1)), update
+
+    def stream(
+        self,
+        topology: Topology,
+        weight: Tensor,
+        x: Tensor,
+        start: tuple[Tensor, Tensor, Tensor],
+        updates: list[kernels.StreamedUpdate],
+    ) -> tuple[Tensor, Tensor]:
+        """Return x and the means of e over blocks, with e made anew from the weights.
+
+        Args:
+            start: taps, encoder and place of :func:`nngraph.kernels.streamed_edge_means`.
+            updates: of the layers before; this layer's is added.
+        """
+        normal = self.norm(x)
+        updates.append(kernels.StreamedUpdate(*self._edge_map(normal), None))
+        incoming, outgoing, blocks = kernels.streamed_edge_means(
+            topology, *start, updates, normalise=isinstance(self.edge_norm, nn.LayerNorm)
+        )
+        heard = [*self._heard(topology, weight, normal), incoming, outgoing]
+        return x + self.update(torch.cat(heard, dim=-1)), blocks
+
+    def _heard(self, topology: Topology, weight: Tensor, normal: Tensor) -> list[Tensor]:
+        return [
+            normal,
+            kernels.propagate(topology, weight, self.forwards(normal)),
+            kernels.propagate(topology, weight, self.backwards(normal), to="source"),
+        ]
+
+    def _edge_map(self, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A, s and t of the update of the edges."""
+        if isinstance(self.edge_norm, nn.LayerNorm):
+            weight, bias = after_norm(self.edge_norm, self.edge)
+        else:
+            weight, bias = self.edge.weight, self.edge.bias
+        return weight, self.source(normal), linear(normal, self.target.weight, bias)
+
+
+class MessagePassingNetwork(StateNetwork):
+    r"""Message passing over the neural graph: invariant to relabelling, generic in activation.
+
+    1. *Encoder*: an :class:`OrderedPass` over scaled weights and biases, plus learned features of
+       the place of input neurons, of output neurons and of the layer, plus, with ``probes``, each
+       neuron's responses to learned inputs; edges start from their scaled weight and their layer.
+    2. ``rounds`` of :class:`MessagePassingLayer`.
+    3. *Read-out*: an MLP on the mean over neurons and over weights of each layer and on the
+       features of each output neuron.
+
+    Reads networks of any architecture, also in one batch, as far as it was built for them: give all
+    architectures, or those with the most inputs, outputs, levels and taps. Every neuron has learned
+    features of its activation, but the model knows nothing of an activation's own symmetry. For
+    networks of sine neurons, bring them to a
+    canonical form first (:class:`nngraph.datasets.CanonicaliseSines`): the accuracy is far higher.
+
+    Args:
+        channels: C, of neurons.
+        messages: channels of the messages of the ordered pass.
+        edge_channels: of weights; 0 keeps no state on edges, which is several times faster.
+        rounds: number of rounds after the ordered pass.
+        probes: number of learned inputs at which the networks are run; 0 reads weights only.
+        hidden, dropout: width of the MLP of the read-out, and dropout in it.
+        norm, pooling, tensor_nodes: of each :class:`MessagePassingLayer`.
+        max_levels: levels that are told apart; deeper ones count as the last.
+        checkpoint: keep one state per round of neurons and weights for the backward pass and
+            compute the rest again: far less memory, for about half as much time again.
+        stream: keep no state of weights at all, but make it anew from the weights in every round,
+            tile by tile: the same answers in memory of the neurons alone, for (rounds + 1) / 2
+            times the updates of edges. For networks of many millions of weights. Means alone can be
+            pooled so, and :meth:`states` has no states of weights.
+        encoder: further keyword arguments of the :class:`~nngraph.nn.NetworkEncoder`.
+        readout: further keyword arguments of the :class:`~nngraph.nn.Readout`.
+        runner, generator: of the :class:`Probes`; networks that are no chains are run by one.
+        statistics: whether the read-out is told the
+            :class:`~nngraph.nn.encoders.network_statistics.NetworkStatistics` of each network
+            besides.
+
+    Shape:
+        networks -> ``[networks, num_outputs]``.
+
+    Source:
+        edge and node updates as in neural graphs (Kofinas et al., 2024) and graph metanetworks (Lim
+        et al., 2024); raw weights as matrices of the pass are ours.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        num_outputs: int,
+        channels: int = 128,
+        messages: int = 64,
+        edge_channels: int = 8,
+        rounds: int = 1,
+        probes: int = 0,
+        hidden: int = 256,
+        dropout: float = 0.1,
+        norm: bool = True,
+        pooling: PoolingKind = "mean",
+        tensor_nodes: bool = False,
+        max_levels: int = 16,
+        checkpoint: bool = False,
+        stream: bool = False,
+        encoder: Mapping[str, Any] | None = None,
+        readout: Mapping[str, Any] | None = None,
+        runner: Runner | None = None,
+        generator: bool = False,
+        statistics: bool = False,
+    ) -> None:
+        edge_channels = edge_channels if rounds else 0
+        stream = stream and edge_channels > 0
+        # Its read-out hears of more than states, and is made below.
+        super().__init__(architecture, 0, channels, 0 if stream else edge_channels)
+        self.num_outputs = num_outputs
+        encoder, readout = dict(encoder or {}), dict(readout or {})
+        self.checkpoint, self.stream = checkpoint, stream
+        if self.stream and (pooling != "mean" or tensor_nodes):
+            raise ValueError(
+                f"stream=True was given with pooling={pooling!r} and tensor_nodes={tensor_nodes}; "
+                "states that are not stored are pooled by means alone, without tensor nodes."
+            )
+        if self.stream and (
+            encoder.get("statistics")
+            or encoder.get("frequencies")
+            or encoder.get("unit_weights")
+            or readout.get("readout") == "attention"
+        ):
+            raise ValueError(
+                "stream=True was given with statistics, frequencies or unit_weights in the "
+                "encoder, or attention in the read-out; states that are not stored are a linear "
+                "map of the weights at first, and are read by means alone."
+            )
+        extent = self.extent
+        options = {"ordered": True, "unit_weights": False, "messages": messages, **encoder}
+        self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels, **options)
+        self.invariant = not self.encoder.breaks_symmetry
+        self.probes = (
+            Probes(architecture, probes, runner=runner, generator=generator) if probes else None
+        )
+        if probes:
+            self.responses = mlp([probes, channels, channels])
+        self.rounds = nn.ModuleList(
+            MessagePassingLayer(channels, edge_channels, dropout, norm, pooling, tensor_nodes)
+            for _ in range(rounds)
+        )
+        #: channels of the sums that reach the outputs in the ordered pass
+        self.width = 0 if self.encoder.ordered is None else self.encoder.ordered.width
+        several = [architecture] if isinstance(architecture, Architecture) else architecture
+        self.statistics = NetworkStatistics(several) if statistics and num_outputs else None
+        if num_outputs:
+            told = 0 if self.statistics is None else self.statistics.width
+            self.readout = Readout(
+                extent, channels, edge_channels, num_outputs, hidden, dropout, max_levels,
+                extra=extent.outputs * (self.width + probes) + told, **readout,
+            )  # fmt: skip
+
+    chains_only = False
+    takes_runner = True
+
+    @property
+    def column(self) -> Column:
+        """The column of a comparison that the model stands in."""
+        return "with probes" if self.probes is not None else "generic weights-only"
+
+    def states(self, networks: Networks) -> States:
+        """Return the states of the networks' neurons and weights after all rounds."""
+        features = self.read(networks)
+        x, e, _, _ = self._read(features)
+        return States(features, x, e)
+
+    def embed(self, networks: Networks) -> Tensor:
+        readout, features = self.pooling_readout(), self.read(networks)
+        x, e, blocks, extra = self._read(features)
+        return readout.pooled(features.topology, x, e, blocks, extra)
+
+    def forward(self, networks: Networks) -> Tensor:
+        return self.pooling_readout().mlp(self.embed(networks))  # type: ignore[no-any-return]
+
+    def _read(
+        self, features: Features
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
+        """Return x, e, the means of e over blocks, and what else there is of the outputs."""
+        topology, count = features.topology, self.extent.outputs
+        taps, columns = self.encoder.scales.all(features)
+        x, sums = self.encoder.nodes(topology, taps, columns)
+        extra = [at_outputs(topology, sums, count, self.width, x)] if self.width else []
+        if self.probes is not None:
+            responses = self.probes(features)
+            x = x + self.responses(join_levels(topology, responses))
+            extra.append(self.probes.at_outputs(topology, responses, count))
+        if self.statistics is not None:
+            extra.append(self.statistics(features))
+        return *self._rounds(topology, taps, x), extra
+
+    def _rounds(
+        self, topology: Topology, taps: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return x and e after all rounds, and the means of e over each block."""
+        weight = taps[..., 0] if taps.shape[-1] == 1 else taps.mean(-1)
+        if self.stream:
+            x, blocks = self._streamed(topology, weight, taps, x)
+            return x, None, blocks
+        keep = not (self.checkpoint and torch.is_grad_enabled())
+
+        def round(layer: nn.Module, x: Tensor, e: Tensor | None, is_first: bool) -> Update:
+            if is_first:
+                # Within the round, so that a checkpoint need not keep these states.
+                e = self.encoder.edges(topology, taps)
+            return cast(Update, layer(topology, weight, x, e, not keep))
+
+        e, update = None, None
+        for i, layer in enumerate(self.rounds):
+            if keep:
+                x, update = round(layer, x, e, i == 0)
+            else:
+                x, update = checkpoint(round, layer, x, e, i == 0, use_reentrant=False)
+            e = None if update is None else update.edges
+        return x, e, None if update is None else update.blocks
+
+    def _streamed(
+        self, topology: Topology, weight: Tensor, taps: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        edge, place = self.encoder.edge, self.encoder.blocks(topology, taps)
+        assert edge is not None
+        if place is None:
+            place = edge.bias.new_zeros(len(topology.block_size), len(edge.bias))
+        start = taps, edge.weight, place + edge.bias
+        updates: list[kernels.StreamedUpdate] = []
+        blocks = None
+        for layer in self.rounds:
+            assert isinstance(layer, MessagePassingLayer)
+            x, blocks = layer.stream(topology, weight, x, start, updates)
+        return x, blocks

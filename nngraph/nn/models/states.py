@@ -1,0 +1,127 @@
+"""Models that give a state to every neuron and every weight, and read their answers off these."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from nngraph.graph import Architecture
+from nngraph.graph.topology.topology import Topology
+from nngraph.nn.features import Features, Networks
+from nngraph.nn.models.base import Metanetwork
+from nngraph.nn.readouts.readout import Readout
+
+__all__ = ["StateNetwork", "States"]
+
+
+@dataclass(frozen=True)
+class States:
+    """What a model has made of networks.
+
+    Attributes:
+        features: the networks as they were read; edges stand in the order of its topology.
+        x: states of neurons ``[*, N, C]``.
+        edge_attr: states of weights ``[*, E, C_e]``; ``None`` where a model keeps none.
+        carriers: of a model whose states stay as they are when a neuron is rescaled, or its sign
+            or phase is changed: features ``[*, N, K]`` that are multiplied as the neuron's incoming
+            weights are, and ``[*, N, K]`` as its outgoing ones. What is to be weights is made of
+            these. ``None`` of models that know relabelling alone.
+    """
+
+    features: Features
+    x: Tensor
+    edge_attr: Tensor | None = None
+    carriers: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def topology(self) -> Topology:
+        """Of the networks."""
+        return self.features.topology
+
+
+class StateNetwork(Metanetwork):
+    """A metanetwork whose answer is read off states of neurons and weights, which commute.
+
+    Relabelling the neurons of a network relabels its states. The states alone are what editing,
+    matching and read-outs of one's own take: ``num_outputs=0`` builds no read-out.
+
+    Attributes:
+        carriers: K of the states' carriers, 0 where they have none.
+
+    Args:
+        architecture, num_outputs: as of a :class:`~nngraph.nn.Metanetwork`.
+        channels, edge_channels: C and C_e of the states that :meth:`states` returns; C_e is 0 where
+            it returns none.
+        readout: keyword arguments of the :class:`~nngraph.nn.Readout`, such as
+            ``readout="attention"``.
+    """
+
+    carriers: int = 0
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        num_outputs: int,
+        channels: int,
+        edge_channels: int,
+        **readout: Any,
+    ) -> None:
+        super().__init__(architecture, num_outputs)
+        self.channels, self.edge_channels = channels, edge_channels
+        self.readout: nn.Module | None = self.make_readout(**readout) if num_outputs else None
+
+    def make_readout(self, **options: Any) -> nn.Module:
+        """Return what makes answers of states, ``(topology, x, edge_attr) -> answers``."""
+        sizes = self.channels, self.edge_channels, self.num_outputs
+        return Readout(self.extent, *sizes, **options)
+
+    @abstractmethod
+    def states(self, networks: Networks) -> States:
+        """Return the states of the networks' neurons and weights."""
+
+    def embed(self, networks: Networks) -> Tensor:
+        """Return what the MLP of the read-out reads, ``[networks, D]``: the networks as vectors.
+
+        The same for relabelled networks, as the states commute. D is ``readout.size``.
+
+        Raises:
+            ValueError: if the model has no read-out, or another than a
+                :class:`~nngraph.nn.Readout`.
+        """
+        readout, states = self.pooling_readout(), self.states(networks)
+        return readout.pooled(states.topology, states.x, states.edge_attr)
+
+    def forward(self, networks: Networks) -> Tensor:
+        readout, states = self.needed_readout(), self.states(networks)
+        return readout(states.topology, states.x, states.edge_attr)  # type: ignore[no-any-return]
+
+    def needed_readout(self) -> nn.Module:
+        """Return the read-out.
+
+        Raises:
+            ValueError: if the model was built without one.
+        """
+        if self.readout is None:
+            raise ValueError(
+                f"{type(self).__name__} was built with num_outputs=0 and has no read-out; ask for "
+                "states(networks), or build it with the number of outputs."
+            )
+        return self.readout
+
+    def pooling_readout(self) -> Readout:
+        """Return the read-out, which pools states to one vector per network.
+
+        Raises:
+            ValueError: if the model was built without one, or has another kind.
+        """
+        readout = self.needed_readout()
+        if not isinstance(readout, Readout):
+            raise ValueError(
+                f"the read-out of {type(self).__name__} is a {type(readout).__name__}, which makes "
+                "no vectors of networks; pool its states(networks)."
+            )
+        return readout

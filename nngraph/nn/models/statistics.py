@@ -1,0 +1,78 @@
+"""The baseline of statistics: an MLP on means, variances and quantiles of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nngraph.graph import Architecture
+from nngraph.nn.encoders.network_statistics import NetworkStatistics
+from nngraph.nn.features import Networks
+from nngraph.nn.models.base import Column, Metanetwork, mlp
+from nngraph.nn.probes.probes import StandardAnswers
+from nngraph.nn.probes.running import Runner
+
+__all__ = ["StatisticsNetwork"]
+
+
+class StatisticsNetwork(Metanetwork):
+    r"""An MLP on the statistics of each tensor: invariant, and blind to how neurons are joined.
+
+    .. math:: \mathrm{MLP}\big((s(\theta) - \mu) / \sigma\big)
+
+    with the :class:`~nngraph.nn.encoders.network_statistics.NetworkStatistics` s of all tensors.
+
+    The baseline of accuracy prediction. Reads networks of any architecture, also mixed. With
+    ``probes`` it is told the :class:`~nngraph.nn.probes.probes.StandardAnswers` of the networks
+    besides.
+
+    Args:
+        hidden: width of the MLP.
+        dropout: in it.
+        probes: number of learned inputs at which the networks are run; 0 reads weights only.
+        runner, generator: of the :class:`~nngraph.nn.Probes`.
+
+    Shape:
+        networks -> ``[networks, num_outputs]``.
+
+    Source:
+        StatNN of Unterthiner et al., "Predicting Neural Network Accuracy from Weights", 2020.
+    """
+
+    chains_only = False
+    takes_runner = True
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        num_outputs: int,
+        hidden: int = 256,
+        dropout: float = 0.1,
+        probes: int = 0,
+        runner: Runner | None = None,
+        generator: bool = False,
+    ) -> None:
+        super().__init__(architecture, num_outputs)
+        several = [architecture] if isinstance(architecture, Architecture) else architecture
+        self.statistics = NetworkStatistics(several)
+        self.probes = (
+            StandardAnswers(architecture, probes, self.extent.outputs, runner, generator)
+            if probes
+            else None
+        )
+        read = self.statistics.width + probes * self.extent.outputs
+        self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
+
+    @property
+    def column(self) -> Column:
+        """The column of a comparison that the model stands in."""
+        return "with probes" if self.probes is not None else "generic weights-only"
+
+    def forward(self, networks: Networks) -> Tensor:
+        features = self.read(networks)
+        read = [self.statistics(features)]
+        if self.probes is not None:
+            read.append(self.probes.standard(features))
+        return self.readout(torch.cat(read, dim=-1))  # type: ignore[no-any-return]

@@ -1,0 +1,292 @@
+"""A metanetwork that respects the whole symmetry of every neuron's activation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from nngraph import kernels
+from nngraph.graph import Architecture, NeuralGraphStack
+from nngraph.graph.topology.topology import Topology
+from nngraph.nn.common.levels import at_outputs, join_levels, level_means
+from nngraph.nn.features import Features, Networks
+from nngraph.nn.layers.cells import CELLS, ByKind, hidden_kinds, put
+from nngraph.nn.layers.symmetric_pass import Level, SymmetricPass
+from nngraph.nn.models.base import Column, mlp
+from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.probes.grid import GridReader, grid_points, side_of
+from nngraph.nn.probes.probes import Probes
+
+__all__ = ["SymmetricNetwork"]
+
+
+class SymmetricNetwork(StateNetwork):
+    r"""Message passing that is invariant to all that the networks' activations allow.
+
+    Relabelling; positive scales of ReLU neurons; signs of tanh neurons; signs and phases of sine
+    neurons; scales of either sign of linear neurons; each neuron by its own activation
+    (:attr:`nngraph.graph.Activation.symmetry`), also several kinds in one network. Made of a
+    :class:`~nngraph.nn.layers.symmetric_pass.SymmetricPass`, forward and with ``bidirectional``
+    back:
+
+    .. math::
+        u_j = \textstyle\sum_i w_{ji} h_i, \quad h_j = O_l\, z(u_j, b_j), \qquad
+        v_i = \textstyle\sum_j w_{ji} g_j, \quad g_i = P_l\, y(u_i, b_i, v_i), \qquad
+        x_i = S_l [\text{free}(u_i, b_i), z_i \odot Q_l v_i]
+
+    When a neuron is moved, v is multiplied by the inverse of what z is, as gradients are, so that
+    no weight need be inverted, and their product stays. Nothing of edge size but the weights is
+    made, and every learned map is on neurons: the cost of a forward and a backward pass of the
+    networks, times channels.
+
+    One model serves any width and depth: a layer beyond the depth it was built for takes the last
+    maps. The answer is read off the output neurons, and with ``bidirectional`` off the mean state
+    of each level too.
+
+    Args:
+        architecture: one or several; the activations of all of them are served, and all kinds if
+            none has hidden neurons.
+        channels: C_l of the cells; z has twice as many. The last number serves deeper layers too.
+        messages: channels of h and g.
+        functions: names in ``FUNCTIONS`` of the cells' functions, by level, for all kinds; ``None``
+            takes each kind's own. With ``"sine"`` on sine neurons a layer can come to evaluate the
+            networks at points that it finds by itself: :func:`~nngraph.nn.models.probing.probing`
+            measures how far it has.
+        start: ``"random"``; or ``"evaluation"``, for sine neurons alone: the functions are sines,
+            and the maps are drawn so that the pass is the networks' own forward pass at random
+            inputs, C in all layers, from which learning departs; or ``"grid"``, the same at a
+            square grid of inputs of two coordinates, where what reaches the outputs is read as a
+            picture, by a convolutional :class:`~nngraph.nn.probes.grid.GridReader`. Such a model is
+            a probe at first, without holding inputs or calling a network.
+        bidirectional: whether there is a pass back.
+        state_channels: C of :meth:`states`, which a model has that passes back, or has no answer.
+        carriers: K of the states' carriers, which a model has that passes back and has no answer:
+            of them edits of the networks are made that move as the networks do.
+        probes: number of learned inputs at which the networks are run besides; 0 reads weights
+            only.
+        hidden, dropout: width of the MLP of the read-out, and dropout in it.
+        max_levels: sets of maps at most.
+        width: channels of the GridReader's first map.
+        mix: of a start other than random, whether channels may come to mix between layers; else
+            each stays by itself, at a cost that is linear in their number: for fine grids.
+
+    Raises:
+        ArchitectureError: if a network has hidden neurons of a kind that no architecture it was
+            built for has, or is no chain.
+        ValueError: if it cannot start so.
+
+    Shape:
+        networks -> ``[networks, num_outputs]``.
+
+    Source:
+        the groups: Kalogeropoulos et al. (ScaleGMN, 2024), whose pass back needs 1/W; even and odd
+        parts, and the pass back along W itself, are ours.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    reads_signs = False
+    symmetry = "relabelling; scales, signs and phases that each neuron's activation allows"
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        num_outputs: int,
+        channels: Sequence[int] = (96, 128),
+        messages: int = 96,
+        functions: Sequence[str] | None = None,
+        start: Literal["random", "evaluation", "grid"] = "random",
+        bidirectional: bool = False,
+        state_channels: int = 64,
+        carriers: int = 32,
+        probes: int = 0,
+        hidden: int = 384,
+        dropout: float = 0.2,
+        max_levels: int = 16,
+        width: int = 24,
+        mix: bool = True,
+    ) -> None:
+        several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
+        # Not the general read-out of states: this one reads what the output neurons heard.
+        super().__init__(several, 0, state_channels, 0)
+        self.num_outputs = num_outputs
+        self.bidirectional = bidirectional
+        kinds = hidden_kinds(several) or list(CELLS)
+        self.passes = SymmetricPass(
+            self.extent, kinds, channels, messages, functions, bidirectional, max_levels
+        )
+        self.side = 0
+        if start == "evaluation":
+            self.passes.start_at_evaluation(mix=mix)
+        elif start == "grid":
+            if bidirectional or probes:
+                raise ValueError(
+                    "start='grid' reads one picture alone; it was given with "
+                    f"bidirectional={bidirectional} and probes={probes}."
+                )
+            self.side = side_of(messages, self.extent.inputs)
+            self.passes.start_at_evaluation(grid_points(self.side), mix)
+        elif start != "random":
+            raise ValueError(f"start is {start!r}; expected 'random', 'evaluation' or 'grid'.")
+        elif not mix:
+            raise ValueError("mix=False is for start='evaluation' or 'grid'; got start='random'.")
+        self.probes = Probes(self.architecture, probes) if probes else None
+        # The answer of a forward pass alone is read off the outputs, and needs no states.
+        self.has_states = bidirectional or not num_outputs
+        self.carriers = carriers if bidirectional and not num_outputs else 0
+        if self.has_states:
+            self.hidden_states = self.passes.maps(4 if bidirectional else 2, state_channels, True)
+            self.output_state = nn.Linear(1 + messages, state_channels)
+        if bidirectional:
+            self.input_state = nn.Linear(messages, state_channels)
+            self.reads_back = self._reads_back(2)
+        if self.carriers:
+            self.incoming = self.passes.maps(2, carriers)
+            self.outgoing = nn.ModuleList(
+                ByKind(kinds, messages, carriers) for _ in self.passes.sizes
+            )
+            self.output_incoming = nn.Linear(1 + messages, carriers)
+            self.input_outgoing = nn.Linear(messages, carriers)
+        self.levels = min(self.extent.levels, max_levels)
+        read = self.extent.outputs * (2 * messages if self.side else 1 + messages + probes)
+        read += self.levels * state_channels if bidirectional else 0
+        self.register_buffer("mean", torch.zeros(read))
+        self.register_buffer("deviation", torch.ones(read))
+        self.answer: nn.Module | None = None
+        if num_outputs and self.side:
+            self.answer = GridReader(
+                2 * self.extent.outputs, self.side, num_outputs, width, hidden, dropout
+            )
+        elif num_outputs:
+            self.answer = mlp([read, hidden, hidden, num_outputs], dropout)
+
+    def _reads_back(self, parts: int) -> nn.ModuleList:
+        passes = self.passes
+        return nn.ModuleList(
+            ByKind(passes.kinds, passes.messages, parts * size) for size in passes.sizes
+        )
+
+    @property
+    def column(self) -> Column:
+        """The column of a comparison that the model stands in."""
+        return "with probes" if self.probes is not None else "activation-structured weights-only"
+
+    @torch.no_grad()
+    def fit_statistics(self, networks: Networks) -> None:
+        """Set scales, and mean and deviation of what the read-out reads; once, before training."""
+        super().fit_statistics(networks)
+        if self.answer is None:
+            return
+        # In parts: the states of all neurons of many networks at once are gigabytes.
+        parts = [networks]
+        if isinstance(networks, NeuralGraphStack):
+            parts = [networks[i : i + 256] for i in range(0, min(len(networks), 2048), 256)]
+        read = torch.cat([self.embed(part) for part in parts])
+        if len(read) > 1:
+            mean, deviation = read.mean(0), read.std(0)
+            if self.side:
+                # Of planes as wholes: margins, which hardly vary, are not to be made loud.
+                planes = read.view(len(read), -1, self.side**2)
+                mean, deviation = (
+                    value.repeat_interleave(self.side**2)
+                    for value in (planes.mean((0, 2)), planes.std((0, 2)))
+                )
+            self.mean.copy_(mean)
+            self.deviation.copy_(deviation)
+            self.deviation[self.deviation <= 1e-12] = 1.0
+
+    def run(self, networks: Networks) -> tuple[Features, list[Level]]:
+        """Return the networks as they were read, and what the passes find at each level."""
+        features = self.read(networks)
+        return features, self.passes(features)
+
+    def states(self, networks: Networks) -> States:
+        """Return states of neurons that nothing but relabelling moves; none of weights.
+
+        Raises:
+            ValueError: of a model that answers without them: one of a forward pass alone.
+        """
+        if not self.has_states:
+            raise ValueError(
+                "SymmetricNetwork was built to answer from a forward pass alone, and has no "
+                "states; build it with bidirectional=True, or with num_outputs=0."
+            )
+        features, levels = self.run(networks)
+        topology = features.topology
+        carriers = self._carriers(topology, levels) if self.carriers else None
+        return States(features, self._states(topology, levels), carriers=carriers)
+
+    def _states(self, topology: Topology, levels: list[Level]) -> Tensor:
+        states = []
+        for number, level in enumerate(levels):
+            free = level.free
+            x = free.new_zeros(*free.shape[:-1], self.channels)
+            if number == 0 and level.behind is not None:
+                x = self.input_state(level.behind)
+            if level.kinds:
+                if level.behind is not None:
+                    behind = self.passes.each(self.reads_back, number, level.kinds, level.behind)
+                    free = torch.cat([free, level.z * behind], dim=-1)
+                x = self.passes.each(self.hidden_states, number, level.kinds, free)
+            if level.ends is not None:
+                rows = topology.output_rows[number]
+                x = put(x, self.output_state(level.ends.index_select(-2, rows)), rows)
+            states.append(x)
+        return join_levels(topology, states)
+
+    def _carriers(self, topology: Topology, levels: list[Level]) -> tuple[Tensor, Tensor]:
+        incoming, outgoing = [], []
+        for number, level in enumerate(levels):
+            assert level.behind is not None
+            none = level.behind.new_zeros(*level.behind.shape[:-1], self.carriers)
+            into, out = none, self.input_outgoing(level.behind) if number == 0 else none
+            if level.kinds:
+                entries = self.passes.of_cells(number, level, "entries")
+                into = self.passes.each(self.incoming, number, level.kinds, entries)
+                out = self.passes.each(self.outgoing, number, level.kinds, level.behind)
+            if level.ends is not None:
+                rows = topology.output_rows[number]
+                into = put(into, self.output_incoming(level.ends.index_select(-2, rows)), rows)
+            incoming.append(into)
+            outgoing.append(out)
+        return join_levels(topology, incoming), join_levels(topology, outgoing)
+
+    def embed(self, networks: Networks) -> Tensor:
+        """Return what the read-out reads, ``[networks, D]``: the networks as vectors.
+
+        What reaches the outputs, with ``bidirectional`` the mean state of each level, with probes
+        the answers to them. Nothing that leaves a network's function alone moves it.
+        """
+        features, levels = self.run(networks)
+        topology, outputs = features.topology, self.extent.outputs
+        ends = [(i, level.ends) for i, level in enumerate(levels) if level.ends is not None]
+        if self.side:
+            # A plane of what is heard, and one of the bias, which is scaled by itself.
+            planes = [
+                (i, torch.cat([end[..., 1:], end[..., :1].expand_as(end[..., 1:])], dim=-1))
+                for i, end in ends
+            ]
+            return at_outputs(topology, planes, outputs)
+        parts = [at_outputs(topology, ends, outputs)]
+        if self.probes is not None:
+            parts.append(self.probes.at_outputs(topology, self.probes(features), outputs))
+        if self.bidirectional:
+            groups = kernels.pool_groups(topology, silu(self._states(topology, levels)))
+            parts.append(
+                level_means(
+                    topology, groups, topology.group_level, self.levels, topology.group_size,
+                    topology.group_graph,
+                )
+            )  # fmt: skip
+        return torch.cat(parts, dim=-1)
+
+    def forward(self, networks: Networks) -> Tensor:
+        if self.answer is None:
+            self.needed_readout()
+        assert self.answer is not None
+        read = (self.embed(networks) - self.mean) / self.deviation
+        return cast(Tensor, self.answer(read))

@@ -1,0 +1,1 @@
+"""Running the networks that are read, and what they answer to learned inputs."""

@@ -1,0 +1,87 @@
+"""Answers at a square grid of points, read as a picture."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nngraph.nn.common.pointwise import Dropout
+from nngraph.nn.models.base import mlp
+
+__all__ = ["GridReader", "grid_points", "side_of"]
+
+
+def side_of(points: int, inputs: int) -> int:
+    """Return how many points a square grid of ``points`` has along each axis.
+
+    Raises:
+        ValueError: if the networks have not two inputs, or there is no such grid.
+    """
+    side = math.isqrt(points)
+    if inputs != 2 or side * side != points or side < GridReader.least:
+        raise ValueError(
+            f"{points} points were to be a grid of the {inputs} inputs of the networks; expected a "
+            f"square number, from {GridReader.least**2}, and two inputs."
+        )
+    return side
+
+
+def grid_points(side: int, extent: float = 0.95) -> Tensor:
+    """Return the points of a grid over ``[-extent, extent]^2``, row by row, ``[side^2, 2]``."""
+    axis = torch.linspace(-extent, extent, side)
+    return torch.cartesian_prod(axis, axis).flip(-1)
+
+
+class GridReader(nn.Module):
+    r"""A small convolutional network on numbers at the points of a square grid.
+
+    .. math::
+        \mathrm{MLP}(c_4 \circ c_3 \circ c_2 \circ c_1)(z), \qquad
+        c_k(z) = \sigma(K_k * z + k_k)
+
+    with kernels of 3 x 3; c_2 and c_4 halve the sides and double the channels.
+
+    Args:
+        planes: numbers at each point.
+        side: n, points along each axis.
+        num_outputs: length of the answer.
+        width: channels of c_1.
+        hidden, dropout: width of the MLP, and dropout before each of its maps.
+
+    Shape:
+        ``[networks, planes * n^2]``, plane by plane and row by row -> ``[networks, num_outputs]``.
+    """
+
+    #: Least points along each axis.
+    least = 4
+
+    def __init__(
+        self,
+        planes: int,
+        side: int,
+        num_outputs: int,
+        width: int = 24,
+        hidden: int = 256,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.shape = planes, side, side
+        sizes = [(planes, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1),
+                 (2 * width, 4 * width, 2)]  # fmt: skip
+        layers: list[nn.Module] = []
+        for before, after, stride in sizes:
+            layers += [nn.Conv2d(before, after, 3, stride, padding=1), nn.SiLU()]
+            side = -(-side // stride)
+        # The products of a convolution are a fifth faster so.
+        self.maps = nn.Sequential(*layers)
+        self.maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.answer = nn.Sequential(
+            Dropout(dropout), mlp([4 * width * side * side, hidden, num_outputs], dropout)
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        picture = values.reshape(-1, *self.shape).contiguous(memory_format=torch.channels_last)
+        answer: Tensor = self.answer(self.maps(picture).flatten(1))
+        return answer

@@ -1,0 +1,216 @@
+"""Probe features: how the networks that are read respond to learned inputs, neuron by neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nngraph.errors import ArchitectureError
+from nngraph.graph import Architecture, NeuralGraphStack
+from nngraph.graph.topology.topology import Topology
+from nngraph.nn.common.levels import at_outputs
+from nngraph.nn.features import Features, Fitted, Networks, input_features
+from nngraph.nn.models.base import Column, Metanetwork, mlp
+from nngraph.nn.probes.grid import GridReader, grid_points, side_of
+from nngraph.nn.probes.inputs import GeneratedInputs, LearnedInputs
+from nngraph.nn.probes.running import ChainRunner, Runner
+
+__all__ = ["ProbeNetwork", "Probes", "StandardAnswers"]
+
+#: Networks whose answers are made at once where statistics are taken.
+_AT_ONCE = 128
+
+
+class Probes(nn.Module):
+    r"""Run the networks at P learned inputs: the response of every neuron to each of them.
+
+    .. math:: r_i(p) = h_i(u_p)
+
+    with h_i the activation of neuron i, or its mean over all places where the neuron has many, as a
+    channel of a convolution has.
+
+    Args:
+        architecture: of the networks to run, one or several.
+        count: P.
+        spread: probes of chains start uniform in ``[-spread, spread]^{d_0}``, where coordinates
+            are; images start normal, as standardised pixels are.
+        runner: runs the networks; by default chains of affine maps alone are run. For networks
+            of a zoo of trained classifiers take :func:`nngraph.zoo.runner_of`, for others a
+            :class:`~nngraph.nn.ModuleRunner`.
+        generator: whether a deep linear generator makes the inputs from latents of their own
+            (:class:`~nngraph.nn.probes.inputs.GeneratedInputs`); otherwise they are free.
+
+    Shape:
+        features of any batch -> per level the responses ``[*, n_l, P]`` of its neurons.
+
+    Raises:
+        ArchitectureError: if there is no runner and an architecture is no chain.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        count: int,
+        spread: float = 0.9,
+        runner: Runner | None = None,
+        generator: bool = False,
+    ) -> None:
+        super().__init__()
+        several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
+        self.runner = _chain_runner(several) if runner is None else runner
+        make = GeneratedInputs if generator else LearnedInputs
+        self.inputs = make(count, self.runner.input_shape, spread)
+
+    @torch.no_grad()
+    def start_at(self, points: Tensor) -> None:
+        """Let free inputs start at points ``[P, d_0]``, and move a tenth as fast as all else.
+
+        Raises:
+            ValueError: if a generator makes them.
+        """
+        if not isinstance(self.inputs, LearnedInputs):
+            raise ValueError("inputs that a generator makes can be started nowhere else.")
+        self.inputs.points.copy_(points.T)
+        self.inputs.rate = 0.1
+
+    def forward(self, features: Features) -> list[Tensor]:
+        return self.runner.responses(features, self.inputs())
+
+    def outputs(self, features: Features, size: int) -> Tensor:
+        """Return the responses of the output neurons alone, ``[networks, size * P]``."""
+        return self.runner.outputs(features, self.inputs(), size)
+
+    @staticmethod
+    def at_outputs(topology: Topology, responses: list[Tensor], size: int) -> Tensor:
+        """Return the responses of the output neurons, ``[networks, size * P]``."""
+        return at_outputs(topology, [(i, responses[i]) for i in topology.output_rows], size)
+
+
+class StandardAnswers(Probes, Fitted):
+    r"""The answers of networks at probes, in units of their spread over a training set.
+
+    .. math:: (f_\theta(u_p) - \mu) / \sigma
+
+    with mean and deviation of all answers at the first probes together.
+
+    Args:
+        architecture: of the networks to run, one or several.
+        count, runner, generator: of the :class:`Probes`.
+        size: outputs of a network at most.
+
+    Shape:
+        :meth:`standard`: features of any batch -> ``[networks, size * P]``.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        count: int,
+        size: int,
+        runner: Runner | None = None,
+        generator: bool = False,
+    ) -> None:
+        super().__init__(architecture, count, runner=runner, generator=generator)
+        self.size = size
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, networks: Networks) -> None:
+        """Set mean and deviation."""
+        # In parts: the responses of all neurons of many networks at once are gigabytes.
+        parts = [networks]
+        if isinstance(networks, NeuralGraphStack):
+            parts = [networks[i : i + _AT_ONCE] for i in range(0, len(networks), _AT_ONCE)]
+        answers = torch.cat([self.outputs(input_features(part), self.size) for part in parts])
+        self.mean.copy_(answers.mean())
+        self.deviation.copy_(answers.std().clamp(min=1e-12))
+
+    def standard(self, features: Features) -> Tensor:
+        """Return the answers in these units, output by output."""
+        return (self.outputs(features, self.size) - self.mean) / self.deviation
+
+
+def _chain_runner(architectures: Sequence[Architecture]) -> Runner:
+    if other := [a for a in architectures if not a.is_chain]:
+        raise ArchitectureError(
+            f"probes run the networks, and how those of the architecture {other[0]} run is not "
+            "known: it is not a chain; expected an MLP, or a runner that has their modules: "
+            "runner=nngraph.zoo.runner_of(zoo), or a ModuleRunner."
+        )
+    return ChainRunner(max(architecture.widths[0] for architecture in architectures))
+
+
+class ProbeNetwork(Metanetwork):
+    r"""A plain network on the answers of the networks at learned inputs; it reads no weights.
+
+    .. math:: \mathrm{reader}\big((f_\theta(u_1), \dots, f_\theta(u_P) - \mu) / \sigma\big)
+
+    The baseline that any model with probes has to beat. Invariant to everything that leaves the
+    function of a network unchanged. Reads whatever its runner runs.
+
+    Args:
+        probes: number P of learned inputs.
+        hidden: width of the MLP.
+        dropout: in the MLP.
+        runner, generator: of the :class:`Probes`.
+        reader: ``"mlp"``; or ``"grid"``, for networks of two inputs, such as those of images: the
+            inputs start on a square grid, from which they move slowly, and a convolutional
+            :class:`~nngraph.nn.probes.grid.GridReader` reads the answers as a picture.
+        width: channels of the GridReader's first map.
+
+    Raises:
+        ValueError: if there is no such reader, or no such grid.
+
+    Shape:
+        networks -> ``[networks, num_outputs]``.
+
+    Source:
+        learned probes and, with ``generator``, ProbeGen (Kahana et al., "Deep Linear Probe
+        Generators for Weight Space Learning", ICLR 2025).
+    """
+
+    chains_only = False
+    takes_runner = True
+    reads_signs = False
+    symmetry = "all: reads functions alone"
+
+    def __init__(
+        self,
+        architecture: Architecture | Sequence[Architecture],
+        num_outputs: int,
+        probes: int = 196,
+        hidden: int = 512,
+        dropout: float = 0.2,
+        runner: Runner | None = None,
+        generator: bool = False,
+        reader: Literal["mlp", "grid"] = "mlp",
+        width: int = 24,
+    ) -> None:
+        super().__init__(architecture, num_outputs)
+        outputs = self.extent.outputs
+        self.probes = StandardAnswers(architecture, probes, outputs, runner, generator)
+        self.readout: nn.Module
+        if reader == "mlp":
+            self.readout = mlp([probes * outputs, hidden, hidden, num_outputs], dropout)
+        elif reader == "grid":
+            side = side_of(probes, self.extent.inputs)
+            self.probes.start_at(grid_points(side))
+            self.readout = GridReader(outputs, side, num_outputs, width, hidden, dropout)
+        else:
+            raise ValueError(f"reader is {reader!r}; expected 'mlp' or 'grid'.")
+
+    @property
+    def column(self) -> Column:
+        """The column of a comparison that the model stands in."""
+        return "with probes"
+
+    def forward(self, networks: Networks) -> Tensor:
+        answers: Tensor = self.readout(self.probes.standard(self.read(networks)))
+        return answers

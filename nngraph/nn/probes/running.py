@@ -1,0 +1,232 @@
+"""Running the networks that are read: as message passes, or as the modules they came from."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import pad
+
+from nngraph import kernels
+from nngraph.errors import ArchitectureError
+from nngraph.graph import Architecture
+from nngraph.graph.topology.topology import Topology
+from nngraph.kernels.networks import Alike, join_networks, join_nodes, split_networks
+from nngraph.nn.common.levels import at_inputs, at_outputs
+from nngraph.nn.features import Features
+from nngraph.nn.probes.sites import Site, check_parameters, find_sites, neuron_means, watched
+
+__all__ = ["ChainRunner", "ModuleRunner", "Runner"]
+
+#: Networks times inputs that are run at once on a CPU: what they compute then stays in its cache.
+#: 64 networks of three convolutions at 64 images take 2.4 times as long all at once.
+_CPU_RUNS = 512
+
+
+class Runner(ABC):
+    """How the networks of a batch are run, all at once, at inputs that they share.
+
+    Differentiable in the inputs and in the weights.
+
+    Attributes:
+        input_shape: of one input.
+    """
+
+    input_shape: tuple[int, ...]
+
+    @abstractmethod
+    def responses(self, features: Features, inputs: Tensor) -> list[Tensor]:
+        """Return what every neuron answers to inputs ``[P, *input_shape]``.
+
+        A neuron that answers at many places, as a channel of a convolution does, answers with their
+        mean.
+
+        Returns:
+            per level ``[*, n_l, P]``, of the neurons ``topology.level_nodes[l]``.
+        """
+
+    def outputs(self, features: Features, inputs: Tensor, size: int) -> Tensor:
+        """Return the answers of the networks side by side, ``[networks, size * P]``.
+
+        A network with fewer than ``size`` outputs has 0 at the others.
+
+        Raises:
+            ArchitectureError: if a network has more.
+        """
+        responses = self.responses(features, inputs)
+        topology = features.topology
+        return at_outputs(topology, [(i, responses[i]) for i in topology.output_rows], size)
+
+
+class ChainRunner(Runner):
+    r"""Chains of affine maps, run as message passes with the raw weights.
+
+    .. math::
+        h_i(p) = a_{g(i)}\Big(b_i + \sum_{j \to i} w_{ij} h_j(p)\Big), \qquad
+        h_{\text{input}}(p) = u_p
+
+    One channel per input; networks of different widths, depths and activations run side by side.
+
+    Args:
+        inputs: most input neurons d_0 of a network; one with fewer reads the first of an input.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        self.input_shape = (inputs,)
+
+    def responses(self, features: Features, inputs: Tensor) -> list[Tensor]:
+        topology = features.topology
+        if not topology.chains:
+            other = next(a for a in topology.architectures if not a.is_chain)
+            raise ArchitectureError(
+                f"a network of the architecture {other} is to be run, which is not a chain of "
+                "affine maps; expected MLPs, or a ModuleRunner that has the networks' modules."
+            )
+        values = at_inputs(topology, inputs.T).expand(*features.x.shape[:-2], -1, -1)
+        levels = [_activated(topology, 0, values)]
+        for level in range(1, len(topology.level_nodes)):
+            values = kernels.propagate_level(topology, level, features.weight, levels[-1])
+            values = values + kernels.take(features.bias, topology.level_nodes[level])
+            levels.append(_activated(topology, level, values))
+        return levels
+
+
+def _activated(topology: Topology, level: int, values: Tensor) -> Tensor:
+    """Apply the activations of a level's neurons."""
+    for activation, rows in topology.level_activations[level]:
+        if rows is None:
+            return activation(values)
+        values = values.index_copy(-2, rows, activation(values.index_select(-2, rows)))
+    return values
+
+
+class ModuleRunner(Runner):
+    """Networks of any kind, run as the modules they came from: all of one architecture at once.
+
+    A module lends its ``forward``; the weights are those of the networks. The architectures of a
+    batch are run one after the other, each with all of its networks in one vectorised call.
+
+    Args:
+        modules: for each architecture a module whose parameters have the architecture's names, such
+            as the one that a graph was converted from. It is copied, and run in evaluation mode.
+        input_shape: of one input, such as ``(C, H, W)``.
+        sites: for some architectures where their groups show, by name. By default at the output of
+            the submodule with the last parameter of the group, which is what comes before the
+            activation. Groups that show nowhere (:attr:`sites` has those that do) answer 0.
+
+    Raises:
+        ArchitectureError: if a module has other parameters than its architecture, does not run on
+            such inputs, or does not answer with a number per output neuron; or if a site is wrong.
+
+    Example:
+        >>> from converters import to_graph
+        >>> from nngraph.nn import input_features
+        >>> module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> graph = to_graph(module, torch.zeros(1, 1, 8, 8))
+        >>> runner = ModuleRunner({graph.architecture: module}, (1, 8, 8))
+        >>> images = torch.randn(5, 1, 8, 8)
+        >>> answers = runner.outputs(input_features(graph), images, 2)
+        >>> torch.allclose(answers.view(2, 5).T, module(images), atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[Architecture, nn.Module],
+        input_shape: Sequence[int],
+        sites: Mapping[Architecture, Mapping[str, Site]] | None = None,
+    ) -> None:
+        self.input_shape = tuple(input_shape)
+        self._modules: dict[Architecture, nn.Module] = {}
+        #: For each architecture where its groups show, by name.
+        self.sites: dict[Architecture, dict[str, Site]] = {}
+        for architecture, module in modules.items():
+            check_parameters(architecture, module)
+            own = copy.deepcopy(module).eval().requires_grad_(False)
+            given = None if sites is None else sites.get(architecture)
+            self.sites[architecture] = find_sites(architecture, own, self.input_shape, given)
+            self._modules[architecture] = own
+
+    def responses(self, features: Features, inputs: Tensor) -> list[Tensor]:
+        topology = features.topology
+        parts = [
+            self._neurons(part, inputs)
+            for part in split_networks(topology, features.x, features.edge_attr)
+        ]
+        x = join_nodes(topology, parts, features.x.shape[:-2])
+        return [kernels.take(x, nodes) for nodes in topology.level_nodes]
+
+    def outputs(self, features: Features, inputs: Tensor, size: int) -> Tensor:
+        topology = features.topology
+        if topology.max_outputs > size:
+            raise ArchitectureError(
+                f"a network has {topology.max_outputs} outputs; the model was built for {size}."
+            )
+        parts = []
+        for part in split_networks(topology, features.x, features.edge_attr):
+            answers, _ = self._run(part, inputs, {})
+            parts.append(pad(answers, (0, 0, 0, size - answers.shape[1])).flatten(1))
+        return join_networks(topology, parts)
+
+    def _neurons(self, part: Alike, inputs: Tensor) -> Tensor:
+        """Return the answers of all neurons of some networks, ``[n, N, P]``."""
+        self._check_known(part.architecture)
+        answers, shown = self._run(part, inputs, self.sites[part.architecture])
+        pieces, done = [], 0
+        for group in part.architecture.groups:
+            if group.role == "output":
+                pieces.append(answers[:, done : done + group.size])
+                done += group.size
+            elif group.name in shown:
+                pieces.append(shown[group.name])
+            else:
+                fed = _fed(inputs, group.size) if group.role == "input" else None
+                value = inputs.new_zeros(group.size, len(inputs)) if fed is None else fed
+                pieces.append(value.expand(len(answers), -1, -1))
+        return torch.cat(pieces, dim=1)
+
+    def _run(
+        self, part: Alike, inputs: Tensor, sites: Mapping[str, Site]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return answers ``[n, d_L, P]``, and those of the groups of some sites, ``[n, d, P]``."""
+        self._check_known(part.architecture)
+        module = self._modules[part.architecture]
+        module.to(inputs.device, inputs.dtype)  # for buffers that no state dict holds
+
+        def run(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            shown: dict[str, list[Tensor]] = {group: [] for group in sites}
+
+            def see(name: str, value: Tensor) -> None:
+                # At once: what comes next may change the value in place.
+                for group, site in sites.items():
+                    if site.module == name:
+                        shown[group].append(neuron_means(value, site.axis))
+
+            with watched(module, (site.module for site in sites.values()), see):
+                answers = functional_call(module, parameters, (inputs,))
+            # A submodule that is called more than once answers with the mean of its calls.
+            means = {group: torch.stack(calls).mean(0) for group, calls in shown.items()}
+            return answers.flatten(1).T, means
+
+        together = max(1, _CPU_RUNS // len(inputs)) if inputs.device.type == "cpu" else None
+        found: tuple[Tensor, dict[str, Tensor]] = vmap(run, chunk_size=together)(part.parameters)
+        return found
+
+    def _check_known(self, architecture: Architecture) -> None:
+        if architecture not in self._modules:
+            raise ArchitectureError(
+                f"a network of the architecture {architecture} is to be run, of which the runner "
+                f"has no module; expected one of the {len(self._modules)} that it was given."
+            )
+
+
+def _fed(inputs: Tensor, size: int) -> Tensor | None:
+    """Return what input neurons are fed, ``[d_0, P]``: channels, or all numbers in a row."""
+    if inputs.shape[1] == size:
+        return neuron_means(inputs, 1)
+    flat = inputs.flatten(1).T
+    return flat if len(flat) == size else None

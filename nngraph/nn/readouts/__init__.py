@@ -1,0 +1,1 @@
+"""From the states of neurons and weights to answers, and to new weights."""

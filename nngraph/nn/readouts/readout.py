@@ -1,0 +1,286 @@
+"""Read-outs: from the states of neurons and weights to one answer per network.
+
+A *summary* is a module from states to ``[networks, size]`` that does not change when neurons are
+relabelled; a read-out is an MLP on some of them side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from nngraph import kernels
+from nngraph.errors import ArchitectureError
+from nngraph.graph.topology.topology import Topology
+from nngraph.nn.common.extent import Extent
+from nngraph.nn.common.levels import at_outputs, level_means
+from nngraph.nn.models.base import mlp
+
+__all__ = [
+    "Attention",
+    "LayerwiseMeans",
+    "LevelMeans",
+    "OutputStates",
+    "Readout",
+    "ReadoutKind",
+    "Summary",
+]
+
+ReadoutKind = Literal["mean", "attention", "outputs"]
+
+
+class Summary(nn.Module, ABC):
+    """What a read-out keeps of the states of each network.
+
+    Attributes:
+        size: numbers per network.
+
+    Shape:
+        x ``[*, N, C]``, e ``[*, E, C_e]`` or ``None`` -> ``[networks, size]``. Where the means of e
+        over blocks are known already, ``blocks`` ``[*, K, C_e]``, e is not read.
+    """
+
+    size: int
+
+    @abstractmethod
+    def forward(
+        self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
+    ) -> Tensor: ...
+
+
+class LevelMeans(Summary):
+    r"""Means over each level's neurons and weights, side by side.
+
+    .. math::
+        \mathrm{mean}_{i \in l} x_i, \; \mathrm{mean}_{ij \in l} e_{ij} \qquad (l = 0, 1, \dots)
+
+    Args:
+        levels: that are told apart; deeper ones count as the last.
+        channels, edge_channels: C and C_e.
+    """
+
+    def __init__(self, levels: int, channels: int, edge_channels: int) -> None:
+        super().__init__()
+        self.levels, self.size = levels, levels * (channels + edge_channels)
+
+    def forward(
+        self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
+    ) -> Tensor:
+        t = topology
+        groups = kernels.pool_groups(t, x)
+        parts = [level_means(t, groups, t.group_level, self.levels, t.group_size, t.group_graph)]
+        blocks = _block_means(t, e, blocks)
+        if blocks is not None:
+            parts.append(
+                level_means(t, blocks, t.block_level, self.levels, t.block_size, t.block_graph)
+            )
+        return torch.cat(parts, dim=-1)
+
+
+class LayerwiseMeans(Summary):
+    r"""Mean over all layers of one map of each layer's mean: no parameter depends on the depth.
+
+    .. math::
+        \mathrm{mean}_g\, \sigma(A\, \mathrm{mean}_{i \in g} x_i + a), \;
+        \mathrm{mean}_k\, \sigma(B\, \mathrm{mean}_{ij \in k} e_{ij} + b)
+
+    with g the groups of neurons and k the blocks of weights of a network.
+
+    Args:
+        channels, edge_channels: C and C_e.
+        hidden: features of each.
+    """
+
+    def __init__(self, channels: int, edge_channels: int, hidden: int) -> None:
+        super().__init__()
+        self.groups = nn.Linear(channels, hidden)
+        self.blocks = nn.Linear(edge_channels, hidden) if edge_channels else None
+        self.size = hidden * (2 if edge_channels else 1)
+
+    def forward(
+        self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
+    ) -> Tensor:
+        layers = nn.functional.silu(self.groups(kernels.pool_groups(topology, x)))
+        parts = [kernels.pool_graphs(topology, layers, topology.group_graph)]
+        blocks = _block_means(topology, e, blocks)
+        if blocks is not None and self.blocks is not None:
+            layers = nn.functional.silu(self.blocks(blocks))
+            parts.append(kernels.pool_graphs(topology, layers, topology.block_graph))
+        return torch.cat(parts, dim=-1).reshape(-1, self.size)
+
+
+class Attention(Summary):
+    r"""Averages by learned attention, over all neurons and over all weights of a network.
+
+    .. math::
+        \sum_i a_i x_i, \quad a_i &= \mathrm{softmax}_i (q_h \cdot x_i) \\
+        \sum_k a_k z_k, \quad a_k &= \mathrm{softmax}_k (s_h \cdot z_k), \quad
+        z_k = \sum_{ij \in k} a_{ij} e_{ij}, \quad
+        a_{ij} = \mathrm{softmax}_{ij \in k} (r_h \cdot e_{ij})
+
+    A weight first attends within its block k, then blocks do. Each of the queries h has an even
+    share of the channels; no parameter depends on widths or depth. One pass over neurons and
+    weights.
+
+    Args:
+        channels, edge_channels: C and C_e.
+        queries: of neurons and of weights; the greatest common divisor with the channels is taken.
+    """
+
+    def __init__(self, channels: int, edge_channels: int, queries: int = 4) -> None:
+        super().__init__()
+        if queries < 1:
+            raise ValueError(f"queries is {queries}; expected at least 1.")
+        self.size = channels + edge_channels
+
+        def query(size: int) -> nn.Linear | None:
+            return nn.Linear(size, math.gcd(queries, size), bias=False) if size else None
+
+        self.neurons, self.weights, self.blocks = map(
+            query, (channels, edge_channels, edge_channels)
+        )
+
+    def forward(
+        self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
+    ) -> Tensor:
+        assert self.neurons is not None
+        parts = [kernels.attend_graphs(topology, x, self.neurons(x), topology.node_graph)]
+        if e is not None and self.weights is not None and self.blocks is not None:
+            z = kernels.attend(topology, e, self.weights(e), "block")
+            parts.append(kernels.attend_graphs(topology, z, self.blocks(z), topology.block_graph))
+        return torch.cat(parts, dim=-1).reshape(-1, self.size)
+
+
+class OutputStates(Summary):
+    """The states of the output neurons side by side; 0 where a network has fewer than ``outputs``.
+
+    Args:
+        outputs: the most of any network.
+        channels: C.
+
+    Raises:
+        ArchitectureError: if a network has more outputs.
+    """
+
+    def __init__(self, outputs: int, channels: int) -> None:
+        super().__init__()
+        self.outputs, self.channels, self.size = outputs, channels, outputs * channels
+
+    def forward(
+        self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
+    ) -> Tensor:
+        ends = [(i, kernels.take(x, topology.level_nodes[i])) for i in topology.output_rows]
+        return at_outputs(topology, ends, self.outputs, self.channels, x)
+
+
+class Readout(nn.Module):
+    r"""An MLP on summaries of the states of each network.
+
+    ================  =========================================================================
+    ``"mean"``        :class:`LevelMeans`, and :class:`OutputStates`
+    ``"attention"``   :class:`Attention`, and :class:`OutputStates`
+    ``"outputs"``     :class:`OutputStates` alone
+    ================  =========================================================================
+
+    Args:
+        extent: of the networks to read.
+        channels, edge_channels: C and C_e of the states; C_e is 0 where there are none of weights.
+        num_outputs: length of the answer.
+        readout: one of the three.
+        layerwise: :class:`LayerwiseMeans` in place of :class:`LevelMeans`: no parameter depends on
+            the depth.
+        outputs: whether the output neurons are read one by one, whose number is then bounded.
+        queries: of the attention.
+        extra: numbers per network that the caller brings besides.
+        hidden, dropout: width of the MLP, and dropout in it.
+        max_levels: levels that are told apart; deeper ones count as the last.
+
+    Shape:
+        x ``[*, N, C]``, e ``[*, E, C_e]`` or ``None`` -> ``[networks, num_outputs]``.
+
+    Raises:
+        ValueError: if the name is unknown, or nothing is left to be read.
+        ArchitectureError: if outputs alone are to be read of networks that have none.
+    """
+
+    def __init__(
+        self,
+        extent: Extent,
+        channels: int,
+        edge_channels: int,
+        num_outputs: int,
+        hidden: int = 256,
+        dropout: float = 0.1,
+        max_levels: int = 16,
+        *,
+        readout: ReadoutKind = "mean",
+        layerwise: bool = False,
+        outputs: bool = True,
+        queries: int = 4,
+        extra: int = 0,
+    ) -> None:
+        super().__init__()
+        if readout not in get_args(ReadoutKind):
+            raise ValueError(
+                f"readout is {readout!r}; expected one of "
+                f"{', '.join(map(repr, get_args(ReadoutKind)))}."
+            )
+        if layerwise and readout != "mean":
+            raise ValueError(
+                f"layerwise=True was given with readout={readout!r}, which has no means; expected "
+                "'mean'. No parameter of 'attention' and 'outputs' depends on the depth."
+            )
+        if readout == "outputs" and not (outputs and extent.outputs):
+            if outputs:
+                raise ArchitectureError(
+                    "readout='outputs' was asked for networks without output neurons; expected "
+                    "'mean' or 'attention'."
+                )
+            raise ValueError(
+                "readout='outputs' was given with outputs=False, which leaves nothing to read."
+            )
+        summaries: list[Summary] = []
+        if readout == "attention":
+            summaries.append(Attention(channels, edge_channels, queries))
+        elif readout == "mean" and layerwise:
+            summaries.append(LayerwiseMeans(channels, edge_channels, hidden))
+        elif readout == "mean":
+            levels = min(extent.levels, max_levels)
+            summaries.append(LevelMeans(levels, channels, edge_channels))
+        if outputs:
+            summaries.append(OutputStates(extent.outputs, channels))
+        self.summaries = nn.ModuleList(summaries)
+        #: D, of :meth:`pooled`
+        self.size = sum(summary.size for summary in summaries) + extra
+        self.mlp = mlp([self.size, hidden, hidden, num_outputs], dropout)
+
+    def pooled(
+        self,
+        topology: Topology,
+        x: Tensor,
+        e: Tensor | None,
+        blocks: Tensor | None = None,
+        extra: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """Return what the MLP reads, ``[networks, D]``: the same for relabelled networks.
+
+        Args:
+            topology, x, e: states of neurons and weights.
+            blocks: means of e over blocks, ``[*, K, C_e]``, where they are known; means then do
+                not read e.
+            extra: what the caller brings besides, ``[networks, *]`` each.
+        """
+        parts = [summary(topology, x, e, blocks) for summary in self.summaries]
+        return torch.cat([*parts, *extra], dim=-1)
+
+    def forward(self, topology: Topology, x: Tensor, e: Tensor | None) -> Tensor:
+        return self.mlp(self.pooled(topology, x, e))  # type: ignore[no-any-return]
+
+
+def _block_means(topology: Topology, e: Tensor | None, blocks: Tensor | None) -> Tensor | None:
+    return kernels.pool_blocks(topology, e) if blocks is None and e is not None else blocks
