@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters import to_graph
-from nngraph.graph import NeuralGraph, Symmetry
-from nngraph.tasks.alignment import (
+from nngraph.alignment import (
     Alignment,
     Loss,
     barrier,
@@ -33,6 +32,7 @@ from nngraph.tasks.alignment import (
     match_weights,
     run,
 )
+from nngraph.graph import NeuralGraph, Symmetry
 from nngraph.zoo.idx import load_idx_folder
 
 KEYS = ("task", "widths", "activation", "images", "steps", "seeds", "method")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from converters import load_graph, save_graph
+from nngraph.alignment import canonical_form, distance, match_weights
+from nngraph.alignment.canonical import signed_spaces
 from nngraph.datasets import ScaleNeurons
 from nngraph.errors import ArchitectureError
 from nngraph.graph import (
@@ -30,8 +32,6 @@ from nngraph.nn import EditingNetwork, MessagePassingNetwork, Metanetwork, Symme
 from nngraph.nn.features import input_features
 from nngraph.nn.models.added_neurons import AddedNeurons
 from nngraph.nn.probes.running import ChainRunner
-from nngraph.tasks.alignment import canonical_form, distance, match_weights
-from nngraph.tasks.alignment.canonical import signed_spaces
 from nngraph.testing import every_activation, random_stack
 from nngraph.zoo import Fact, Origin, append_networks, create_zoo
 

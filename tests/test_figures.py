@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from nngraph import figures
+from nngraph.drawing import figures
 from nngraph.errors import InvalidGraphError, MissingDependencyError
 from nngraph.graph import Architecture, NeuralGraph
 

@@ -8,7 +8,6 @@ that it judges.
 from nngraph.basis.basis import Basis, Coefficients, EquivariantMap
 from nngraph.basis.block import BasisBlock, Element
 from nngraph.basis.dimension import Dimension, dimension
-from nngraph.basis.figure import draw_basis
 from nngraph.basis.functions import coefficients, elements, project, sample
 from nngraph.basis.layer import LayerMap, layer_matrix, stacked
 from nngraph.basis.orbits import coordinate_orbits, pair_orbits
@@ -16,6 +15,7 @@ from nngraph.basis.rank import rank_of
 from nngraph.basis.report import BlockReport, RankReport
 from nngraph.basis.terms import Term
 from nngraph.basis.weight_space import Axis, WeightSpace, WeightTensor
+from nngraph.drawing.basis import draw_basis
 
 __all__ = [
     "Axis",

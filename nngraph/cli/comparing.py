@@ -9,9 +9,9 @@ from jsonargparse import ArgumentError, Namespace
 
 from nngraph.cli import text
 from nngraph.cli.common import tell, values_of_the_user
+from nngraph.drawing.curves import draw_tables
 from nngraph.graph import Architecture
 from nngraph.tasks import compare_runs, describe_models
-from nngraph.tasks.curves import draw_tables
 from nngraph.validation import default_architecture
 
 __all__ = ["compare_command", "models_command"]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from converters import to_graph, to_module, to_state_dict
-from nngraph import figures
 from nngraph.cli import text
 from nngraph.cli.relabelled import Relabelled, compare_relabelled
+from nngraph.drawing import figures
 from nngraph.errors import DataFileError
 from nngraph.files import write_atomically
 from nngraph.graph import NeuralGraphStack, Symmetry, forward

@@ -10,15 +10,7 @@ from jsonargparse import ArgumentError, Namespace
 from torch import Tensor
 
 from converters import load_graph, load_state_dict, save_graph
-from nngraph.cli import text
-from nngraph.cli.common import tell, values_of_the_user
-from nngraph.cli.modules import read_architecture
-from nngraph.cli.networks import is_graph_file, read_network
-from nngraph.errors import DataFileError
-from nngraph.graph import NeuralGraph
-from nngraph.nn import StateNetwork
-from nngraph.tasks import load_run
-from nngraph.tasks.alignment import (
+from nngraph.alignment import (
     Alignment,
     Loss,
     NeuronStates,
@@ -31,7 +23,15 @@ from nngraph.tasks.alignment import (
     match_sinkhorn,
     match_weights,
 )
-from nngraph.tasks.alignment.figure import draw_alignment
+from nngraph.cli import text
+from nngraph.cli.common import tell, values_of_the_user
+from nngraph.cli.modules import read_architecture
+from nngraph.cli.networks import is_graph_file, read_network
+from nngraph.drawing.alignment import draw_alignment
+from nngraph.errors import DataFileError
+from nngraph.graph import NeuralGraph
+from nngraph.nn import StateNetwork
+from nngraph.tasks import load_run
 
 __all__ = ["match_command"]
 

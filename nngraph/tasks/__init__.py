@@ -3,6 +3,7 @@
 from nngraph.tasks.catalogue import describe_models
 from nngraph.tasks.classification import Classify
 from nngraph.tasks.comparison import compare_runs
+from nngraph.tasks.matching import MatchNeurons
 from nngraph.tasks.prediction import Predict
 from nngraph.tasks.registry import TASKS, build_model, build_task
 from nngraph.tasks.run_folder import load_run
@@ -13,6 +14,7 @@ from nngraph.tasks.training import train
 __all__ = [
     "TASKS",
     "Classify",
+    "MatchNeurons",
     "Predict",
     "Report",
     "Task",

@@ -6,10 +6,10 @@ import inspect
 
 from torch import nn
 
-from nngraph.tasks.alignment.match_task import MatchNeurons
 from nngraph.tasks.classification import Classify
 from nngraph.tasks.contrastive import Contrast
 from nngraph.tasks.editing import Edit
+from nngraph.tasks.matching import MatchNeurons
 from nngraph.tasks.prediction import Predict
 from nngraph.tasks.seeding import seeded
 from nngraph.tasks.settings import TrainSettings

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from nngraph.drawing.curves import draw_run
+from nngraph.drawing.figures import new_figure
 from nngraph.errors import MissingDependencyError
-from nngraph.figures import new_figure
-from nngraph.tasks.curves import draw_run
 
 __all__ = ["CURVES", "Tracker"]
 

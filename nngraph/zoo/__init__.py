@@ -1,5 +1,6 @@
 """Populations of networks: fitted to images many at once, stored in shards, read back."""
 
+from nngraph.drawing.zoos import draw_contact_sheet, draw_histograms
 from nngraph.zoo.augment import Augmentation
 from nngraph.zoo.classifiers import Classifier, ClassifierSpec
 from nngraph.zoo.curation import append_networks, create_zoo, filter_zoo, merge_zoos
@@ -8,7 +9,6 @@ from nngraph.zoo.fit import FitResult, fit_images
 from nngraph.zoo.idx import load_idx_folder, read_idx
 from nngraph.zoo.inits import fourier_architecture
 from nngraph.zoo.manifest import Manifest, Origin, SplitPolicy
-from nngraph.zoo.pictures import draw_contact_sheet, draw_histograms
 from nngraph.zoo.plan import draw_architectures
 from nngraph.zoo.pngs import load_png_folder
 from nngraph.zoo.population import fit_zoo, suggested_settings

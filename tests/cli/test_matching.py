@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from converters import load_graph, save_graph
+from nngraph.alignment import run
 from nngraph.cli import matching
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.nn import FlatNetwork
-from nngraph.tasks.alignment import run
 from nngraph.testing import random_parameters
 
 

@@ -11,6 +11,27 @@ from torch import nn
 
 from converters import to_graph
 from nngraph import kernels
+from nngraph.alignment import (
+    Barrier,
+    barrier,
+    canonical_form,
+    data_loss,
+    distance,
+    interpolate,
+    match_activations,
+    match_embeddings,
+    match_features,
+    match_sinkhorn,
+    match_weights,
+    relabel_softly,
+    run,
+    sinkhorn,
+)
+from nngraph.alignment.factors import soft_inner_product, split_factors
+from nngraph.alignment.gains import group_gains, space_gains
+from nngraph.alignment.steps import assign
+from nngraph.alignment.terms import inner_product, terms_of
+from nngraph.drawing.alignment import draw_alignment, similarity
 from nngraph.errors import ArchitectureError, InvalidGraphError, NonFiniteError
 from nngraph.graph import (
     Activation,
@@ -23,28 +44,7 @@ from nngraph.graph import (
 from nngraph.graph.sine_symmetry import SineSymmetry
 from nngraph.graph.spaces import Factor
 from nngraph.nn import NetworkEncoder, StateNetwork, States, input_features
-from nngraph.tasks.alignment import (
-    Barrier,
-    barrier,
-    canonical_form,
-    data_loss,
-    distance,
-    interpolate,
-    match_activations,
-    match_embeddings,
-    match_features,
-    match_sinkhorn,
-    match_weights,
-    matching_loss,
-    relabel_softly,
-    run,
-    sinkhorn,
-)
-from nngraph.tasks.alignment.factors import soft_inner_product, split_factors
-from nngraph.tasks.alignment.figure import draw_alignment, similarity
-from nngraph.tasks.alignment.gains import group_gains, space_gains
-from nngraph.tasks.alignment.steps import assign
-from nngraph.tasks.alignment.terms import inner_product, terms_of
+from nngraph.tasks.matching import matching_loss
 from nngraph.testing import random_architectures, random_parameters, structured_architectures
 
 ALL = [*random_architectures(), *structured_architectures()]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from nngraph.drawing.curves import draw_tables
 from nngraph.errors import ArchitectureError, DataFileError, MissingDependencyError
 from nngraph.graph import Architecture
 from nngraph.nn import MODELS, FlatNetwork
@@ -22,7 +23,6 @@ from nngraph.tasks import (
     train,
 )
 from nngraph.tasks.averaging import AveragedModel
-from nngraph.tasks.curves import draw_tables
 from nngraph.zoo import Zoo
 
 Settings = Callable[..., TrainSettings]

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from nngraph.alignment import match_embeddings
 from nngraph.errors import DataFileError
 from nngraph.graph import Activation, Architecture, NeuralGraphStack, Symmetry
 from nngraph.graph.sine_symmetry import SineSymmetry
 from nngraph.tasks import Task, TrainSettings, build_model, build_task, load_run
 from nngraph.tasks import train as train_run
-from nngraph.tasks.alignment import match_embeddings, matching_loss
+from nngraph.tasks.matching import matching_loss
 from nngraph.zoo import Zoo
 
 Settings = Callable[..., TrainSettings]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nngraph.alignment.factors import split_factors
+from nngraph.alignment.terms import Term
 from nngraph.graph import Architecture
 from nngraph.graph.spaces import Factor
-from nngraph.tasks.alignment.factors import split_factors
-from nngraph.tasks.alignment.terms import Term
 
 __all__ = ["Gains", "children", "group_gains", "lone_gains", "pair_gains", "space_gains", "touched"]
 

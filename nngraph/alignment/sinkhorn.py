@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nngraph.alignment.factors import soft_entries, soft_inner_product
+from nngraph.alignment.interpolation import Loss, interpolate
+from nngraph.alignment.matching import Alignment
+from nngraph.alignment.steps import assign
+from nngraph.alignment.terms import check_pair, inner_product, moved, terms_of
 from nngraph.graph import NeuralGraph, Relabelling, Symmetry
 from nngraph.graph.layout import read_slab, write_slab
-from nngraph.tasks.alignment.factors import soft_entries, soft_inner_product
-from nngraph.tasks.alignment.interpolation import Loss, interpolate
-from nngraph.tasks.alignment.matching import Alignment
-from nngraph.tasks.alignment.steps import assign
-from nngraph.tasks.alignment.terms import check_pair, inner_product, moved, terms_of
 
 __all__ = ["match_sinkhorn", "relabel_softly", "sinkhorn"]
 

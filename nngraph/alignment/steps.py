@@ -9,9 +9,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from nngraph.graph import Architecture
-from nngraph.tasks.alignment.factors import soft_inner_product
-from nngraph.tasks.alignment.gains import (
+from nngraph.alignment.factors import soft_inner_product
+from nngraph.alignment.gains import (
     children,
     group_gains,
     lone_gains,
@@ -19,7 +18,8 @@ from nngraph.tasks.alignment.gains import (
     space_gains,
     touched,
 )
-from nngraph.tasks.alignment.terms import Term
+from nngraph.alignment.terms import Term
+from nngraph.graph import Architecture
 
 __all__ = ["Step", "assign", "propose", "propose_quadratic", "propose_together"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nngraph.drawing.figures import new_figure, save_figure
 from nngraph.errors import InvalidGraphError
-from nngraph.figures import new_figure, save_figure
 from nngraph.zoo.render import render
 from nngraph.zoo.storage import Zoo
 

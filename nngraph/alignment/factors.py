@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nngraph.alignment.terms import Term
 from nngraph.graph import Architecture
 from nngraph.graph.spaces import Factor
-from nngraph.tasks.alignment.terms import Term
 
 __all__ = ["end_matrices", "soft_entries", "soft_inner_product", "split_factors"]
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nngraph.alignment.interpolation import run
+from nngraph.alignment.matching import Alignment, match_features
+from nngraph.alignment.terms import check_pair
 from nngraph.datasets import CanonicaliseSines
 from nngraph.graph import NeuralGraph, to_batch
 from nngraph.nn import Networks, StateNetwork
 from nngraph.nn.models.around import AroundMetanetwork
-from nngraph.tasks.alignment.interpolation import run
-from nngraph.tasks.alignment.matching import Alignment, match_features
-from nngraph.tasks.alignment.terms import check_pair
 
 __all__ = ["NeuronStates", "match_activations", "match_embeddings"]
 
@@ -74,7 +74,7 @@ def match_embeddings(
 
     Args:
         model: its states commute with relabelling, as those of every ``StateNetwork`` do;
-            :class:`MatchNeurons` trains one for it.
+            :class:`~nngraph.tasks.MatchNeurons` trains one for it.
         canonicalise: bring sine neurons to canonical sign and phase for the model, as in a training
             run with that setting; the relabelling is of the networks as they are.
 

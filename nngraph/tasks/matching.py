@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nngraph.alignment.embeddings import NeuronStates
+from nngraph.alignment.matching import match_features
 from nngraph.datasets import WeightNoise
 from nngraph.errors import ArchitectureError, DataFileError
 from nngraph.graph import Architecture, NeuralGraphStack, Symmetry
 from nngraph.nn import MODELS, StateNetwork
-from nngraph.tasks.alignment.embeddings import NeuronStates
-from nngraph.tasks.alignment.matching import match_features
 from nngraph.tasks.seeding import seeded
 from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.task import Task, joined, new_model, one_stack

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nngraph.alignment.terms import check_pair, terms_of
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph, NeuralGraphStack, forward
-from nngraph.tasks.alignment.terms import check_pair, terms_of
 
 __all__ = ["Barrier", "Loss", "barrier", "data_loss", "distance", "interpolate", "run"]
 

@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nngraph.errors import InvalidGraphError, NonFiniteError
-from nngraph.graph import Architecture, NeuralGraph, Relabelling, Symmetry
-from nngraph.tasks.alignment.canonical import flip_signs, signed_spaces
-from nngraph.tasks.alignment.gains import children, touched
-from nngraph.tasks.alignment.steps import Step, propose, propose_quadratic, propose_together
-from nngraph.tasks.alignment.terms import (
+from nngraph.alignment.canonical import flip_signs, signed_spaces
+from nngraph.alignment.gains import children, touched
+from nngraph.alignment.steps import Step, propose, propose_quadratic, propose_together
+from nngraph.alignment.terms import (
     Term,
     check_pair,
     feature_terms,
@@ -28,6 +26,8 @@ from nngraph.tasks.alignment.terms import (
     moved,
     terms_of,
 )
+from nngraph.errors import InvalidGraphError, NonFiniteError
+from nngraph.graph import Architecture, NeuralGraph, Relabelling, Symmetry
 
 __all__ = ["Alignment", "match_features", "match_weights"]
 

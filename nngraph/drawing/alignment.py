@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nngraph.alignment.gains import group_gains, space_gains
+from nngraph.alignment.interpolation import Barrier
+from nngraph.alignment.matching import Alignment
+from nngraph.alignment.terms import check_pair, terms_of
+from nngraph.drawing.figures import COLOURS, INK, MUTED, PAPER, RULE, new_figure, save_figure
 from nngraph.errors import ArchitectureError
-from nngraph.figures import COLOURS, INK, MUTED, PAPER, RULE, new_figure, save_figure
 from nngraph.graph import NeuralGraph
-from nngraph.tasks.alignment.gains import group_gains, space_gains
-from nngraph.tasks.alignment.interpolation import Barrier
-from nngraph.tasks.alignment.matching import Alignment
-from nngraph.tasks.alignment.terms import check_pair, terms_of
 
 __all__ = ["draw_alignment", "draw_barriers", "draw_matching", "draw_similarity", "similarity"]
 

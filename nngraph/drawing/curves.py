@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nngraph.figures import COLOURS, INK, new_figure, save_figure, style_axes
+from nngraph.drawing.figures import COLOURS, INK, new_figure, save_figure, style_axes
 
 if TYPE_CHECKING:
     from nngraph.tasks.comparison import Table

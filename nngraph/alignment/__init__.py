@@ -1,12 +1,12 @@
 """Matching the neurons of two networks, and the path between them."""
 
-from nngraph.tasks.alignment.canonical import canonical_form
-from nngraph.tasks.alignment.embeddings import (
+from nngraph.alignment.canonical import canonical_form
+from nngraph.alignment.embeddings import (
     NeuronStates,
     match_activations,
     match_embeddings,
 )
-from nngraph.tasks.alignment.interpolation import (
+from nngraph.alignment.interpolation import (
     Barrier,
     Loss,
     barrier,
@@ -15,15 +15,13 @@ from nngraph.tasks.alignment.interpolation import (
     interpolate,
     run,
 )
-from nngraph.tasks.alignment.match_task import MatchNeurons, matching_loss
-from nngraph.tasks.alignment.matching import Alignment, match_features, match_weights
-from nngraph.tasks.alignment.sinkhorn import match_sinkhorn, relabel_softly, sinkhorn
+from nngraph.alignment.matching import Alignment, match_features, match_weights
+from nngraph.alignment.sinkhorn import match_sinkhorn, relabel_softly, sinkhorn
 
 __all__ = [
     "Alignment",
     "Barrier",
     "Loss",
-    "MatchNeurons",
     "NeuronStates",
     "barrier",
     "canonical_form",
@@ -35,7 +33,6 @@ __all__ = [
     "match_features",
     "match_sinkhorn",
     "match_weights",
-    "matching_loss",
     "relabel_softly",
     "run",
     "sinkhorn",

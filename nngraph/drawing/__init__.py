@@ -1,0 +1,1 @@
+"""All figures; matplotlib is needed only here."""
