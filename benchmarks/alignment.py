@@ -33,7 +33,7 @@ from nngraph.alignment import (
     run,
 )
 from nngraph.graph import NeuralGraph, Symmetry
-from nngraph.zoo.idx import load_idx_folder
+from nngraph.zoo.images.idx import load_idx_folder
 
 KEYS = ("task", "widths", "activation", "images", "steps", "seeds", "method")
 #: Steps of the descent on soft permutations, on the loss midway.

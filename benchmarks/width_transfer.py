@@ -21,7 +21,7 @@ from nngraph.datasets import CanonicaliseSines, InputMotion
 from nngraph.graph import NeuralGraphStack
 from nngraph.nn import MessagePassingNetwork
 from nngraph.zoo import FitSettings, load_digits_images, siren_architecture
-from nngraph.zoo.fit import fit_images
+from nngraph.zoo.fitting.fit import fit_images
 
 KEYS = ("options", "width", "trained_width", "epochs")
 #: Sums and a scale per tensor alone, and what is added to them, in turn.

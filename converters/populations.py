@@ -20,9 +20,9 @@ from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFi
 from nngraph.graph import Architecture
 from nngraph.graph.parameters import check_parameters
 from nngraph.zoo import SPLITS, Fact, Manifest, Origin, Zoo
-from nngraph.zoo.shards import DTYPES, Shard
-from nngraph.zoo.splits import policy_of, split_of_groups
-from nngraph.zoo.writing import write_zoo
+from nngraph.zoo.store.shards import DTYPES, Shard
+from nngraph.zoo.store.splits import policy_of, split_of_groups
+from nngraph.zoo.store.writing import write_zoo
 
 __all__ = ["import_zoo"]
 

@@ -12,10 +12,10 @@ from jsonargparse import ArgumentError, Namespace
 from nngraph.cli import text
 from nngraph.cli.common import check_device, tell, values_of_the_user
 from nngraph.cli.relabelled import compare_relabelled
+from nngraph.ranks import Ranks
 from nngraph.tasks import TASKS, Predict, TrainSettings, build_model, build_task, load_run, train
 from nngraph.tasks.settings import finite
 from nngraph.zoo import Zoo
-from nngraph.zoo.ranks import Ranks
 
 __all__ = ["eval_command", "train_command"]
 

@@ -24,7 +24,7 @@ from nngraph.errors import DataFileError, InvalidGraphError, MissingDependencyEr
 from nngraph.files import TEMPORARY
 from nngraph.graph import Architecture, structure
 from nngraph.zoo import SPLITS, Zoo
-from nngraph.zoo.shards import read_bounded
+from nngraph.zoo.store.shards import read_bounded
 
 __all__ = ["export_ogb", "load_ogb", "ogb_meta"]
 

@@ -13,8 +13,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch_geometric.data import Batch
 
 from nngraph.graph import NeuralGraphStack
+from nngraph.ranks import Ranks
 from nngraph.zoo import Zoo
-from nngraph.zoo.ranks import Ranks
 
 __all__ = ["ZooStream"]
 

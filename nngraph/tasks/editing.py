@@ -16,7 +16,7 @@ from nngraph.tasks.pictures import EDITS
 from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.task import Task
 from nngraph.zoo import Zoo, load_idx_folder, pixel_coordinates, render
-from nngraph.zoo.siren import psnr_of
+from nngraph.zoo.fitting.siren import psnr_of
 
 __all__ = ["Edit"]
 

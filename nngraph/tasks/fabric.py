@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from nngraph.errors import MissingDependencyError
+from nngraph.ranks import Ranks
 from nngraph.tasks.settings import TrainSettings
-from nngraph.zoo.ranks import Ranks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -15,7 +15,7 @@ from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.targets import Category, Number, Target
 from nngraph.tasks.task import Task, batch_answers, joined, new_model
 from nngraph.zoo import Zoo
-from nngraph.zoo.facts import Fact
+from nngraph.zoo.store.facts import Fact
 
 __all__ = ["InUnits", "Predict"]
 

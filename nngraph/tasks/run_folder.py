@@ -14,8 +14,8 @@ from nngraph.tasks.checkpoint import load_tensors, read_json, write_json
 from nngraph.tasks.registry import build_model
 from nngraph.tasks.settings import Report, TrainSettings
 from nngraph.zoo import Zoo
-from nngraph.zoo.manifest import Manifest
-from nngraph.zoo.manifest_json import Malformed
+from nngraph.zoo.store.manifest import Manifest
+from nngraph.zoo.store.manifest_json import Malformed
 
 __all__ = ["CHECKPOINT", "METRICS", "MODEL", "REPORT", "RunFolder", "load_run"]
 

@@ -1,28 +1,28 @@
 """Populations of networks: fitted to images many at once, stored in shards, read back."""
 
 from nngraph.drawing.zoos import draw_contact_sheet, draw_histograms
-from nngraph.zoo.augment import Augmentation
-from nngraph.zoo.classifiers import Classifier, ClassifierSpec
-from nngraph.zoo.curation import append_networks, create_zoo, filter_zoo, merge_zoos
-from nngraph.zoo.facts import SPLITS, Fact
-from nngraph.zoo.fit import FitResult, fit_images
-from nngraph.zoo.idx import load_idx_folder, read_idx
-from nngraph.zoo.inits import fourier_architecture
-from nngraph.zoo.manifest import Manifest, Origin, SplitPolicy
-from nngraph.zoo.plan import draw_architectures
-from nngraph.zoo.pngs import load_png_folder
-from nngraph.zoo.population import fit_zoo, suggested_settings
-from nngraph.zoo.recipes import RECIPES, Recipe
-from nngraph.zoo.render import render
-from nngraph.zoo.running import runner_of, says_how_to_run
-from nngraph.zoo.selection import select
-from nngraph.zoo.settings import FitSettings
-from nngraph.zoo.siren import pixel_coordinates, siren_architecture
+from nngraph.zoo.classifiers.recipes import RECIPES, Recipe
+from nngraph.zoo.classifiers.running import runner_of, says_how_to_run
+from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
+from nngraph.zoo.classifiers.trained import classifier_of, train_zoo
+from nngraph.zoo.classifiers.training import LabelledImages
+from nngraph.zoo.fitting.fit import FitResult, fit_images
+from nngraph.zoo.fitting.inits import fourier_architecture
+from nngraph.zoo.fitting.plan import draw_architectures
+from nngraph.zoo.fitting.population import fit_zoo, suggested_settings
+from nngraph.zoo.fitting.render import render
+from nngraph.zoo.fitting.settings import FitSettings
+from nngraph.zoo.fitting.siren import pixel_coordinates, siren_architecture
+from nngraph.zoo.images.augment import Augmentation
+from nngraph.zoo.images.idx import load_idx_folder, read_idx
+from nngraph.zoo.images.pngs import load_png_folder
 from nngraph.zoo.sources import ImageSource, load_digits_images
-from nngraph.zoo.storage import Zoo
-from nngraph.zoo.trained import classifier_of, train_zoo
-from nngraph.zoo.training import LabelledImages
-from nngraph.zoo.verification import find_problems
+from nngraph.zoo.store.curation import append_networks, create_zoo, filter_zoo, merge_zoos
+from nngraph.zoo.store.facts import SPLITS, Fact
+from nngraph.zoo.store.manifest import Manifest, Origin, SplitPolicy
+from nngraph.zoo.store.selection import select
+from nngraph.zoo.store.verification import find_problems
+from nngraph.zoo.store.zoo import Zoo
 
 __all__ = [
     "RECIPES",

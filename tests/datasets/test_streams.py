@@ -11,8 +11,8 @@ from torch_geometric.data import Batch
 from nngraph.datasets import EdgeBudgetSampler, NeuralGraphDataset, ZooStream
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraphStack
+from nngraph.ranks import Ranks
 from nngraph.zoo import Zoo
-from nngraph.zoo.ranks import Ranks
 
 
 def first_bias(batch: NeuralGraphStack) -> torch.Tensor:

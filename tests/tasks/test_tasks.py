@@ -30,7 +30,7 @@ from nngraph.zoo import (
     merge_zoos,
     train_zoo,
 )
-from nngraph.zoo.facts import Fact
+from nngraph.zoo.store.facts import Fact
 
 Settings = Callable[..., TrainSettings]
 SMALL = {"channels": 8, "messages": 4, "edge_channels": 2, "hidden": 16}

@@ -24,7 +24,7 @@ from nngraph.zoo import (
     merge_zoos,
     select,
 )
-from nngraph.zoo.splits import split_of_groups
+from nngraph.zoo.store.splits import split_of_groups
 
 MakeZoo = Callable[..., Zoo]
 

@@ -10,9 +10,9 @@ from torch import nn
 from nngraph.errors import ArchitectureError, InvalidGraphError, NonFiniteError
 from nngraph.graph import Activation, Architecture
 from nngraph.zoo import FitSettings, fit_images, pixel_coordinates, render, siren_architecture
-from nngraph.zoo.chunk import BETAS, Chunk
-from nngraph.zoo.fit import _pixel_order
-from nngraph.zoo.inits import fitted_layers, initial_parameters
+from nngraph.zoo.fitting.chunk import BETAS, Chunk
+from nngraph.zoo.fitting.fit import _pixel_order
+from nngraph.zoo.fitting.inits import fitted_layers, initial_parameters
 
 SPECS = [
     pytest.param([2, 5, 1], 30.0, id="one hidden layer"),

@@ -26,8 +26,13 @@ from nngraph.zoo import (
     render,
     siren_architecture,
 )
-from nngraph.zoo.chunk import Chunk
-from nngraph.zoo.inits import fitted_layers, fourier_features, initial_parameters, layer_inputs
+from nngraph.zoo.fitting.chunk import Chunk
+from nngraph.zoo.fitting.inits import (
+    fitted_layers,
+    fourier_features,
+    initial_parameters,
+    layer_inputs,
+)
 
 MakeZoo = Callable[..., Zoo]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from nngraph.errors import InvalidGraphError
 from nngraph.zoo import ImageSource, Zoo, draw_contact_sheet, draw_histograms
-from nngraph.zoo.summary import histogram
+from nngraph.zoo.store.summary import histogram
 
 MakeZoo = Callable[..., Zoo]
 

@@ -19,7 +19,7 @@ from nngraph.zoo import (
     render,
     suggested_settings,
 )
-from nngraph.zoo.splits import split_of_images
+from nngraph.zoo.store.splits import split_of_images
 
 SHARDS = ["shard-00000.safetensors", "shard-00001.safetensors", "shard-00002.safetensors"]
 MakeZoo = Callable[..., Zoo]
@@ -165,7 +165,7 @@ def test_an_exception_between_shards_leaves_a_zoo_that_continues(
             raise KeyboardInterrupt
         return fit_images(*args, stream=stream, **kwargs)
 
-    monkeypatch.setattr("nngraph.zoo.population.fit_images", fails)
+    monkeypatch.setattr("nngraph.zoo.fitting.population.fit_images", fails)
     with pytest.raises(KeyboardInterrupt):
         make_zoo("cut")
     monkeypatch.undo()

@@ -27,9 +27,9 @@ from nngraph.zoo import (
     load_digits_images,
     train_zoo,
 )
-from nngraph.zoo.batched import INITS, OPTIMISERS, BatchedClassifiers, BatchedOptimiser
-from nngraph.zoo.recipes import draw_runs, draw_specs
-from nngraph.zoo.training import _checkpoints, _Chunk
+from nngraph.zoo.classifiers.batched import INITS, OPTIMISERS, BatchedClassifiers, BatchedOptimiser
+from nngraph.zoo.classifiers.recipes import draw_runs, draw_specs
+from nngraph.zoo.classifiers.training import _checkpoints, _Chunk
 
 SHAPE = (8, 7, 2)
 SPECS = {

@@ -33,7 +33,7 @@ from nngraph.zoo import (
     merge_zoos,
     train_zoo,
 )
-from nngraph.zoo.manifest import MANIFEST
+from nngraph.zoo.store.manifest import MANIFEST
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nngraph.zoo.facts import SPLITS
-from nngraph.zoo.storage import Zoo
+from nngraph.zoo.store.facts import SPLITS
+from nngraph.zoo.store.zoo import Zoo
 
 __all__ = ["histogram", "summary_of"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.zoo.storage import Zoo
+from nngraph.zoo.store.zoo import Zoo
 
 __all__ = ["select"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.zoo.manifest import SplitPolicy
+from nngraph.zoo.store.manifest import SplitPolicy
 
 __all__ = ["policy_of", "split_of_groups", "split_of_images"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nngraph.errors import InvalidGraphError
-from nngraph.zoo.batched import INITS, OPTIMISERS
-from nngraph.zoo.classifiers import ClassifierSpec
+from nngraph.zoo.classifiers.batched import INITS, OPTIMISERS
+from nngraph.zoo.classifiers.spec import ClassifierSpec
 
 __all__ = ["RECIPES", "Recipe", "draw_runs", "draw_specs"]
 

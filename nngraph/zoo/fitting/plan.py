@@ -12,15 +12,15 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
-from nngraph.zoo.augment import Augmentation
-from nngraph.zoo.facts import SPLITS, Fact
-from nngraph.zoo.inits import fitted_layers, fourier_architecture, fourier_features
-from nngraph.zoo.manifest import Manifest, Origin
-from nngraph.zoo.settings import FitSettings
-from nngraph.zoo.shards import Layout, Shard
-from nngraph.zoo.siren import siren_architecture
+from nngraph.zoo.fitting.inits import fitted_layers, fourier_architecture, fourier_features
+from nngraph.zoo.fitting.settings import FitSettings
+from nngraph.zoo.fitting.siren import siren_architecture
+from nngraph.zoo.images.augment import Augmentation
 from nngraph.zoo.sources import ImageSource
-from nngraph.zoo.splits import policy_of, split_of_images
+from nngraph.zoo.store.facts import SPLITS, Fact
+from nngraph.zoo.store.manifest import Manifest, Origin
+from nngraph.zoo.store.shards import Layout, Shard
+from nngraph.zoo.store.splits import policy_of, split_of_images
 
 __all__ = ["FitPlan", "draw_architectures", "plan_fit"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from nngraph.errors import ArchitectureError
 from nngraph.nn.probes.running import ModuleRunner
 from nngraph.nn.probes.sites import Site
-from nngraph.zoo.storage import Zoo
-from nngraph.zoo.trained import spec_of
+from nngraph.zoo.classifiers.trained import spec_of
+from nngraph.zoo.store.zoo import Zoo
 
 __all__ = ["runner_of", "says_how_to_run"]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nngraph.zoo.inits import FittedLayer
-from nngraph.zoo.settings import FitSettings
-from nngraph.zoo.siren import psnr_of
+from nngraph.zoo.fitting.inits import FittedLayer
+from nngraph.zoo.fitting.settings import FitSettings
+from nngraph.zoo.fitting.siren import psnr_of
 
 __all__ = ["BETAS", "EPSILON", "Chunk"]
 

@@ -11,17 +11,17 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
 from nngraph.progress import progress_bar
-from nngraph.zoo.augment import Augmentation
-from nngraph.zoo.fit import fit_images
-from nngraph.zoo.inits import fourier_architecture
-from nngraph.zoo.manifest import Manifest
-from nngraph.zoo.plan import FitPlan, plan_fit
-from nngraph.zoo.ranks import Ranks
-from nngraph.zoo.settings import FitSettings
-from nngraph.zoo.siren import siren_architecture
+from nngraph.ranks import Ranks
+from nngraph.zoo.fitting.fit import fit_images
+from nngraph.zoo.fitting.inits import fourier_architecture
+from nngraph.zoo.fitting.plan import FitPlan, plan_fit
+from nngraph.zoo.fitting.settings import FitSettings
+from nngraph.zoo.fitting.siren import siren_architecture
+from nngraph.zoo.images.augment import Augmentation
 from nngraph.zoo.sources import ImageSource
-from nngraph.zoo.storage import Zoo
-from nngraph.zoo.writing import write_zoo
+from nngraph.zoo.store.manifest import Manifest
+from nngraph.zoo.store.writing import write_zoo
+from nngraph.zoo.store.zoo import Zoo
 
 __all__ = ["fit_zoo", "suggested_feature_scale", "suggested_relu_lr", "suggested_settings"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
-from nngraph.zoo.siren import pixel_coordinates
+from nngraph.zoo.fitting.siren import pixel_coordinates
 
 __all__ = ["render"]
 

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from nngraph.errors import DataFileError
 from nngraph.files import TEMPORARY
-from nngraph.zoo.manifest import MANIFEST, Manifest
-from nngraph.zoo.ranks import Ranks
-from nngraph.zoo.shards import (
+from nngraph.ranks import Ranks
+from nngraph.zoo.store.manifest import MANIFEST, Manifest
+from nngraph.zoo.store.shards import (
     Layout,
     Shard,
     read_bounded,

@@ -14,12 +14,11 @@ from torch import Tensor
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import Architecture
 from nngraph.graph.parameters import check_parameters
-from nngraph.zoo.facts import Fact, check_facts
-from nngraph.zoo.manifest import Manifest, Origin, SplitPolicy
-from nngraph.zoo.shards import DTYPES, Shard, map_shard, verify_digest, write_shard
-from nngraph.zoo.splits import split_of_groups
-from nngraph.zoo.storage import Zoo
-from nngraph.zoo.writing import (
+from nngraph.zoo.store.facts import Fact, check_facts
+from nngraph.zoo.store.manifest import Manifest, Origin, SplitPolicy
+from nngraph.zoo.store.shards import DTYPES, Shard, map_shard, verify_digest, write_shard
+from nngraph.zoo.store.splits import split_of_groups
+from nngraph.zoo.store.writing import (
     continue_or_begin,
     fold_receipts,
     layout_of,
@@ -28,6 +27,7 @@ from nngraph.zoo.writing import (
     versions,
     write_zoo,
 )
+from nngraph.zoo.store.zoo import Zoo
 
 __all__ = ["append_networks", "create_zoo", "filter_zoo", "merge_zoos"]
 
@@ -54,7 +54,7 @@ def create_zoo(
         InvalidGraphError: if a name is unknown.
         DataFileError: if the folder holds something else.
     """
-    from nngraph.zoo.facts import SPLITS
+    from nngraph.zoo.store.facts import SPLITS
 
     path = Path(path)
     columns = (*facts, Fact("split", "int64", SPLITS))

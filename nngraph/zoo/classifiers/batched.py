@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nngraph.graph import Activation
-from nngraph.zoo.classifiers import ClassifierSpec
+from nngraph.zoo.classifiers.spec import ClassifierSpec
 
 __all__ = ["INITS", "OPTIMISERS", "BatchedClassifiers", "BatchedOptimiser"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nngraph.zoo.shards import Shard
+from nngraph.zoo.store.shards import Shard
 
 __all__ = ["Malformed", "fields_of", "shard_from_plain"]
 

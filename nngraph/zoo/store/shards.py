@@ -25,7 +25,7 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError, DataFileError
 from nngraph.files import write_atomically
 from nngraph.graph import Architecture
-from nngraph.zoo.facts import FACT_PREFIX, Fact
+from nngraph.zoo.store.facts import FACT_PREFIX, Fact
 
 __all__ = [
     "DTYPES",

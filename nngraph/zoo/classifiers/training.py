@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nngraph.errors import InvalidGraphError
-from nngraph.zoo.batched import BatchedClassifiers, BatchedOptimiser
-from nngraph.zoo.classifiers import ClassifierSpec
+from nngraph.zoo.classifiers.batched import BatchedClassifiers, BatchedOptimiser
+from nngraph.zoo.classifiers.spec import ClassifierSpec
 from nngraph.zoo.sources import ImageSource
 from nngraph.zoo.threads import on_threads
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from nngraph.errors import DataFileError
-from nngraph.zoo.manifest import Manifest
-from nngraph.zoo.shards import map_shard, read_facts, verify_digest
-from nngraph.zoo.storage import Zoo
-from nngraph.zoo.writing import layout_of, with_receipts
+from nngraph.zoo.store.manifest import Manifest
+from nngraph.zoo.store.shards import map_shard, read_facts, verify_digest
+from nngraph.zoo.store.writing import layout_of, with_receipts
+from nngraph.zoo.store.zoo import Zoo
 
 __all__ = ["find_problems", "problems_of"]
 

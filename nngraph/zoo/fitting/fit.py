@@ -22,10 +22,10 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, NonFiniteError
 from nngraph.graph import Architecture
-from nngraph.zoo.chunk import Chunk
-from nngraph.zoo.inits import fitted_layers, initial_parameters, layer_inputs
-from nngraph.zoo.settings import FitSettings
-from nngraph.zoo.siren import pixel_coordinates
+from nngraph.zoo.fitting.chunk import Chunk
+from nngraph.zoo.fitting.inits import fitted_layers, initial_parameters, layer_inputs
+from nngraph.zoo.fitting.settings import FitSettings
+from nngraph.zoo.fitting.siren import pixel_coordinates
 from nngraph.zoo.threads import on_threads
 
 __all__ = ["FitResult", "fit_images"]

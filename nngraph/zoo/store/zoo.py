@@ -12,10 +12,10 @@ from torch import Tensor
 
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
-from nngraph.zoo.facts import SPLITS
-from nngraph.zoo.manifest import Manifest
-from nngraph.zoo.shards import Shard, map_shard, read_facts, verify_digest
-from nngraph.zoo.writing import layout_of, with_receipts
+from nngraph.zoo.store.facts import SPLITS
+from nngraph.zoo.store.manifest import Manifest
+from nngraph.zoo.store.shards import Shard, map_shard, read_facts, verify_digest
+from nngraph.zoo.store.writing import layout_of, with_receipts
 
 __all__ = ["SPLITS", "Zoo"]
 
@@ -367,13 +367,13 @@ class Zoo:
             DataFileError: naming the file, at the first thing that is wrong; see
                 :func:`~nngraph.zoo.find_problems` for all of them.
         """
-        from nngraph.zoo.verification import problems_of
+        from nngraph.zoo.store.verification import problems_of
 
         for problem in problems_of(self):
             raise DataFileError(problem)
 
     def info(self) -> dict[str, Any]:
         """Return what there is to know, as plain values: sizes, splits, facts, how it was made."""
-        from nngraph.zoo.summary import summary_of
+        from nngraph.zoo.store.summary import summary_of
 
         return summary_of(self)

@@ -14,18 +14,18 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Architecture
 from nngraph.progress import progress_bar
-from nngraph.zoo.batched import INITS, OPTIMISERS
-from nngraph.zoo.classifiers import Classifier, ClassifierSpec
-from nngraph.zoo.facts import SPLITS, Fact
-from nngraph.zoo.manifest import Manifest, Origin
-from nngraph.zoo.ranks import Ranks
-from nngraph.zoo.recipes import RECIPES, Recipe, draw_runs, draw_specs
-from nngraph.zoo.shards import Shard
+from nngraph.ranks import Ranks
+from nngraph.zoo.classifiers.batched import INITS, OPTIMISERS
+from nngraph.zoo.classifiers.recipes import RECIPES, Recipe, draw_runs, draw_specs
+from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
+from nngraph.zoo.classifiers.training import CHUNK, LabelledImages, train_classifiers
 from nngraph.zoo.sources import ImageSource
-from nngraph.zoo.splits import policy_of, split_of_images
-from nngraph.zoo.storage import Zoo
-from nngraph.zoo.training import CHUNK, LabelledImages, train_classifiers
-from nngraph.zoo.writing import write_zoo
+from nngraph.zoo.store.facts import SPLITS, Fact
+from nngraph.zoo.store.manifest import Manifest, Origin
+from nngraph.zoo.store.shards import Shard
+from nngraph.zoo.store.splits import policy_of, split_of_images
+from nngraph.zoo.store.writing import write_zoo
+from nngraph.zoo.store.zoo import Zoo
 
 __all__ = ["classifier_of", "spec_of", "train_zoo"]
 

@@ -1,0 +1,1 @@
+"""Populations of networks that each represent an image."""

@@ -1,0 +1,1 @@
+"""Images from files, and views of them."""

@@ -1,0 +1,1 @@
+"""Zoos on disk: shards, manifests, facts, splits; written, read, checked and joined."""
