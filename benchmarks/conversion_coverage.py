@@ -22,8 +22,8 @@ import torch
 from conversion_models import Case, timm_cases, transformers_cases
 from conversion_modules import module_cases
 
-from converters.general.builder import build_architecture
-from converters.general.convert import state_of
+from converters.placement.builder import build_architecture
+from converters.placement.convert import state_of
 from converters.symmetry import Derivation, derive, verify
 from converters.symmetry.mutants import catch_mutants
 from converters.symmetry.relabelling import count_free

@@ -1,15 +1,15 @@
 """Networks to neural graphs, and back."""
 
 from converters.activations import Sine
-from converters.build import AffineChain, to_module
-from converters.direct import mlp_to_graph, stacked_to_graphs, to_graph
 from converters.files import load_graph, load_state_dict, save_graph
-from converters.general import to_architecture, verify
+from converters.from_modules import mlp_to_graph, stacked_to_graphs, to_graph
 from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
+from converters.placement import to_architecture, verify
 from converters.populations import import_zoo
 from converters.state_dicts import state_dict_to_graph, to_state_dict
 from converters.symmetry import permutation_spec
+from converters.to_modules import AffineChain, to_module
 
 __all__ = [
     "AffineChain",

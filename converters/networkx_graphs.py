@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from converters.chain import DTYPES
+from converters.chains.chain import DTYPES
 from converters.state_dicts import refuse_batch
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, structure

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.chain import Activations
+from converters.chains.chain import Activations
 from converters.files import load_state_dict
 from converters.state_dicts import state_dict_to_graph, under_first_names
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFiniteError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from converters.chain import (
+from converters.chains.chain import (
     Activations,
     AffineMap,
     activation_list,

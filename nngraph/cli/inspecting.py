@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentError, Namespace
 
 from converters import permutation_spec, save_graph, to_graph, verify
-from converters.general import spec_spaces
+from converters.placement import spec_spaces
 from converters.symmetry import PermutationSpec, Verification
 from nngraph.cli import text
 from nngraph.cli.common import tell

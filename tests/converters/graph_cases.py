@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from converters import to_graph
-from converters.general import spec_spaces
-from converters.general.builder import build_architecture
+from converters.placement import spec_spaces
+from converters.placement.builder import build_architecture
 from converters.symmetry import Derivation, permutation_spec
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.graph.topology.topology import Topology

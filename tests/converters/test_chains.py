@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters import mlp_to_graph, to_architecture, to_graph, to_module, verify
-from converters.general.running import run_change
+from converters.agreement import run_change
 from converters.symmetry import permutation_spec, tracing
 from converters.symmetry.running import Network
 from nngraph.errors import ArchitectureError, InvalidGraphError, UnsupportedModuleError

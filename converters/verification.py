@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.general.builder import build_architecture
-from converters.general.chains import spec_spaces
-from converters.general.convert import state_of
-from converters.general.running import run_change
+from converters.agreement import run_change
+from converters.chains.program import spec_spaces
+from converters.placement.builder import build_architecture
+from converters.placement.convert import state_of
 from converters.symmetry.arguments import as_arguments
 from converters.symmetry.checking import SpaceCheck, Status, check_space
 from converters.symmetry.derive import Derivation, derive

@@ -2,8 +2,8 @@
 
 The module is traced symbolically (``torch.fx``, in evaluation mode), so that the order of the
 layers is the order in which ``forward`` uses them, and never that in which they were registered.
-Then each recorded operation must be one that a chain has (:mod:`converters.reading`); the first
-that is not is refused by name.
+Then each recorded operation must be one that a chain has (:mod:`converters.chains.reading`); the
+first that is not is refused by name.
 
 Requires: nothing of the module. Ensures: the module, in evaluation mode, computes the returned maps
 one after another, from its input flattened to rows to its output.
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from converters.activations import Elementwise
-from converters.chain import AffineMap
+from converters.chains.chain import AffineMap
+from converters.chains.inspection import CONVERTIBLE, check_modules, describe, evaluating, located
+from converters.chains.reading import PASSIVE, ChainReader, Neurons, NoChain, Weight
 from converters.elementwise import finite_number
-from converters.inspection import CONVERTIBLE, check_modules, describe, evaluating, located
-from converters.reading import PASSIVE, ChainReader, Neurons, NoChain, Weight
 from nngraph.errors import UnsupportedModuleError
 
 __all__ = ["trace_chain"]

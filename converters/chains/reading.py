@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from converters import elementwise
-from converters.chain import AffineMap
+from converters.chains.chain import AffineMap
 from converters.elementwise import NEURON, Expression
 from nngraph.graph import Activation
 

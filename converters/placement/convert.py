@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from converters.general.builder import build_architecture
+from converters.placement.builder import build_architecture
 from converters.symmetry.derive import derive
 from nngraph.graph import Architecture, NeuralGraph
 from nngraph.graph.parameters import check_parameters

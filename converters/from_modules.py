@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from converters.chain import (
+from converters.chains.chain import (
     Activations,
     AffineMap,
     activation_list,
@@ -15,7 +15,7 @@ from converters.chain import (
     chain_to_graph,
     check_tensor,
 )
-from converters.traced import trace_chain
+from converters.chains.traced import trace_chain
 from nngraph.errors import InvalidGraphError, UnsupportedModuleError
 from nngraph.graph import NeuralGraph, NeuralGraphStack
 from nngraph.graph.parameters import check_parameters
@@ -75,7 +75,7 @@ def to_graph(
     for name, parameter in module.named_parameters():
         check_tensor(name, parameter)
     if example_inputs is not None:
-        from converters.general import traced_to_graph
+        from converters.placement import traced_to_graph
 
         return traced_to_graph(
             module, example_inputs, kwargs=kwargs, strict=strict,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from converters import elementwise
+from converters.chains.operands import base_name, named_arguments, users_of
+from converters.chains.reading import PASSIVE
 from converters.elementwise import NEURON, Expression, finite_number
-from converters.general.operands import base_name, named_arguments, users_of
-from converters.reading import PASSIVE
 from converters.symmetry.derive import Derivation
 from converters.symmetry.program import Operation, Ref, references
 from nngraph.graph import Activation

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from converters.general.builder import Builder, match
-from converters.general.placement import Piece, pieces, slab_of
+from converters.placement.builder import Builder, match
+from converters.placement.slabs import Piece, pieces, slab_of
 from converters.symmetry.derive import Layer
 from nngraph.graph.spaces import Factor
 

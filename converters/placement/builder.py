@@ -10,9 +10,9 @@ from itertools import product
 
 from torch import Tensor
 
-from converters.general.chains import Refusal, chain_architecture_of, read_chain, withheld
-from converters.general.following import Following
-from converters.general.placement import Piece, cut_taps, pieces, slab_of
+from converters.chains.program import Refusal, chain_architecture_of, read_chain, withheld
+from converters.placement.following import Following
+from converters.placement.slabs import Piece, cut_taps, pieces, slab_of
 from converters.symmetry.derive import Derivation, Layer
 from converters.symmetry.spec import Axis
 from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter
@@ -94,7 +94,7 @@ class Builder:
 
     def place(self, layer: Layer) -> list[int]:
         """Place the parameters of a layer; return the groups that carry its output."""
-        from converters.general.layers import PLACERS
+        from converters.placement.layers import PLACERS
 
         placer: Callable[[Builder, Layer], list[int]] | None = PLACERS.get(layer.kind)
         if placer is not None:

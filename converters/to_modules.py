@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.activations import activation_module, check_known
-from converters.chain import AffineMap, chain_of
+from converters.chains.chain import AffineMap, chain_of
 from converters.state_dicts import refuse_batch, to_state_dict
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from converters.chain import AffineMap, chain_architecture, chain_of
-from converters.general.operands import base_name, named_arguments
-from converters.reading import ChainReader, Neurons, NoChain, Weight
+from converters.chains.chain import AffineMap, chain_architecture, chain_of
+from converters.chains.operands import base_name, named_arguments
+from converters.chains.reading import ChainReader, Neurons, NoChain, Weight
 from converters.symmetry.derive import Derivation
 from converters.symmetry.program import Operation, Ref, references
 from converters.symmetry.spec import PermutationSpec

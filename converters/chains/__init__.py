@@ -1,0 +1,1 @@
+"""Chains of affine maps: found in a module's forward, and made into graphs."""
