@@ -34,7 +34,7 @@ FACES = (
     "nngraph.datasets",
     "nngraph.zoo",
     "nngraph.tasks",
-    "nngraph.tasks.alignment",
+    "nngraph.alignment",
     "nngraph.validation",
     "nngraph.testing",
     "converters",

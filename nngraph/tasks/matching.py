@@ -72,7 +72,7 @@ class MatchNeurons(Task):
     """Find the neurons of a network again in its copy, which has noise and other labels.
 
     What is trained are the states of a model, by which ``nngraph match --method embeddings`` and
-    :func:`match_embeddings` then match any two networks of one architecture.
+    :func:`~nngraph.alignment.match_embeddings` then match any two networks of one architecture.
 
     Measures: ``matched``, the score: the share of hidden neurons that the assignment of most
     similarity matches with themselves; and ``loss``. The copies of :meth:`evaluate` follow from the

@@ -103,7 +103,8 @@ class Terms:
         permute_io: which fixed groups are treated as relabelled.
         tensors: every parameter tensor that carries features.
         tables: one per permuted group that is an axis of a tensor.
-        slots: the global table: one :class:`Slot` per tensor, in the order of ``tensors``.
+        slots: the global table: one :class:`~nngraph.kernels.equivariant.terms.Slot` per tensor, in
+            the order of ``tensors``.
 
     Example:
         >>> terms = Terms.of(Architecture.mlp([2, 32, 32, 1]))
