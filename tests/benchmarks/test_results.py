@@ -16,6 +16,7 @@ import pytest
 import torch
 from benchmark_scripts import FOLDER, SCRIPTS, rows
 
+from nngraph.cli.parsers import build_parser
 from nngraph.graph import Activation, Architecture
 from nngraph.nn import MODELS
 from nngraph.tasks import TrainSettings
@@ -114,6 +115,19 @@ def disagreements(script: str, arguments: argparse.Namespace, row: dict[str, str
     ]
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_todays_parsers_read_the_command_of_every_row(file: Path, load: Any):
+    known: dict[str, tuple[str, argparse.Namespace]] = {}
+    for row in rows(file):
+        command = row["command"]
+        if command not in known:
+            known[command] = parsed(load, command)
+        script, arguments = known[command]
+        assert not disagreements(script, arguments, row), row
+        assert load(script).parser().get_default("out").name == file.name
+    assert known
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -163,6 +177,23 @@ def test_models_of_the_rows_can_be_built():
                 built.add((row["model"], row["options"]))
                 MODELS[row["model"]](architecture, 10, **options)
     assert len(built) > len(MODELS) // 2
+
+
+def commands_of_the_readme() -> list[str]:
+    """Return the indented lines of commands, joined where they go on."""
+    text = (FOLDER / "README.md").read_text().replace("\\\n", " ")
+    return re.findall(r"^ {4}((?:python benchmarks/|nngraph ).*)$", text, re.M)
+
+
+def test_the_readme_names_every_script_by_commands_of_today(load: Any):
+    named = set()
+    for command in commands_of_the_readme():
+        if command.startswith("nngraph "):
+            words = shlex.split(command, comments=True)[1:]
+            build_parser(words[0]).parse_args(words)
+        else:
+            named.add(parsed(load, command)[0])
+    assert named == set(SCRIPTS)
 
 
 # -- the harness ----------------------------------------------------------------------------------
