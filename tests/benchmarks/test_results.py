@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +195,20 @@ def test_the_readme_names_every_script_by_commands_of_today(load: Any):
         else:
             named.add(parsed(load, command)[0])
     assert named == set(SCRIPTS)
+
+
+def test_accuracies_of_the_readme_are_those_of_the_rows():
+    groups: dict[tuple[str, ...], list[float]] = {}
+    unlike = ("zoo", "task", "model", "options", "settings", "cpu_seconds_budget", "epochs_given")
+    for row in rows(FOLDER / "results" / "accuracy.csv"):
+        groups.setdefault(tuple(row[name] for name in unlike), []).append(float(row["test"]))
+    found = [(statistics.mean(v), statistics.stdev(v)) for v in groups.values() if len(v) > 1]
+    known = {f"{100 * mean:.1f} ± {100 * deviation:.1f} %" for mean, deviation in found}
+    known |= {f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in found}
+    text = (FOLDER / "README.md").read_text()
+    told = set(re.findall(r"[0-9.]+ ± [0-9.]+(?: %)?", text))
+    assert len(told) > 50
+    assert not told - known
 
 
 # -- the harness ----------------------------------------------------------------------------------
