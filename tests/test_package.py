@@ -1,10 +1,9 @@
-"""The package as a whole: what it exports, and that what the README shows is true."""
+"""The package as a whole: what it exports, and what importing it imports."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -51,20 +50,3 @@ for name in {optional!r}:
 import nngraph.basis, nngraph.datasets, nngraph.kernels, nngraph.nn, nngraph.tasks, nngraph.zoo
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def readme_snippets() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-
-
-def test_the_readme_has_snippets():
-    assert len(readme_snippets()) >= 3
-
-
-@pytest.mark.filterwarnings("default", "error::UserWarning")
-def test_the_snippets_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # One after the other in one session, as a reader would type them.
-    session = ModuleType("session")
-    monkeypatch.setitem(sys.modules, "session", session)
-    monkeypatch.chdir(tmp_path)
-    exec("\n".join(readme_snippets()), session.__dict__)
