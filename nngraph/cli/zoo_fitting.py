@@ -14,20 +14,21 @@ from nngraph.zoo import (
     ImageSource,
     draw_architectures,
     fit_zoo,
-    load_digits_images,
-    load_idx_folder,
-    load_png_folder,
+    load_images,
+    load_train_and_test,
     suggested_settings,
     train_zoo,
 )
 
-__all__ = ["image_source", "zoo_fit", "zoo_train"]
+__all__ = ["zoo_fit", "zoo_train"]
 
 
 def zoo_fit(options: Namespace) -> int:
     """Fit a zoo."""
-    source = image_source(options.data, options.part)
-    out = Path(options.out or f"zoos/{options.data[0]}")
+    name, *folders = options.data
+    with values_of_the_user():
+        source = load_images(name, folders, options.part)
+    out = Path(options.out or f"zoos/{name}")
     check_device(options.device)
     with values_of_the_user():
         architectures = _architectures(options, source)
@@ -47,11 +48,9 @@ def zoo_fit(options: Namespace) -> int:
 
 def zoo_train(options: Namespace) -> int:
     """Train a zoo of classifiers."""
-    name = options.data[0]
-    if name in ("digits", "png"):
-        train, test = image_source(options.data, "train").divide()
-    else:
-        train, test = (image_source(options.data, part) for part in ("train", "test"))
+    name, *folders = options.data
+    with values_of_the_user():
+        train, test = load_train_and_test(name, folders)
     with values_of_the_user():
         zoo = train_zoo(
             Path(options.out or f"zoos/{options.recipe}-{name}"), train, test,
@@ -80,23 +79,3 @@ def _architectures(options: Namespace, source: ImageSource) -> list[Architecture
         w0=suggested_settings(shape)[0] if options.w0 is None else options.w0,
         features=options.features, seed=options.seed,
     )  # fmt: skip
-
-
-def image_source(data: list[str], part: str) -> ImageSource:
-    """Return the images that ``--data`` and ``--part`` name."""
-    name, *folders = data
-    if name == "digits":
-        if folders:
-            raise ArgumentError(
-                None,
-                f"--data digits takes no folder, and got {folders[0]!r}. If that is where the zoo "
-                "is to be, give it before --data.",
-            )
-        return load_digits_images()
-    if len(folders) != 1:
-        raise ArgumentError(
-            None, f"--data {name} was given {len(folders)} folders; expected one, of IDX files."
-        )
-    if name == "png":
-        return load_png_folder(folders[0])
-    return load_idx_folder(folders[0], part, name)

@@ -15,6 +15,7 @@ from nngraph.zoo.fitting.settings import FitSettings
 from nngraph.zoo.fitting.siren import pixel_coordinates, siren_architecture
 from nngraph.zoo.images.augment import Augmentation
 from nngraph.zoo.images.idx import load_idx_folder, read_idx
+from nngraph.zoo.images.named import SOURCES, Source, load_images, load_train_and_test
 from nngraph.zoo.images.pngs import load_png_folder
 from nngraph.zoo.sources import ImageSource, load_digits_images
 from nngraph.zoo.store.curation import append_networks, create_zoo, filter_zoo, merge_zoos
@@ -26,6 +27,7 @@ from nngraph.zoo.store.zoo import Zoo
 
 __all__ = [
     "RECIPES",
+    "SOURCES",
     "SPLITS",
     "Augmentation",
     "Classifier",
@@ -38,6 +40,7 @@ __all__ = [
     "Manifest",
     "Origin",
     "Recipe",
+    "Source",
     "SplitPolicy",
     "Zoo",
     "append_networks",
@@ -53,7 +56,9 @@ __all__ = [
     "fourier_architecture",
     "load_digits_images",
     "load_idx_folder",
+    "load_images",
     "load_png_folder",
+    "load_train_and_test",
     "merge_zoos",
     "pixel_coordinates",
     "read_idx",
