@@ -1,6 +1,6 @@
 """Networks to neural graphs, and back."""
 
-from converters.activations import Sine
+from converters.activations import OPERATORS, Sine
 from converters.files import load_graph, load_state_dict, save_graph
 from converters.from_modules import mlp_to_graph, stacked_to_graphs, to_graph
 from converters.networkx_graphs import from_networkx, to_networkx
@@ -12,6 +12,7 @@ from converters.symmetry import permutation_spec
 from converters.to_modules import AffineChain, to_module
 
 __all__ = [
+    "OPERATORS",
     "AffineChain",
     "Sine",
     "from_networkx",

@@ -8,7 +8,7 @@ from nngraph.tasks.prediction import Predict
 from nngraph.tasks.registry import TASKS, build_model, build_task
 from nngraph.tasks.run_folder import load_run
 from nngraph.tasks.settings import Report, TrainSettings
-from nngraph.tasks.task import Task
+from nngraph.tasks.task import Task, batch_answers, new_model
 from nngraph.tasks.training import train
 
 __all__ = [
@@ -19,10 +19,12 @@ __all__ = [
     "Report",
     "Task",
     "TrainSettings",
+    "batch_answers",
     "build_model",
     "build_task",
     "compare_runs",
     "describe_models",
     "load_run",
+    "new_model",
     "train",
 ]
