@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate, groupby
 
-from converters.symmetry.dims import Dim, atom, concatenate, cut, find, unify
+from converters.symmetry.dims import Dim, atom, concatenate, cut, find, is_fixed, unify
 from converters.symmetry.dims import overwrite as dims_overwrite
 from converters.symmetry.values import Value
 
@@ -44,11 +44,15 @@ def _joined(axis: int, pieces: Sequence[Value]) -> list[Value]:
     return joined
 
 
-def _others(axis: int, piece: Value) -> tuple[Dim, ...] | None:
-    """Return the other dimensions of a piece that is not in pieces itself."""
+def _others(axis: int, piece: Value) -> tuple[Dim | int, ...] | None:
+    """Return the other dimensions of a piece that is not in pieces itself.
+
+    One that nothing relabels, fixed or of size 1, is like any other of its size.
+    """
     if piece.blocks is not None:
         return None
-    return tuple(find(dim) for place, dim in enumerate(piece.dims) if place != axis)
+    others = (dim for place, dim in enumerate(piece.dims) if place != axis)
+    return tuple(dim.size if is_fixed(dim) else find(dim) for dim in others)
 
 
 def _adopt(axis: int, pieces: Sequence[Value]) -> None:

@@ -177,3 +177,24 @@ def test_window_partition_leaves_channels_free():
         "embed": (4, "embed.weight[0] embed.bias[0] mix.weight[0] mix.weight[1] mix.bias[0] "
                      "head.weight[1]"),
     })
+
+
+class RelativePositions(nn.Module):
+    """Scores of relative positions, padded and viewed as scores of positions, head by head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.table = nn.Conv2d(3, 8, 1), nn.Parameter(torch.randn(7, 4))
+
+    def forward(self, x):
+        heads = self.query(x).reshape(2, 4, 16).transpose(1, 2)
+        scores = (heads @ self.table.t()).reshape(-1, 4, 7)
+        scores = F.pad(F.pad(scores, [0, 1]).flatten(1), [0, 3])
+        return scores.reshape(-1, 5, 7)[:, :4, 3:].reshape(2, 16, 4).sum(0)
+
+
+def test_a_view_that_shears_positions_keeps_the_order_of_heads_free():
+    check(RelativePositions(), torch.randn(1, 3, 4, 4), {
+        "query": (2, "query.weight[0] query.bias[0]"),
+        "query.2": (4, "query.weight[0] query.bias[0] table[1]"),
+    })
