@@ -22,11 +22,10 @@ import torch
 from conversion_models import Case, timm_cases, transformers_cases
 from conversion_modules import module_cases
 
-from converters.placement.builder import build_architecture
-from converters.placement.convert import state_of
+from converters.placement.convert import build_architecture, state_of
 from converters.symmetry import Derivation, derive, verify
 from converters.symmetry.mutants import catch_mutants
-from converters.symmetry.relabelling import count_free
+from converters.symmetry.spec_ties import count_free
 from nngraph.errors import NNGraphError
 from nngraph.graph import NeuralGraph
 from nngraph.graph.parameters import pack, pack_integers, unpack

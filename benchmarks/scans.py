@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from converters import permutation_spec, verify
-from converters.placement.builder import build_architecture
-from converters.placement.convert import state_of
+from converters.placement.convert import build_architecture, state_of
 from converters.symmetry.derive import Derivation, derive_traced
 from converters.symmetry.tracing import trace
 

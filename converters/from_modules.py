@@ -16,6 +16,7 @@ from converters.chains.chain import (
     check_tensor,
 )
 from converters.chains.traced import trace_chain
+from converters.placement import traced_to_graph
 from nngraph.errors import InvalidGraphError, UnsupportedModuleError
 from nngraph.graph import NeuralGraph, NeuralGraphStack
 from nngraph.graph.parameters import check_parameters
@@ -75,8 +76,6 @@ def to_graph(
     for name, parameter in module.named_parameters():
         check_tensor(name, parameter)
     if example_inputs is not None:
-        from converters.placement import traced_to_graph
-
         return traced_to_graph(
             module, example_inputs, kwargs=kwargs, strict=strict,
             allow_nonfinite=allow_nonfinite, differentiable=differentiable,

@@ -20,17 +20,16 @@ from torch import Tensor, nn
 
 from converters.agreement import run_change
 from converters.chains.program import spec_spaces
-from converters.placement.builder import build_architecture
-from converters.placement.convert import state_of
+from converters.placement.convert import build_architecture, state_of
 from converters.symmetry.arguments import as_arguments
 from converters.symmetry.checking import SpaceCheck, Status, check_space
 from converters.symmetry.derive import Derivation, derive
 from converters.symmetry.memory import widen
 from converters.symmetry.missed import search_missed
-from converters.symmetry.relabelling import Tie
 from converters.symmetry.running import Draw, Network
 from converters.symmetry.shaking import Draws
 from converters.symmetry.spec import PermutationSpec
+from converters.symmetry.spec_ties import Tie
 from converters.symmetry.verification import TOLERANCE, Verification, unruled
 from converters.symmetry.verification import verify as verify_spec
 from nngraph.errors import ArchitectureError

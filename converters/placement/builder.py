@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
 from torch import Tensor
 
-from converters.chains.program import Refusal, chain_architecture_of, read_chain, withheld
 from converters.placement.following import Following
 from converters.placement.slabs import Piece, cut_taps, pieces, slab_of
 from converters.symmetry.derive import Derivation, Layer
@@ -20,7 +19,7 @@ from nngraph.graph.groups import MAX_SIZE
 from nngraph.graph.layout import Slab
 from nngraph.graph.spaces import Factor, Space
 
-__all__ = ["build_architecture"]
+__all__ = ["Builder", "match"]
 
 _IDENTITY = Activation("identity")
 #: Kinds of layers whose results count channels right after the batch.
@@ -44,27 +43,6 @@ class _Group:
     @property
     def is_fixed(self) -> bool:
         return all(factor.space is None for factor in self.factors)
-
-
-def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) -> Architecture:
-    """Return the architecture of a network whose layers are known.
-
-    A chain of affine maps is described as every other converter does it. Anything else is placed
-    layer by layer, and is never described as what runs as another function.
-
-    Args:
-        derivation: what :func:`converters.symmetry.derive.derive` found.
-        tensors: parameters and persistent buffers by the names of the spec.
-    """
-    read = read_chain(derivation, tensors)
-    if not isinstance(read, Refusal):
-        chain = chain_architecture_of(read, derivation.spec)
-        if chain is not None:
-            return chain
-    builder = Builder(derivation, tensors)
-    for layer in derivation.layers:
-        builder.carriers.append(builder.place(layer))
-    return withheld(builder.finish(), read)
 
 
 @dataclass
@@ -91,17 +69,6 @@ class Builder:
         self.following = Following(self.derivation)
 
     # -- layers -----------------------------------------------------------------------------------
-
-    def place(self, layer: Layer) -> list[int]:
-        """Place the parameters of a layer; return the groups that carry its output."""
-        from converters.placement.layers import PLACERS
-
-        placer: Callable[[Builder, Layer], list[int]] | None = PLACERS.get(layer.kind)
-        if placer is not None:
-            return placer(self, layer)
-        for _, name in self.new_parameters(layer):
-            self.place_anywhere(name)
-        return self.passed_on(layer)
 
     def new_parameters(self, layer: Layer) -> list[tuple[str, str]]:
         """The (role, name) of parameters of a layer that have no place yet; no whole numbers."""

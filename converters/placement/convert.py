@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from converters.placement.builder import build_architecture
-from converters.symmetry.derive import derive
+from converters.chains.program import Refusal, chain_architecture_of, read_chain, withheld
+from converters.placement.builder import Builder
+from converters.placement.layers import place
+from converters.symmetry.derive import Derivation, derive
 from nngraph.graph import Architecture, NeuralGraph
 from nngraph.graph.parameters import check_parameters
 
-__all__ = ["to_architecture", "traced_to_graph"]
+__all__ = ["build_architecture", "to_architecture", "traced_to_graph"]
 
 
 def to_architecture(
@@ -51,6 +53,27 @@ def traced_to_graph(
         architecture,
         check_parameters(architecture, values, allow_nonfinite=allow_nonfinite or is_meta),
     )
+
+
+def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) -> Architecture:
+    """Return the architecture of a network whose layers are known.
+
+    A chain of affine maps is described as every other converter does it. Anything else is placed
+    layer by layer, and is never described as what runs as another function.
+
+    Args:
+        derivation: what :func:`converters.symmetry.derive.derive` found.
+        tensors: parameters and persistent buffers by the names of the spec.
+    """
+    read = read_chain(derivation, tensors)
+    if not isinstance(read, Refusal):
+        chain = chain_architecture_of(read, derivation.spec)
+        if chain is not None:
+            return chain
+    builder = Builder(derivation, tensors)
+    for layer in derivation.layers:
+        builder.carriers.append(place(builder, layer))
+    return withheld(builder.finish(), read)
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from converters.placement.slabs import Piece, pieces, slab_of
 from converters.symmetry.derive import Layer
 from nngraph.graph.spaces import Factor
 
-__all__ = ["PLACERS"]
+__all__ = ["PLACERS", "place"]
 
 #: Columns of node features by the role of a parameter.
 _COLUMNS = {
@@ -462,3 +462,12 @@ PLACERS: dict[str, Callable[[Builder, Layer], list[int]]] = {
     "pointwise": _pointwise,
     "recurrent": _recurrent,
 }
+
+
+def place(builder: Builder, layer: Layer) -> list[int]:
+    """Place the parameters of a layer; return the groups that carry its output."""
+    if layer.kind in PLACERS:
+        return PLACERS[layer.kind](builder, layer)
+    for _, name in builder.new_parameters(layer):
+        builder.place_anywhere(name)
+    return builder.passed_on(layer)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from converters.symmetry.relabelling import under_all_names
-from converters.symmetry.spec import PermutationSpec, Segment, segment_size
+from converters.symmetry.axes import Segment, segment_size
+from converters.symmetry.spec import PermutationSpec
+from converters.symmetry.spec_ties import under_all_names
 
 if TYPE_CHECKING:
     from converters.symmetry.running import Draw

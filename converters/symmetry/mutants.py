@@ -18,18 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from converters.symmetry.arguments import as_arguments
+from converters.symmetry.axes import Axis, Factor, change_factors, factors_of
 from converters.symmetry.checking import SEEN
-from converters.symmetry.relabelling import (
+from converters.symmetry.running import Draw, Network
+from converters.symmetry.shaking import Draws
+from converters.symmetry.spec import PermutationSpec, Space
+from converters.symmetry.spec_ties import (
     Tie,
-    change_factors,
     permute_tie,
-    sample,
     ties_of,
     under_all_names,
 )
-from converters.symmetry.running import Draw, Network
-from converters.symmetry.shaking import Draws
-from converters.symmetry.spec import Axis, Factor, PermutationSpec, Space, factors_of
 from converters.symmetry.verification import TOLERANCE, moved
 
 __all__ = ["Mutant", "MutationTest", "catch_mutants", "mutants"]
@@ -298,7 +297,7 @@ def _is_caught(
 def _relabelled(
     mutant: Mutant, draw: Draw, generator: torch.Generator
 ) -> Mapping[str, Tensor]:
-    relabelling = sample(mutant.spec, generator, (mutant.space,))
+    relabelling = mutant.spec.sample(generator, (mutant.space,))
     return mutant.spec.permute(
         draw.state, {**relabelling, **moved(relabelling, mutant.space)}
     )
@@ -322,7 +321,7 @@ def _touched(mutant: Mutant, draw: Draw, generator: torch.Generator) -> dict[str
     spec, state = mutant.original, draw.state
     sizes = {name: torch.zeros_like(state[name]) for name in mutant.names}
     moves: list[Mapping[str, Tensor]] = [
-        permute_tie(spec, state, moved(sample(spec, generator, (space,)), space), space, tie)
+        permute_tie(spec, state, moved(spec.sample(generator, (space,)), space), space, tie)
         for space, tie in mutant.ties
     ] or [_relabelled(mutant, draw, generator)]
     for name in sizes:

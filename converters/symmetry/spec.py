@@ -16,74 +16,36 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from converters.symmetry.axes import (
+    Axis,
+    Factor,
+    Segment,
+    axis_from_list,
+    axis_size,
+    axis_to_list,
+    factors_of,
+    segment_text,
+)
+from converters.symmetry.relabelling import (
+    Relabelling,
+    checked,
+    free_spaces,
+    identity,
+    is_free,
+    permuted,
+    sample,
+)
 from nngraph.errors import ArchitectureError
 from nngraph.graph.spaces import Space
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
 __all__ = ["Axis", "Factor", "FixedReport", "PermutationSpec", "Relabelling", "Segment", "Space"]
-
-#: space -> the old neuron at each new place, an integer tensor ``[*outer sizes, size]`` where the
-#: outer sizes are those of the spaces that it is within, indexed by their new places.
-Relabelling = dict[str, "Tensor"]
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One factor of a segment.
-
-    Args:
-        size: number of indices.
-        space: name of the neuron space that it counts; ``None`` if it is fixed.
-        parts: set in place of a space where a concatenation stands inside of a product, as in a
-            projection that is laid out head by head, each with its query, key and value.
-    """
-
-    size: int
-    space: str | None = None
-    parts: Axis = ()
-
-    def __str__(self) -> str:
-        if self.parts:
-            return "(" + " | ".join(map(_segment_text, self.parts)) + ")"
-        return str(self.size) if self.space is None else f"{self.size} {self.space}"
-
-
-#: A row-major product, outermost factor first.
-Segment = tuple[Factor, ...]
-#: A concatenation of segments.
-Axis = tuple[Segment, ...]
-
-
-def segment_size(segment: Segment) -> int:
-    """Return the number of indices of a segment."""
-    return math.prod(factor.size for factor in segment)
-
-
-def axis_size(axis: Axis) -> int:
-    """Return the number of indices of an axis."""
-    return sum(map(segment_size, axis))
-
-
-def _segment_text(segment: Segment) -> str:
-    return " x ".join(map(str, segment))
-
-
-def factors_of(axis: Axis) -> Iterator[Factor]:
-    """Iterate over all factors of an axis that have no parts, wherever they stand."""
-    for segment in axis:
-        for factor in segment:
-            if factor.parts:
-                yield from factors_of(factor.parts)
-            else:
-                yield factor
 
 
 @dataclass(frozen=True)
@@ -166,7 +128,7 @@ class PermutationSpec:
     @property
     def free_spaces(self) -> tuple[Space, ...]:
         """The spaces that may be relabelled."""
-        return tuple(space for space in self.spaces if not space.fixed)
+        return free_spaces(self.by_name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
@@ -183,10 +145,7 @@ class PermutationSpec:
 
     def is_free(self, axis: Axis) -> bool:
         """Whether some neurons of an axis may be relabelled."""
-        return any(
-            factor.space is not None and not self.by_name[factor.space].fixed
-            for factor in factors_of(axis)
-        )
+        return is_free(self.by_name, axis)
 
     @property
     def log10_order(self) -> float:
@@ -201,9 +160,7 @@ class PermutationSpec:
 
     def identity(self) -> Relabelling:
         """Return the relabelling that moves nothing."""
-        from converters.symmetry.relabelling import identity
-
-        return identity(self)
+        return identity(self.by_name)
 
     def sample(
         self, generator: torch.Generator | int | None = None, spaces: tuple[str, ...] | None = None
@@ -214,9 +171,7 @@ class PermutationSpec:
             generator: source of randomness, or a seed; ``None`` uses torch's global one.
             spaces: only these are relabelled; all by default.
         """
-        from converters.symmetry.relabelling import sample
-
-        return sample(self, generator, spaces)
+        return sample(self.by_name, generator, spaces)
 
     def permute(self, state: Mapping[str, Tensor], relabelling: Relabelling) -> dict[str, Tensor]:
         """Return the tensors of a network relabelled: another network with the same function.
@@ -229,9 +184,26 @@ class PermutationSpec:
             ArchitectureError: if a tensor is unknown, or has another shape, or the relabelling does
                 not fit this spec.
         """
-        from converters.symmetry.relabelling import permute
-
-        return permute(self, state, relabelling)
+        indices = checked(self.by_name, relabelling)
+        first_names = {other: name for name, others in self.aliases.items() for other in others}
+        done: dict[str, Tensor] = {}
+        result: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            own = first_names.get(name, name)
+            if own not in self.parameters:
+                raise ArchitectureError(
+                    f"tensor {name!r} is not one of this spec's; expected "
+                        f"{sorted(self.parameters)}."
+                )
+            if own not in done:
+                if tuple(tensor.shape) != self.shape(own):
+                    raise ArchitectureError(
+                        f"tensor {name!r} has shape {tuple(tensor.shape)}; this spec has "
+                        f"{self.shape(own)} for it."
+                    )
+                done[own] = permuted(self.by_name, self.parameters[own], tensor, indices)
+            result[name] = done[own]
+        return result
 
     # -- reading and writing ----------------------------------------------------------------------
 
@@ -244,7 +216,7 @@ class PermutationSpec:
                     for s in self.spaces
                 ],
                 "parameters": {
-                    name: [_axis_to_list(axis) for axis in axes]
+                    name: [axis_to_list(axis) for axis in axes]
                     for name, axes in self.parameters.items()
                 },
                 "aliases": {name: list(others) for name, others in self.aliases.items()},
@@ -276,7 +248,7 @@ class PermutationSpec:
                     for s in data["spaces"]
                 ),
                 {
-                    name: tuple(_axis_from_list(axis) for axis in axes)
+                    name: tuple(axis_from_list(axis) for axis in axes)
                     for name, axes in data["parameters"].items()
                 },
                 {name: tuple(others) for name, others in data["aliases"].items()},
@@ -307,7 +279,7 @@ class PermutationSpec:
         lines.append(f"{len(self.parameters)} tensors")
         width = max((len(name) for name in self.parameters), default=0)
         for name, axes in self.parameters.items():
-            text = " ".join(f"[{' | '.join(map(_segment_text, axis))}]" for axis in axes)
+            text = " ".join(f"[{' | '.join(map(segment_text, axis))}]" for axis in axes)
             notes = [f"also {', '.join(self.aliases[name])}"] if name in self.aliases else []
             notes += ["unused"] if name in self.unused else []
             lines.append(f"  {name:<{width}}  {text}  {'; '.join(notes)}".rstrip())
@@ -315,24 +287,3 @@ class PermutationSpec:
             lines.append("fixed")
             lines += [f"  {report}" for report in self.reports]
         return "\n".join(lines)
-
-
-def _axis_to_list(axis: Axis) -> list[Any]:
-    return [
-        [
-            {"size": f.size, "parts": _axis_to_list(f.parts)} if f.parts
-            else {"size": f.size, "space": f.space}
-            for f in segment
-        ]
-        for segment in axis
-    ]
-
-
-def _axis_from_list(data: list[Any]) -> Axis:
-    return tuple(
-        tuple(
-            Factor(f["size"], f.get("space"), _axis_from_list(f.get("parts", [])))
-            for f in segment
-        )
-        for segment in data
-    )

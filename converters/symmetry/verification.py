@@ -18,18 +18,16 @@ from converters.symmetry.arguments import as_arguments
 from converters.symmetry.checking import SpaceCheck, Status, check_space
 from converters.symmetry.derive import Derivation
 from converters.symmetry.missed import Missed, search_missed
-from converters.symmetry.relabelling import (
+from converters.symmetry.running import Draw, Network
+from converters.symmetry.shaking import Draws
+from converters.symmetry.spec import PermutationSpec, Space
+from converters.symmetry.spec_ties import (
     Tie,
-    identity,
     permute_tie,
-    sample,
     tied_entries,
     ties_of,
     under_all_names,
 )
-from converters.symmetry.running import Draw, Network
-from converters.symmetry.shaking import Draws
-from converters.symmetry.spec import PermutationSpec, Space
 
 __all__ = ["TOLERANCE", "SpaceCheck", "SpecClaim", "Verification", "drawn", "moved", "verify"]
 
@@ -158,7 +156,7 @@ def verify(
         for space in drawn(spec.free_spaces, alone, generator)
     )
     together = max(
-        draw.change(spec.permute(draw.state, sample(spec, generator)))
+        draw.change(spec.permute(draw.state, spec.sample(generator)))
         for draw in draws.first(samples)
     )
     missed = None
@@ -196,14 +194,14 @@ class SpecClaim:
 
     def relabelled(self, draw: Draw) -> Mapping[str, Tensor]:
         """Relabel the space."""
-        return self.spec.permute(draw.state, sample(self.spec, self.generator, (self.space,)))
+        return self.spec.permute(draw.state, self.spec.sample(self.generator, (self.space,)))
 
     def broken(self, draw: Draw, tie: Hashable) -> Mapping[str, Tensor]:
         """Relabel it at one tie alone."""
         assert isinstance(tie, Tie)
-        relabelling = moved(sample(self.spec, self.generator, (self.space,)), self.space)
+        relabelling = moved(self.spec.sample(self.generator, (self.space,)), self.space)
         return permute_tie(
-            self.spec, draw.state, identity(self.spec) | relabelling, self.space, tie
+            self.spec, draw.state, self.spec.identity() | relabelling, self.space, tie
         )
 
     def touched(self, draw: Draw, tie: Hashable) -> tuple[str, Tensor]:

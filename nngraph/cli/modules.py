@@ -15,6 +15,8 @@ import torch
 from jsonargparse import ArgumentError
 from torch import Tensor, nn
 
+from converters.onnx_files import load_onnx
+from converters.onnx_files.elements import ELEMENTS
 from nngraph.errors import ArchitectureError, DataFileError, NNGraphError, UnsupportedModuleError
 from nngraph.graph import Architecture
 
@@ -58,9 +60,6 @@ def read_module(
                 None, "missing: --inputs, the shape of each input, such as 1x3x64x64 or 1x16:int64"
             )
         return module.eval(), example_inputs(inputs)
-    from converters.onnx_files import load_onnx
-    from converters.onnx_files.elements import ELEMENTS
-
     network = load_onnx(word, outputs=outputs)
     if not inputs:
         inputs = []

@@ -11,6 +11,7 @@ from typing import Any
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
+from nngraph.graph.architecture_json import from_plain, to_plain
 from nngraph.graph.groups import MAX_SIZE, ROLES, NeuronGroup, is_count
 from nngraph.graph.layout import (
     INTEGERS,
@@ -397,9 +398,7 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain lists, dicts, strings and numbers."""
-        from nngraph.graph.architecture_json import to_plain
-
-        return to_plain(self)
+        return to_plain((self.groups, self.parameters, self.residuals, self.structure))
 
     @classmethod
     def from_dict(cls, data: object) -> Architecture:
@@ -409,9 +408,7 @@ class Architecture:
             ArchitectureError: if the version is unknown, or anything is missing, of a wrong type,
                 or inconsistent.
         """
-        from nngraph.graph.architecture_json import from_plain
-
-        return from_plain(data)
+        return cls(*from_plain(data))
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the description as JSON; :meth:`from_json` gives an equal object back."""

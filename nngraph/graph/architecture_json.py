@@ -7,9 +7,8 @@ from typing import Any
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
-from nngraph.graph.architecture import Architecture, NeuronGroup, Parameter
-from nngraph.graph.groups import MAX_SIZE, is_count
-from nngraph.graph.layout import Slab
+from nngraph.graph.groups import MAX_SIZE, NeuronGroup, is_count
+from nngraph.graph.layout import Parameter, Slab
 from nngraph.graph.spaces import Factor, Space
 
 __all__ = ["from_plain", "to_plain"]
@@ -18,8 +17,18 @@ __all__ = ["from_plain", "to_plain"]
 SCHEMA_VERSION = 1
 
 
-def to_plain(architecture: Architecture) -> dict[str, Any]:
+#: What an architecture is made of: groups, parameters, residuals and spaces, in this order.
+Parts = tuple[
+    tuple[NeuronGroup, ...],
+    tuple[Parameter, ...],
+    tuple[tuple[int, int], ...],
+    tuple[Space, ...],
+]
+
+
+def to_plain(parts: Parts) -> dict[str, Any]:
     """Return the description as plain lists, dicts, strings and numbers."""
+    groups, parameters, residuals, structure = parts
     plain: dict[str, Any] = {
         "format": "nngraph.architecture",
         "version": SCHEMA_VERSION,
@@ -34,17 +43,17 @@ def to_plain(architecture: Architecture) -> dict[str, Any]:
                     if isinstance(group.space, tuple) else group.space
                 ),
             }
-            for group in architecture.groups
+            for group in groups
         ],
-        "parameters": [_parameter_to_plain(parameter) for parameter in architecture.parameters],
+        "parameters": [_parameter_to_plain(parameter) for parameter in parameters],
     }
     # What MLPs do not have is left out, so that their files stay as readers of old know them.
-    if architecture.residuals:
-        plain["residuals"] = [list(residual) for residual in architecture.residuals]
-    if architecture.structure:
+    if residuals:
+        plain["residuals"] = [list(residual) for residual in residuals]
+    if structure:
         plain["structure"] = [
             {"name": s.name, "size": s.size, "within": list(s.within), "fixed": s.fixed}
-            for s in architecture.structure
+            for s in structure
         ]
     return plain
 
@@ -83,7 +92,7 @@ def _parameter_to_plain(parameter: Parameter) -> dict[str, Any]:
     return plain
 
 
-def from_plain(data: object) -> Architecture:
+def from_plain(data: object) -> Parts:
     """Read what :func:`to_plain` wrote.
 
     Raises:
@@ -108,7 +117,7 @@ def from_plain(data: object) -> Architecture:
         tuple(_numbers(item, f"residuals[{i}]"))
         for i, item in enumerate(_items(fields.get("residuals", []), "residuals"))
     ]
-    return Architecture(
+    return (
         tuple(
             _group(item, f"groups[{i}]")
             for i, item in enumerate(_items(fields["groups"], "groups"))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.topology.topology import Meetings, Topology
+from nngraph.graph.topology.parts import Meetings
+from nngraph.graph.topology.topology import Topology
 
 __all__ = ["attend_crossing", "dense", "reference"]
 

@@ -24,6 +24,7 @@ from nngraph.nn.models.nft import SetAttentionLayer, SetAttentionNetwork, Tensor
 from nngraph.nn.models.ng_gnn import FilmLayer, FilmNetwork
 from nngraph.nn.models.ng_t import RelationalLayer, RelationalNetwork
 from nngraph.nn.models.probing import probing
+from nngraph.nn.models.registry import MODELS
 from nngraph.nn.models.states import StateNetwork, States
 from nngraph.nn.models.statistics import StatisticsNetwork
 from nngraph.nn.models.symmetric import SymmetricNetwork
@@ -33,21 +34,6 @@ from nngraph.nn.probes.running import ChainRunner, ModuleRunner, Runner
 from nngraph.nn.probes.sites import Site
 from nngraph.nn.readouts.readout import Readout
 from nngraph.nn.readouts.weights import WeightReadout
-
-#: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
-MODELS: dict[str, type[Metanetwork]] = {
-    "message-passing": MessagePassingNetwork,
-    "symmetric": SymmetricNetwork,
-    "flat": FlatNetwork,
-    "probe": ProbeNetwork,
-    "ng-gnn": FilmNetwork,
-    "ng-t": RelationalNetwork,
-    "gmn": GraphMetanetwork,
-    "dws": EquivariantNetwork,
-    "nfn-np": SharedEquivariantNetwork,
-    "nft": SetAttentionNetwork,
-    "statistics": StatisticsNetwork,
-}
 
 __all__ = [
     "MODELS",

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from converters import to_graph
 from converters.placement import spec_spaces
-from converters.placement.builder import build_architecture
+from converters.placement.convert import build_architecture
 from converters.symmetry import Derivation, permutation_spec
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.graph.topology.topology import Topology

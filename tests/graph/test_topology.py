@@ -10,7 +10,8 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter
 from nngraph.graph.topology.kinds import BLOCK_KINDS, COLUMN_KINDS
-from nngraph.graph.topology.topology import Bucket, Nodes, Topology
+from nngraph.graph.topology.parts import Bucket, Nodes
+from nngraph.graph.topology.topology import Topology
 from nngraph.testing import random_architectures, random_stack, structured_architectures
 
 A, B = Architecture.mlp([2, 3, 1]), Architecture.mlp([1, 2, 2, 1], "tanh", [True, False, True])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,9 +14,12 @@ from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import ROLES, Architecture
 from nngraph.graph.topology.kinds import KERNEL_AXES, block_kind, column_kind, kernel_size
 from nngraph.graph.topology.meetings import meetings
-from nngraph.graph.topology.topology import Bucket, Nodes, Topology
+from nngraph.graph.topology.parts import Bucket, Nodes
 
 __all__ = ["build"]
+
+#: The topology, which imports this module.
+Made = TypeVar("Made")
 
 
 def _levels(architecture: Architecture) -> tuple[list[int], list[int]]:
@@ -28,8 +33,16 @@ def _levels(architecture: Architecture) -> tuple[list[int], list[int]]:
     return level, height
 
 
-def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
-    """Lay the blocks of all networks side by side; loops over distinct architectures only."""
+def build(
+    make: Callable[..., Made], architectures: tuple[Architecture, ...], reorder: bool
+) -> Made:
+    """Lay the blocks of all networks side by side; loops over distinct architectures only.
+
+    Args:
+        make: the topology's class, which is given its fields by name.
+        architectures: of the networks, in order.
+        reorder: whether blocks of equal shape are brought together.
+    """
     distinct = {a: i for i, a in enumerate(dict.fromkeys(architectures))}
     kind = np.array([distinct[a] for a in architectures])
     nodes = np.array([a.num_nodes for a in distinct])[kind]
@@ -119,7 +132,7 @@ def build(architectures: tuple[Architecture, ...], reorder: bool) -> Topology:
     graph_of_node = groups[node_group, 8]
     before = np.cumsum(is_output) - is_output
     place = np.where(is_output, before - before[node_start[:-1]][graph_of_node], -1)
-    return Topology(
+    return make(
         num_nodes=num_nodes,
         num_edges=int(starts[-1]),
         num_graphs=len(architectures),

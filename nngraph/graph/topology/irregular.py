@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -9,12 +12,17 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import ROLES
 from nngraph.graph.topology.kinds import KERNEL_AXES
-from nngraph.graph.topology.topology import Nodes, Topology
+from nngraph.graph.topology.parts import Nodes
 
 __all__ = ["of_edges"]
 
+#: The topology, which imports this module.
+Made = TypeVar("Made")
 
-def of_edges(edge_index: Tensor, num_nodes: int, batch: Tensor | None = None) -> Topology:
+
+def of_edges(
+    make: Callable[..., Made], edge_index: Tensor, num_nodes: int, batch: Tensor | None = None
+) -> Made:
     """See :meth:`nngraph.graph.topology.topology.Topology.of_edges`."""
     if edge_index.dim() != 2 or len(edge_index) != 2 or edge_index.dtype != torch.long:
         raise InvalidGraphError(
@@ -41,7 +49,7 @@ def of_edges(edge_index: Tensor, num_nodes: int, batch: Tensor | None = None) ->
     zeros = torch.zeros(num_nodes, dtype=torch.long, device=device)
     each = torch.arange(graphs, device=device)
     identity = Activation("identity")
-    return Topology(
+    return make(
         num_nodes=num_nodes,
         num_edges=edge_index.shape[1],
         num_graphs=graphs,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology.topology import Meeting, Meetings
+from nngraph.graph.topology.parts import Meeting, Meetings
 
 __all__ = ["meetings"]
 

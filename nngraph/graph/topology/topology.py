@@ -14,78 +14,11 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import Architecture
+from nngraph.graph.topology.build import build
+from nngraph.graph.topology.irregular import of_edges
+from nngraph.graph.topology.parts import Bucket, Meetings, Nodes
 
-__all__ = ["Bucket", "Meeting", "Meetings", "Nodes", "Topology"]
-
-
-@dataclass(frozen=True, eq=False)
-class Nodes:
-    """Rows of the node features: ``count`` sets of ``size`` neurons each.
-
-    Contiguous rows are a slice, read as a view; others carry their index ``[count * size]``.
-    """
-
-    count: int
-    size: int
-    start: int
-    index: Tensor | None
-
-    @property
-    def stop(self) -> int:
-        """One past the last row, where the rows are contiguous."""
-        return self.start + self.count * self.size
-
-
-@dataclass(frozen=True, eq=False)
-class Bucket:
-    """``count`` arrays of one shape whose edges ``start:stop`` lie one after the other.
-
-    Their edge features are a view ``[..., count, rows, columns, C]``: row the target, column the
-    source. ``parts`` of them in a row make a block, one but for grouped and diagonal blocks.
-    """
-
-    start: int
-    stop: int
-    count: int
-    rows: int
-    columns: int
-    source: Nodes
-    target: Nodes
-    parts: int = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Meeting:
-    """``count`` sets of ``size`` neurons that are an axis of arrays of the same shapes.
-
-    Attributes:
-        whole: whether the sets are groups, and not the share of one part of a block in a group.
-        rows: number of rows of each array whose columns are the neurons of the set.
-        columns: number of columns of each array whose rows are.
-    """
-
-    count: int
-    size: int
-    whole: bool
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Meetings:
-    """All sets of neurons at which arrays meet, those alike together.
-
-    Attributes:
-        sets: kinds of sets; each array is in one of them by its rows and in one by its columns.
-        outgoing, incoming: ``[E]`` edges in the order of the ``rows``, and of the ``columns``, of
-            one kind of set after the other; ``None`` if that is their own order.
-        nodes: ``[N]`` neurons in the order of the sets that are groups; ``None`` likewise.
-    """
-
-    sets: tuple[Meeting, ...]
-    outgoing: Tensor | None
-    incoming: Tensor | None
-    nodes: Tensor | None
+__all__ = ["Topology"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,9 +154,7 @@ class Topology:
         Raises:
             InvalidGraphError: if the edges name nodes that are not there, or join two graphs.
         """
-        from nngraph.graph.topology.irregular import of_edges
-
-        return of_edges(edge_index, num_nodes, batch)
+        return of_edges(cls, edge_index, num_nodes, batch)
 
     def to(self, device: torch.device | str) -> Topology:
         """Return the topology with its index tensors on ``device``; each copy is made once."""
@@ -313,16 +244,12 @@ class Topology:
 
 @lru_cache(maxsize=64)
 def _of_architecture(architecture: Architecture) -> Topology:
-    from nngraph.graph.topology.build import build
-
-    return build((architecture,), reorder=False)
+    return build(Topology, (architecture,), reorder=False)
 
 
 @lru_cache(maxsize=16)
 def _of_architectures(architectures: tuple[Architecture, ...]) -> Topology:
-    from nngraph.graph.topology.build import build
-
-    return build(architectures, reorder=True)
+    return build(Topology, architectures, reorder=True)
 
 
 def _move(topology: Topology, device: torch.device) -> Topology:

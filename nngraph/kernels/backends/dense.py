@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.topology.topology import Bucket, Nodes, Topology
+from nngraph.graph.topology.parts import Bucket, Nodes
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.backends.reference import heard_levels, rows_of
 from nngraph.kernels.modes import follows_operations
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology.topology import Bucket, Topology
+from nngraph.graph.topology.parts import Bucket
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.backends.dense import _buckets, _edges, _fold, _spread, _take
 
 __all__ = ["aggregate"]

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, MissingDependencyError
-from nngraph.graph.topology.topology import Bucket, Nodes, Topology
+from nngraph.graph.topology.parts import Bucket, Nodes
+from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.backends.dense import _assemble
 from nngraph.kernels.modes import follows_operations
 from nngraph.kernels.tiled.fused import EPS, Given, Updated, _differentiable, _over_blocks, applied

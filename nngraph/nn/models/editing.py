@@ -12,6 +12,7 @@ from nngraph.graph import Architecture, NeuralGraphStack, join_copies, run_copie
 from nngraph.nn.features import Networks
 from nngraph.nn.models.added_neurons import AddedNeurons
 from nngraph.nn.models.base import Column, Metanetwork
+from nngraph.nn.models.registry import MODELS
 from nngraph.nn.models.states import StateNetwork, States
 from nngraph.nn.outputs import output_networks
 from nngraph.nn.readouts.readout import Readout
@@ -112,8 +113,6 @@ class EditingNetwork(nn.Module):
         Raises:
             ValueError: if there is no such model, or it has no states of neurons.
         """
-        from nngraph.nn import MODELS
-
         def chosen(name: str, has_states: bool = False) -> type[Metanetwork]:
             fitting = {
                 known: kind

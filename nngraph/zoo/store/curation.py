@@ -14,7 +14,7 @@ from torch import Tensor
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import Architecture
 from nngraph.graph.parameters import check_parameters
-from nngraph.zoo.store.facts import Fact, check_facts
+from nngraph.zoo.store.facts import SPLITS, Fact, check_facts
 from nngraph.zoo.store.manifest import Manifest, Origin, SplitPolicy
 from nngraph.zoo.store.shards import DTYPES, Shard, map_shard, verify_digest, write_shard
 from nngraph.zoo.store.splits import split_of_groups
@@ -54,8 +54,6 @@ def create_zoo(
         InvalidGraphError: if a name is unknown.
         DataFileError: if the folder holds something else.
     """
-    from nngraph.zoo.store.facts import SPLITS
-
     path = Path(path)
     columns = (*facts, Fact("split", "int64", SPLITS))
     wanted = Manifest((), columns, group, target, (), (), dtype, policy or SplitPolicy())

@@ -1,4 +1,4 @@
-"""What there is to know about a zoo, as plain values."""
+"""Facts of many networks summed up, as plain values."""
 
 from __future__ import annotations
 
@@ -7,42 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nngraph.zoo.store.facts import SPLITS
-from nngraph.zoo.store.zoo import Zoo
-
-__all__ = ["histogram", "summary_of"]
+__all__ = ["describe", "histogram"]
 
 
-def summary_of(zoo: Zoo) -> dict[str, Any]:
-    """Return sizes, splits, architectures, facts and how the zoo was made."""
-    manifest = zoo.manifest
-    counts = torch.bincount(zoo.architecture_index, minlength=len(zoo.architectures)).tolist()
-    sizes = [sum(p.numel for p in architecture.parameters) for architecture in zoo.architectures]
-    summary: dict[str, Any] = {
-        "networks": len(zoo),
-        "complete": zoo.complete,
-        "shards": len(manifest.shards),
-        "shards_done": len(zoo.shards),
-        "architectures": [
-            {"architecture": str(architecture), "networks": count, "parameters": size}
-            for architecture, count, size in zip(zoo.architectures, counts, sizes, strict=True)
-        ],
-        "groups": len(torch.unique(zoo.group_keys())),
-        "group": manifest.group,
-        "target": manifest.target,
-        "splits": {name: int((zoo.split == index).sum()) for index, name in enumerate(SPLITS)},
-        "facts": {
-            fact.name: _of_values(zoo.facts[fact.name], fact.values)
-            if fact.values
-            else _of_numbers(zoo.facts[fact.name])
-            for fact in manifest.facts
-            if fact.name != "split"
-        },
-        "bytes": sum((zoo.path / shard.file).stat().st_size for shard in zoo.shards),
-        "origins": [origin.to_plain() for origin in manifest.origins],
-        "history": list(manifest.history),
-    }
-    return summary
+def describe(value: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return how often each name of a fact occurs, or where its numbers lie if it has none."""
+    return _of_values(value, names) if names else _of_numbers(value)
 
 
 def _of_values(value: Tensor, names: tuple[str, ...]) -> dict[str, int]:

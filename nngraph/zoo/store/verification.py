@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import torch
 
 from nngraph.errors import DataFileError
 from nngraph.zoo.store.manifest import Manifest
-from nngraph.zoo.store.shards import map_shard, read_facts, verify_digest
+from nngraph.zoo.store.shards import read_facts
 from nngraph.zoo.store.writing import layout_of, with_receipts
 from nngraph.zoo.store.zoo import Zoo
 
-__all__ = ["find_problems", "problems_of"]
+__all__ = ["find_problems"]
 
 
 def find_problems(path: str | Path) -> list[str]:
@@ -39,39 +36,8 @@ def find_problems(path: str | Path) -> list[str]:
         else:
             whole.append(shard)
     sound = Zoo(path, Manifest(**{**vars(manifest), "shards": tuple(whole)}))
-    found += problems_of(sound)
+    found += sound.problems()
     return found + _strangers(path, manifest)
-
-
-def problems_of(zoo: Zoo) -> Iterator[str]:
-    """Yield what is wrong with the finished shards of an open zoo."""
-    digests: dict[str | None, str] = {}
-    for shard in zoo.shards:
-        path = zoo.path / shard.file
-        if shard.sha256 in digests:
-            yield f"{path} holds the same networks as {digests[shard.sha256]}."
-        digests[shard.sha256] = shard.file
-        layout = layout_of(zoo.manifest, shard)
-        try:
-            verify_digest(path, shard.sha256 or "")
-            held = map_shard(path, layout, shard.count)
-        except DataFileError as error:
-            yield str(error)
-            continue
-        for parameter in layout.architecture.parameters:
-            if parameter.integer:
-                continue
-            # A sum of finite numbers may overflow; the smallest and the largest do not.
-            low, high = held[parameter.name].aminmax()
-            if not bool(torch.isfinite(low)) or not bool(torch.isfinite(high)):
-                yield f"{path}: tensor {parameter.name!r} has NaN or infinite entries."
-    keys = zoo.group_keys()
-    pairs = torch.unique(torch.stack([keys, zoo.split]), dim=1)
-    if pairs.shape[1] != len(torch.unique(keys)):
-        yield (
-            f"{zoo.path}: networks of one group (fact {zoo.manifest.group!r}) are in different "
-            "splits."
-        )
 
 
 def _strangers(path: Path, manifest: Manifest) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
+from nngraph.zoo.store.damage import damage
 from nngraph.zoo.store.facts import SPLITS
 from nngraph.zoo.store.manifest import Manifest
 from nngraph.zoo.store.shards import Shard, map_shard, read_facts, verify_digest
+from nngraph.zoo.store.summary import describe
 from nngraph.zoo.store.writing import layout_of, with_receipts
 
 __all__ = ["SPLITS", "Zoo"]
@@ -367,13 +369,47 @@ class Zoo:
             DataFileError: naming the file, at the first thing that is wrong; see
                 :func:`~nngraph.zoo.find_problems` for all of them.
         """
-        from nngraph.zoo.store.verification import problems_of
-
-        for problem in problems_of(self):
+        for problem in self.problems():
             raise DataFileError(problem)
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the finished shards."""
+        yield from damage(self.path, self.manifest)
+        keys = self.group_keys()
+        pairs = torch.unique(torch.stack([keys, self.split]), dim=1)
+        if pairs.shape[1] != len(torch.unique(keys)):
+            yield (
+                f"{self.path}: networks of one group (fact {self.manifest.group!r}) are in "
+                "different splits."
+            )
 
     def info(self) -> dict[str, Any]:
         """Return what there is to know, as plain values: sizes, splits, facts, how it was made."""
-        from nngraph.zoo.store.summary import summary_of
-
-        return summary_of(self)
+        manifest = self.manifest
+        counts = torch.bincount(self.architecture_index, minlength=len(self.architectures))
+        return {
+            "networks": len(self),
+            "complete": self.complete,
+            "shards": len(manifest.shards),
+            "shards_done": len(self.shards),
+            "architectures": [
+                {
+                    "architecture": str(architecture),
+                    "networks": count,
+                    "parameters": sum(p.numel for p in architecture.parameters),
+                }
+                for architecture, count in zip(self.architectures, counts.tolist(), strict=True)
+            ],
+            "groups": len(torch.unique(self.group_keys())),
+            "group": manifest.group,
+            "target": manifest.target,
+            "splits": {name: int((self.split == index).sum()) for index, name in enumerate(SPLITS)},
+            "facts": {
+                fact.name: describe(self.facts[fact.name], fact.values)
+                for fact in manifest.facts
+                if fact.name != "split"
+            },
+            "bytes": sum((self.path / shard.file).stat().st_size for shard in self.shards),
+            "origins": [origin.to_plain() for origin in manifest.origins],
+            "history": list(manifest.history),
+        }

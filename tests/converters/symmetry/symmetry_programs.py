@@ -17,7 +17,6 @@ from converters.symmetry.dims import Dim
 from converters.symmetry.engine import Engine
 from converters.symmetry.naming import Namer
 from converters.symmetry.program import Operation, Program, Ref
-from converters.symmetry.relabelling import permute
 from converters.symmetry.rules import RULES, fallback
 from converters.symmetry.values import Value, tensors
 
@@ -148,7 +147,7 @@ def worst_break(recorder: Recorder, engine: Engine, samples: int = 2) -> tuple[f
     worst = (0.0, "")
     parameters = recorder.program.parameters
     for seed in range(samples):
-        moved = permute(spec, tensors, spec.sample(seed))
+        moved = spec.permute(tensors, spec.sample(seed))
         found = recorder.run({ref: moved[name] for name, ref in parameters.items()})
         for ref in set(recorder.tensors) - set(parameters.values()):
             value = engine.values[ref]

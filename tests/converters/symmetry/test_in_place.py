@@ -7,7 +7,7 @@ import torch
 from symmetry_cases import check, described
 from torch import Tensor, nn
 
-from converters.placement.builder import build_architecture
+from converters.placement.convert import build_architecture
 from converters.symmetry import derive, permutation_spec, verify
 from converters.symmetry.dims import atom
 from converters.symmetry.engine import Engine

@@ -1,0 +1,126 @@
+"""What each axis of a tensor counts: concatenations of products of factors, as data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "Axis",
+    "Factor",
+    "Segment",
+    "axis_from_list",
+    "axis_size",
+    "axis_to_list",
+    "change_factors",
+    "factors_of",
+    "held",
+    "only_tie",
+    "segment_size",
+    "segment_text",
+]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One factor of a segment.
+
+    Args:
+        size: number of indices.
+        space: name of the neuron space that it counts; ``None`` if it is fixed.
+        parts: set in place of a space where a concatenation stands inside of a product, as in a
+            projection that is laid out head by head, each with its query, key and value.
+    """
+
+    size: int
+    space: str | None = None
+    parts: Axis = ()
+
+    def __str__(self) -> str:
+        if self.parts:
+            return "(" + " | ".join(map(segment_text, self.parts)) + ")"
+        return str(self.size) if self.space is None else f"{self.size} {self.space}"
+
+
+#: A row-major product, outermost factor first.
+Segment = tuple[Factor, ...]
+#: A concatenation of segments.
+Axis = tuple[Segment, ...]
+
+
+def segment_size(segment: Segment) -> int:
+    """Return the number of indices of a segment."""
+    return math.prod(factor.size for factor in segment)
+
+
+def axis_size(axis: Axis) -> int:
+    """Return the number of indices of an axis."""
+    return sum(map(segment_size, axis))
+
+
+def segment_text(segment: Segment) -> str:
+    """Return a segment as people read it."""
+    return " x ".join(map(str, segment))
+
+
+def factors_of(axis: Axis) -> Iterator[Factor]:
+    """Iterate over all factors of an axis that have no parts, wherever they stand."""
+    for segment in axis:
+        for factor in segment:
+            if factor.parts:
+                yield from factors_of(factor.parts)
+            else:
+                yield factor
+
+
+def only_tie(axis: Axis, space: str, number: int) -> Axis:
+    """Return an axis in which one of the factors of a space is kept, and all else is fixed."""
+    count = itertools.count()
+
+    def kept(factor: Factor) -> Factor:
+        here = factor.space == space and next(count) == number
+        return factor if here else Factor(factor.size)
+
+    return change_factors(axis, kept)
+
+
+def change_factors(axis: Axis, change: Callable[[Factor], Factor]) -> Axis:
+    """Return an axis with other factors, wherever they stand; their sizes stay."""
+
+    def changed(factor: Factor) -> Factor:
+        if factor.parts:
+            return Factor(factor.size, parts=change_factors(factor.parts, change))
+        return change(factor)
+
+    return tuple(tuple(map(changed, segment)) for segment in axis)
+
+
+def held(axis: Axis) -> Axis:
+    """Return an axis of the same size of which nothing is relabelled."""
+    return ((Factor(axis_size(axis)),),)
+
+
+def axis_to_list(axis: Axis) -> list[Any]:
+    """Return an axis as plain lists and dicts."""
+    return [
+        [
+            {"size": f.size, "parts": axis_to_list(f.parts)} if f.parts
+            else {"size": f.size, "space": f.space}
+            for f in segment
+        ]
+        for segment in axis
+    ]
+
+
+def axis_from_list(data: list[Any]) -> Axis:
+    """Read what :func:`axis_to_list` wrote."""
+    return tuple(
+        tuple(
+            Factor(f["size"], f.get("space"), axis_from_list(f.get("parts", [])))
+            for f in segment
+        )
+        for segment in data
+    )

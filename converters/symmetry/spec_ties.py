@@ -1,0 +1,92 @@
+"""The ties of a spec: the places at which tensors count the neurons of a space, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from converters.symmetry.axes import axis_size, factors_of, held, only_tie
+from converters.symmetry.relabelling import Relabelling, coordinates, permuted
+from converters.symmetry.spec import PermutationSpec
+
+__all__ = ["Tie", "count_free", "permute_tie", "tied_entries", "ties_of", "under_all_names"]
+
+
+@dataclass(frozen=True)
+class Tie:
+    """One place at which a parameter counts the neurons of a space.
+
+    Args:
+        name: the parameter.
+        axis: its axis.
+        number: which of the axis's factors of this space, in order; an axis that holds a space
+            several times, as the projection of queries, keys and values does, has as many ties.
+    """
+
+    name: str
+    axis: int
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.axis}]" + (f" (part {self.number})" if self.number else "")
+
+
+def ties_of(spec: PermutationSpec, space: str) -> tuple[Tie, ...]:
+    """Return every tie of a space."""
+    return tuple(
+        Tie(name, axis, number)
+        for name, axis in spec.ties(space)
+        for number in range(
+            sum(f.space == space for f in factors_of(spec.parameters[name][axis]))
+        )
+    )
+
+
+def permute_tie(
+    spec: PermutationSpec,
+    state: Mapping[str, Tensor],
+    relabelling: Relabelling,
+    space: str,
+    tie: Tie,
+) -> dict[str, Tensor]:
+    """Relabel a space at one tie alone, which is no symmetry in general; return what has changed.
+
+    Args:
+        spec: of the network.
+        state: its tensors.
+        relabelling: of this space; others stay.
+        space: whose tie it is.
+        tie: the place.
+    """
+    axes = [
+        only_tie(axis, space, tie.number) if place == tie.axis else held(axis)
+        for place, axis in enumerate(spec.parameters[tie.name])
+    ]
+    indices = spec.identity() | {space: relabelling[space]}
+    changed = permuted(spec.by_name, axes, state[tie.name], indices, spec.parameters[tie.name])
+    return under_all_names(spec, tie.name, changed)
+
+
+def tied_entries(spec: PermutationSpec, space: str, tie: Tie) -> Tensor:
+    """Return which entries of its parameter a tie relabels, broadcastable over the others."""
+    axes = spec.parameters[tie.name]
+    axis = only_tie(axes[tie.axis], space, tie.number)
+    touched = torch.stack([p >= 0 for s, p, _ in coordinates(axis) if s == space]).any(0)
+    return touched.reshape([-1 if place == tie.axis else 1 for place in range(len(axes))])
+
+
+def under_all_names(spec: PermutationSpec, name: str, value: Tensor) -> dict[str, Tensor]:
+    """Return a tensor under its name and its aliases."""
+    return dict.fromkeys((name, *spec.aliases.get(name, ())), value)
+
+
+def count_free(spec: PermutationSpec) -> tuple[int, int]:
+    """Return how many axes of parameters are free in part, and how many there are (size > 1)."""
+    axes = [
+        axis for name, all_axes in spec.parameters.items() if name not in spec.buffers
+        for axis in all_axes if axis_size(axis) > 1
+    ]
+    return sum(spec.is_free(axis) for axis in axes), len(axes)

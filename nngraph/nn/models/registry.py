@@ -1,0 +1,33 @@
+"""The models by name."""
+
+from __future__ import annotations
+
+from nngraph.nn.models.base import Metanetwork
+from nngraph.nn.models.dws import EquivariantNetwork
+from nngraph.nn.models.flat import FlatNetwork
+from nngraph.nn.models.gmn import GraphMetanetwork
+from nngraph.nn.models.message_passing import MessagePassingNetwork
+from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
+from nngraph.nn.models.nft import SetAttentionNetwork
+from nngraph.nn.models.ng_gnn import FilmNetwork
+from nngraph.nn.models.ng_t import RelationalNetwork
+from nngraph.nn.models.statistics import StatisticsNetwork
+from nngraph.nn.models.symmetric import SymmetricNetwork
+from nngraph.nn.probes.probes import ProbeNetwork
+
+__all__ = ["MODELS"]
+
+#: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
+MODELS: dict[str, type[Metanetwork]] = {
+    "message-passing": MessagePassingNetwork,
+    "symmetric": SymmetricNetwork,
+    "flat": FlatNetwork,
+    "probe": ProbeNetwork,
+    "ng-gnn": FilmNetwork,
+    "ng-t": RelationalNetwork,
+    "gmn": GraphMetanetwork,
+    "dws": EquivariantNetwork,
+    "nfn-np": SharedEquivariantNetwork,
+    "nft": SetAttentionNetwork,
+    "statistics": StatisticsNetwork,
+}
