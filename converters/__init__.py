@@ -1,15 +1,17 @@
 """Networks to neural graphs, and back."""
 
 from converters.activations import OPERATORS, Sine
+from converters.chains.program import spec_spaces
 from converters.files import load_graph, load_state_dict, save_graph
 from converters.from_modules import mlp_to_graph, stacked_to_graphs, to_graph
 from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
-from converters.placement import to_architecture, verify
+from converters.placement.convert import to_architecture
 from converters.populations import import_zoo
 from converters.state_dicts import state_dict_to_graph, to_state_dict
 from converters.symmetry import permutation_spec
 from converters.to_modules import AffineChain, to_module
+from converters.verification import verify
 
 __all__ = [
     "OPERATORS",
@@ -23,6 +25,7 @@ __all__ = [
     "mlp_to_graph",
     "permutation_spec",
     "save_graph",
+    "spec_spaces",
     "stacked_to_graphs",
     "state_dict_to_graph",
     "to_architecture",

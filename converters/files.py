@@ -22,8 +22,7 @@ from converters.containers import (
 from converters.state_dicts import refuse_batch, state_dict_to_graph
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError
 from nngraph.files import write_atomically
-from nngraph.graph import Architecture, NeuralGraph
-from nngraph.graph.parameters import check_parameters
+from nngraph.graph import Architecture, NeuralGraph, check_parameters
 
 __all__ = ["load_graph", "load_state_dict", "save_graph"]
 

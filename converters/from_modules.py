@@ -16,10 +16,9 @@ from converters.chains.chain import (
     check_tensor,
 )
 from converters.chains.traced import trace_chain
-from converters.placement import traced_to_graph
+from converters.placement.convert import traced_to_graph
 from nngraph.errors import InvalidGraphError, UnsupportedModuleError
-from nngraph.graph import NeuralGraph, NeuralGraphStack
-from nngraph.graph.parameters import check_parameters
+from nngraph.graph import NeuralGraph, NeuralGraphStack, check_parameters
 
 __all__ = ["mlp_to_graph", "stacked_to_graphs", "to_graph"]
 

@@ -9,8 +9,17 @@ import torch
 from converters.chains.chain import DTYPES
 from converters.state_dicts import refuse_batch
 from nngraph.errors import ArchitectureError, InvalidGraphError
-from nngraph.graph import Architecture, NeuralGraph, structure
-from nngraph.graph.neural_graph import check_readable
+from nngraph.graph import (
+    Architecture,
+    NeuralGraph,
+    check_readable,
+    edge_block,
+    edge_index,
+    node_group,
+    node_mask,
+    node_position,
+    node_role,
+)
 
 if TYPE_CHECKING:
     import networkx
@@ -63,7 +72,7 @@ def to_networkx(graph: NeuralGraph) -> networkx.DiGraph:
     )
     if architecture.integers:
         out.graph["integers"] = graph.integers.tolist()
-    features, masks = graph.x.tolist(), structure.node_mask(architecture).tolist()
+    features, masks = graph.x.tolist(), node_mask(architecture).tolist()
     for g, group in enumerate(architecture.groups):
         for position in range(group.size):
             node = architecture.node_starts[g] + position
@@ -77,7 +86,7 @@ def to_networkx(graph: NeuralGraph) -> networkx.DiGraph:
                    for name, value, there in columns if there},
             )
     values = graph.edge_attr.tolist()
-    sources, targets = structure.edge_index(architecture).tolist()
+    sources, targets = edge_index(architecture).tolist()
     for block in architecture.blocks:
         for edge in range(block.start, block.stop):
             weight, *others = values[edge]
@@ -129,7 +138,7 @@ def from_networkx(graph: networkx.DiGraph) -> NeuralGraph:
         for node in range(column.start, column.stop):
             columns[node][column.column] = _number(graph.nodes.get(node, {}), key, f"node {node}")
     edges = []
-    for source, target in zip(*structure.edge_index(architecture).tolist(), strict=True):
+    for source, target in zip(*edge_index(architecture).tolist(), strict=True):
         where = f"edge {source} -> {target}"
         values: dict[str, Any] = graph.get_edge_data(source, target, default={})
         others = values.get("features", ())
@@ -143,9 +152,9 @@ def from_networkx(graph: networkx.DiGraph) -> NeuralGraph:
     out.edge_attr = (
         torch.tensor(edges, dtype=torch.float64).reshape(architecture.num_edges, channels).to(dtype)
     )
-    for name in ("edge_index", "edge_block", "node_group", "node_role", "node_position"):
-        out[name] = getattr(structure, name)(architecture)
-    out.x_mask = structure.node_mask(architecture)
+    for structure in (edge_index, edge_block, node_group, node_role, node_position):
+        out[structure.__name__] = structure(architecture)
+    out.x_mask = node_mask(architecture)
     if architecture.integers:
         out.integers = _integers(kept.get("integers"), sum(p.numel for p in architecture.integers))
     for name, value in kept.get("attributes", {}).items():

@@ -17,12 +17,19 @@ from converters.chains.chain import Activations
 from converters.files import load_state_dict
 from converters.state_dicts import state_dict_to_graph, under_first_names
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFiniteError
-from nngraph.graph import Architecture
-from nngraph.graph.parameters import check_parameters
-from nngraph.zoo import SPLITS, Fact, Manifest, Origin, Zoo
-from nngraph.zoo.store.shards import DTYPES, Shard
-from nngraph.zoo.store.splits import policy_of, split_of_groups
-from nngraph.zoo.store.writing import write_zoo
+from nngraph.graph import Architecture, check_parameters
+from nngraph.zoo import (
+    DTYPES,
+    SPLITS,
+    Fact,
+    Manifest,
+    Origin,
+    Shard,
+    Zoo,
+    policy_of,
+    split_of_groups,
+    write_zoo,
+)
 
 __all__ = ["import_zoo"]
 

@@ -35,6 +35,7 @@ FACES = (
     "nngraph.zoo",
     "nngraph.tasks",
     "nngraph.alignment",
+    "nngraph.drawing",
     "nngraph.validation",
     "nngraph.testing",
     "converters",
@@ -109,13 +110,14 @@ def mend(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: lis
     """Put right what napoleon makes of some docstrings.
 
     Those of constants and properties it takes for ``type: text``; a constant has its comment here,
-    not the docstring of its type. Of two attributes described at once the first is no type.
+    not the docstring of its type. Of attributes described at once none is a type.
     """
     if what in ("data", "property"):
         comment = comment_of(value, name.rpartition(".")[2])
         source = comment if what == "data" else prepare_docstring(value.__doc__ or "")
         lines[:] = GoogleDocstring(source, app.config, app, "method", name, value, options).lines()
-    lines[:] = [re.sub(r"^(\s*:ivar \w+), (?=\w+:)", r"\1,", line) for line in lines]
+    names = re.compile(r"^(\s*:ivar )([\w, ]+)(?=:)")
+    lines[:] = [names.sub(lambda m: m[1] + m[2].replace(" ", ""), line) for line in lines]
 
 
 def show_factories(

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from converters import permutation_spec
 from converters.symmetry import PermutationSpec
 from nngraph import Activation, Architecture, NeuralGraph, Symmetry
-from nngraph.basis import draw_basis
-from nngraph.drawing.figures import draw_network, new_figure, save_figure
-from nngraph.graph.topology.topology import Topology
+from nngraph.drawing import draw_basis, draw_network, new_figure, save_figure
+from nngraph.graph import Topology
 from nngraph.nn import MessagePassingLayer
 from nngraph.testing import random_stack
 

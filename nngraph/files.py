@@ -1,12 +1,15 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files: written so that a reader never sees half of one, and read within bounds."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
-__all__ = ["TEMPORARY", "write_atomically"]
+from nngraph.errors import DataFileError
+
+__all__ = ["TEMPORARY", "read_bounded", "write_atomically"]
 
 #: Start of the name of a file that is being written; a killed process may leave one behind.
 TEMPORARY = ".nngraph-writing-"
@@ -31,3 +34,23 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file of at most ``max_bytes``.
+
+    Raises:
+        DataFileError: if it is missing, not a regular file (a link is none), larger, or unreadable.
+    """
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataFileError(f"{path} is not a regular file; expected one.")
+        if status.st_size > max_bytes:
+            raise DataFileError(f"{path} has {status.st_size} bytes; expected at most {max_bytes}.")
+        with path.open("rb") as file:
+            return file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise DataFileError(f"{path} is missing; expected a file of the zoo.") from None
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read: {error.strerror or error}.") from None

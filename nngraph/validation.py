@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from nngraph import basis
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Activation, Architecture, NeuralGraphStack, Relabelling, Symmetry
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import (
+    Activation,
+    Architecture,
+    NeuralGraphStack,
+    Relabelling,
+    Symmetry,
+    Topology,
+)
 from nngraph.nn import (
     MODELS,
     ChannelNorm,

@@ -27,7 +27,7 @@ from nngraph.graph import (
     run_copies,
     to_batch,
 )
-from nngraph.graph.neuron_symmetry import hidden_layers, move
+from nngraph.graph.neuron_symmetry import hidden_layers, move_neurons
 from nngraph.nn import EditingNetwork, MessagePassingNetwork, Metanetwork, SymmetricNetwork
 from nngraph.nn.features import input_features
 from nngraph.nn.models.added_neurons import AddedNeurons
@@ -112,7 +112,7 @@ def test_no_part_takes_a_neuron_to_have_more(activation: Activation):
     tried = torch.tensor(sorted(FACTORS["any_scale"]), dtype=torch.float64)
     one = random_stack(architecture, 1, 0)
     values = {n: v.expand(len(tried), *v.shape[1:]) for n, v in one.parameters().items()}
-    move(values, hidden_layers(architecture)[0], tried.unsqueeze(-1).expand(-1, 5))
+    move_neurons(values, hidden_layers(architecture)[0], tried.unsqueeze(-1).expand(-1, 5))
     model = all_that_moves(architecture)
     answers, before = model(NeuralGraphStack.from_parameters(architecture, values)), model(one)[0]
     changes = [relative(answer, before) for answer in answers]
@@ -140,7 +140,7 @@ def test_signs_are_matched_where_there_are_any(activation: Activation):
     values = network.parameters()
     for layer in hidden_layers(architecture):
         signs = torch.arange(values[layer.incoming].shape[0]) % 2 * 2.0 - 1
-        move(values, layer, signs.to(values[layer.incoming]))
+        move_neurons(values, layer, signs.to(values[layer.incoming]))
     flipped = network.with_parameters(values)
     assert distance(network, flipped) > 0.1
     found = match_weights(network, flipped, signs=True, starts=1)

@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import Activation, Architecture, NeuralGraph
-from nngraph.graph.layout import INTEGERS
-from nngraph.graph.parameters import check_parameters
+from nngraph.graph import INTEGERS, Activation, Architecture, NeuralGraph, check_parameters
 
 __all__ = [
     "Activations",

@@ -22,9 +22,9 @@ from torch import Tensor, fx, nn
 
 from converters.activations import Elementwise
 from converters.chains.chain import AffineMap
-from converters.chains.inspection import CONVERTIBLE, check_modules, describe, evaluating, located
 from converters.chains.reading import PASSIVE, ChainReader, Neurons, NoChain, Weight
 from converters.elementwise import finite_number
+from converters.inspection import CONVERTIBLE, check_modules, describe, evaluating, located
 from nngraph.errors import UnsupportedModuleError
 
 __all__ = ["trace_chain"]

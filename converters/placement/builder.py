@@ -14,10 +14,16 @@ from converters.placement.following import Following
 from converters.placement.slabs import Piece, cut_taps, pieces, slab_of
 from converters.symmetry.derive import Derivation, Layer
 from converters.symmetry.spec import Axis
-from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter
-from nngraph.graph.groups import MAX_SIZE
-from nngraph.graph.layout import Slab
-from nngraph.graph.spaces import Factor, Space
+from nngraph.graph import (
+    MAX_SIZE,
+    Activation,
+    Architecture,
+    Factor,
+    NeuronGroup,
+    Parameter,
+    Slab,
+    Space,
+)
 
 __all__ = ["Builder", "match"]
 

@@ -11,8 +11,7 @@ from converters.chains.program import Refusal, chain_architecture_of, read_chain
 from converters.placement.builder import Builder
 from converters.placement.layers import place
 from converters.symmetry.derive import Derivation, derive
-from nngraph.graph import Architecture, NeuralGraph
-from nngraph.graph.parameters import check_parameters
+from nngraph.graph import Architecture, NeuralGraph, check_parameters
 
 __all__ = ["build_architecture", "to_architecture", "traced_to_graph"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from converters.placement.builder import Builder, match
 from converters.placement.slabs import Piece, pieces, slab_of
 from converters.symmetry.derive import Layer
-from nngraph.graph.spaces import Factor
+from nngraph.graph import Factor
 
 __all__ = ["PLACERS", "place"]
 

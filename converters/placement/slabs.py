@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from converters.symmetry.spec import Axis, Segment
-from nngraph.graph.layout import Slab
-from nngraph.graph.spaces import Factor
+from nngraph.graph import Factor, Slab
 
 __all__ = ["MAX_TAPS", "Piece", "cut_taps", "pieces", "slab_of"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from converters.symmetry.axes import Axis, axis_size, factors_of, segment_size
 from nngraph.errors import ArchitectureError
-from nngraph.graph.spaces import Space
+from nngraph.graph import Space
 
 __all__ = [
     "Relabelling",

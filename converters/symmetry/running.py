@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.chains.inspection import evaluating
+from converters.inspection import evaluating
 from converters.symmetry.arguments import map_tensors
 from converters.symmetry.memory import Contradiction, Memory, Twins, widen
 from converters.symmetry.returned import returned_tensors

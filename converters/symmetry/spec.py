@@ -43,7 +43,7 @@ from converters.symmetry.relabelling import (
     sample,
 )
 from nngraph.errors import ArchitectureError
-from nngraph.graph.spaces import Space
+from nngraph.graph import Space
 
 __all__ = ["Axis", "Factor", "FixedReport", "PermutationSpec", "Relabelling", "Segment", "Space"]
 

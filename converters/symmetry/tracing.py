@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from converters.chains.inspection import evaluating
+from converters.inspection import evaluating
 from converters.symmetry.arguments import input_tensors, map_tensors
 from converters.symmetry.failures import Failure
 from converters.symmetry.program import Program

@@ -6,6 +6,7 @@ from nngraph.alignment.embeddings import (
     match_activations,
     match_embeddings,
 )
+from nngraph.alignment.gains import group_gains, space_gains
 from nngraph.alignment.interpolation import (
     Barrier,
     Loss,
@@ -17,6 +18,7 @@ from nngraph.alignment.interpolation import (
 )
 from nngraph.alignment.matching import Alignment, match_features, match_weights
 from nngraph.alignment.sinkhorn import match_sinkhorn, relabel_softly, sinkhorn
+from nngraph.alignment.terms import check_pair, terms_of
 
 __all__ = [
     "Alignment",
@@ -25,8 +27,10 @@ __all__ = [
     "NeuronStates",
     "barrier",
     "canonical_form",
+    "check_pair",
     "data_loss",
     "distance",
+    "group_gains",
     "interpolate",
     "match_activations",
     "match_embeddings",
@@ -36,4 +40,6 @@ __all__ = [
     "relabel_softly",
     "run",
     "sinkhorn",
+    "space_gains",
+    "terms_of",
 ]

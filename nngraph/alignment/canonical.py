@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nngraph.graph import Architecture, NeuralGraph
-from nngraph.graph.neuron_symmetry import (
+from nngraph.graph import (
     SCALED,
     SIGNED,
+    Architecture,
+    NeuralGraph,
     NeuronLayer,
     hidden_layers,
-    move,
+    move_neurons,
     set_phases,
     set_signs,
 )
@@ -51,7 +52,7 @@ def flip_signs(network: NeuralGraph, signs: Mapping[str, Tensor]) -> NeuralGraph
     for layer in hidden_layers(network.architecture):
         space = network.architecture.groups[layer.group].space
         if isinstance(space, str) and space in signs:
-            move(values, layer, signs[space].to(values[layer.incoming]))
+            move_neurons(values, layer, signs[space].to(values[layer.incoming]))
     return network.with_parameters(values)
 
 
@@ -95,7 +96,7 @@ def _balance(values: dict[str, Tensor], layers: Sequence[NeuronLayer]) -> None:
             after = values[layer.outgoing].square().sum(-2)
             held = (before == 0) | (after == 0)
             factor = torch.where(held, 1.0, after / torch.where(held, 1.0, before)) ** 0.25
-            move(values, layer, factor)
+            move_neurons(values, layer, factor)
             largest = max(largest, float((factor - 1).abs().max()))
         if largest < 4 * torch.finfo(factor.dtype).eps:
             return

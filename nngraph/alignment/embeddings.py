@@ -15,8 +15,7 @@ from nngraph.alignment.matching import Alignment, match_features
 from nngraph.alignment.terms import check_pair
 from nngraph.datasets import CanonicaliseSines
 from nngraph.graph import NeuralGraph, to_batch
-from nngraph.nn import Networks, StateNetwork
-from nngraph.nn.models.around import AroundMetanetwork
+from nngraph.nn import AroundMetanetwork, Networks, StateNetwork
 
 __all__ = ["NeuronStates", "match_activations", "match_embeddings"]
 

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from nngraph.alignment.terms import Term
-from nngraph.graph import Architecture
-from nngraph.graph.spaces import Factor
+from nngraph.graph import Architecture, Factor
 
 __all__ = ["end_matrices", "soft_entries", "soft_inner_product", "split_factors"]
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from nngraph.alignment.factors import split_factors
 from nngraph.alignment.terms import Term
-from nngraph.graph import Architecture
-from nngraph.graph.spaces import Factor
+from nngraph.graph import Architecture, Factor
 
 __all__ = ["Gains", "children", "group_gains", "lone_gains", "pair_gains", "space_gains", "touched"]
 

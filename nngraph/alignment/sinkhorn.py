@@ -23,8 +23,7 @@ from nngraph.alignment.interpolation import Loss, interpolate
 from nngraph.alignment.matching import Alignment
 from nngraph.alignment.steps import assign
 from nngraph.alignment.terms import check_pair, inner_product, moved, terms_of
-from nngraph.graph import NeuralGraph, Relabelling, Symmetry
-from nngraph.graph.layout import read_slab, write_slab
+from nngraph.graph import NeuralGraph, Relabelling, Symmetry, read_slab, write_slab
 
 __all__ = ["match_sinkhorn", "relabel_softly", "sinkhorn"]
 

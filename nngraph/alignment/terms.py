@@ -22,9 +22,15 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, NonFiniteError
-from nngraph.graph import Architecture, NeuralGraph, Relabelling
-from nngraph.graph.layout import Parameter, Slab, read_slab
-from nngraph.graph.spaces import group_permutation
+from nngraph.graph import (
+    Architecture,
+    NeuralGraph,
+    Parameter,
+    Relabelling,
+    Slab,
+    group_permutation,
+    read_slab,
+)
 
 __all__ = ["Term", "check_pair", "feature_terms", "inner_product", "moved", "terms_of"]
 

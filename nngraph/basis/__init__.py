@@ -15,7 +15,6 @@ from nngraph.basis.rank import rank_of
 from nngraph.basis.report import BlockReport, RankReport
 from nngraph.basis.terms import Term
 from nngraph.basis.weight_space import Axis, WeightSpace, WeightTensor
-from nngraph.drawing.basis import draw_basis
 
 __all__ = [
     "Axis",
@@ -34,7 +33,6 @@ __all__ = [
     "coefficients",
     "coordinate_orbits",
     "dimension",
-    "draw_basis",
     "elements",
     "layer_matrix",
     "pair_orbits",

@@ -15,7 +15,7 @@ from torch import Tensor
 from nngraph.basis.block import BasisBlock, Element, Matrix, as_matrix
 from nngraph.basis.weight_space import WeightSpace, checked, common_sizes, weight_space
 from nngraph.errors import ArchitectureError
-from nngraph.graph.architecture import Architecture
+from nngraph.graph import Architecture
 
 __all__ = ["Basis", "Coefficients", "EquivariantMap"]
 

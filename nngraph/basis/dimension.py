@@ -9,7 +9,7 @@ from nngraph.basis.basis import Basis
 from nngraph.basis.block import BasisBlock
 from nngraph.basis.weight_space import WeightSpace
 from nngraph.errors import ArchitectureError
-from nngraph.graph.architecture import Architecture
+from nngraph.graph import Architecture
 
 __all__ = ["Dimension", "dimension"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from nngraph.basis.basis import Basis, Coefficients, EquivariantMap
 from nngraph.basis.block import Element, Matrix
 from nngraph.basis.weight_space import WeightSpace
-from nngraph.graph.architecture import Architecture
+from nngraph.graph import Architecture
 
 __all__ = ["coefficients", "elements", "project", "sample"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from nngraph.basis.block import Matrix
 from nngraph.basis.weight_space import WeightSpace
 from nngraph.errors import ArchitectureError, NonFiniteError
-from nngraph.graph.architecture import Architecture
+from nngraph.graph import Architecture
 
 __all__ = ["LayerMap", "Stacked", "layer_matrix", "stacked"]
 

@@ -15,7 +15,7 @@ from nngraph.basis.layer import LayerMap, layer_matrix, parameters_of
 from nngraph.basis.report import BlockReport, RankReport
 from nngraph.basis.weight_space import WeightSpace
 from nngraph.errors import ArchitectureError, NonFiniteError
-from nngraph.graph.architecture import Architecture
+from nngraph.graph import Architecture
 
 __all__ = ["METHODS", "rank_of"]
 

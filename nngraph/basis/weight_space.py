@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph.architecture import Architecture
+from nngraph.graph import Architecture
 
 __all__ = ["Axis", "WeightSpace", "WeightTensor", "weight_space"]
 

@@ -12,7 +12,6 @@ from typing import Any
 from jsonargparse import ArgumentError, Namespace
 
 from converters import load_graph, save_graph
-from nngraph.basis import draw_basis
 from nngraph.cli import text
 from nngraph.cli.common import tell
 from nngraph.cli.comparing import compare_command, models_command
@@ -29,6 +28,7 @@ from nngraph.cli.networks import (
 )
 from nngraph.cli.training_commands import eval_command, train_command
 from nngraph.cli.zoo_commands import ZOO_RUN
+from nngraph.drawing import draw_basis
 from nngraph.errors import DataFileError
 from nngraph.graph import Architecture, NeuralGraph
 from nngraph.validation import at_most, default_architecture, validate

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentError, Namespace
 
 from nngraph.cli import text
 from nngraph.cli.common import tell, values_of_the_user
-from nngraph.drawing.curves import draw_tables
+from nngraph.drawing import draw_curves
 from nngraph.graph import Architecture
 from nngraph.tasks import compare_runs, describe_models
 from nngraph.validation import default_architecture
@@ -78,7 +78,7 @@ def compare_command(options: Namespace) -> int:
     data: dict[str, Any] = {"tables": [table.to_dict() for table in tables]}
     if options.figure is not None:
         with values_of_the_user():
-            data["figure"] = str(draw_tables(options.figure, tables))
+            data["figure"] = str(draw_curves(options.figure, [t.panel for t in tables]))
     tell(options, data, lambda: "\n\n".join(map(_table_words, data["tables"])))
     return 0
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from converters import to_graph, to_module, to_state_dict
+from nngraph import drawing
 from nngraph.cli import text
 from nngraph.cli.relabelled import Relabelled, compare_relabelled
-from nngraph.drawing import figures
 from nngraph.errors import DataFileError
 from nngraph.files import write_atomically
 from nngraph.graph import NeuralGraphStack, Symmetry, forward
@@ -169,7 +169,7 @@ def run_demo(
     """
     begin = time.perf_counter()
     plan = _QUICK if quick else _FULL
-    figures.new_figure(1, 1)  # a missing matplotlib is told now, and not after minutes
+    drawing.new_figure(1, 1)  # a missing matplotlib is told now, and not after minutes
     images = load_digits_images()
 
     say(f"[1/5] {plan.views} networks for each of {plan.count:,} digits, each from its own start")
@@ -376,7 +376,7 @@ def _draw(out: Path, zoo: Zoo, images: ImageSource, outcomes: Sequence[_Outcome]
     invariant = [outcome for outcome in outcomes if MODELS[outcome.contestant.model].invariant]
     weights_only = [o for o in invariant if o.report.column != "with probes"]
     best = max(weights_only, key=lambda outcome: outcome.report.val["accuracy"])
-    return figures.draw_demo(
+    return drawing.draw_demo(
         out / "demo.png",
         originals=images.targets(zoo.image[numbers]).double().numpy(),
         reconstructions=render(networks, height, width).double().numpy(),

@@ -8,8 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
 
-from converters import permutation_spec, save_graph, to_graph, verify
-from converters.placement import spec_spaces
+from converters import permutation_spec, save_graph, spec_spaces, to_graph, verify
 from converters.symmetry import PermutationSpec, Verification
 from nngraph.cli import text
 from nngraph.cli.common import tell

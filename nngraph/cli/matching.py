@@ -27,7 +27,7 @@ from nngraph.cli import text
 from nngraph.cli.common import tell, values_of_the_user
 from nngraph.cli.modules import read_architecture
 from nngraph.cli.networks import is_graph_file, read_network
-from nngraph.drawing.alignment import draw_alignment
+from nngraph.drawing import draw_alignment
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraph
 from nngraph.nn import StateNetwork

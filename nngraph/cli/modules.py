@@ -15,8 +15,7 @@ import torch
 from jsonargparse import ArgumentError
 from torch import Tensor, nn
 
-from converters.onnx_files import load_onnx
-from converters.onnx_files.elements import ELEMENTS
+from converters.onnx_files import ELEMENTS, load_onnx
 from nngraph.errors import ArchitectureError, DataFileError, NNGraphError, UnsupportedModuleError
 from nngraph.graph import Architecture
 

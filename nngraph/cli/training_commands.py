@@ -13,8 +13,16 @@ from nngraph.cli import text
 from nngraph.cli.common import check_device, tell, values_of_the_user
 from nngraph.cli.relabelled import compare_relabelled
 from nngraph.ranks import Ranks
-from nngraph.tasks import TASKS, Predict, TrainSettings, build_model, build_task, load_run, train
-from nngraph.tasks.settings import finite
+from nngraph.tasks import (
+    TASKS,
+    Predict,
+    TrainSettings,
+    build_model,
+    build_task,
+    finite,
+    load_run,
+    train,
+)
 from nngraph.zoo import Zoo
 
 __all__ = ["eval_command", "train_command"]

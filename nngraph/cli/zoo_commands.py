@@ -14,10 +14,9 @@ from nngraph.cli.networks import activations_of
 from nngraph.cli.zoo_fitting import zoo_fit, zoo_train
 from nngraph.cli.zoo_words import tell_zoo, this_command
 from nngraph.datasets import export_ogb, ogb_meta
+from nngraph.drawing import draw_contact_sheet, draw_histograms
 from nngraph.zoo import (
     Zoo,
-    draw_contact_sheet,
-    draw_histograms,
     filter_zoo,
     find_problems,
     merge_zoos,

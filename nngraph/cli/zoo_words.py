@@ -13,8 +13,7 @@ from jsonargparse import Namespace
 
 from nngraph.cli import text
 from nngraph.cli.common import tell
-from nngraph.zoo import Zoo
-from nngraph.zoo.store.summary import histogram
+from nngraph.zoo import Zoo, histogram
 
 __all__ = ["tell_zoo", "this_command"]
 

@@ -9,8 +9,7 @@ import torch
 from torch_geometric.transforms import BaseTransform
 
 from nngraph.datasets.transforms import with_parameters
-from nngraph.graph import NeuralGraph, NeuralGraphStack
-from nngraph.graph.neuron_symmetry import sample_moves
+from nngraph.graph import NeuralGraph, NeuralGraphStack, sample_moves
 
 __all__ = ["DropWeights", "ScaleNeurons", "WeightNoise"]
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, Symmetry
-from nngraph.graph.sine_symmetry import canonicalise_sines
+from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, Symmetry, canonicalise_sines
 
 __all__ = ["CanonicaliseSines", "InputMotion", "Relabel", "with_parameters"]
 

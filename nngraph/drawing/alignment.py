@@ -11,10 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nngraph.alignment.gains import group_gains, space_gains
-from nngraph.alignment.interpolation import Barrier
-from nngraph.alignment.matching import Alignment
-from nngraph.alignment.terms import check_pair, terms_of
+from nngraph.alignment import Alignment, Barrier, check_pair, group_gains, space_gains, terms_of
 from nngraph.drawing.figures import COLOURS, INK, MUTED, PAPER, RULE, new_figure, save_figure
 from nngraph.errors import ArchitectureError
 from nngraph.graph import NeuralGraph

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nngraph.basis.basis import Basis
-from nngraph.basis.block import BasisBlock
-from nngraph.basis.weight_space import WeightSpace, WeightTensor
+from nngraph.basis import Basis, BasisBlock, WeightSpace, WeightTensor
 from nngraph.errors import ArchitectureError, MissingDependencyError
-from nngraph.graph.architecture import Architecture
+from nngraph.graph import Architecture
 
 __all__ = ["draw_basis"]
 

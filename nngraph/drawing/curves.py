@@ -6,14 +6,25 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from nngraph.drawing.figures import COLOURS, INK, new_figure, save_figure, style_axes
 
-if TYPE_CHECKING:
-    from nngraph.tasks.comparison import Table
+__all__ = ["Panel", "draw_curves", "draw_run"]
 
-__all__ = ["draw_run", "draw_tables"]
+
+class Panel(NamedTuple):
+    """Runs that are drawn together.
+
+    Attributes:
+        title: above them.
+        score: name of the measure.
+        curves: label, and a history of metrics for each seed.
+    """
+
+    title: str
+    score: str
+    curves: Sequence[tuple[str, Sequence[Sequence[Mapping[str, Any]]]]]
 
 
 def draw_run(
@@ -44,8 +55,8 @@ def draw_run(
     return save_figure(figure, path)
 
 
-def draw_tables(path: str | os.PathLike[str], tables: Sequence[Table]) -> Path:
-    """Draw the scores on validation networks over CPU seconds, a panel per table.
+def draw_curves(path: str | os.PathLike[str], panels: Sequence[Panel]) -> Path:
+    """Draw the scores on validation networks over CPU seconds, panel by panel.
 
     Runs that differ in nothing but their seed have one colour.
 
@@ -53,15 +64,16 @@ def draw_tables(path: str | os.PathLike[str], tables: Sequence[Table]) -> Path:
         MissingDependencyError: if matplotlib is not installed.
         ValueError: if the path does not end in ``.png``, ``.pdf`` or ``.svg``.
     """
-    figure = new_figure(6.5, 3.6 * len(tables))
-    for place, table in enumerate(tables, start=1):
-        ax = figure.add_subplot(len(tables), 1, place)
-        for colour, row in zip(COLOURS * len(table.rows), table.rows, strict=False):
-            for number, run in enumerate(row.runs):
-                name = "_" if number else row.label
-                _draw(ax, run.history, "cpu_seconds", f"val_{table.score}", colour, name)
-        style_axes(ax, "CPU seconds of training", f"{table.score} (validation)")
-        title = textwrap.fill(table.title, 64)
+    figure = new_figure(6.5, 3.6 * len(panels))
+    for place, panel in enumerate(panels, start=1):
+        ax = figure.add_subplot(len(panels), 1, place)
+        several = COLOURS * len(panel.curves)
+        for colour, (label, histories) in zip(several, panel.curves, strict=False):
+            for number, history in enumerate(histories):
+                name = "_" if number else label
+                _draw(ax, history, "cpu_seconds", f"val_{panel.score}", colour, name)
+        style_axes(ax, "CPU seconds of training", f"{panel.score} (validation)")
+        title = textwrap.fill(panel.title, 64)
         ax.set_title(title, fontsize=10, color=INK, weight="bold", loc="left")
         ax.legend(fontsize=8, frameon=False, labelcolor=INK)
     figure.tight_layout()

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from nngraph.drawing.figures import new_figure, save_figure
 from nngraph.errors import InvalidGraphError
-from nngraph.zoo.fitting.render import render
-from nngraph.zoo.store.zoo import Zoo
+from nngraph.zoo import Zoo, render
 
 __all__ = ["draw_contact_sheet", "draw_histograms"]
 

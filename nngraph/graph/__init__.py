@@ -7,29 +7,105 @@ from nngraph.graph.activations import (
     NeuronSymmetry,
 )
 from nngraph.graph.architecture import ROLES, Architecture, Block, Column, NeuronGroup, Parameter
-from nngraph.graph.copies import join_copies, run_copies
-from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, to_batch
+from nngraph.graph.batching import (
+    Alike,
+    join_networks,
+    join_nodes,
+    order_edges,
+    restore_edges,
+    split_networks,
+)
+from nngraph.graph.copies import join_copies, run_copies, with_widths
+from nngraph.graph.groups import MAX_SIZE
+from nngraph.graph.layout import INTEGERS, Slab, read_slab, slabs_of, write_slab
+from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, check_readable, to_batch
+from nngraph.graph.neuron_symmetry import (
+    SCALED,
+    SIGNED,
+    NeuronLayer,
+    hidden_layers,
+    move_neurons,
+    sample_moves,
+    set_phases,
+    set_signs,
+)
+from nngraph.graph.parameters import check_parameters, pack, unpack
 from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
+from nngraph.graph.sine_symmetry import canonicalise_sines
+from nngraph.graph.spaces import Factor, Space, group_permutation
+from nngraph.graph.structure import (
+    edge_block,
+    edge_index,
+    node_group,
+    node_mask,
+    node_position,
+    node_role,
+)
 from nngraph.graph.symmetry import Symmetry
+from nngraph.graph.topology.kinds import BLOCK_KINDS, COLUMN_KINDS, KERNEL_AXES
+from nngraph.graph.topology.parts import Bucket, Meetings, Nodes
+from nngraph.graph.topology.topology import Topology
 
 __all__ = [
     "ACTIVATIONS",
+    "BLOCK_KINDS",
+    "COLUMN_KINDS",
+    "INTEGERS",
+    "KERNEL_AXES",
+    "MAX_SIZE",
     "ROLES",
+    "SCALED",
+    "SIGNED",
     "Activation",
     "ActivationFunction",
+    "Alike",
     "Architecture",
     "Block",
+    "Bucket",
     "Column",
+    "Factor",
+    "Meetings",
     "NeuralGraph",
     "NeuralGraphStack",
     "NeuronGroup",
+    "NeuronLayer",
     "NeuronSymmetry",
+    "Nodes",
     "Parameter",
     "Relabelling",
+    "Slab",
+    "Space",
     "Symmetry",
+    "Topology",
+    "canonicalise_sines",
+    "check_parameters",
+    "check_readable",
+    "edge_block",
+    "edge_index",
     "forward",
+    "group_permutation",
+    "hidden_layers",
     "join_copies",
+    "join_networks",
+    "join_nodes",
+    "move_neurons",
+    "node_group",
+    "node_mask",
+    "node_position",
+    "node_role",
+    "order_edges",
+    "pack",
+    "read_slab",
+    "restore_edges",
     "run_copies",
+    "sample_moves",
+    "set_phases",
+    "set_signs",
+    "slabs_of",
+    "split_networks",
     "to_batch",
+    "unpack",
+    "with_widths",
+    "write_slab",
 ]

@@ -28,7 +28,7 @@ __all__ = [
     "SIGNED",
     "NeuronLayer",
     "hidden_layers",
-    "move",
+    "move_neurons",
     "sample_moves",
     "set_phases",
     "set_signs",
@@ -85,7 +85,7 @@ def hidden_layers(
     return layers
 
 
-def move(
+def move_neurons(
     values: dict[str, Tensor], layer: NeuronLayer, factor: Tensor, steps: Tensor | None = None
 ) -> None:
     """Scale the neurons of one layer and step their phases, ``[*, d]`` each, in ``values``.
@@ -136,7 +136,7 @@ def sample_moves(
             factor = torch.where(sign < 0.5, -factor, factor)
         if layer.symmetry == "phase":
             steps = ((step * (2 * max_steps + 1)).floor() - max_steps).to(like)
-        move(values, layer, factor.to(like), steps)
+        move_neurons(values, layer, factor.to(like), steps)
     return values
 
 
@@ -144,7 +144,7 @@ def set_phases(values: dict[str, Tensor], layer: NeuronLayer) -> None:
     r"""Bring the phases :math:`w_0 b` of a layer of sines into :math:`[-\pi/2, \pi/2)`."""
     if layer.symmetry == "phase" and layer.bias is not None:
         phase = values[layer.bias] * (layer.activation["w0"] / math.pi)
-        move(values, layer, torch.ones_like(phase), -torch.floor(phase + 0.5))
+        move_neurons(values, layer, torch.ones_like(phase), -torch.floor(phase + 0.5))
 
 
 def set_signs(values: dict[str, Tensor], layer: NeuronLayer) -> None:
@@ -162,4 +162,4 @@ def set_signs(values: dict[str, Tensor], layer: NeuronLayer) -> None:
     if layer.bias is not None:
         bias = values[layer.bias]
         key = torch.where(bias == 0, key, bias)
-    move(values, layer, torch.where(key < 0, -1.0, 1.0).to(key))
+    move_neurons(values, layer, torch.where(key < 0, -1.0, 1.0).to(key))

@@ -1,6 +1,6 @@
 """The primitives that every layer stands on, behind one door: gather, reduce, pool, broadcast.
 
-Every function takes the :class:`~nngraph.graph.topology.topology.Topology` first, then features
+Every function takes the :class:`~nngraph.graph.Topology` first, then features
 ``[*, N, C]`` on nodes or ``[*, E, C]`` on edges, with any leading shape, and ``backend=``:
 
 - ``"reference"``: plain torch over the index tensors; the definition;
@@ -19,6 +19,7 @@ A backend that is named is used, or refused with an error; none replaces another
 from __future__ import annotations
 
 from nngraph.kernels.backends.choice import BACKENDS, REDUCTIONS, End, Reduction, Side
+from nngraph.kernels.backends.reference import mean_by
 from nngraph.kernels.crossing import attend_crossing
 from nngraph.kernels.edges import (
     aggregate,
@@ -30,6 +31,10 @@ from nngraph.kernels.edges import (
     reduce,
     softmax,
 )
+from nngraph.kernels.equivariant.dense_mixing import DenseMixing
+from nngraph.kernels.equivariant.mixing import mix_tables, pool_globally
+from nngraph.kernels.equivariant.scatter_mixing import ScatterMixing
+from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms
 from nngraph.kernels.levels import propagate_level, take
 from nngraph.kernels.parts import (
     attend_graphs,
@@ -50,11 +55,16 @@ from nngraph.kernels.updates import EdgeUpdate, edge_update, map_edges, streamed
 __all__ = [
     "BACKENDS",
     "REDUCTIONS",
+    "DenseMixing",
     "EdgeUpdate",
     "End",
+    "MixedTensor",
+    "PermuteIO",
     "Reduction",
+    "ScatterMixing",
     "Side",
     "StreamedUpdate",
+    "Terms",
     "aggregate",
     "attend",
     "attend_crossing",
@@ -64,9 +74,12 @@ __all__ = [
     "gather",
     "inner",
     "map_edges",
+    "mean_by",
+    "mix_tables",
     "multiply_blocks",
     "normalise_blocks",
     "pool_blocks",
+    "pool_globally",
     "pool_graphs",
     "pool_groups",
     "propagate",

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.topology.parts import Meetings
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Meetings, Topology
 
 __all__ = ["attend_crossing", "dense", "reference"]
 

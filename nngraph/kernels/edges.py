@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.kernels.backends.choice import (
     REDUCTIONS,
     End,

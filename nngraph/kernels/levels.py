@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.topology.parts import Nodes
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Nodes, Topology
 from nngraph.kernels.backends.choice import End, kernel_of
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.kernels import sets
 from nngraph.kernels.backends import reference
 from nngraph.kernels.backends.choice import Side, count_of, kernel_of, known_side

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.kernels.backends.choice import TRITON, is_dense, refuse_triton
 from nngraph.kernels.edges import edge_affine, gather, reduce
 from nngraph.kernels.modes import follows_operations

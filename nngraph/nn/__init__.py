@@ -1,8 +1,10 @@
 """Metanetworks: models that read networks, on the shared primitives of :mod:`nngraph.kernels`."""
 
-from nngraph.kernels.equivariant.terms import Terms
+from nngraph.kernels import Terms
+from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.common.scales import TensorScales
+from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.encoders.network import FourierFeatures, NetworkEncoder
 from nngraph.nn.encoders.ordered_pass import OrderedPass
@@ -12,7 +14,8 @@ from nngraph.nn.layers.invariant import InvariantLinear
 from nngraph.nn.layers.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.models.added_neurons import AddedNeurons
-from nngraph.nn.models.base import Metanetwork
+from nngraph.nn.models.around import AroundMetanetwork
+from nngraph.nn.models.base import Column, Metanetwork
 from nngraph.nn.models.dws import EquivariantNetwork
 from nngraph.nn.models.editing import EditingNetwork
 from nngraph.nn.models.flat import FlatNetwork
@@ -23,13 +26,14 @@ from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
 from nngraph.nn.models.nft import SetAttentionLayer, SetAttentionNetwork, TensorAttention
 from nngraph.nn.models.ng_gnn import FilmLayer, FilmNetwork
 from nngraph.nn.models.ng_t import RelationalLayer, RelationalNetwork
+from nngraph.nn.models.probe import ProbeNetwork
 from nngraph.nn.models.probing import probing
 from nngraph.nn.models.registry import MODELS
-from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.models.statistics import StatisticsNetwork
 from nngraph.nn.models.symmetric import SymmetricNetwork
 from nngraph.nn.outputs import output_networks
-from nngraph.nn.probes.probes import ProbeNetwork, Probes
+from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import ChainRunner, ModuleRunner, Runner
 from nngraph.nn.probes.sites import Site
 from nngraph.nn.readouts.readout import Readout
@@ -38,8 +42,10 @@ from nngraph.nn.readouts.weights import WeightReadout
 __all__ = [
     "MODELS",
     "AddedNeurons",
+    "AroundMetanetwork",
     "ChainRunner",
     "ChannelNorm",
+    "Column",
     "EdgePooling",
     "EdgeStep",
     "EditingNetwork",
@@ -88,6 +94,7 @@ __all__ = [
     "Terms",
     "WeightReadout",
     "input_features",
+    "mlp",
     "output_networks",
     "probing",
 ]

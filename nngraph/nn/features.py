@@ -13,11 +13,7 @@ from torch.nn.functional import pad
 from torch_geometric.data import Batch
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import NeuralGraph, NeuralGraphStack
-from nngraph.graph.neural_graph import check_readable
-from nngraph.graph.parameters import pack
-from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.entries import order_edges
+from nngraph.graph import NeuralGraph, NeuralGraphStack, Topology, check_readable, order_edges, pack
 
 __all__ = ["Features", "Fitted", "Networks", "input_features"]
 

@@ -8,9 +8,7 @@ from typing import Any
 
 from torch_geometric.data import Batch
 
-from nngraph.graph import NeuralGraph, NeuralGraphStack
-from nngraph.graph.parameters import unpack
-from nngraph.kernels.entries import restore_edges
+from nngraph.graph import NeuralGraph, NeuralGraphStack, restore_edges, unpack
 from nngraph.nn.features import Features, Networks
 
 __all__ = ["output_networks"]

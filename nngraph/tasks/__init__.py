@@ -7,7 +7,7 @@ from nngraph.tasks.matching import MatchNeurons
 from nngraph.tasks.prediction import Predict
 from nngraph.tasks.registry import TASKS, build_model, build_task
 from nngraph.tasks.run_folder import load_run
-from nngraph.tasks.settings import Report, TrainSettings
+from nngraph.tasks.settings import Report, TrainSettings, finite
 from nngraph.tasks.task import Task, batch_answers, new_model
 from nngraph.tasks.training import train
 
@@ -24,6 +24,7 @@ __all__ = [
     "build_task",
     "compare_runs",
     "describe_models",
+    "finite",
     "load_run",
     "new_model",
     "train",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nngraph.drawing import Panel
 from nngraph.errors import DataFileError
 from nngraph.tasks.run_folder import CONFIG, METRICS, REPORT, read_settings
 from nngraph.tasks.settings import Report, TrainSettings, finite
@@ -91,6 +92,12 @@ class Table:
     def title(self) -> str:
         """What the table is about."""
         return f"{self.task} on {self.zoo}: {self.column}"
+
+    @property
+    def panel(self) -> Panel:
+        """The learning curves of its runs, to be drawn."""
+        curves = [(row.label, [run.history for run in row.runs]) for row in self.rows]
+        return Panel(self.title, self.score, curves)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as plain data."""

@@ -11,9 +11,7 @@ from torch.nn import functional as F
 from nngraph.datasets import DropWeights, InputMotion, ScaleNeurons, WeightNoise
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import Metanetwork, Networks
-from nngraph.nn.models.around import AroundMetanetwork
-from nngraph.nn.models.base import mlp
+from nngraph.nn import AroundMetanetwork, Metanetwork, Networks, mlp
 from nngraph.tasks.linear_probe import linear_probe
 from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.task import Task, joined, new_model, one_stack

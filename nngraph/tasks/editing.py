@@ -15,8 +15,7 @@ from nngraph.nn import EditingNetwork
 from nngraph.tasks.pictures import EDITS
 from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.task import Task
-from nngraph.zoo import Zoo, load_idx_folder, pixel_coordinates, render
-from nngraph.zoo.fitting.siren import psnr_of
+from nngraph.zoo import Zoo, load_idx_folder, pixel_coordinates, psnr_of, render
 
 __all__ = ["Edit"]
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nngraph.alignment.embeddings import NeuronStates
-from nngraph.alignment.matching import match_features
+from nngraph.alignment import NeuronStates, match_features
 from nngraph.datasets import WeightNoise
 from nngraph.errors import ArchitectureError, DataFileError
 from nngraph.graph import Architecture, NeuralGraphStack, Symmetry

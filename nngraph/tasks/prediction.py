@@ -9,13 +9,11 @@ from torch import Tensor, nn
 
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import Metanetwork, Networks
-from nngraph.nn.models.base import Column
+from nngraph.nn import Column, Metanetwork, Networks
 from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.targets import Category, Number, Target
 from nngraph.tasks.task import Task, batch_answers, joined, new_model
-from nngraph.zoo import Zoo
-from nngraph.zoo.store.facts import Fact
+from nngraph.zoo import Fact, Zoo
 
 __all__ = ["InUnits", "Predict"]
 

@@ -13,9 +13,7 @@ from nngraph.files import TEMPORARY
 from nngraph.tasks.checkpoint import load_tensors, read_json, write_json
 from nngraph.tasks.registry import build_model
 from nngraph.tasks.settings import Report, TrainSettings
-from nngraph.zoo import Zoo
-from nngraph.zoo.store.manifest import Manifest
-from nngraph.zoo.store.manifest_json import Malformed
+from nngraph.zoo import Malformed, Manifest, Zoo
 
 __all__ = ["CHECKPOINT", "METRICS", "MODEL", "REPORT", "RunFolder", "load_run"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nngraph.datasets import METRICS
-from nngraph.zoo.store.facts import Fact
+from nngraph.zoo import Fact
 
 __all__ = ["Category", "Number", "Target"]
 

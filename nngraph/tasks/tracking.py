@@ -7,8 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nngraph.drawing.curves import draw_run
-from nngraph.drawing.figures import new_figure
+from nngraph.drawing import draw_run, new_figure
 from nngraph.errors import MissingDependencyError
 
 __all__ = ["CURVES", "Tracker"]

@@ -12,12 +12,13 @@ from nngraph.graph import (
     ACTIVATIONS,
     Activation,
     Architecture,
+    Factor,
     NeuralGraphStack,
     NeuronGroup,
     Parameter,
+    Slab,
+    Space,
 )
-from nngraph.graph.layout import Slab
-from nngraph.graph.spaces import Factor, Space
 
 __all__ = [
     "every_activation",

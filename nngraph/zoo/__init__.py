@@ -1,6 +1,5 @@
 """Populations of networks: fitted to images many at once, stored in shards, read back."""
 
-from nngraph.drawing.zoos import draw_contact_sheet, draw_histograms
 from nngraph.zoo.classifiers.recipes import RECIPES, Recipe
 from nngraph.zoo.classifiers.running import runner_of, says_how_to_run
 from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
@@ -12,7 +11,7 @@ from nngraph.zoo.fitting.plan import draw_architectures
 from nngraph.zoo.fitting.population import fit_zoo, suggested_settings
 from nngraph.zoo.fitting.render import render
 from nngraph.zoo.fitting.settings import FitSettings
-from nngraph.zoo.fitting.siren import pixel_coordinates, siren_architecture
+from nngraph.zoo.fitting.siren import pixel_coordinates, psnr_of, siren_architecture
 from nngraph.zoo.images.augment import Augmentation
 from nngraph.zoo.images.idx import load_idx_folder, read_idx
 from nngraph.zoo.images.named import SOURCES, Source, load_images, load_train_and_test
@@ -21,11 +20,17 @@ from nngraph.zoo.sources import ImageSource, load_digits_images
 from nngraph.zoo.store.curation import append_networks, create_zoo, filter_zoo, merge_zoos
 from nngraph.zoo.store.facts import SPLITS, Fact
 from nngraph.zoo.store.manifest import Manifest, Origin, SplitPolicy
+from nngraph.zoo.store.manifest_json import Malformed
 from nngraph.zoo.store.selection import select
+from nngraph.zoo.store.shards import DTYPES, Shard
+from nngraph.zoo.store.splits import policy_of, split_of_groups
+from nngraph.zoo.store.summary import histogram
 from nngraph.zoo.store.verification import find_problems
+from nngraph.zoo.store.writing import write_zoo
 from nngraph.zoo.store.zoo import Zoo
 
 __all__ = [
+    "DTYPES",
     "RECIPES",
     "SOURCES",
     "SPLITS",
@@ -37,9 +42,11 @@ __all__ = [
     "FitSettings",
     "ImageSource",
     "LabelledImages",
+    "Malformed",
     "Manifest",
     "Origin",
     "Recipe",
+    "Shard",
     "Source",
     "SplitPolicy",
     "Zoo",
@@ -47,13 +54,12 @@ __all__ = [
     "classifier_of",
     "create_zoo",
     "draw_architectures",
-    "draw_contact_sheet",
-    "draw_histograms",
     "filter_zoo",
     "find_problems",
     "fit_images",
     "fit_zoo",
     "fourier_architecture",
+    "histogram",
     "load_digits_images",
     "load_idx_folder",
     "load_images",
@@ -61,12 +67,16 @@ __all__ = [
     "load_train_and_test",
     "merge_zoos",
     "pixel_coordinates",
+    "policy_of",
+    "psnr_of",
     "read_idx",
     "render",
     "runner_of",
     "says_how_to_run",
     "select",
     "siren_architecture",
+    "split_of_groups",
     "suggested_settings",
     "train_zoo",
+    "write_zoo",
 ]

@@ -7,7 +7,7 @@ import sys
 import pytest
 from basis_cases import SPACES, mlp
 
-from nngraph.basis import draw_basis
+from nngraph.drawing import draw_basis
 from nngraph.errors import ArchitectureError, MissingDependencyError
 from nngraph.graph.architecture import Architecture
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from converters import to_graph
-from converters.placement import spec_spaces
+from converters import spec_spaces, to_graph
 from converters.placement.convert import build_architecture
 from converters.symmetry import Derivation, permutation_spec
 from nngraph.graph import Architecture, NeuralGraph, Symmetry

@@ -10,7 +10,7 @@ from test_general import MODELS, Joined, Transformer
 from torch import Tensor, nn
 
 from converters import permutation_spec, to_graph, verify
-from converters.placement import GraphVerification
+from converters.verification import GraphVerification
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from nngraph.graph import Architecture, NeuralGraphStack, to_batch
+from nngraph.graph.batching import restore_edges
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.entries import restore_edges
 from nngraph.nn import Features, Metanetwork, StateNetwork
 from nngraph.testing import (
     assert_equivariant,

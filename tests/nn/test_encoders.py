@@ -19,8 +19,8 @@ from nngraph.graph import (
     Symmetry,
     to_batch,
 )
+from nngraph.graph.batching import order_edges
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.entries import order_edges
 from nngraph.nn import FourierFeatures, MessagePassingNetwork, NetworkEncoder, input_features
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.encoders import places

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from nngraph.drawing.curves import draw_tables
+from nngraph.drawing import draw_curves
 from nngraph.errors import ArchitectureError, DataFileError, MissingDependencyError
 from nngraph.graph import Architecture
 from nngraph.nn import MODELS, FlatNetwork
@@ -177,7 +177,7 @@ def test_runs_that_differ_in_their_seed_are_one_row(runs: Path, tmp_path: Path):
     assert rows["flat, hidden=9"].spread("test", "accuracy")[1] is None
     scores = [row.spread("val", "accuracy")[0] for row in generic.rows]
     assert scores == sorted(scores, reverse=True)
-    drawn = draw_tables(tmp_path / "curves.png", [generic, probes])
+    drawn = draw_curves(tmp_path / "curves.png", [generic.panel, probes.panel])
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
 

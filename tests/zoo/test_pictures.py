@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from nngraph.drawing import draw_contact_sheet, draw_histograms
 from nngraph.errors import InvalidGraphError
-from nngraph.zoo import ImageSource, Zoo, draw_contact_sheet, draw_histograms
+from nngraph.zoo import ImageSource, Zoo
 from nngraph.zoo.store.summary import histogram
 
 MakeZoo = Callable[..., Zoo]

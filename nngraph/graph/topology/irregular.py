@@ -23,7 +23,7 @@ Made = TypeVar("Made")
 def of_edges(
     make: Callable[..., Made], edge_index: Tensor, num_nodes: int, batch: Tensor | None = None
 ) -> Made:
-    """See :meth:`nngraph.graph.topology.topology.Topology.of_edges`."""
+    """See :meth:`nngraph.graph.Topology.of_edges`."""
     if edge_index.dim() != 2 or len(edge_index) != 2 or edge_index.dtype != torch.long:
         raise InvalidGraphError(
             f"edge_index is {edge_index.dtype} of shape {tuple(edge_index.shape)}; expected int64 "

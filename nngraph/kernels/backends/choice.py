@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.kernels.backends import dense, reference, scatter
 
 __all__ = [

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.topology.parts import Bucket, Nodes
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Bucket, Nodes, Topology
 from nngraph.kernels.backends.reference import heard_levels, rows_of
 from nngraph.kernels.modes import follows_operations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 
 __all__ = [
     "edge_affine",

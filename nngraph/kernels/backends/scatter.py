@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import MissingDependencyError
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.kernels.backends.reference import ends, heard_levels, rows_of
 
 __all__ = [

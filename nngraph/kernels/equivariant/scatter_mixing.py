@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.kernels.backends.scatter import torch_scatter
-from nngraph.kernels.entries import add_rows, edge_keys, place_edges, sum_rows
+from nngraph.kernels.equivariant.entries import add_rows, edge_keys, place_edges, sum_rows
 from nngraph.kernels.equivariant.mixing import Tables
 from nngraph.kernels.equivariant.terms import Terms
 

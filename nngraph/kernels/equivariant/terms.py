@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph.architecture import Architecture
+from nngraph.graph import Architecture
 
 __all__ = ["GroupTable", "MixedTensor", "PermuteIO", "Slot", "Terms"]
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology.parts import Bucket
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Bucket, Topology
 from nngraph.kernels.backends.dense import _buckets, _edges, _fold, _spread, _take
 
 __all__ = ["aggregate"]

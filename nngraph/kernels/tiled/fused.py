@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology.parts import Bucket
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Bucket, Topology
 from nngraph.kernels.backends.dense import _assemble, _buckets, _edges, _take
 from nngraph.kernels.modes import follows_operations
 

@@ -13,8 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology.parts import Bucket, Nodes
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Bucket, Nodes, Topology
 from nngraph.kernels.backends.dense import _assemble, _buckets, _edges, _take
 from nngraph.kernels.tiled.fused import _accumulate, _Tile, _tiles
 

@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import layer_norm, silu
 
-from nngraph.graph.topology.parts import Bucket
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Bucket, Topology
 from nngraph.kernels.backends.dense import _assemble, _buckets, _edges
 from nngraph.kernels.tiled.fused import EPS, _at_ends, _counts, _normalised, _over_blocks, _steps
 

@@ -27,8 +27,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, MissingDependencyError
-from nngraph.graph.topology.parts import Bucket, Nodes
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Bucket, Nodes, Topology
 from nngraph.kernels.backends.dense import _assemble
 from nngraph.kernels.modes import follows_operations
 from nngraph.kernels.tiled.fused import EPS, Given, Updated, _differentiable, _over_blocks, applied

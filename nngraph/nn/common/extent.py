@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nngraph.graph import Architecture
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Architecture, Topology
 
 __all__ = ["Extent"]
 

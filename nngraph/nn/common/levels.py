@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 
 __all__ = ["at_inputs", "at_outputs", "by_input", "by_output", "join_levels", "level_means"]
 

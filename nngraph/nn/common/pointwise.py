@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
-from nngraph.graph.architecture import Architecture
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Architecture, Topology
 
 __all__ = [
     "ChannelNorm", "Dropout", "FeatureDropout", "Pointwise", "TensorNorm", "dropout",

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 

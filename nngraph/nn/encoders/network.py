@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
-from nngraph.graph.topology.kinds import BLOCK_KINDS
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import BLOCK_KINDS, Topology
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.levels import join_levels
 from nngraph.nn.common.scales import TensorScales, fan_in

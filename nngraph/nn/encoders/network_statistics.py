@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture, NeuralGraphStack
-from nngraph.graph.layout import slabs_of
-from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.networks import Alike, join_networks, split_networks
+from nngraph.graph import (
+    Alike,
+    Architecture,
+    NeuralGraphStack,
+    Topology,
+    join_networks,
+    slabs_of,
+    split_networks,
+)
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
 __all__ = ["NetworkStatistics", "tensor_statistics"]

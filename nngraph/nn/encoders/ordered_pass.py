@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from nngraph import kernels
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.levels import at_inputs
 from nngraph.nn.encoders.places import LearnedRows, PlaceKind, SinusoidalRows

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from nngraph.graph import ACTIVATIONS
-from nngraph.graph.topology.kinds import COLUMN_KINDS, KERNEL_AXES
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import ACTIVATIONS, COLUMN_KINDS, KERNEL_AXES, Topology
 from nngraph.nn.common.levels import by_input, by_output
 
 __all__ = [

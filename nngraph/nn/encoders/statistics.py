@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 
 __all__ = ["SHARES", "ParameterStatistics", "edge_statistics", "group_statistics"]
 

@@ -29,8 +29,7 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from nngraph.graph import Activation, Architecture, NeuronSymmetry
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Activation, Architecture, NeuronSymmetry, Topology
 
 __all__ = [
     "CELLS",

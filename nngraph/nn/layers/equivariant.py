@@ -8,11 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.architecture import Architecture
-from nngraph.kernels.equivariant.dense_mixing import DenseMixing
-from nngraph.kernels.equivariant.mixing import mix_tables
-from nngraph.kernels.equivariant.scatter_mixing import ScatterMixing
-from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms
+from nngraph.graph import Architecture
+from nngraph.kernels import DenseMixing, MixedTensor, PermuteIO, ScatterMixing, Terms, mix_tables
 
 __all__ = ["EquivariantLinear"]
 

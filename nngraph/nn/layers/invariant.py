@@ -7,9 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nngraph.graph.architecture import Architecture
-from nngraph.kernels.equivariant.mixing import pool_globally
-from nngraph.kernels.equivariant.terms import PermuteIO, Terms
+from nngraph.graph import Architecture
+from nngraph.kernels import PermuteIO, Terms, pool_globally
 from nngraph.nn.layers.equivariant import stacked_features
 
 __all__ = ["InvariantLinear"]

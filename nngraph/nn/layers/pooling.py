@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.nn.layers.shared import SharedEquivariantLinear
 
 __all__ = ["EdgePooling", "PoolingKind", "SharedPoolingLayer", "TensorNodes"]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from nngraph import kernels
-from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.backends.reference import mean_by
+from nngraph.graph import Topology
+from nngraph.kernels import mean_by
 from nngraph.nn.common.pointwise import normalise_tensors
 
 __all__ = ["Kinds", "SharedEquivariantLinear", "SharedTensorNorm"]

@@ -12,9 +12,10 @@ from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.levels import at_inputs, by_output
+from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales
 from nngraph.nn.features import Features
 from nngraph.nn.layers.cells import (
@@ -29,7 +30,6 @@ from nngraph.nn.layers.cells import (
     kinds_of_level,
     put,
 )
-from nngraph.nn.models.base import mlp
 
 __all__ = ["Level", "SymmetricPass"]
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture, NeuralGraphStack, forward
-from nngraph.graph.copies import with_widths
+from nngraph.graph import Architecture, NeuralGraphStack, forward, with_widths
 
 __all__ = ["AddedNeurons"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from nngraph.nn import Metanetwork, Networks
-from nngraph.nn.models.base import Column
+from nngraph.nn.features import Networks
+from nngraph.nn.models.base import Column, Metanetwork
 
 __all__ = ["AroundMetanetwork"]
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.nn.common.extent import Extent
-from nngraph.nn.common.pointwise import Dropout
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
-__all__ = ["Column", "Metanetwork", "after_norm", "mlp"]
+__all__ = ["Column", "Metanetwork"]
 
 #: What a model may use; results of different columns are never mixed in one comparison.
 Column = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
@@ -104,25 +102,3 @@ class Metanetwork(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, Fitted):
                 module.fit(networks)
-
-
-def after_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    r"""Return weight and bias of a map that the slope and offset of a norm before it have joined.
-
-    .. math:: A (\gamma \odot \hat e + \beta) + b
-        = (A \,\mathrm{diag}\,\gamma) \hat e + (A \beta + b)
-
-    What is left of the norm has no parameters.
-    """
-    weight: Tensor = linear.weight
-    return weight * norm.weight, linear.bias + weight @ norm.bias
-
-
-def mlp(sizes: list[int], dropout: float = 0.0) -> nn.Sequential:
-    """Return linear maps of these sizes with SiLU and dropout between them."""
-    layers: list[nn.Module] = []
-    for i, (size, following) in enumerate(pairwise(sizes)):
-        if i:
-            layers += [nn.SiLU(), Dropout(dropout)]
-        layers.append(nn.Linear(size, following))
-    return nn.Sequential(*layers)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph.architecture import Architecture
-from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.equivariant.terms import PermuteIO
+from nngraph.graph import Architecture, Topology
+from nngraph.kernels import PermuteIO
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.pointwise import Dropout, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.common.scales import TensorScales, fan_in
+from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.equivariant import EquivariantLinear
 from nngraph.nn.layers.invariant import InvariantLinear
 from nngraph.nn.models.base import Column
-from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.models.states import StateNetwork
 
 __all__ = ["EquivariantNetwork", "InvariantReadout"]
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.graph import Architecture, NeuralGraphStack, join_copies, run_copies
+from nngraph.nn.common.states import States
 from nngraph.nn.features import Networks
 from nngraph.nn.models.added_neurons import AddedNeurons
 from nngraph.nn.models.base import Column, Metanetwork
 from nngraph.nn.models.registry import MODELS
-from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.outputs import output_networks
 from nngraph.nn.readouts.readout import Readout
 from nngraph.nn.readouts.weights import WeightReadout

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture
-from nngraph.kernels.networks import join_networks, split_networks
+from nngraph.graph import Architecture, join_networks, split_networks
+from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales, fan_in
 from nngraph.nn.features import Networks
-from nngraph.nn.models.base import Column, Metanetwork, mlp
+from nngraph.nn.models.base import Column, Metanetwork
 
 __all__ = ["FlatNetwork"]
 

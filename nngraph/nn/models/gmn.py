@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
-from nngraph.graph import Architecture
-from nngraph.graph.topology.topology import Topology
-from nngraph.nn.models.base import mlp
+from nngraph.graph import Architecture, Topology
+from nngraph.nn.common.mlp import mlp
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork
 from nngraph.nn.probes.running import Runner
 

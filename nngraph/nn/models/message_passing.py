@@ -11,15 +11,16 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from nngraph import kernels
-from nngraph.graph import Architecture
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.levels import at_outputs, join_levels
+from nngraph.nn.common.mlp import after_norm, mlp
+from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import NetworkEncoder
 from nngraph.nn.encoders.network_statistics import NetworkStatistics
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.pooling import EdgePooling, PoolingKind, TensorNodes
-from nngraph.nn.models.base import Column, after_norm, mlp
-from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.models.base import Column
+from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
 from nngraph.nn.readouts.readout import Readout

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from nngraph.graph.architecture import Architecture
+from nngraph.graph import Architecture
 from nngraph.nn.common.pointwise import FeatureDropout, Pointwise
+from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.models.base import Column
-from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.models.states import StateNetwork
 
 __all__ = ["SharedEquivariantNetwork"]
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nngraph import kernels
-from nngraph.graph.architecture import Architecture
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.pointwise import FeatureDropout
+from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Column
-from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.models.states import StateNetwork
 
 __all__ = ["SetAttentionLayer", "SetAttentionNetwork", "TensorAttention"]
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nngraph import kernels
-from nngraph.graph import Architecture
-from nngraph.graph.topology.topology import Topology
-from nngraph.nn.models.base import mlp
+from nngraph.graph import Architecture, Topology
+from nngraph.nn.common.mlp import mlp
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 from nngraph.nn.probes.running import Runner
 

@@ -11,9 +11,9 @@ from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
 from nngraph.nn.models.nft import SetAttentionNetwork
 from nngraph.nn.models.ng_gnn import FilmNetwork
 from nngraph.nn.models.ng_t import RelationalNetwork
+from nngraph.nn.models.probe import ProbeNetwork
 from nngraph.nn.models.statistics import StatisticsNetwork
 from nngraph.nn.models.symmetric import SymmetricNetwork
-from nngraph.nn.probes.probes import ProbeNetwork
 
 __all__ = ["MODELS"]
 

@@ -4,43 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from nngraph.graph import Architecture
-from nngraph.graph.topology.topology import Topology
-from nngraph.nn.features import Features, Networks
+from nngraph.nn.common.states import States
+from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork
 from nngraph.nn.readouts.readout import Readout
 
-__all__ = ["StateNetwork", "States"]
-
-
-@dataclass(frozen=True)
-class States:
-    """What a model has made of networks.
-
-    Attributes:
-        features: the networks as they were read; edges stand in the order of its topology.
-        x: states of neurons ``[*, N, C]``.
-        edge_attr: states of weights ``[*, E, C_e]``; ``None`` where a model keeps none.
-        carriers: of a model whose states stay as they are when a neuron is rescaled, or its sign
-            or phase is changed: features ``[*, N, K]`` that are multiplied as the neuron's incoming
-            weights are, and ``[*, N, K]`` as its outgoing ones. What is to be weights is made of
-            these. ``None`` of models that know relabelling alone.
-    """
-
-    features: Features
-    x: Tensor
-    edge_attr: Tensor | None = None
-    carriers: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def topology(self) -> Topology:
-        """Of the networks."""
-        return self.features.topology
+__all__ = ["StateNetwork"]
 
 
 class StateNetwork(Metanetwork):

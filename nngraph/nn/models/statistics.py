@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from nngraph.graph import Architecture
+from nngraph.nn.common.mlp import mlp
 from nngraph.nn.encoders.network_statistics import NetworkStatistics
 from nngraph.nn.features import Networks
-from nngraph.nn.models.base import Column, Metanetwork, mlp
+from nngraph.nn.models.base import Column, Metanetwork
 from nngraph.nn.probes.probes import StandardAnswers
 from nngraph.nn.probes.running import Runner
 

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nngraph import kernels
-from nngraph.graph import Architecture, NeuralGraphStack
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Architecture, NeuralGraphStack, Topology
 from nngraph.nn.common.levels import at_outputs, join_levels, level_means
+from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.states import States
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.cells import CELLS, ByKind, hidden_kinds, put
 from nngraph.nn.layers.symmetric_pass import Level, SymmetricPass
-from nngraph.nn.models.base import Column, mlp
-from nngraph.nn.models.states import StateNetwork, States
+from nngraph.nn.models.base import Column
+from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.probes.grid import GridReader, grid_points, side_of
 from nngraph.nn.probes.probes import Probes
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.pointwise import Dropout
-from nngraph.nn.models.base import mlp
 
 __all__ = ["GridReader", "grid_points", "side_of"]
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture, NeuralGraphStack
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Architecture, NeuralGraphStack, Topology
 from nngraph.nn.common.levels import at_outputs
 from nngraph.nn.features import Features, Fitted, Networks, input_features
-from nngraph.nn.models.base import Column, Metanetwork, mlp
-from nngraph.nn.probes.grid import GridReader, grid_points, side_of
 from nngraph.nn.probes.inputs import GeneratedInputs, LearnedInputs
 from nngraph.nn.probes.running import ChainRunner, Runner
 
-__all__ = ["ProbeNetwork", "Probes", "StandardAnswers"]
+__all__ = ["Probes", "StandardAnswers"]
 
 #: Networks whose answers are made at once where statistics are taken.
 _AT_ONCE = 128
@@ -145,72 +141,3 @@ def _chain_runner(architectures: Sequence[Architecture]) -> Runner:
             "runner=nngraph.zoo.runner_of(zoo), or a ModuleRunner."
         )
     return ChainRunner(max(architecture.widths[0] for architecture in architectures))
-
-
-class ProbeNetwork(Metanetwork):
-    r"""A plain network on the answers of the networks at learned inputs; it reads no weights.
-
-    .. math:: \mathrm{reader}\big((f_\theta(u_1), \dots, f_\theta(u_P) - \mu) / \sigma\big)
-
-    The baseline that any model with probes has to beat. Invariant to everything that leaves the
-    function of a network unchanged. Reads whatever its runner runs.
-
-    Args:
-        probes: number P of learned inputs.
-        hidden: width of the MLP.
-        dropout: in the MLP.
-        runner, generator: of the :class:`Probes`.
-        reader: ``"mlp"``; or ``"grid"``, for networks of two inputs, such as those of images: the
-            inputs start on a square grid, from which they move slowly, and a convolutional
-            :class:`~nngraph.nn.probes.grid.GridReader` reads the answers as a picture.
-        width: channels of the GridReader's first map.
-
-    Raises:
-        ValueError: if there is no such reader, or no such grid.
-
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
-    Source:
-        learned probes and, with ``generator``, ProbeGen (Kahana et al., "Deep Linear Probe
-        Generators for Weight Space Learning", ICLR 2025).
-    """
-
-    chains_only = False
-    takes_runner = True
-    reads_signs = False
-    symmetry = "all: reads functions alone"
-
-    def __init__(
-        self,
-        architecture: Architecture | Sequence[Architecture],
-        num_outputs: int,
-        probes: int = 196,
-        hidden: int = 512,
-        dropout: float = 0.2,
-        runner: Runner | None = None,
-        generator: bool = False,
-        reader: Literal["mlp", "grid"] = "mlp",
-        width: int = 24,
-    ) -> None:
-        super().__init__(architecture, num_outputs)
-        outputs = self.extent.outputs
-        self.probes = StandardAnswers(architecture, probes, outputs, runner, generator)
-        self.readout: nn.Module
-        if reader == "mlp":
-            self.readout = mlp([probes * outputs, hidden, hidden, num_outputs], dropout)
-        elif reader == "grid":
-            side = side_of(probes, self.extent.inputs)
-            self.probes.start_at(grid_points(side))
-            self.readout = GridReader(outputs, side, num_outputs, width, hidden, dropout)
-        else:
-            raise ValueError(f"reader is {reader!r}; expected 'mlp' or 'grid'.")
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "with probes"
-
-    def forward(self, networks: Networks) -> Tensor:
-        answers: Tensor = self.readout(self.probes.standard(self.read(networks)))
-        return answers

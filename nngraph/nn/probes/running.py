@@ -13,9 +13,7 @@ from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture
-from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.networks import Alike, join_networks, join_nodes, split_networks
+from nngraph.graph import Alike, Architecture, Topology, join_networks, join_nodes, split_networks
 from nngraph.nn.common.levels import at_inputs, at_outputs
 from nngraph.nn.features import Features
 from nngraph.nn.probes.sites import Site, check_parameters, find_sites, neuron_means, watched

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Topology
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.levels import at_outputs, level_means
-from nngraph.nn.models.base import mlp
+from nngraph.nn.common.mlp import mlp
 
 __all__ = [
     "Attention",

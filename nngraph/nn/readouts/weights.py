@@ -9,15 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from nngraph import kernels
-from nngraph.graph.architecture import Architecture
-from nngraph.graph.layout import slabs_of
-from nngraph.graph.parameters import pack
-from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.entries import order_edges
+from nngraph.graph import Architecture, Topology, order_edges, pack, slabs_of
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.scales import TensorScales
+from nngraph.nn.common.states import States
 from nngraph.nn.features import Features
-from nngraph.nn.models.states import States
 
 __all__ = ["WeightReadout"]
 

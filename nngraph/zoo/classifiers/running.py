@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from nngraph.errors import ArchitectureError
-from nngraph.nn.probes.running import ModuleRunner
-from nngraph.nn.probes.sites import Site
+from nngraph.nn import ModuleRunner, Site
 from nngraph.zoo.classifiers.trained import spec_of
 from nngraph.zoo.store.zoo import Zoo
 

@@ -10,9 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Activation, Architecture
-from nngraph.graph.architecture import NeuronGroup, Parameter
-from nngraph.graph.layout import Slab
+from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter, Slab
 
 __all__ = ["Classifier", "ClassifierSpec", "HiddenLayer"]
 

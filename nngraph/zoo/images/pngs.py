@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import DataFileError, MissingDependencyError
+from nngraph.files import read_bounded
 from nngraph.zoo.sources import ImageSource
-from nngraph.zoo.store.shards import read_bounded
 
 __all__ = ["LABELS", "load_png_folder"]
 

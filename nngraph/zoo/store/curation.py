@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import DataFileError, InvalidGraphError
-from nngraph.graph import Architecture
-from nngraph.graph.parameters import check_parameters
+from nngraph.graph import Architecture, check_parameters
 from nngraph.zoo.store.facts import SPLITS, Fact, check_facts
 from nngraph.zoo.store.manifest import Manifest, Origin, SplitPolicy
 from nngraph.zoo.store.shards import DTYPES, Shard, map_shard, verify_digest, write_shard

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nngraph.errors import ArchitectureError, DataFileError, InvalidGraphError
+from nngraph.files import read_bounded
 from nngraph.graph import Architecture
 from nngraph.zoo.store.facts import SPLITS, Fact
 from nngraph.zoo.store.manifest_json import Malformed, fields_of, shard_from_plain
-from nngraph.zoo.store.shards import DTYPES, Shard, read_bounded, write_whole
+from nngraph.zoo.store.shards import DTYPES, Shard, write_whole
 
 __all__ = ["MANIFEST", "SCHEMA_VERSION", "Manifest", "Origin", "SplitPolicy"]
 

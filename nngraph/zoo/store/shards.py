@@ -33,7 +33,6 @@ __all__ = [
     "Shard",
     "check_shard",
     "map_shard",
-    "read_bounded",
     "read_facts",
     "verify_digest",
     "write_shard",
@@ -185,26 +184,6 @@ def _facts_digest(facts: tuple[Fact, ...], values: Mapping[str, Tensor]) -> str:
         digest.update(fact.key.encode() + b"\0")
         digest.update(values[fact.name].contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Read a regular file of at most ``max_bytes``.
-
-    Raises:
-        DataFileError: if it is missing, not a regular file (a link is none), larger, or unreadable.
-    """
-    try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DataFileError(f"{path} is not a regular file; expected one.")
-        if status.st_size > max_bytes:
-            raise DataFileError(f"{path} has {status.st_size} bytes; expected at most {max_bytes}.")
-        with path.open("rb") as file:
-            return file.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise DataFileError(f"{path} is missing; expected a file of the zoo.") from None
-    except OSError as error:
-        raise DataFileError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
 def check_shard(path: Path, layout: Layout, count: int) -> dict[str, int]:

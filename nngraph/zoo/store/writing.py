@@ -23,13 +23,12 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import DataFileError
-from nngraph.files import TEMPORARY
+from nngraph.files import TEMPORARY, read_bounded
 from nngraph.ranks import Ranks
 from nngraph.zoo.store.manifest import MANIFEST, Manifest
 from nngraph.zoo.store.shards import (
     Layout,
     Shard,
-    read_bounded,
     read_facts,
     verify_digest,
     write_shard,

@@ -1,4 +1,4 @@
-"""The networks of a batch apart, architecture by architecture, as their own parameters."""
+"""The networks of a batch: their edges in the topology's order, and their parameters apart."""
 
 from __future__ import annotations
 
@@ -12,9 +12,30 @@ from torch import Tensor
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.parameters import unpack
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.entries import restore_edges
 
-__all__ = ["Alike", "join_networks", "join_nodes", "split_networks"]
+__all__ = [
+    "Alike",
+    "join_networks",
+    "join_nodes",
+    "order_edges",
+    "restore_edges",
+    "split_networks",
+]
+
+
+def order_edges(topology: Topology, edge_attr: Tensor) -> Tensor:
+    """Bring edge features ``[E, *]`` of a PyG batch to the topology's order."""
+    order = topology.edge_order
+    return edge_attr if order is None else edge_attr.index_select(0, order)
+
+
+def restore_edges(topology: Topology, e: Tensor) -> Tensor:
+    """Bring edge features from the topology's order back to that of a PyG batch.
+
+    A stack ``[*, E, C]`` stands in that order already; of a ragged batch ``[E, *]``.
+    """
+    order = topology.edge_order
+    return e if order is None else torch.empty_like(e).index_copy(0, order, e)
 
 
 @dataclass(frozen=True, eq=False)

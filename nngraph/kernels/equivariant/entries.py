@@ -10,26 +10,10 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph.architecture import Architecture
-from nngraph.graph.topology.topology import Topology
+from nngraph.graph import Architecture, Topology
 from nngraph.kernels.backends.scatter import torch_scatter
 
-__all__ = ["add_rows", "edge_keys", "order_edges", "place_edges", "restore_edges", "sum_rows"]
-
-
-def order_edges(topology: Topology, edge_attr: Tensor) -> Tensor:
-    """Bring edge features ``[E, *]`` of a PyG batch to the topology's order."""
-    order = topology.edge_order
-    return edge_attr if order is None else edge_attr.index_select(0, order)
-
-
-def restore_edges(topology: Topology, e: Tensor) -> Tensor:
-    """Bring edge features from the topology's order back to that of a PyG batch.
-
-    A stack ``[*, E, C]`` stands in that order already; of a ragged batch ``[E, *]``.
-    """
-    order = topology.edge_order
-    return e if order is None else torch.empty_like(e).index_copy(0, order, e)
+__all__ = ["add_rows", "edge_keys", "place_edges", "sum_rows"]
 
 
 def edge_keys(architecture: Architecture) -> tuple[Tensor, Tensor]:
