@@ -1,6 +1,6 @@
 """Populations of networks: fitted to images many at once, stored in shards, read back."""
 
-from nngraph.zoo.classifiers.recipes import RECIPES, Recipe
+from nngraph.settings import RECIPES, FitSettings, FitZooSettings, Recipe, TrainZooSettings
 from nngraph.zoo.classifiers.running import runner_of, says_how_to_run
 from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
 from nngraph.zoo.classifiers.trained import classifier_of, train_zoo
@@ -10,7 +10,6 @@ from nngraph.zoo.fitting.inits import fourier_architecture
 from nngraph.zoo.fitting.plan import draw_architectures
 from nngraph.zoo.fitting.population import fit_zoo, suggested_settings
 from nngraph.zoo.fitting.render import render
-from nngraph.zoo.fitting.settings import FitSettings
 from nngraph.zoo.fitting.siren import pixel_coordinates, psnr_of, siren_architecture
 from nngraph.zoo.images.augment import Augmentation
 from nngraph.zoo.images.idx import load_idx_folder, read_idx
@@ -40,6 +39,7 @@ __all__ = [
     "Fact",
     "FitResult",
     "FitSettings",
+    "FitZooSettings",
     "ImageSource",
     "LabelledImages",
     "Malformed",
@@ -49,6 +49,7 @@ __all__ = [
     "Shard",
     "Source",
     "SplitPolicy",
+    "TrainZooSettings",
     "Zoo",
     "append_networks",
     "classifier_of",

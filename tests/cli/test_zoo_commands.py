@@ -118,7 +118,7 @@ def test_fit_understands_its_new_options(tmp_path, answer, command):
     assert info["architectures"][0]["architecture"] == "2-10-32-32-1 sine(w0=1), relu"
     assert json.dumps(info)
     for wrong, word in (
-        (("--architectures", "3", "--widths", "2", "4", "1"), "no --widths"),
+        (("--architectures", "3", "--widths", "2", "4", "1"), "expected at least 1, and no widths"),
         (("--features", "3", "--w0", "10"), "have no w0"),
         (("--psnr", "-3"), "psnr is -3"),
         (("--augment", "1", "2", "-3"), "scale is -3"),

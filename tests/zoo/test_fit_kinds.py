@@ -172,7 +172,7 @@ def test_views_after_the_first_are_moved(make_zoo: MakeZoo):
     assert torch.equal(alone[0], moved[27])
     still = Augmentation(0, 0, 0).apply(ramp, image[10:20], view[10:20], 0)
     torch.testing.assert_close(still, ramp, rtol=0, atol=1e-5)
-    zoo = make_zoo(augmentation=augmentation, steps=0)
+    zoo = make_zoo(augment=(20, 0.2, 0.1), steps=0)
     assert zoo.manifest.recipe["augmentation"] == {"rotation": 20, "shift": 0.2, "scale": 0.1}
     with pytest.raises(ValueError, match="shift is -1"):
         Augmentation(shift=-1)
@@ -215,9 +215,7 @@ def test_a_mixed_zoo_gives_each_network_one_of_them(tmp_path: Path):
     for numbers, stack in zoo.stacks():
         found = render(stack, 6, 6)
         error = (found - source.targets(zoo.image[numbers])).square().mean(dim=(1, 2, 3))
-        torch.testing.assert_close(
-            -10 * torch.log10(error), zoo.psnr[numbers], rtol=0, atol=1e-2
-        )
+        torch.testing.assert_close(-10 * torch.log10(error), zoo.psnr[numbers], rtol=0, atol=1e-2)
     (zoo.path / zoo.shards[3].file).unlink()
     again = fit_zoo(tmp_path / "zoo", source, **settings)
     assert torch.equal(again.psnr, zoo.psnr)

@@ -15,6 +15,7 @@ from converters import to_graph
 from nngraph.errors import ArchitectureError, DataFileError, InvalidGraphError
 from nngraph.graph import Symmetry
 from nngraph.graph.neural_graph import NeuralGraph
+from nngraph.settings import OPTIMISERS, WEIGHT_INITS
 from nngraph.zoo import (
     RECIPES,
     ClassifierSpec,
@@ -27,7 +28,7 @@ from nngraph.zoo import (
     load_digits_images,
     train_zoo,
 )
-from nngraph.zoo.classifiers.batched import INITS, OPTIMISERS, BatchedClassifiers, BatchedOptimiser
+from nngraph.zoo.classifiers.batched import BatchedClassifiers, BatchedOptimiser
 from nngraph.zoo.classifiers.recipes import draw_runs, draw_specs
 from nngraph.zoo.classifiers.training import _checkpoints, _Chunk
 
@@ -45,7 +46,7 @@ spec_of_test = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def batched(spec: ClassifierSpec, count: int = 3, seed: int = 0) -> BatchedClassifiers:
     generator = torch.Generator().manual_seed(seed)
     networks = BatchedClassifiers(
-        spec, torch.arange(count) % len(INITS), torch.linspace(0.8, 1.2, count), generator
+        spec, torch.arange(count) % len(WEIGHT_INITS), torch.linspace(0.8, 1.2, count), generator
     )
     networks.flat = networks.flat.double()
     networks.flat += 0.1 * torch.randn(networks.flat.shape, generator=generator).double()
@@ -303,9 +304,9 @@ def test_training_learns(tmp_path: Path):
 def test_the_same_call_makes_the_same_bits_and_goes_on(tmp_path: Path):
     first = train_zoo(tmp_path / "first", *digits(), **SMALL)
     whole = contents(first.path)
-    assert contents(
-        train_zoo(tmp_path / "second", *digits(), **{**SMALL, "threads": 1}).path
-    ) == whole
+    assert (
+        contents(train_zoo(tmp_path / "second", *digits(), **{**SMALL, "threads": 1}).path) == whole
+    )
     (first.path / "shard-00001.safetensors").unlink()
     assert contents(train_zoo(tmp_path / "first", *digits(), **SMALL).path) == whole
     with pytest.raises(DataFileError, match="made with other settings: seed is 0 there and 1"):
@@ -333,7 +334,7 @@ def test_recipes_vary_what_they_say():
     assert 0.27 < runs["learning_rate"][plain].max() <= 0.3
     assert runs["learning_rate"][~plain].max() <= 2e-2
     assert set(runs["fraction"]) == {0.1, 0.25, 0.5, 1.0}
-    assert set(runs["init"]) == set(range(len(INITS)))
+    assert set(runs["init"]) == set(range(len(WEIGHT_INITS)))
     for name, value in runs.items():
         assert np.array_equal(value, draw_runs(RECIPES["small-cnn"], 3000, 0)[name])
         assert not np.array_equal(value, draw_runs(RECIPES["small-cnn"], 3000, 1)[name])

@@ -11,13 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nngraph.graph import Activation
+from nngraph.settings import OPTIMISERS, WEIGHT_INITS
 from nngraph.zoo.classifiers.spec import ClassifierSpec
 
-__all__ = ["INITS", "OPTIMISERS", "BatchedClassifiers", "BatchedOptimiser"]
+__all__ = ["BatchedClassifiers", "BatchedOptimiser"]
 
-#: How first weights are drawn: uniform or normal, of the variance of Glorot or of He.
-INITS = ("glorot-uniform", "glorot-normal", "he-uniform", "he-normal", "orthogonal")
-OPTIMISERS = ("sgd", "adam", "rmsprop")
 #: Momentum of a batch norm's running statistics, torch's own.
 _MOMENTUM = 0.1
 
@@ -29,7 +27,7 @@ class BatchedClassifiers:
     is a few passes over it; the running statistics of norms in another, ``running`` ``[B, R]``.
 
     Args:
-        inits: for each network an index into :data:`INITS`.
+        inits: for each network an index into :data:`~nngraph.settings.WEIGHT_INITS`.
         scales: for each network a factor of its first weights.
     """
 
@@ -63,7 +61,7 @@ class BatchedClassifiers:
         outputs = shape[0] * math.prod(shape[2:])
         drawn = []
         for init, scale in zip(inits.tolist(), scales.tolist(), strict=True):
-            kind = INITS[init]
+            kind = WEIGHT_INITS[init]
             std = math.sqrt(2 / inputs if kind.startswith("he") else 2 / (inputs + outputs))
             if kind == "orthogonal":
                 value = torch.empty(shape)
@@ -176,7 +174,7 @@ class BatchedOptimiser:
     """SGD with momentum 0.9, Adam and RMSprop, each network with its own, as torch has them.
 
     Args:
-        kinds: ``[B]`` indices into :data:`OPTIMISERS`.
+        kinds: ``[B]`` indices into :data:`~nngraph.settings.OPTIMISERS`.
         rates: ``[B]`` learning rates.
         decays: ``[B]`` factors of the weights that are added to the gradient (L2 regularisation).
         size: numbers that a network has.

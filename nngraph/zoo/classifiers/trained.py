@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nngraph.errors import ArchitectureError, InvalidGraphError
+from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.progress import progress_bar
 from nngraph.ranks import Ranks
-from nngraph.zoo.classifiers.batched import INITS, OPTIMISERS
-from nngraph.zoo.classifiers.recipes import RECIPES, Recipe, draw_runs, draw_specs
+from nngraph.settings import OPTIMISERS, WEIGHT_INITS, Recipe, TrainZooSettings
+from nngraph.zoo.classifiers.recipes import draw_runs, draw_specs
 from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
 from nngraph.zoo.classifiers.training import CHUNK, LabelledImages, train_classifiers
 from nngraph.zoo.sources import ImageSource
@@ -37,7 +38,7 @@ _FACTS = (
     Fact("weight_decay", "float32"),
     Fact("dropout", "float32"),
     Fact("fraction", "float32"),
-    Fact("init", "int64", INITS),
+    Fact("init", "int64", WEIGHT_INITS),
     Fact("init_scale", "float32"),
     Fact("diverged", "int64", ("no", "yes")),
     Fact("train_accuracy", "float32"),
@@ -52,18 +53,12 @@ def train_zoo(
     path: str | Path,
     train: ImageSource,
     test: ImageSource,
+    settings: TrainZooSettings | None = None,
     *,
-    recipe: Recipe | str = "small-cnn",
-    count: int = 1000,
-    steps: tuple[int, int] | None = None,
-    checkpoints: int | None = None,
-    seed: int = 0,
-    shard_runs: int = 64,
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    max_test: int = 2000,
     threads: int | None = None,
     progress: bool = True,
     command: str | None = None,
+    **options: Any,
 ) -> Zoo:
     """Train a population of classifiers, and store states along every run with what they reached.
 
@@ -75,39 +70,25 @@ def train_zoo(
     Args:
         path: folder of the zoo; made if it is not there.
         train, test: images that the classifiers are trained and judged on.
-        recipe: what is varied, or the name of one of :data:`RECIPES`.
-        count: runs; there are ``checkpoints`` networks of each.
-        steps: fewest and most steps of a run; default the recipe's.
-        checkpoints: states kept of each run; default the recipe's.
-        seed: seed of everything random.
-        shard_runs: runs per file.
-        splits: fractions of training, validation and test runs.
-        max_test: the first so many test images are judged on.
+        settings: what is varied, and what is kept.
         threads: networks are trained on so many cores; default as many as torch uses. The result
             does not depend on it.
         progress: whether a progress bar on stderr shows the accuracy.
         command: the command line that this is part of, for the record.
+        options: settings by name, in place of those of ``settings``.
 
     Raises:
-        InvalidGraphError: if an argument does not fit.
+        InvalidGraphError: if a setting is out of range or does not fit the images.
         DataFileError: if the folder holds something else, a zoo made with other settings, or a
             damaged shard, or if another process is writing into it. Nothing is changed then.
     """
-    path = Path(path)
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise InvalidGraphError(
-                f"recipe is {recipe!r}; expected one of {', '.join(RECIPES)}."
-            )
-        recipe = RECIPES[recipe]
-    recipe = recipe.with_steps(steps, checkpoints)
-    for name, value in (("count", count), ("shard_runs", shard_runs), ("max_test", max_test)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidGraphError(f"{name} is {value!r}; expected an integer of at least 1.")
+    path, settings = Path(path), replace(settings or TrainZooSettings(), **options)
+    recipe = settings.varied()
+    count, seed, splits = settings.count, settings.seed, settings.splits
     height, width, channels = train.images.shape[1:]
-    seen, judged = LabelledImages.pair(train, test, max_test)
+    seen, judged = LabelledImages.pair(train, test, settings.max_test)
     specs = draw_specs(recipe, count, (height, width, channels), len(train.class_names), seed)
-    runs, jobs = draw_runs(recipe, count, seed), _jobs(count, len(specs), shard_runs)
+    runs, jobs = draw_runs(recipe, count, seed), _jobs(count, len(specs), settings.shard_runs)
     split = split_of_images(count, splits, seed)
     architectures = tuple(spec.architecture() for spec in specs)
     made = {
@@ -116,7 +97,7 @@ def train_zoo(
         "count": count,
         "seed": seed,
         "splits": [float(fraction) for fraction in splits],
-        "shard_runs": shard_runs,
+        "shard_runs": settings.shard_runs,
         "test_images": len(judged.labels),
         "recipe": recipe.to_dict(),
         "specs": {

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nngraph.settings import FitSettings
 from nngraph.zoo.fitting.inits import FittedLayer
-from nngraph.zoo.fitting.settings import FitSettings
 from nngraph.zoo.fitting.siren import psnr_of
 
 __all__ = ["BETAS", "EPSILON", "Chunk"]

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, NonFiniteError
 from nngraph.graph import Architecture
+from nngraph.settings import FitSettings
 from nngraph.zoo.fitting.chunk import Chunk
 from nngraph.zoo.fitting.inits import fitted_layers, initial_parameters, layer_inputs
-from nngraph.zoo.fitting.settings import FitSettings
 from nngraph.zoo.fitting.siren import pixel_coordinates
 from nngraph.zoo.threads import on_threads
 

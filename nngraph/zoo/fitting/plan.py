@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
+from nngraph.settings import FitSettings, FitZooSettings
 from nngraph.zoo.fitting.inits import fitted_layers, fourier_architecture, fourier_features
-from nngraph.zoo.fitting.settings import FitSettings
 from nngraph.zoo.fitting.siren import siren_architecture
 from nngraph.zoo.images.augment import Augmentation
 from nngraph.zoo.sources import ImageSource
@@ -99,13 +99,8 @@ def draw_architectures(
 def plan_fit(
     source: ImageSource,
     architectures: Sequence[Architecture],
-    settings: FitSettings,
-    *,
-    views: int,
-    shard_size: int,
-    splits: Sequence[float],
-    augmentation: Augmentation | None = None,
-    feature_scale: float | None = None,
+    settings: FitZooSettings,
+    fit: FitSettings,
     command: str | None = None,
 ) -> FitPlan:
     """Plan a zoo: a network for every view of every image, its architecture drawn at random.
@@ -117,7 +112,7 @@ def plan_fit(
     count, channels = len(source), source.images.shape[-1]
     fixed = []
     for architecture in architectures:
-        given = _fixed(architecture, feature_scale, settings.seed)
+        given = _fixed(architecture, settings.feature_scale, fit.seed)
         fitted_layers(architecture, given)
         if architecture.widths[-1] != channels:
             raise InvalidGraphError(
@@ -125,17 +120,18 @@ def plan_fit(
                 f"{source.name!r} has {channels} channels; expected as many."
             )
         fixed.append(given)
+    augmentation = None if settings.augment is None else Augmentation(*settings.augment)
     recipe: dict[str, Any] = {
         "source": source.name,
         "count": count,
-        "views": views,
-        "splits": [float(fraction) for fraction in splits],
-        "shard_size": shard_size,
-        "feature_scale": feature_scale,
+        "views": settings.views,
+        "splits": [float(fraction) for fraction in settings.splits],
+        "shard_size": settings.shard_size,
+        "feature_scale": settings.feature_scale,
         "augmentation": None if augmentation is None else augmentation.to_dict(),
-        "fit": settings.to_dict(),
+        "fit": fit.to_dict(),
     }
-    jobs, kinds = _jobs(count * views, len(architectures), shard_size, settings.seed)
+    jobs, kinds = _jobs(count * settings.views, len(architectures), settings.shard_size, fit.seed)
     height, width = source.images.shape[1:3]
     facts = (
         Fact("label", "int64", source.class_names),
@@ -155,12 +151,12 @@ def plan_fit(
             Shard(f"shard-{i:05d}.safetensors", len(numbers), kind)
             for i, (numbers, kind) in enumerate(zip(jobs, kinds, strict=True))
         ),
-        policy=policy_of(splits, settings.seed),
+        policy=policy_of(settings.splits, fit.seed),
     )
     for architecture in architectures:
         Layout(architecture, facts)
-    split = split_of_images(count, splits, settings.seed)
-    return FitPlan(manifest, source, settings, augmentation, jobs, tuple(fixed), split)
+    split = split_of_images(count, settings.splits, fit.seed)
+    return FitPlan(manifest, source, fit, augmentation, jobs, tuple(fixed), split)
 
 
 def _fixed(architecture: Architecture, scale: float | None, seed: int) -> dict[str, Tensor]:

@@ -1,0 +1,23 @@
+"""What is chosen about populations of networks: plain values that need no torch.
+
+Functions of the library take them, and the command line is derived from them.
+"""
+
+from nngraph.settings.fitting import FitSettings, FitZooSettings
+from nngraph.settings.recipes import (
+    OPTIMISERS,
+    RECIPES,
+    WEIGHT_INITS,
+    Recipe,
+    TrainZooSettings,
+)
+
+__all__ = [
+    "OPTIMISERS",
+    "RECIPES",
+    "WEIGHT_INITS",
+    "FitSettings",
+    "FitZooSettings",
+    "Recipe",
+    "TrainZooSettings",
+]
