@@ -1,4 +1,4 @@
-"""What is chosen about populations of networks: plain values that need no torch.
+"""What is chosen about populations of networks and about training: values that need no torch.
 
 Functions of the library take them, and the command line is derived from them.
 """
@@ -11,6 +11,7 @@ from nngraph.settings.recipes import (
     Recipe,
     TrainZooSettings,
 )
+from nngraph.settings.training import TrainSettings
 
 __all__ = [
     "OPTIMISERS",
@@ -19,5 +20,6 @@ __all__ = [
     "FitSettings",
     "FitZooSettings",
     "Recipe",
+    "TrainSettings",
     "TrainZooSettings",
 ]

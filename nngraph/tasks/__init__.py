@@ -1,13 +1,14 @@
 """What metanetworks are trained for, and the one loop that trains them."""
 
+from nngraph.settings import TrainSettings
 from nngraph.tasks.catalogue import describe_models
 from nngraph.tasks.classification import Classify
 from nngraph.tasks.comparison import compare_runs
 from nngraph.tasks.matching import MatchNeurons
 from nngraph.tasks.prediction import Predict
 from nngraph.tasks.registry import TASKS, build_model, build_task
+from nngraph.tasks.report import Report, finite
 from nngraph.tasks.run_folder import load_run
-from nngraph.tasks.settings import Report, TrainSettings, finite
 from nngraph.tasks.task import Task, batch_answers, new_model
 from nngraph.tasks.training import train
 

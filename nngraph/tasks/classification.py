@@ -9,8 +9,8 @@ from torch import nn
 from nngraph.datasets import InputMotion
 from nngraph.errors import DataFileError
 from nngraph.graph import Architecture, NeuralGraphStack
+from nngraph.settings import TrainSettings
 from nngraph.tasks.prediction import Predict
-from nngraph.tasks.settings import TrainSettings
 from nngraph.zoo import Zoo
 
 __all__ = ["Classify", "have_two_inputs"]

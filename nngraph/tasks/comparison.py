@@ -12,8 +12,9 @@ from typing import Any
 
 from nngraph.drawing import Panel
 from nngraph.errors import DataFileError
+from nngraph.settings import TrainSettings
+from nngraph.tasks.report import Report, finite
 from nngraph.tasks.run_folder import CONFIG, METRICS, REPORT, read_settings
-from nngraph.tasks.settings import Report, TrainSettings, finite
 
 __all__ = ["FinishedRun", "Row", "Table", "compare_runs"]
 

@@ -12,8 +12,8 @@ from nngraph.datasets import DropWeights, InputMotion, ScaleNeurons, WeightNoise
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
 from nngraph.nn import AroundMetanetwork, Metanetwork, Networks, mlp
+from nngraph.settings import TrainSettings
 from nngraph.tasks.linear_probe import linear_probe
-from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.task import Task, joined, new_model, one_stack
 from nngraph.zoo import Zoo
 

@@ -12,8 +12,8 @@ from nngraph.datasets import InputMotion
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
 from nngraph.nn import EditingNetwork
+from nngraph.settings import TrainSettings
 from nngraph.tasks.pictures import EDITS
-from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.task import Task
 from nngraph.zoo import Zoo, load_idx_folder, pixel_coordinates, psnr_of, render
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from nngraph.errors import MissingDependencyError
 from nngraph.ranks import Ranks
-from nngraph.tasks.settings import TrainSettings
+from nngraph.settings import TrainSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -18,8 +18,8 @@ from nngraph.datasets import WeightNoise
 from nngraph.errors import ArchitectureError, DataFileError
 from nngraph.graph import Architecture, NeuralGraphStack, Symmetry
 from nngraph.nn import MODELS, StateNetwork
+from nngraph.settings import TrainSettings
 from nngraph.tasks.seeding import seeded
-from nngraph.tasks.settings import TrainSettings
 from nngraph.tasks.task import Task, joined, new_model, one_stack
 from nngraph.zoo import Zoo
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
 from nngraph.nn import Column, Metanetwork, Networks
-from nngraph.tasks.settings import TrainSettings
+from nngraph.settings import TrainSettings
 from nngraph.tasks.targets import Category, Number, Target
 from nngraph.tasks.task import Task, batch_answers, joined, new_model
 from nngraph.zoo import Fact, Zoo

@@ -10,9 +10,10 @@ from torch import nn
 
 from nngraph.errors import DataFileError, NNGraphError
 from nngraph.files import TEMPORARY
+from nngraph.settings import TrainSettings
 from nngraph.tasks.checkpoint import load_tensors, read_json, write_json
 from nngraph.tasks.registry import build_model
-from nngraph.tasks.settings import Report, TrainSettings
+from nngraph.tasks.report import Report
 from nngraph.zoo import Malformed, Manifest, Zoo
 
 __all__ = ["CHECKPOINT", "METRICS", "MODEL", "REPORT", "RunFolder", "load_run"]

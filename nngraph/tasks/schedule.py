@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nngraph.tasks.settings import TrainSettings
+from nngraph.settings import TrainSettings
 
 __all__ = ["learning_rate", "new_optimizer"]
 

@@ -13,7 +13,7 @@ from nngraph.datasets import CanonicaliseSines, Relabel
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
 from nngraph.nn import MODELS, Metanetwork
-from nngraph.tasks.settings import TrainSettings
+from nngraph.settings import TrainSettings
 from nngraph.zoo import SPLITS, Zoo, runner_of, says_how_to_run
 
 __all__ = ["Task", "batch_answers", "joined", "new_model", "one_stack"]
