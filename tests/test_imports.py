@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 #: Packages inside of a room that users import from as they do from the room.
 INNER_FACES = ("converters.symmetry", "converters.onnx_files")
 #: The command line shows its help before torch is imported, which takes seconds.
-LATE = {"nngraph.cli.app", "nngraph.cli.training_parsers"}
+LATE = {"nngraph.cli.app", "nngraph.cli.parsers"}
 
 
 class Import(NamedTuple):

@@ -6,19 +6,17 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 
+from nngraph.cli.options.deriving import options_of
 from nngraph.cli.parsers import COMMANDS, build_parser
 from nngraph.errors import NNGraphError
 
 __all__ = ["main"]
 
 OK, FAILED, MISTAKE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
-#: Commands that go on where they were stopped when they are given again.
-_RESUMABLE = (
-    "demo", "zoo fit", "zoo train", "zoo merge", "zoo filter", "zoo import", "train",
-)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,17 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = ""
     try:
-        options = _parse(given)
-        command = options.command
-        if action := options[command].get("action"):
-            command, options = f"{command} {action}", options[options.command][action]
-        else:
-            options = options[command]
+        command, options = _parse(given)
         code = _run(command, options)
         sys.stdout.flush()
         return code
     except ArgumentError as error:
-        return _mistake(_usage(error, _command_of(given)))
+        return _mistake(_usage(error, given))
     except NNGraphError as error:
         return _mistake(error)
     except BrokenPipeError:
@@ -57,22 +50,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = "" if error.filename is None else f"{error.filename}: "
         return _mistake(f"{where}{error.strerror or error}.")
     except KeyboardInterrupt:
-        hint = " Run the same command again to go on from here." if command in _RESUMABLE else ""
+        again = command in COMMANDS and COMMANDS[command].resumes
+        hint = " Run the same command again to go on from here." if again else ""
         print(f"\nnngraph: interrupted.{hint}", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else MISTAKE
 
 
-def _parse(given: list[str]) -> Namespace:
+def _parse(given: list[str]) -> tuple[str, Any]:
+    """Return the name of a command and its options."""
     # Options are spelt as the library spells its arguments; --batch-size is --batch_size.
     spelt = [
         re.sub(r"^--[\w-]+", lambda m: "--" + m[0][2:].replace("-", "_"), word) for word in given
     ]
-    return build_parser(given[0] if given else None).parse_args(spelt)
+    found = build_parser(given[0] if given else None).parse_args(spelt)
+    name, values = found.command, found[found.command]
+    if action := values.get("action"):
+        name, values = f"{name} {action}", values[action]
+    return name, options_of(COMMANDS[name].options, values)
 
 
-def _run(command: str, options: Namespace) -> int:
+def _run(command: str, options: Any) -> int:
     # Imported here: torch takes seconds, and --help does not need it.
     import torch
 
@@ -80,36 +79,29 @@ def _run(command: str, options: Namespace) -> int:
 
     before = torch.get_num_threads()
     try:
-        threads = options.get("threads")
+        threads = getattr(options, "threads", None)
         if threads is not None and threads < 1:
             raise ArgumentError(None, f"--threads is {threads}; expected at least 1.")
-        torch.set_num_threads(threads or commands.default_threads(command))
+        torch.set_num_threads(threads or commands.default_threads(options))
         return commands.RUN[command](options)
     finally:
         torch.set_num_threads(before)
 
 
-def _command_of(given: list[str]) -> list[str]:
-    """Return the words of the command line that name the command, as far as they do."""
-    if not given or given[0] not in COMMANDS:
-        return []
-    actions = COMMANDS[given[0]]
-    return given[:2] if len(given) > 1 and given[1] in actions else given[:1]
-
-
-def _usage(error: ArgumentError, command: list[str]) -> str:
+def _usage(error: ArgumentError, given: list[str]) -> str:
     """Return what is wrong with a command line, in the words of the command line."""
+    names = [name.split() for name in COMMANDS]
+    command = next((given[:n] for n in (2, 1) if any(w[:n] == given[:n] for w in names)), [])
     text = str(error).strip().rstrip(".")
     text = re.sub(r'^Parser key "(?:[\w.]+\.)?(\w+)"( element \d+)?:', r"--\1\2:", text)
     text = re.sub(r"Expected an? (?:<class '(\w+)'>|typing.Literal)", r"expected \1", text)
     text = text.replace("expected [", "expected one of [")
     text = re.sub(r"[.]?\s+Got value:", ", got", text)
     if missing := re.match(r"the following arguments are required: (.*)", text):
-        names = [name.rpartition(".")[2] for name in missing[1].split(", ")]
-        text = f"missing: {', '.join(names)}"
-    elif missing := re.match(r"expected \"[\w.]+\" to be one of {(.*)}", text):
-        known = COMMANDS[command[0]] if command else COMMANDS
-        text = f"a command is missing; expected one of {', '.join(known)}"
+        text = f"missing: {', '.join(n.rpartition('.')[2] for n in missing[1].split(', '))}"
+    elif re.match(r"expected \"[\w.]+\" to be one of {", text):
+        known = [w[len(command)] for w in names if w[: len(command)] == command]
+        text = f"a command is missing; expected one of {', '.join(dict.fromkeys(known))}"
     return f"{text}. See {' '.join(['nngraph', *command, '--help'])}."
 
 

@@ -1,30 +1,30 @@
-"""What several commands share: telling results, and whose mistake a value is."""
+"""Parts of several commands: telling results, and checks of numbers and devices."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 
-__all__ = ["check_device", "tell", "values_of_the_user"]
+from nngraph.cli.options.shared import Reports
 
-
-@contextmanager
-def values_of_the_user() -> Iterator[None]:
-    """Turn a ``ValueError`` about values that the user chose into a mistake of usage."""
-    try:
-        yield
-    except ValueError as error:
-        raise ArgumentError(None, str(error)) from None
+__all__ = ["at_least", "check_device", "tell"]
 
 
-def tell(options: Namespace, data: dict[str, Any], words: Callable[[], str]) -> None:
-    """Write the result to stdout: one JSON document, or words."""
+def tell(options: Reports, data: dict[str, Any], words: Callable[[], str], code: int = 0) -> int:
+    """Write the result to stdout, one JSON document or words, and return the exit code."""
     print(json.dumps(data, indent=2, allow_nan=False) if options.json else words())
+    return code
+
+
+def at_least(least: int, **values: int) -> None:
+    """Refuse numbers that are less."""
+    for name, value in values.items():
+        if value < least:
+            raise ArgumentError(None, f"--{name} is {value}; expected at least {least}.")
 
 
 def check_device(name: str) -> None:

@@ -1,26 +1,26 @@
-"""What the commands that hold models and runs side by side do."""
+"""The commands ``models`` and ``compare``, which hold models and runs side by side."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, Namespace
 
 from nngraph.cli import text
-from nngraph.cli.common import tell, values_of_the_user
+from nngraph.cli.common import at_least, tell
+from nngraph.cli.options.deriving import values_of_the_user
+from nngraph.cli.options.training import Compare, Models
 from nngraph.drawing import draw_curves
 from nngraph.graph import Architecture
 from nngraph.tasks import compare_runs, describe_models
 from nngraph.validation import default_architecture
 
-__all__ = ["compare_command", "models_command"]
+__all__ = ["compare", "tell_models"]
 
 
-def models_command(options: Namespace) -> int:
+def tell_models(options: Models) -> int:
     """Tell the models that there are."""
-    if options.batch_size < 1:
-        raise ArgumentError(None, f"--batch_size is {options.batch_size}; expected at least 1.")
+    at_least(1, batch_size=options.batch_size)
     with values_of_the_user():
         example = default_architecture(options.widths)
     models = describe_models(example, options.batch_size)
@@ -30,8 +30,7 @@ def models_command(options: Namespace) -> int:
         "threads": torch.get_num_threads(),
         "models": models,
     }
-    tell(options, data, lambda: _models_words(example, options.batch_size, models))
-    return 0
+    return tell(options, data, lambda: _models_words(example, options.batch_size, models))
 
 
 def _models_words(example: Architecture, size: int, models: list[dict[str, Any]]) -> str:
@@ -72,15 +71,14 @@ def _models_words(example: Architecture, size: int, models: list[dict[str, Any]]
     )
 
 
-def compare_command(options: Namespace) -> int:
+def compare(options: Compare) -> int:
     """Compare finished runs."""
     tables = compare_runs(options.runs)
     data: dict[str, Any] = {"tables": [table.to_dict() for table in tables]}
     if options.figure is not None:
         with values_of_the_user():
             data["figure"] = str(draw_curves(options.figure, [t.panel for t in tables]))
-    tell(options, data, lambda: "\n\n".join(map(_table_words, data["tables"])))
-    return 0
+    return tell(options, data, lambda: "\n\n".join(map(_table_words, data["tables"])))
 
 
 def _table_words(table: dict[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from converters import to_graph, to_module, to_state_dict
 from nngraph import drawing
 from nngraph.cli import text
+from nngraph.cli.common import at_least
+from nngraph.cli.options.training import Demo
 from nngraph.cli.relabelled import Relabelled, compare_relabelled
 from nngraph.errors import DataFileError
 from nngraph.files import write_atomically
@@ -22,7 +25,7 @@ from nngraph.nn import MODELS
 from nngraph.tasks import Predict, Report, TrainSettings, build_task, load_run, train
 from nngraph.zoo import ImageSource, Zoo, fit_zoo, load_digits_images, pixel_coordinates, render
 
-__all__ = ["TOLERANCE", "check_graphs_run", "run_demo"]
+__all__ = ["TOLERANCE", "check_graphs_run", "demo", "run_demo"]
 
 #: A graph runs as its network if their outputs differ by at most this, relative to the largest.
 TOLERANCE = 1e-12
@@ -55,41 +58,29 @@ class _Plan:
 
 
 #: Epochs and not seconds, so that the same seed gives the same figures on a slow machine.
-_FULL = _Plan(
-    count=1797,
-    views=4,
-    steps=150,
-    warmup_steps=100,
-    contestants=(
-        _Contestant("symmetric", "symmetric message passing", "symmetric", 20),
-        # No state on edges and half of the channels: a third of the time.
-        _Contestant(
-            "message-passing", "message passing", "message-passing", 16,
-            {"channels": 64, "messages": 32, "edge_channels": 0},
-        ),
-        # On the weights as they are: it learns the training networks by heart, and no more.
-        _Contestant("flat", "flat MLP", "flat", 12, motion=False),
-        _Contestant("flat-relabel", "flat MLP, augmented", "flat", 12, relabel=True),
-        _Contestant("probe", "probes only", "probe", 10),
+_CONTESTANTS = (
+    _Contestant("symmetric", "symmetric message passing", "symmetric", 20),
+    # No state on edges and half of the channels: a third of the time.
+    _Contestant(
+        "message-passing", "message passing", "message-passing", 16,
+        {"channels": 64, "messages": 32, "edge_channels": 0},
     ),
+    # On the weights as they are: it learns the training networks by heart, and no more.
+    _Contestant("flat", "flat MLP", "flat", 12, motion=False),
+    _Contestant("flat-relabel", "flat MLP, augmented", "flat", 12, relabel=True),
+    _Contestant("probe", "probes only", "probe", 10),
 )  # fmt: skip
+_SMALL: dict[str, dict[str, Any]] = {
+    "symmetric": {"channels": [8, 8], "messages": 8},
+    "message-passing": {"channels": 8, "messages": 4, "edge_channels": 0},
+    "probe": {"probes": 8},
+}
+_FULL = _Plan(1797, views=4, steps=150, warmup_steps=100, contestants=_CONTESTANTS)
 _QUICK = _Plan(
-    count=120,
-    views=2,
-    steps=20,
-    warmup_steps=2,
-    contestants=(
-        _Contestant(
-            "symmetric", "symmetric message passing", "symmetric", 2,
-            {"channels": [8, 8], "messages": 8, "hidden": 16},
-        ),
-        _Contestant(
-            "message-passing", "message passing", "message-passing", 2,
-            {"channels": 8, "messages": 4, "edge_channels": 0, "hidden": 16},
-        ),
-        _Contestant("flat", "flat MLP", "flat", 2, {"hidden": 16}, motion=False),
-        _Contestant("flat-relabel", "flat MLP, augmented", "flat", 2, {"hidden": 16}, relabel=True),
-        _Contestant("probe", "probes only", "probe", 2, {"probes": 8, "hidden": 16}),
+    120, views=2, steps=20, warmup_steps=2,
+    contestants=tuple(
+        replace(each, epochs=2, options={**_SMALL.get(each.model, {}), "hidden": 16})
+        for each in _CONTESTANTS
     ),
 )  # fmt: skip
 
@@ -112,6 +103,22 @@ class _Outcome:
             "relabelled": self.relabelled.to_dict(),
             "relabelled_training": self.relabelled_training.to_dict(),
         }
+
+
+def demo(options: Demo) -> int:
+    """Run the demo."""
+    at_least(0, seed=options.seed)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    out = options.out or ("out/demo-quick" if options.quick else "out/demo")
+    result = run_demo(
+        Path(out), seed=options.seed, quick=options.quick, say=say, progress=not options.quiet
+    )
+    if options.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    return 0 if result["ok"] else 1
 
 
 def check_graphs_run(networks: NeuralGraphStack, points: torch.Tensor) -> tuple[float, bool]:

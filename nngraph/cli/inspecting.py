@@ -1,4 +1,4 @@
-"""What ``inspect`` and ``convert`` do with networks that can be run."""
+"""The commands ``inspect`` and ``convert``: of weights in files, zoos, networks that can be run."""
 
 from __future__ import annotations
 
@@ -6,22 +6,138 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 
-from converters import permutation_spec, save_graph, spec_spaces, to_graph, verify
+from converters import (
+    load_graph,
+    permutation_spec,
+    save_graph,
+    spec_spaces,
+    to_graph,
+    verify,
+)
 from converters.symmetry import PermutationSpec, Verification
 from nngraph.cli import text
 from nngraph.cli.common import tell
-from nngraph.cli.modules import read_module
+from nngraph.cli.modules import is_runnable, read_architecture, read_module
+from nngraph.cli.networks import describe_graph, describe_zoo, is_graph_file, read_network
+from nngraph.cli.options.networks import Convert, Inspect
+from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraph
+from nngraph.zoo import Zoo
 
-__all__ = ["check_options", "convert_module", "inspect_module"]
+__all__ = ["convert", "inspect"]
 
 
-def check_options(options: Namespace) -> None:
+def convert(options: Convert) -> int:
+    """Turn a network, or a state dict, into a graph file."""
+    file, out = Path(options.file), Path(options.out)
+    if is_runnable(options.file):
+        return _convert_module(options)
+    _check_options(options)
+    if is_graph_file(file):
+        raise DataFileError(f"{file} is a graph file already; expected a state dict.")
+    if out.exists() and file.exists() and out.samefile(file):
+        raise DataFileError(f"{out} is the file that is read; choose another name to write to.")
+    graph, assumed = _weights(options, options.allow_nonfinite)
+    save_graph(graph, out)
+    architecture = graph.architecture
+    data = {
+        "file": str(file),
+        "out": str(out),
+        "architecture": str(architecture),
+        "activations_assumed": assumed,
+        "neurons": architecture.num_nodes,
+        "edges": architecture.num_edges,
+        "definition": architecture.to_dict(),
+    }
+    return tell(
+        options, data,
+        lambda: f"{out}: {architecture}, {architecture.num_nodes} neurons, "
+        f"{architecture.num_edges} edges{_assumed(assumed)}",
+    )  # fmt: skip
+
+
+def _weights(options: Convert | Inspect, allow_nonfinite: bool) -> tuple[NeuralGraph, bool]:
+    """Read a file of weights, and whether its activations were assumed."""
+    file = Path(options.file)
+    if options.architecture is None:
+        return read_network(file, options.activation, options.w0, allow_nonfinite)
+    if options.activation or options.w0:
+        raise ArgumentError(None, "--architecture has its own activations; leave --activation out")
+    architecture = read_architecture(options.architecture)
+    return load_graph(file, architecture, allow_nonfinite=allow_nonfinite), False
+
+
+def _assumed(assumed: bool) -> str:
+    if not assumed:
+        return ""
+    return "\n  a state dict does not say its activations: ReLU is assumed; see --activation"
+
+
+def inspect(options: Inspect) -> int:
+    """Describe a network or a zoo."""
+    path = Path(options.file)
+    assumed = False
+    if is_runnable(options.file):
+        return _inspect_module(options)
+    _check_options(options)
+    if path.is_dir():
+        if options.activation or options.w0 or options.architecture:
+            raise ArgumentError(
+                None, f"{path} is a folder; --activation, --w0 and --architecture are for files."
+            )
+        data = describe_zoo(Zoo.open(path, partial=True))
+        data = {"path": str(path), "kind": "zoo", **data}
+    else:
+        kind = "graph" if is_graph_file(path) else "state dict"
+        graph, assumed = _weights(options, allow_nonfinite=True)
+        data = {
+            "path": str(path), "kind": kind, "activations_assumed": assumed,
+            **describe_graph(graph),
+        }  # fmt: skip
+    return tell(options, data, lambda: _weights_words(data) + _assumed(assumed))
+
+
+def _weights_words(data: dict[str, Any]) -> str:
+    symmetry = data["symmetry"]
+    factors = " x ".join(f"S_{size}" for size in symmetry["spaces"].values())
+    order = symmetry["order"]
+    about = f"{order:,}" if order is not None else f"about 10^{symmetry['log10_order']:.1f}"
+    group = f"{factors}: {about} relabellings" if factors else "trivial: no hidden neurons"
+    if symmetry["sine_neurons"]:
+        group += f"; besides, sign and phase of {symmetry['sine_neurons']} sine neurons"
+    lines = {"kind": data["kind"], "architecture": data["architecture"]}
+    if "networks" in data:
+        lines["networks"] = f"{data['networks']}, statistics over {data['networks_in_statistics']}"
+    lines |= {
+        "size": f"{data['neurons']:,} neurons, {data['edges']:,} edges, "
+        f"{data['parameters']:,} parameters, {data['dtype']}",
+        "layers": ", ".join(
+            f"{g['name']} {g['size']}"
+            + ("" if g["activation"] == "identity" else f" {g['activation']}")
+            for g in data["groups"]
+        ),
+        "symmetry": group,
+    }
+    rows = [
+        [
+            tensor["name"],
+            " x ".join(map(str, tensor["shape"])),
+            *(text.number(tensor[key]) for key in ("mean", "std", "min", "max")),
+            str(tensor["zeros"]),
+            str(tensor["nonfinite"]),
+        ]
+        for tensor in data["tensors"]
+    ]
+    head = ("tensor", "shape", "mean", "std", "min", "max", "zeros", "nonfinite")
+    return f"{data['path']}\n{text.pairs(lines)}\n\n{text.table(head, rows)}"
+
+
+def _check_options(options: Convert | Inspect) -> None:
     """Refuse options for networks that can be run, where only weights are given."""
     for name in ("verify", "maximal", "strict"):
-        if options.get(name):
+        if getattr(options, name, None):
             raise ArgumentError(
                 None,
                 f"--{name} runs or traces the network, and {options.file} holds weights only; "
@@ -32,19 +148,18 @@ def check_options(options: Namespace) -> None:
                             "a file of weights")  # fmt: skip
 
 
-def inspect_module(options: Namespace) -> int:
+def _inspect_module(options: Inspect) -> int:
     """Describe a network that can be run: its graph, its symmetry, and the proof of it."""
     _, data, report = _converted(options, options.maximal)
     data["path"] = options.file
 
     def words() -> str:
-        return _words(data) + (f"\n\n{report}" if report else "")
+        return _module_words(data) + (f"\n\n{report}" if report else "")
 
-    tell(options, data, words)
-    return 0 if report is None or report.holds else 1
+    return tell(options, data, words, code=0 if report is None or report.holds else 1)
 
 
-def convert_module(options: Namespace) -> int:
+def _convert_module(options: Convert) -> int:
     """Write the graph of a network that can be run; not without the proof that was asked for."""
     graph, data, report = _converted(options, False)
     failed = report is not None and not report.holds
@@ -64,15 +179,14 @@ def convert_module(options: Namespace) -> int:
         lost = "".join(f"\n  fixed: {line['text']}" for line in data["fixed"])
         return f"{options.out}: {spaces}{lost}{proof}"
 
-    tell(options, data, words)
-    return 1 if failed else 0
+    return tell(options, data, words, code=1 if failed else 0)
 
 
 def _converted(
-    options: Namespace, maximal: bool
+    options: Convert | Inspect, maximal: bool
 ) -> tuple[NeuralGraph, dict[str, Any], Verification | None]:
     for name in ("activation", "w0", "architecture"):
-        if options.get(name):
+        if getattr(options, name, None):
             raise ArgumentError(
                 None, f"--{name} is for files of weights; {options.file} has its own"
             )
@@ -151,7 +265,7 @@ def _plain(report: Verification) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _words(data: dict[str, Any]) -> str:
+def _module_words(data: dict[str, Any]) -> str:
     head = {
         "kind": data["kind"],
         "size": f"{data['neurons']:,} neurons, {data['edges']:,} edges, "

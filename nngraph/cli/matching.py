@@ -1,4 +1,4 @@
-"""What ``nngraph match`` does: match the neurons of two networks, and measure the path between."""
+"""The command ``match``: matches the neurons of two networks, measures the path between."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 from torch import Tensor
 
 from converters import load_graph, load_state_dict, save_graph
@@ -24,19 +24,21 @@ from nngraph.alignment import (
     match_weights,
 )
 from nngraph.cli import text
-from nngraph.cli.common import tell, values_of_the_user
+from nngraph.cli.common import at_least, tell
 from nngraph.cli.modules import read_architecture
 from nngraph.cli.networks import is_graph_file, read_network
+from nngraph.cli.options.deriving import values_of_the_user
+from nngraph.cli.options.networks import Match
 from nngraph.drawing import draw_alignment
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraph
 from nngraph.nn import StateNetwork
 from nngraph.tasks import load_run
 
-__all__ = ["match_command"]
+__all__ = ["match"]
 
 
-def match_command(options: Namespace) -> int:
+def match(options: Match) -> int:
     """Match two networks."""
     _check(options)
     a, b = (_read(options, file) for file in (options.first, options.second))
@@ -69,8 +71,7 @@ def match_command(options: Namespace) -> int:
         save_graph(aligned, options.out)
     if options.figure is not None:
         draw_alignment(options.figure, a, b, alignment, barriers)
-    tell(options, result, lambda: _words(result))
-    return 0
+    return tell(options, result, lambda: _words(result))
 
 
 def _words(result: dict[str, Any]) -> str:
@@ -93,24 +94,23 @@ def _words(result: dict[str, Any]) -> str:
     return "\n".join([f"{result['second']} to {result['first']}", text.pairs(lines), *written])
 
 
-def _check(options: Namespace) -> None:
+def _check(options: Match) -> None:
     needs = {"activations": "data", "embeddings": "run"}.get(options.method)
-    if needs and options[needs] is None:
+    if needs and getattr(options, needs) is None:
         raise ArgumentError(None, f"missing: --{needs}, which --method {options.method} needs")
     if options.run is not None and options.method != "embeddings":
         raise ArgumentError(None, f"--run is for --method embeddings, not {options.method}")
     if options.signs and options.method not in ("weights", "activations"):
         raise ArgumentError(None, f"--signs is for weights and activations, not {options.method}")
-    for name, least in (("starts", 1), ("steps", 1), ("seed", 0)):
-        if options[name] < least:
-            raise ArgumentError(None, f"--{name} is {options[name]}; expected at least {least}")
+    at_least(1, starts=options.starts, steps=options.steps)
+    at_least(0, seed=options.seed)
     if options.out is not None and not options.out.endswith(".safetensors"):
         raise ArgumentError(None, f"--out is {options.out!r}; expected an ending .safetensors")
     if options.figure is not None and Path(options.figure).suffix not in (".png", ".pdf", ".svg"):
         raise ArgumentError(None, f"--figure is {options.figure!r}; expected .png, .pdf or .svg")
 
 
-def _read(options: Namespace, file: str) -> NeuralGraph:
+def _read(options: Match, file: str) -> NeuralGraph:
     if options.architecture is not None:
         return load_graph(file, read_architecture(options.architecture))
     if is_graph_file(Path(file)):
@@ -131,7 +131,7 @@ def _data(file: str) -> tuple[Tensor, Tensor]:
 
 
 def _matched(
-    options: Namespace,
+    options: Match,
     a: NeuralGraph,
     b: NeuralGraph,
     data: tuple[Tensor, Tensor] | None,
@@ -147,6 +147,7 @@ def _matched(
     if options.method == "sinkhorn":
         start = match_weights(a, b, starts=options.starts, generator=options.seed).relabelling
         return match_sinkhorn(a, b, loss, start=start, steps=options.steps)
+    assert options.run is not None
     model, settings = load_run(options.run)
     if not isinstance(model, (StateNetwork, NeuronStates)):
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""Whether a model's answers stay when the neurons of the networks it reads are relabelled."""
+"""Answers of a model before and after the neurons of the networks it reads are relabelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is chosen about populations of networks and about training: values that need no torch.
+"""Settings of populations of networks and of training: plain values that need no torch.
 
 Functions of the library take them, and the command line is derived from them.
 """

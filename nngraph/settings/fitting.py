@@ -1,4 +1,4 @@
-"""How networks are fitted to images, and which networks of a population are."""
+"""Settings of fits of networks to images, and of populations of them."""
 
 from __future__ import annotations
 

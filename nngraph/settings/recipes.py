@@ -1,4 +1,4 @@
-"""What a population of classifiers varies, within which bounds, and how it is trained."""
+"""Recipes of populations of classifiers, and settings of their training."""
 
 from __future__ import annotations
 

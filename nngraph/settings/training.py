@@ -1,4 +1,4 @@
-"""How a metanetwork is trained."""
+"""Settings of training a metanetwork."""
 
 from __future__ import annotations
 

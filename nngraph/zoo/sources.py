@@ -1,4 +1,4 @@
-"""Where the images that a population of networks is fitted to come from."""
+"""Images that populations of networks are fitted to."""
 
 from __future__ import annotations
 

@@ -18,10 +18,7 @@ from nngraph.cli.parsers import COMMANDS
 from nngraph.graph import forward
 from nngraph.zoo import ImageSource, Zoo, fit_zoo
 
-LINES = [
-    (name, *([action] if action else [])) for name, actions in COMMANDS.items()
-    for action in actions or [""]
-]  # fmt: skip
+LINES = [tuple(name.split()) for name in COMMANDS]
 
 
 def mlp(hidden=torch.nn.Tanh):
@@ -48,6 +45,10 @@ def assert_mistake(result, *words):
 
 
 # -- help and mistakes ---------------------------------------------------------------------------
+
+
+def test_each_command_has_its_function():
+    assert list(commands.RUN) == list(COMMANDS)
 
 
 @pytest.mark.parametrize("line", [(), ("zoo",), *LINES], ids=" ".join)

@@ -1,4 +1,4 @@
-"""What a population of fits consists of: which network is fitted to which view of which image."""
+"""The plan of a population of fits: which network is fitted to which view of which image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of each network of a zoo: one number per network and fact, some of them named."""
+"""Facts about the networks of a zoo: a number for each network, in some the index of a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which networks of a zoo meet conditions that are written as words."""
+"""Selecting networks of a zoo by conditions that are written as words."""
 
 from __future__ import annotations
 

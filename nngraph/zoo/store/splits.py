@@ -1,4 +1,4 @@
-"""Which split a group of networks is in: decided once, when the zoo is made."""
+"""Splits of groups of networks: decided once, when the zoo is made."""
 
 from __future__ import annotations
 

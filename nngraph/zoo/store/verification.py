@@ -1,4 +1,4 @@
-"""Whether a zoo is what its manifest says: everything is read."""
+"""Verification of a zoo against its manifest: everything is read."""
 
 from __future__ import annotations
 

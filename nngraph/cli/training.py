@@ -1,4 +1,4 @@
-"""What the commands of training do: call the library, tell the result, return the exit code."""
+"""The commands ``train`` and ``eval``: call the library, tell the result."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 
 from nngraph.cli import text
-from nngraph.cli.common import check_device, tell, values_of_the_user
+from nngraph.cli.common import at_least, check_device, tell
+from nngraph.cli.options.deriving import values_of_the_user
+from nngraph.cli.options.training import Eval, Train
 from nngraph.cli.relabelled import compare_relabelled
 from nngraph.ranks import Ranks
 from nngraph.tasks import (
@@ -25,10 +27,10 @@ from nngraph.tasks import (
 )
 from nngraph.zoo import Zoo
 
-__all__ = ["eval_command", "train_command"]
+__all__ = ["judge", "train_model"]
 
 
-def train_command(options: Namespace) -> int:
+def train_model(options: Train) -> int:
     """Train a metanetwork."""
     if options.task not in TASKS:
         raise ArgumentError(
@@ -36,9 +38,8 @@ def train_command(options: Namespace) -> int:
             f"{options.task!r} is no task; expected one of {', '.join(TASKS)}, and the folder of "
             "the run as --run.",
         )
-    names = [item.name for item in fields(TrainSettings)]
+    settings = TrainSettings(**{i.name: getattr(options, i.name) for i in fields(TrainSettings)})
     with values_of_the_user():
-        settings = TrainSettings(**{name: options[name] for name in names})
         check_device(settings.device)
         # What cannot be built is told before anything is written.
         build_model(settings, Zoo.open(settings.zoo))
@@ -51,7 +52,7 @@ def train_command(options: Namespace) -> int:
     if not Ranks.of_environment().leads:
         return 0
     data = {"run": str(run), **report.to_dict()}
-    tell(
+    return tell(
         options, data,
         lambda: f"{run}\n" + text.pairs(
             {
@@ -65,7 +66,6 @@ def train_command(options: Namespace) -> int:
             }
         ) + _details_words(data["details"]),
     )  # fmt: skip
-    return 0
 
 
 def _measures_words(measures: Mapping[str, float | None], score: str) -> str:
@@ -103,10 +103,9 @@ def _details_words(details: Mapping[str, Any]) -> str:
     return "".join(f"\n\n{part}" for part in parts)
 
 
-def eval_command(options: Namespace) -> int:
+def judge(options: Eval) -> int:
     """Judge a trained metanetwork."""
-    if options.batch_size < 1:
-        raise ArgumentError(None, f"--batch_size is {options.batch_size}; expected at least 1.")
+    at_least(1, batch_size=options.batch_size)
     model, settings = load_run(options.run)
     zoo = Zoo.open(options.zoo or settings.zoo)
     task = build_task(replace(settings, device="cpu", precision="auto"), zoo)
@@ -154,5 +153,4 @@ def eval_command(options: Namespace) -> int:
             )
         return f"{options.run}\n{text.pairs(lines)}{_details_words(data['details'])}"
 
-    tell(options, data, words)
-    return 0 if relabelled is None or relabelled.holds else 1
+    return tell(options, data, words, code=0 if relabelled is None or relabelled.holds else 1)

@@ -1,0 +1,126 @@
+"""Options of the commands on single networks, and of ``validate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from nngraph.cli.options.deriving import Argument
+from nngraph.cli.options.shared import Hidden, Reports, Runnable, Threads
+
+__all__ = ["Convert", "Inspect", "Match", "Validate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(Hidden, Runnable, Reports):
+    """Turn a network, or the weights of one, into a graph file.
+
+    It holds the same tensors, bit for bit, with the architecture beside them. Without more, a state
+    dict is that of an MLP. Exit code 1, and no file, if --verify fails or proves nothing: a mistake
+    could hide.
+
+    Args:
+        file: state dict in .safetensors, .pt or .pth, of which no code is run; an .onnx file, or
+            package.module:factory, a module or a function without arguments that returns one: this
+            imports and runs that code, which is why it is asked for by name
+        out: graph file to write, ending in .safetensors
+        allow_nonfinite: let NaN and infinity among the weights pass
+    """
+
+    file: Argument[str]
+    out: Argument[str]
+    allow_nonfinite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(Hidden, Runnable, Reports):
+    """Describe a network or a zoo.
+
+    Of weights (a state dict or a graph file) or a zoo: architecture, sizes, the group of neuron
+    relabellings that leave its function alone, and statistics of each tensor. Of a network that can
+    be run: its neuron groups, the spaces that may be relabelled and the axes that each ties, the
+    blocks of its edges, and what lost its freedom, and why. Exit code 0 if --verify holds, 1 if it
+    fails or the symmetry is not proven, since a mistake could hide; --json has the status of each
+    space. Example: nngraph inspect model.onnx --verify
+
+    Args:
+        file: state dict, graph file, folder of a zoo; an .onnx file, or package.module:factory, a
+            module or a function without arguments that returns one: this imports and runs that
+            code, which is why it is asked for by name
+        maximal: as --verify, and search for symmetry that was missed; for small networks
+    """
+
+    file: Argument[str]
+    maximal: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validate(Hidden, Threads, Reports):
+    """Prove the library on an architecture.
+
+    Which elements of the DWS basis, the complete set of linear maps on weights that commute with
+    relabelling neurons, each linear layer spans, block by block; and the largest error of every
+    layer and model under random relabellings, in float64 and float32, on each device present. Exit
+    code 1 if anything falls short of what it claims. Example: nngraph validate 2 32 32 3
+
+    Args:
+        network: layer sizes, inputs first; or a state dict, a graph file or the folder of a zoo,
+            whose architecture is taken
+        activation: of the hidden layers: one name, or one per hidden layer: relu, leaky_relu, elu,
+            gelu, gelu_tanh, silu, sigmoid, softplus, tanh, sine, identity, or another of
+            nngraph.graph.ACTIVATIONS (default: sine with w0 = 30 for layer sizes; relu for a state
+            dict)
+        figure: draw the basis as matrices, of the same network at most 3 wide, to a .png, .pdf or
+            .svg file
+        seed: seed of weights and relabellings
+    """
+
+    network: Argument[list[str]]
+    figure: Annotated[str | None, "FILE"] = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match(Hidden, Threads, Reports):
+    """Find the relabelling of a second network's neurons that brings it closest to a first.
+
+    Tells how far apart the two are before and after, and, with --data, the barrier of the loss on
+    the straight path between them. Of any architecture; runs on data, signs and canonical forms are
+    for MLPs. Example: nngraph match one.pt other.pt --data test.safetensors --out
+    aligned.safetensors
+
+    Args:
+        first: graph file or state dict; stays as it is
+        second: graph file or state dict; is relabelled
+        method: weights: by assignment, space after space; activations: correlations on the inputs
+            of --data; sinkhorn: descent on soft permutations, on the loss midway with --data;
+            embeddings: states that the model of --run gives the neurons
+        out: write the second network, relabelled, to a graph file ending in .safetensors
+        data: safetensors file with inputs [P, d] and answers: classes [P] (whole numbers), or
+            numbers [P, outputs]
+        run: trained model, for embeddings
+        signs: match neurons of odd activations, such as tanh and sine, up to their sign (weights,
+            activations)
+        canonicalise: bring both networks to canonical scales (ReLU), phases (sine) and signs (tanh)
+            first
+        starts: starts of the descent on weights; the best is kept
+        steps: steps of the descent of sinkhorn
+        architecture: of the networks whose weights the files hold: what inspect or convert wrote
+            with --json
+        figure: draw the matching, and the path with --data, to a .png, .pdf or .svg file
+        seed: seed of the random starts
+    """
+
+    first: Argument[str]
+    second: Argument[str]
+    method: Literal["weights", "activations", "sinkhorn", "embeddings"] = "weights"
+    out: Annotated[str | None, "FILE"] = None
+    data: Annotated[str | None, "FILE"] = None
+    run: Annotated[str | None, "FOLDER"] = None
+    signs: bool = False
+    canonicalise: bool = False
+    starts: int = 3
+    steps: int = 200
+    architecture: Annotated[str | None, "FILE.json"] = None
+    figure: Annotated[str | None, "FILE"] = None
+    seed: int = 0

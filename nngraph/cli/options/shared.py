@@ -1,0 +1,83 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from nngraph.cli.options.deriving import Each
+
+__all__ = ["Hidden", "Progress", "Reports", "Runnable", "Threads"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reports:
+    """A command that tells a result.
+
+    Args:
+        json: write one JSON document to stdout and nothing else
+    """
+
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A command that shows how far it is.
+
+    Args:
+        quiet: no progress bars on stderr
+    """
+
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """A command that computes.
+
+    Args:
+        threads: threads to compute on (default: cores there are, at most 4)
+    """
+
+    threads: int | None = None
+    #: More than these do not help.
+    most_threads: ClassVar[int | None] = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """What a state dict does not say of hidden layers.
+
+    Args:
+        activation: of the hidden layers, which a state dict does not say: one name, or one per
+            hidden layer: relu, leaky_relu, elu, gelu, gelu_tanh, silu, sigmoid, softplus, tanh,
+            sine, identity, or another of nngraph.graph.ACTIVATIONS (default: relu)
+        w0: frequency of sine layers; needed for these
+    """
+
+    activation: list[str] | None = None
+    w0: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runnable:
+    """A network that can be run, or a checkpoint of any architecture.
+
+    Args:
+        inputs: an example input of a network that can be run, such as 1x3x224x224, 1x16:int64, or
+            1x16:int64:50257 for whole numbers below that; once for each input (of an .onnx file the
+            shapes that it declares are the default)
+        output: a value of an .onnx file that the network returns, in place of all its outputs; once
+            for each
+        verify: prove the symmetry on the network itself, in float64; exit code 1 if it fails
+        strict: refuse operations that have no rule, which otherwise fix what they touch
+        architecture: of the network whose weights the file holds: what inspect or convert wrote
+            with --json; every parameter is checked by name and shape
+    """
+
+    inputs: Annotated[Each[str], "SHAPE[:DTYPE[:BELOW]]"] = None
+    output: Annotated[Each[str], "NAME"] = None
+    verify: bool = False
+    strict: bool = False
+    architecture: Annotated[str | None, "FILE.json"] = None
