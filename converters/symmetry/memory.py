@@ -201,12 +201,13 @@ class Twins:
         name, first = next(iter(values.items()))
         same = stretch.whole and all(value is first for value in values.values())
         laid_out = first.stride() == self.memory.named[name].stride()
-        if same and laid_out and set(shared) >= set(values):
+        if same and laid_out and all(name in shared for name in values):
             self.flat[place] = first.as_strided((extent(first),), (1,))
-        else:
-            self.flat[place] = widen(stretch.flat().clone())
-            for name, value in values.items():
-                self._write(self._view(place, self.memory.named[name]), value)
+            self.named |= values
+            return
+        self.flat[place] = widen(stretch.flat().clone())
+        for name, value in values.items():
+            self._write(self._view(place, self.memory.named[name]), value)
         for name, value in values.items():
             self.named[name] = self._view(place, self.memory.named[name])
             if check and not same and not _agree(self.named[name], value):

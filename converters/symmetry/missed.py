@@ -94,7 +94,8 @@ def search_missed(
         chosen = _pairs(size, pairs, generator)
         units = [u for u in units if not _unchanged(spec, runners, [u], chosen, tolerance)]
         for pair in chosen:
-            for subset in _subsets(units):
+            # Where few may be swapped together, one pair tells what the others would.
+            for subset in _subsets(units, every=pair == chosen[0]):
                 if len(subset) == len(units) and _allowed(spec, units[0].segment, pair):
                     continue
                 if not _unchanged(spec, runners, subset, [pair], tolerance):
@@ -134,9 +135,9 @@ def _pairs(size: int, count: int, generator: torch.Generator) -> list[tuple[int,
     return sorted(found)
 
 
-def _subsets(units: Sequence[_Unit]) -> Iterator[Sequence[_Unit]]:
-    """Iterate over subsets, the largest first."""
-    if len(units) <= MAX_ALL_SUBSETS:
+def _subsets(units: Sequence[_Unit], every: bool) -> Iterator[Sequence[_Unit]]:
+    """Iterate over subsets, the largest first: every one of a few, or those without one."""
+    if every and len(units) <= MAX_ALL_SUBSETS:
         for count in range(len(units), 0, -1):
             yield from itertools.combinations(units, count)
         return

@@ -65,6 +65,8 @@ class Network:
         loose = [value for value in reached if isinstance(value, Tensor)]
         self.memory = Memory(loose, self.tensors)
         self.parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        self.registers = {name: self._register(name) for name in self.tensors}
+        self.parallel = [m for m in module.modules() if isinstance(m, nn.DataParallel)]
         self.writes: set[str] | None = None
         self.guard: Callable[[], SizeGuard] | None = SizeGuard
         self.state = self.coherent(
@@ -115,21 +117,23 @@ class Network:
             self.writes = {n for n, t in twins.named.items() if not _equal(t, state[n])}
         return outputs, guard
 
+    def _register(self, name: str) -> tuple[dict[str, Any], str]:
+        """Return where the module keeps a tensor, and its name there."""
+        path, _, own = name.rpartition(".")
+        owner = self.module.get_submodule(path)
+        return owner._parameters if name in self.parameters else owner._buffers, own
+
     @contextmanager
     def _exchanged(self, twins: Twins) -> Iterator[None]:
         try:
             with evaluating(self.module):
-                for name, tensor in self.tensors.items():
-                    path, _, own = name.rpartition(".")
-                    owner = self.module.get_submodule(path)
+                for name, (register, own) in self.registers.items():
+                    value = twins.named[name]
                     if name in self.parameters:
-                        value = nn.Parameter(twins.named[name], tensor.requires_grad)
-                        owner._parameters[own] = value
-                    else:
-                        owner._buffers[own] = twins.named[name]
-                for child in self.module.modules():
-                    if isinstance(child, nn.DataParallel):
-                        child.device_ids = []  # it then calls its module, and no copies of it
+                        value = nn.Parameter(value, self.tensors[name].requires_grad)
+                    register[own] = value
+                for child in self.parallel:
+                    child.device_ids = []  # it then calls its module, and no copies of it
                 yield
         finally:
             self.snapshot.put_back()

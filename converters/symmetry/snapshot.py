@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,7 +40,7 @@ _INSTALLED = {"site-packages", "dist-packages"}
 _CACHED = type(cache(len))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Place:
     """Something that can be written to: how its entries are read and written, and what they are."""
 
@@ -47,6 +48,15 @@ class _Place:
     write: Callable[[_Entries], None]
     before: _Entries
     is_register: bool = False
+
+    def __post_init__(self) -> None:
+        # ``before`` keeps what it names alive, so that these numbers stay theirs.
+        self.numbers = _numbers(self.before)
+
+    def put_back(self) -> None:
+        """Write the entries that were there, if others are."""
+        if _numbers(self.read()) != self.numbers:
+            self.put(self.before)
 
     def put(self, entries: _Entries) -> None:
         """Write entries where they differ from those that are there."""
@@ -94,7 +104,7 @@ class Snapshot:
     def put_back(self) -> None:
         """Let everything hold what it held."""
         for place in self.places:
-            place.put(place.before)
+            place.put_back()
 
     def set_apart(self) -> None:
         """Put copies in the place of tensors that are neither inputs nor the module's own.
@@ -117,6 +127,11 @@ class Snapshot:
 
     def _is_loose(self, value: Any) -> bool:
         return type(value) is Tensor and id(value) not in self.known
+
+
+def _numbers(entries: _Entries) -> list[int]:
+    """Return what is equal only where keys and values are the same objects, told fast."""
+    return list(map(id, chain.from_iterable(entries)))
 
 
 def _identity(entry: tuple[Any, Any]) -> tuple[Any, int]:
