@@ -237,7 +237,7 @@ def validate(
     models = [
         _check_model(name, architecture, devices, seed)
         for name, model in MODELS.items()
-        if model.invariant and _reads(name, architecture)
+        if model.traits.invariant and _reads(name, architecture)
     ]
     dimension = basis.dimension(architecture)
     return Validation(

@@ -15,7 +15,7 @@ from nngraph.alignment.matching import Alignment, match_features
 from nngraph.alignment.terms import check_pair
 from nngraph.datasets import CanonicaliseSines
 from nngraph.graph import NeuralGraph, to_batch
-from nngraph.nn import AroundMetanetwork, Networks, StateNetwork
+from nngraph.nn import NetworkModel, Networks, StateNetwork
 
 __all__ = ["NeuronStates", "match_activations", "match_embeddings"]
 
@@ -42,7 +42,7 @@ def match_activations(
     )
 
 
-class NeuronStates(AroundMetanetwork):
+class NeuronStates(NetworkModel):
     """A metanetwork whose answer is the states of the neurons: what neurons are matched by.
 
     Args:
@@ -52,10 +52,9 @@ class NeuronStates(AroundMetanetwork):
         networks -> ``[*, N, C]``.
     """
 
-    encoder: StateNetwork
-
     def __init__(self, encoder: StateNetwork) -> None:
-        super().__init__(encoder)
+        super().__init__()
+        self.encoder, self.traits = encoder, encoder.traits
 
     def forward(self, networks: Networks) -> Tensor:
         """Return the states of the neurons of networks."""
@@ -84,7 +83,7 @@ def match_embeddings(
     states = model if isinstance(model, NeuronStates) else NeuronStates(model)
     pair = [a, b]
     sines = any(group.activation.symmetry == "phase" for group in architecture.groups)
-    if canonicalise and sines and states.reads_signs:
+    if canonicalise and sines and states.traits.reads_signs:
         pair = [CanonicaliseSines()(network) for network in pair]
     was_training = model.training
     states.eval()

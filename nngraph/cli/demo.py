@@ -380,7 +380,7 @@ def _draw(out: Path, zoo: Zoo, images: ImageSource, outcomes: Sequence[_Outcome]
     networks = zoo.stack(numbers)
     height, width = zoo.image_shape[:2]
     drawn = len(numbers) // 3
-    invariant = [outcome for outcome in outcomes if MODELS[outcome.contestant.model].invariant]
+    invariant = [o for o in outcomes if MODELS[o.contestant.model].traits.invariant]
     weights_only = [o for o in invariant if o.report.column != "with probes"]
     best = max(weights_only, key=lambda outcome: outcome.report.val["accuracy"])
     return drawing.draw_demo(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraphStack, Symmetry
+from nngraph.nn import traits_of
 from nngraph.tasks import Predict
 
 __all__ = ["Relabelled", "compare_relabelled"]
@@ -81,7 +82,7 @@ def compare_relabelled(
     truth = task.truth[torch.cat([numbers for numbers, _ in networks])]
     score, target = task.score, task.target
     return Relabelled(
-        invariant=bool(model.invariant),
+        invariant=traits_of(model).invariant,
         networks=len(truth),
         unchanged=float(target.same(before, after).double().mean()),
         largest_change=float((after - before).abs().max() / before.abs().max().clamp(min=1e-300)),

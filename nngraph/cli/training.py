@@ -14,6 +14,7 @@ from nngraph.cli.common import at_least, check_device, tell
 from nngraph.cli.options.deriving import values_of_the_user
 from nngraph.cli.options.training import Eval, Train
 from nngraph.cli.relabelled import compare_relabelled
+from nngraph.nn import traits_of
 from nngraph.ranks import Ranks
 from nngraph.tasks import (
     TASKS,
@@ -126,7 +127,7 @@ def judge(options: Eval) -> int:
         "networks": sum(len(numbers) for numbers, _ in networks),
         "task": settings.task,
         "model": settings.model,
-        "column": str(model.column),
+        "column": traits_of(model).access,
         "score": task.score,
         **measures,
         "details": task.details(model, options.split),

@@ -14,8 +14,7 @@ from nngraph.nn.layers.invariant import InvariantLinear
 from nngraph.nn.layers.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.models.added_neurons import AddedNeurons
-from nngraph.nn.models.around import AroundMetanetwork
-from nngraph.nn.models.base import Column, Metanetwork
+from nngraph.nn.models.base import Access, Metanetwork, NetworkModel, Traits, traits_of
 from nngraph.nn.models.dws import EquivariantNetwork
 from nngraph.nn.models.editing import EditingNetwork
 from nngraph.nn.models.flat import FlatNetwork
@@ -41,11 +40,10 @@ from nngraph.nn.readouts.weights import WeightReadout
 
 __all__ = [
     "MODELS",
+    "Access",
     "AddedNeurons",
-    "AroundMetanetwork",
     "ChainRunner",
     "ChannelNorm",
-    "Column",
     "EdgePooling",
     "EdgeStep",
     "EditingNetwork",
@@ -67,6 +65,7 @@ __all__ = [
     "Metanetwork",
     "ModuleRunner",
     "NetworkEncoder",
+    "NetworkModel",
     "Networks",
     "OrderedPass",
     "Pointwise",
@@ -92,9 +91,11 @@ __all__ = [
     "TensorNorm",
     "TensorScales",
     "Terms",
+    "Traits",
     "WeightReadout",
     "input_features",
     "mlp",
     "output_networks",
     "probing",
+    "traits_of",
 ]

@@ -43,7 +43,7 @@ def describe_models(
             {
                 "model": name,
                 "about": _first_sentence(kind),
-                "symmetry": kind.symmetry,
+                "symmetry": kind.traits.symmetry,
                 "reads": _reads(kind),
                 **_cost(kind, networks),
             }
@@ -56,8 +56,8 @@ def _first_sentence(kind: type[Metanetwork]) -> str:
 
 
 def _reads(kind: type[Metanetwork]) -> str:
-    kinds = "chains of affine maps" if kind.chains_only else "networks of any architecture"
-    return kinds if kind.many else f"{kinds}, built for one architecture"
+    kinds = "chains of affine maps" if kind.traits.chains_only else "networks of any architecture"
+    return kinds if kind.traits.many else f"{kinds}, built for one architecture"
 
 
 def _cost(kind: type[Metanetwork], networks: NeuralGraphStack) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _cost(kind: type[Metanetwork], networks: NeuralGraphStack) -> dict[str, Any]
     except NNGraphError as error:
         return {"column": None, "parameters": None, "step_ms": None, "unfit": str(error)}
     return {
-        "column": model.column,
+        "column": model.traits.access,
         "parameters": sum(p.numel() for p in model.parameters()),
         "step_ms": round(1000 * min(times), 2),
         "unfit": None,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from nngraph.datasets import DropWeights, InputMotion, ScaleNeurons, WeightNoise
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import AroundMetanetwork, Metanetwork, Networks, mlp
+from nngraph.nn import Metanetwork, NetworkModel, Networks, mlp
 from nngraph.settings import TrainSettings
 from nngraph.tasks.linear_probe import linear_probe
 from nngraph.tasks.task import Task, joined, new_model, one_stack
@@ -20,7 +20,7 @@ from nngraph.zoo import Zoo
 __all__ = ["Contrast", "ContrastiveNetwork", "contrastive_loss"]
 
 
-class ContrastiveNetwork(AroundMetanetwork):
+class ContrastiveNetwork(NetworkModel):
     """A metanetwork whose answers are embeddings, and a head through which they are compared.
 
     The head is for training alone: what it throws away, a linear probe may want.
@@ -34,7 +34,8 @@ class ContrastiveNetwork(AroundMetanetwork):
     """
 
     def __init__(self, encoder: Metanetwork, projection: int = 64) -> None:
-        super().__init__(encoder)
+        super().__init__()
+        self.encoder, self.traits = encoder, encoder.traits
         self.head = mlp([encoder.num_outputs, encoder.num_outputs, projection])
 
     def forward(self, networks: Networks) -> Tensor:

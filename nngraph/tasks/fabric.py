@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nngraph.errors import MissingDependencyError
+from nngraph.nn import traits_of
 from nngraph.ranks import Ranks
 from nngraph.settings import TrainSettings
 
@@ -31,7 +32,7 @@ def precision_of(settings: TrainSettings, model: nn.Module) -> str:
     if settings.precision != "auto":
         return settings.precision
     on_gpu = torch.device(settings.device).type == "cuda"
-    return "bf16" if on_gpu and getattr(model, "bears_bfloat16", False) else "float32"
+    return "bf16" if on_gpu and traits_of(model).bears_bfloat16 else "float32"
 
 
 def new_fabric(settings: TrainSettings, precision: str) -> Fabric:

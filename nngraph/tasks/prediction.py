@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import Column, Metanetwork, Networks
+from nngraph.nn import Metanetwork, NetworkModel, Networks
 from nngraph.settings import TrainSettings
 from nngraph.tasks.targets import Category, Number, Target
 from nngraph.tasks.task import Task, batch_answers, joined, new_model
@@ -18,7 +18,7 @@ from nngraph.zoo import Fact, Zoo
 __all__ = ["InUnits", "Predict"]
 
 
-class InUnits(nn.Module):
+class InUnits(NetworkModel):
     r"""A metanetwork whose answers are in the units of what it tells.
 
     .. math:: y = \mu + \sigma f(\theta)
@@ -38,7 +38,7 @@ class InUnits(nn.Module):
 
     def __init__(self, model: Metanetwork) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.traits, self.num_outputs = model, model.traits, model.num_outputs
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
 
@@ -46,31 +46,6 @@ class InUnits(nn.Module):
         """Return the answers."""
         found: Tensor = self.model(networks)
         return found * self.deviation + self.mean
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the metanetwork stands in."""
-        return self.model.column
-
-    @property
-    def num_outputs(self) -> int:
-        """Length of the answer."""
-        return self.model.num_outputs
-
-    @property
-    def invariant(self) -> bool:
-        """Whether relabelling the hidden neurons of a network leaves its answer as it is."""
-        return self.model.invariant
-
-    @property
-    def reads_signs(self) -> bool:
-        """Whether a canonical form of sine neurons helps."""
-        return self.model.reads_signs
-
-    @property
-    def bears_bfloat16(self) -> bool:
-        """Whether eight bits of mantissa are enough."""
-        return self.model.bears_bfloat16
 
 
 class Predict(Task):
@@ -120,13 +95,10 @@ class Predict(Task):
         return InUnits(model) if isinstance(self.target, Number) else model
 
     def fit_statistics(self, model: nn.Module) -> None:
-        if not isinstance(model, InUnits):
-            super().fit_statistics(model)
-            return
-        super().fit_statistics(model.model)
-        known = self._training_numbers()
-        model.mean.fill_(float(known.mean()))
-        model.deviation.fill_(cast(Number, self.target).deviation)
+        super().fit_statistics(model)
+        if isinstance(model, InUnits):
+            model.mean.fill_(float(self._training_numbers().mean()))
+            model.deviation.fill_(cast(Number, self.target).deviation)
 
     def _truth(self, numbers: Tensor) -> Tensor:
         return self.truth[numbers].to(self.device)

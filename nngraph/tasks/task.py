@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nngraph.datasets import CanonicaliseSines, Relabel
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import MODELS, Metanetwork
+from nngraph.nn import MODELS, Metanetwork, NetworkModel, traits_of
 from nngraph.settings import TrainSettings
 from nngraph.zoo import SPLITS, Zoo, runner_of, says_how_to_run
 
@@ -64,7 +64,7 @@ class Task(ABC):
     def build_model(self) -> nn.Module:
         """Return the model of the settings with fresh parameters, drawn from torch's generator.
 
-        It has the attribute ``column``, as every :class:`~nngraph.nn.Metanetwork`.
+        It has the ``traits`` that every :class:`~nngraph.nn.Metanetwork` has.
         """
 
     def fit_statistics(self, model: nn.Module) -> None:
@@ -72,8 +72,9 @@ class Task(ABC):
 
         The networks are as the model reads them, in canonical form where it does.
         """
-        if (fit := getattr(model, "fit_statistics", None)) is not None:
-            fit(joined([self.prepare(stack, model) for _, stack in self.some("train", _FITTED)]))
+        if isinstance(model, NetworkModel):
+            some = [self.prepare(stack, model) for _, stack in self.some("train", _FITTED)]
+            model.fit_statistics(joined(some))
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
@@ -170,7 +171,7 @@ class Task(ABC):
         canonical form does not depend on it.
         """
         sines = any(g.activation.symmetry == "phase" for g in networks.architecture.groups)
-        if sines and self.settings.canonicalise and getattr(model, "reads_signs", False):
+        if sines and self.settings.canonicalise and traits_of(model).reads_signs:
             networks = CanonicaliseSines()(networks)
         if training and self.settings.relabel:
             networks = Relabel()(networks)
@@ -190,9 +191,10 @@ def new_model(settings: TrainSettings, zoo: Zoo, num_outputs: int) -> Metanetwor
     if settings.model not in MODELS:
         raise ValueError(f"model is {settings.model!r}; expected one of {', '.join(MODELS)}.")
     kind, architectures, options = MODELS[settings.model], zoo.architectures, settings.options
-    if kind.takes_runner and says_how_to_run(zoo) and not all(a.is_chain for a in architectures):
+    chains = all(a.is_chain for a in architectures)
+    if kind.traits.takes_runner and says_how_to_run(zoo) and not chains:
         options = {"runner": runner_of(zoo), **options}
-    if len(architectures) > 1 and not kind.many:
+    if len(architectures) > 1 and not kind.traits.many:
         raise ValueError(
             f"the model {settings.model!r} is built for networks of one architecture; the zoo has "
             f"{len(architectures)}. Choose another model (see 'nngraph models'), or keep one "

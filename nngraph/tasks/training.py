@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nngraph.nn import traits_of
 from nngraph.progress import progress_bar
 from nngraph.settings import TrainSettings
 from nngraph.tasks.checkpoint import write_json
@@ -130,7 +131,7 @@ def _finish(run: Run, state: Progress, history: list[dict[str, Any]], tracker: T
     report = Report(
         task=run.settings.task,
         model=run.settings.model,
-        column=str(run.model.column),
+        column=traits_of(run.model).access,
         parameters=sum(p.numel() for p in run.model.parameters()),
         steps=state.step,
         epochs=state.epoch,

@@ -106,7 +106,7 @@ def test_one_model_reads_a_batch_of_them_all(graphs: list[NeuralGraph]):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, model in MODELS.items() if model.chains_only or name == "probe"]
+    "name", [name for name, model in MODELS.items() if model.traits.chains_only or name == "probe"]
 )
 def test_models_of_mlps_refuse_them(name: str, graphs: list[NeuralGraph]):
     for graph in graphs:

@@ -92,7 +92,7 @@ def test_invariant_and_one_answer_for_every_batch(case: str, architecture: Archi
         assert answers.shape == (4, 3)
         assert relative(model(networks.to_batch()), answers) < 1e-10
         assert relative(torch.cat([model(graph) for graph in networks]), answers) < 1e-10
-        if not model.reads_signs:
+        if not model.traits.reads_signs:
             for seed in range(3):
                 assert relative(model(moved_by_signs(networks, seed)), answers) < 1e-9
         train_a_little(model, networks)
@@ -136,7 +136,7 @@ def test_depths_and_widths_it_never_saw(case: str, built: tuple[int, ...]):
             of_networks(model, architecture), architecture,
             features=(networks.x, networks.edge_attr), tolerance=1e-10,
         )  # fmt: skip
-        if not model.reads_signs:
+        if not model.traits.reads_signs:
             assert relative(model(moved_by_signs(networks, 0)), model(networks)) < 1e-9
 
 
@@ -204,9 +204,9 @@ def test_float32_and_what_a_model_says_of_itself(name: str):
     answers = model(random_stack(architecture, 3, 0, torch.float32))
     assert (answers.dtype, answers.shape) == (torch.float32, (3, 5))
     columns = {"symmetric": "activation-structured weights-only", "probe": "with probes"}
-    assert model.column == columns.get(name, "generic weights-only")
+    assert model.traits.access == columns.get(name, "generic weights-only")
     if name in ("message-passing", "symmetric"):
-        assert MODELS[name](architecture, 5, probes=2).column == "with probes"
+        assert MODELS[name](architecture, 5, probes=2).traits.access == "with probes"
     with pytest.raises(InvalidGraphError, match="given a Tensor"):
         model(answers)
 
@@ -220,7 +220,7 @@ def test_the_flat_network_is_not_invariant():
     model = flat(architecture)
     moved = Symmetry(architecture).sample_stack(4, 0).act_on_stack(networks)
     assert relative(model(moved), model(networks)) > 1e-3
-    assert not model.invariant
+    assert not model.traits.invariant
 
 
 def test_the_flat_network_reads_its_own_architecture_in_any_batch():
@@ -292,7 +292,7 @@ def test_what_is_not_a_chain_is_refused_by_models_of_chains():
     two = (Parameter("a", (2, 2), (1, 0)), Parameter("b", (2, 2), (1, 0)))
     networks = random_stack(Architecture(groups, two), 2, 0)
     for name, model in MODELS.items():
-        if name != "probe" and not model.chains_only:  # which runs others by a runner
+        if name != "probe" and not model.traits.chains_only:  # which runs others by a runner
             assert model(networks.architecture, 3).double()(networks).shape == (2, 3)
             continue
         with pytest.raises(ArchitectureError, match="not a chain"):

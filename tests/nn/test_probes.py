@@ -230,8 +230,8 @@ def test_the_probe_network_reads_any_network(generator: bool):
 
 def test_message_passing_takes_probes_of_any_network():
     model = build("message-passing", list(SPECS.values()))
-    assert model.takes_runner
-    assert model.column == "with probes"
+    assert model.traits.takes_runner
+    assert model.traits.access == "with probes"
     check(model)
 
 

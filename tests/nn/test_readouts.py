@@ -20,7 +20,6 @@ from nngraph.nn import (
     States,
 )
 from nngraph.nn.common.extent import Extent
-from nngraph.nn.models.base import Column
 from nngraph.nn.readouts.readout import Attention, LayerwiseMeans, LevelMeans
 from nngraph.testing import (
     assert_invariant,
@@ -57,9 +56,6 @@ def readout(architectures: list[Architecture], edge_channels: int = 4, **changes
 
 class Plain(StateNetwork):
     """The encoder's states, as they are."""
-
-    chains_only = False
-    column: Column = "generic weights-only"
 
     def __init__(self, architecture: Any, num_outputs: int, encoder: Any = (), **changes: Any):
         super().__init__(architecture, num_outputs, 6, 4, **{"hidden": 8, **changes})
@@ -319,12 +315,12 @@ class TestMessagePassingWithOptions:
             lambda x, e: model(NeuralGraphStack(architecture, x, e, integers=integers)),
             architecture, features=(networks.x, networks.edge_attr),
         )  # fmt: skip
-        assert model.invariant
+        assert model.traits.invariant
 
     def test_a_model_that_breaks_the_symmetry_says_so(self):
         model = MessagePassingNetwork(mlp([2, 3, 1]), 1, encoder={"break_symmetry": True})
-        assert not model.invariant
-        assert MessagePassingNetwork.invariant
+        assert not model.traits.invariant
+        assert MessagePassingNetwork.traits.invariant
 
     def test_what_cannot_be_streamed_is_refused(self):
         for changes in (

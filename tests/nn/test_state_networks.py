@@ -200,8 +200,8 @@ def test_with_probes(name: str):
     architecture = mlp([2, 4, 3, 1], SINE)
     networks = random_stack(architecture, 3, 0)
     model = build(name, architecture, probes=3)
-    assert model.column == "with probes"
-    assert build(name, architecture).column == "generic weights-only"
+    assert model.traits.access == "with probes"
+    assert build(name, architecture).traits.access == "generic weights-only"
     check_symmetry(model, networks)
     graphs = [*networks, random_stack(mlp([2, 3, 1], SINE), 1, 0)[0]]
     answers = torch.cat([model(graph) for graph in graphs])

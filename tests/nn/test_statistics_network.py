@@ -138,8 +138,8 @@ def test_statistics_can_stand_beside_answers_at_probes():
     networks = random_stack(architecture, 300, 0)  # more than one part
     torch.manual_seed(0)
     model = StatisticsNetwork(architecture, 2, hidden=8, dropout=0.0, probes=5).double()
-    assert model.column == "with probes"
-    assert StatisticsNetwork(architecture, 2).column == "generic weights-only"
+    assert model.traits.access == "with probes"
+    assert StatisticsNetwork(architecture, 2).traits.access == "generic weights-only"
     model.fit_statistics(networks)
     assert model.probes is not None
     answers = forward(networks, model.probes.inputs())
@@ -198,7 +198,7 @@ def test_mixed_architectures_are_read_network_by_network(kind: type[Metanetwork]
         close(model(to_batch(graphs[::-1])).flip(0), answers)
         assert len(torch.unique(answers[:, 0])) == len(graphs)
         moved = [Symmetry(g.architecture).sample(1).act_on_graph(g) for g in graphs]
-        if kind.invariant:
+        if kind.traits.invariant:
             close(model(to_batch(moved)), answers)
         else:
             assert not torch.allclose(model(to_batch(moved)), answers, rtol=1e-3)

@@ -287,8 +287,8 @@ def test_mistakes_are_refused():
     with pytest.raises(ValueError, match=r"'flat' gives no states.*'message-passing'"):
         EditingNetwork.of(mlp([2, 3, 1]), "flat")
     built = EditingNetwork.of(mlp([2, 3, 1]), options=SMALL, copies=2)
-    assert built.column == "generic weights-only"
-    assert built.reads_signs
+    assert built.traits.access == "generic weights-only"
+    assert built.traits.reads_signs
     features = input_features(random_stack(mlp([2, 3, 1]), 1, 0, torch.float32))
     states = States(features, torch.randn(1, 6, 6))
     with pytest.raises(ValueError, match="build it with edge_channels=0"):
@@ -374,7 +374,7 @@ class TestContext:
             architecture, "message-passing", {"edge_channels": 0, **SMALL}, "symmetric",
             {"num_outputs": 5, "messages": 4, "hidden": 8}, **{**READOUT, "copies": 2},
         ).double()  # fmt: skip
-        assert model.column == "activation-structured weights-only"
+        assert model.traits.access == "activation-structured weights-only"
         assert model.readout.heard.in_features == 5
         networks = random_stack(architecture, 4, 0)
         model.fit_statistics(networks)

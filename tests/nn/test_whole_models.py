@@ -89,7 +89,7 @@ def test_compiled_whole_without_a_break(name: str):
 
 
 def test_which_models_bear_bfloat16():
-    assert [name for name in MODELS if build(name).bears_bfloat16] == LOW
+    assert [name for name in MODELS if build(name).traits.bears_bfloat16] == LOW
 
 
 @pytest.mark.parametrize("layout", ["stack", "ragged"])

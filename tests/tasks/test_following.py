@@ -124,7 +124,7 @@ def test_models_are_described_from_their_classes(zoo: Zoo):
     for name, row in found.items():
         model = MODELS[name](zoo.architecture, 10)
         assert row["parameters"] == sum(p.numel() for p in model.parameters())
-        assert row["column"] == model.column
+        assert row["column"] == model.traits.access
         assert row["step_ms"] > 0
         assert row["about"] in " ".join((MODELS[name].__doc__ or "").split())
     assert found["flat"]["symmetry"] == "none"

@@ -1,10 +1,11 @@
-"""What all metanetworks share: their face, and maps that they are made of."""
+"""What all metanetworks share: their face, and the traits by which they are told apart."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 from torch import nn
 
@@ -13,13 +14,77 @@ from nngraph.graph import Architecture
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
-__all__ = ["Column", "Metanetwork"]
+__all__ = ["Access", "Metanetwork", "NetworkModel", "Traits", "traits_of"]
 
-#: What a model may use; results of different columns are never mixed in one comparison.
-Column = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
+#: What a model may use; models that may use different things are never mixed in one comparison.
+Access = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
 
 
-class Metanetwork(nn.Module, ABC):
+@dataclass(frozen=True)
+class Traits:
+    """What is true of a model whatever the networks; a model made around another one has its own.
+
+    Attributes:
+        access: what it may use of the networks.
+        symmetry: what it respects of what leaves the function of a network unchanged, in words.
+        invariant: whether relabelling the hidden neurons of a network leaves its answer as it is.
+        reads_signs: whether the answer changes with the signs and phases of sine neurons, so that a
+            canonical form of them helps.
+        chains_only: whether it reads chains of affine maps alone.
+        many: whether it can be built for several architectures at once.
+        takes_runner: whether it can be given a ``runner``, by which networks that are no chains are
+            run at probes.
+    """
+
+    access: Access = "generic weights-only"
+    symmetry: str = "relabelling"
+    invariant: bool = True
+    reads_signs: bool = True
+    chains_only: bool = False
+    many: bool = True
+    takes_runner: bool = False
+
+    @property
+    def bears_bfloat16(self) -> bool:
+        """Whether eight bits of mantissa are enough; not where phases of tens of radians count."""
+        return self.reads_signs and self.access != "with probes"
+
+    def changed(self, probes: int = 0, breaks_symmetry: bool = False) -> Traits:
+        """Return those of a model that runs the networks besides, or tells their neurons apart."""
+        return replace(
+            self,
+            access="with probes" if probes else self.access,
+            invariant=self.invariant and not breaks_symmetry,
+        )
+
+
+class NetworkModel(nn.Module):
+    """A model that is called on networks: a metanetwork, or one made around it.
+
+    Attributes:
+        traits: of its class; an instance may have others, by its options.
+    """
+
+    traits: Traits = Traits()
+
+    def fit_statistics(self, networks: Networks) -> None:
+        """Set the scales of the input features from training networks; call once, before training.
+
+        Statistics are per tensor, never per entry: entries of a tensor trade places when neurons
+        are relabelled.
+        """
+        # Parts before what is made of them.
+        for module in reversed(list(self.modules())):
+            if isinstance(module, Fitted):
+                module.fit(networks)
+
+
+def traits_of(model: nn.Module) -> Traits:
+    """Return the traits of a model, also of one that is wrapped for several processes."""
+    return cast(Traits, model.traits)
+
+
+class Metanetwork(NetworkModel, ABC):
     """A model that reads networks and answers for each of them.
 
     Called on a :class:`~nngraph.graph.NeuralGraphStack` or a list of some, on a PyG ``Batch`` of
@@ -32,7 +97,7 @@ class Metanetwork(nn.Module, ABC):
 
     Raises:
         ArchitectureError: if an architecture is no chain of affine maps and the model reads no
-            others (``chains_only``).
+            others.
     """
 
     def __init__(
@@ -42,7 +107,7 @@ class Metanetwork(nn.Module, ABC):
         several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
         if not several:
             raise ArchitectureError("a metanetwork was given no architecture; expected one.")
-        if self.chains_only and (other := [a for a in several if not a.is_chain]):
+        if self.traits.chains_only and (other := [a for a in several if not a.is_chain]):
             raise ArchitectureError(
                 f"{type(self).__name__} was given the architecture {other[0]}, whose blocks "
                 "are not a chain; expected an MLP."
@@ -58,7 +123,7 @@ class Metanetwork(nn.Module, ABC):
             ArchitectureError: if one is no chain of affine maps and the model reads no others.
         """
         features = input_features(networks)
-        if self.chains_only and not features.topology.chains:
+        if self.traits.chains_only and not features.topology.chains:
             other = [a for a in features.topology.architectures if not a.is_chain]
             raise ArchitectureError(
                 f"{type(self).__name__} was called on a network of the architecture "
@@ -66,39 +131,3 @@ class Metanetwork(nn.Module, ABC):
                 "reads others."
             )
         return features
-
-    #: Whether it reads chains of affine maps alone.
-    chains_only: ClassVar[bool] = True
-    #: Whether it can be built for several architectures at once.
-    many: ClassVar[bool] = True
-    #: What it respects of what leaves the function of a network unchanged, in words.
-    symmetry: ClassVar[str] = "relabelling"
-
-    #: Whether it can be given a ``runner``, by which networks that are no chains are run at probes.
-    takes_runner: ClassVar[bool] = False
-
-    #: Whether relabelling the hidden neurons of a network leaves its answer as it is.
-    invariant: bool = True
-    #: Whether the answer changes with the signs and phases of sine neurons, so that a canonical
-    #: form of them helps.
-    reads_signs: ClassVar[bool] = True
-
-    @property
-    @abstractmethod
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-
-    @property
-    def bears_bfloat16(self) -> bool:
-        """Whether eight bits of mantissa are enough; not where phases of tens of radians count."""
-        return self.reads_signs and self.column != "with probes"
-
-    def fit_statistics(self, networks: Networks) -> None:
-        """Set the scales of the input features from training networks; call once, before training.
-
-        Statistics are per tensor, never per entry: entries of a tensor trade places when neurons
-        are relabelled.
-        """
-        for module in self.modules():
-            if isinstance(module, Fitted):
-                module.fit(networks)

@@ -19,7 +19,7 @@ from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.equivariant import EquivariantLinear
 from nngraph.nn.layers.invariant import InvariantLinear
-from nngraph.nn.models.base import Column
+from nngraph.nn.models.base import Traits
 from nngraph.nn.models.states import StateNetwork
 
 __all__ = ["EquivariantNetwork", "InvariantReadout"]
@@ -57,7 +57,7 @@ class EquivariantNetwork(StateNetwork):
         DWSNets (Navon et al., 2023) and NFN-HNP (Zhou et al., 2023), on complete layers.
     """
 
-    many = False
+    traits = Traits(chains_only=True, many=False)
 
     def __init__(
         self,
@@ -95,11 +95,6 @@ class EquivariantNetwork(StateNetwork):
         return InvariantReadout(
             self.architecture, self.channels, self.num_outputs, self.permute_io, **options
         )
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "generic weights-only"
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nngraph.graph import Architecture, NeuralGraphStack, join_copies, run_copies
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Networks
 from nngraph.nn.models.added_neurons import AddedNeurons
-from nngraph.nn.models.base import Column, Metanetwork
+from nngraph.nn.models.base import Access, Metanetwork, NetworkModel
 from nngraph.nn.models.registry import MODELS
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.outputs import output_networks
@@ -22,7 +23,7 @@ from nngraph.nn.readouts.weights import WeightReadout
 __all__ = ["EditingNetwork"]
 
 
-class EditingNetwork(nn.Module):
+class EditingNetwork(NetworkModel):
     r"""A model that edits networks: their weights, and neurons beside them.
 
     .. math::
@@ -90,6 +91,10 @@ class EditingNetwork(nn.Module):
                 "expected context above 0."
             )
         self.added = AddedNeurons(body.architecture, length, added) if added else None
+        # It may use what either of its parts may.
+        parts = [part for part in (body, context) if isinstance(part, Metanetwork)]
+        access = max((part.traits.access for part in parts), key=get_args(Access).index)
+        self.traits = replace(body.traits, access=access)
 
     @classmethod
     def of(
@@ -133,24 +138,6 @@ class EditingNetwork(nn.Module):
             return cls(body, context, added, **readout)
         whole = chosen(context)(architecture, **{"num_outputs": 64, **(context_options or {})})
         return cls(body, whole, added, **readout)
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in: the later of its two parts'."""
-        parts = [part for part in (self.body, self.context) if isinstance(part, Metanetwork)]
-        return max((part.column for part in parts), key=get_args(Column).index)
-
-    @property
-    def reads_signs(self) -> bool:
-        """Whether the edits change with the signs and phases of sine neurons."""
-        return self.body.reads_signs
-
-    def fit_statistics(self, networks: Networks) -> None:
-        """Set the scales of inputs and edits from training networks; call once, before training."""
-        self.body.fit_statistics(networks)
-        if isinstance(self.context, Metanetwork):
-            self.context.fit_statistics(networks)
-        self.readout.scales.fit(networks)
 
     def forward(
         self, networks: NeuralGraphStack | Sequence[NeuralGraphStack], inputs: Tensor

@@ -13,7 +13,7 @@ from nngraph.graph import Architecture, join_networks, split_networks
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales, fan_in
 from nngraph.nn.features import Networks
-from nngraph.nn.models.base import Column, Metanetwork
+from nngraph.nn.models.base import Metanetwork, Traits
 
 __all__ = ["FlatNetwork"]
 
@@ -33,9 +33,7 @@ class FlatNetwork(Metanetwork):
         networks -> ``[networks, num_outputs]``.
     """
 
-    chains_only = False
-    invariant = False
-    symmetry = "none"
+    traits = Traits(symmetry="none", invariant=False)
 
     def __init__(
         self,
@@ -50,11 +48,6 @@ class FlatNetwork(Metanetwork):
         self.layouts = {_layout(a) for a in several}
         self.size = max(sum(p.numel for p in a.parameters if p.integer is None) for a in several)
         self.readout = mlp([self.size, hidden, hidden, hidden, num_outputs], dropout)
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "generic weights-only"
 
     def forward(self, networks: Networks) -> Tensor:
         features = self.read(networks)

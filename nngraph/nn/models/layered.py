@@ -17,7 +17,7 @@ from nngraph.nn.common.mlp import after_norm, mlp
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import NetworkEncoder
 from nngraph.nn.features import Networks
-from nngraph.nn.models.base import Column
+from nngraph.nn.models.base import Traits
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
@@ -90,8 +90,7 @@ class LayeredNetwork(StateNetwork):
         readout: keyword arguments of the :class:`~nngraph.nn.Readout`.
     """
 
-    chains_only = False
-    takes_runner = True
+    traits = Traits(takes_runner=True)
 
     def __init__(
         self,
@@ -114,16 +113,11 @@ class LayeredNetwork(StateNetwork):
             )
         self.checkpoint = checkpoint
         self.encoder = NetworkEncoder(self.extent, channels, edge_channels, **(encoder or {}))
-        self.invariant = not self.encoder.breaks_symmetry
+        self.traits = self.traits.changed(probes, self.encoder.breaks_symmetry)
         self.layers = nn.ModuleList(layers)
         self.probes = Probes(architecture, probes, runner=runner) if probes else None
         if probes:
             self.responses = mlp([probes, channels, channels])
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "with probes" if self.probes is not None else "generic weights-only"
 
     def first(self, topology: Topology, x: Tensor, e: Tensor) -> tuple[Tensor, ...]:
         """Return what the first layer is given, from the states of the encoder."""

@@ -19,7 +19,7 @@ from nngraph.nn.encoders.network import NetworkEncoder
 from nngraph.nn.encoders.network_statistics import NetworkStatistics
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.pooling import EdgePooling, PoolingKind, TensorNodes
-from nngraph.nn.models.base import Column
+from nngraph.nn.models.base import Traits
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
@@ -207,6 +207,8 @@ class MessagePassingNetwork(StateNetwork):
         et al., 2024); raw weights as matrices of the pass are ours.
     """
 
+    traits = Traits(takes_runner=True)
+
     def __init__(
         self,
         architecture: Architecture | Sequence[Architecture],
@@ -256,7 +258,7 @@ class MessagePassingNetwork(StateNetwork):
         extent = self.extent
         options = {"ordered": True, "unit_weights": False, "messages": messages, **encoder}
         self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels, **options)
-        self.invariant = not self.encoder.breaks_symmetry
+        self.traits = self.traits.changed(probes, self.encoder.breaks_symmetry)
         self.probes = (
             Probes(architecture, probes, runner=runner, generator=generator) if probes else None
         )
@@ -276,14 +278,6 @@ class MessagePassingNetwork(StateNetwork):
                 extent, channels, edge_channels, num_outputs, hidden, dropout, max_levels,
                 extra=extent.outputs * (self.width + probes) + told, **readout,
             )  # fmt: skip
-
-    chains_only = False
-    takes_runner = True
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "with probes" if self.probes is not None else "generic weights-only"
 
     def states(self, networks: Networks) -> States:
         """Return the states of the networks' neurons and weights after all rounds."""

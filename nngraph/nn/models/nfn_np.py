@@ -13,7 +13,6 @@ from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
-from nngraph.nn.models.base import Column
 from nngraph.nn.models.states import StateNetwork
 
 __all__ = ["SharedEquivariantNetwork"]
@@ -50,8 +49,6 @@ class SharedEquivariantNetwork(StateNetwork):
         tensors are ours.
     """
 
-    chains_only = False
-
     def __init__(
         self,
         architecture: Architecture | Sequence[Architecture],
@@ -77,11 +74,6 @@ class SharedEquivariantNetwork(StateNetwork):
         # In place: a norm does not need its own result.
         self.activation = Pointwise(torch.relu_)
         self.dropout = FeatureDropout(dropout, whole_channels=True)
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "generic weights-only"
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)

@@ -14,7 +14,6 @@ from nngraph.nn.common.pointwise import FeatureDropout
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.features import Networks
-from nngraph.nn.models.base import Column
 from nngraph.nn.models.states import StateNetwork
 
 __all__ = ["SetAttentionLayer", "SetAttentionNetwork", "TensorAttention"]
@@ -165,8 +164,6 @@ class SetAttentionNetwork(StateNetwork):
         Zhou et al., "Neural Functional Transformers", NeurIPS 2023.
     """
 
-    chains_only = False
-
     def __init__(
         self,
         architecture: Architecture | Sequence[Architecture],
@@ -189,11 +186,6 @@ class SetAttentionNetwork(StateNetwork):
             SetAttentionLayer(channels, heads, keys, expansion) for _ in range(layers)
         )
         self.dropout = FeatureDropout(dropout, whole_channels=True)
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "generic weights-only"
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)

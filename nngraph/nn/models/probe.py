@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nngraph.graph import Architecture
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.features import Networks
-from nngraph.nn.models.base import Column, Metanetwork
+from nngraph.nn.models.base import Metanetwork, Traits
 from nngraph.nn.probes.grid import GridReader, grid_points, side_of
 from nngraph.nn.probes.probes import StandardAnswers
 from nngraph.nn.probes.running import Runner
@@ -47,10 +47,9 @@ class ProbeNetwork(Metanetwork):
         Generators for Weight Space Learning", ICLR 2025).
     """
 
-    chains_only = False
-    takes_runner = True
-    reads_signs = False
-    symmetry = "all: reads functions alone"
+    traits = Traits(
+        "with probes", "all: reads functions alone", reads_signs=False, takes_runner=True
+    )
 
     def __init__(
         self,
@@ -76,11 +75,6 @@ class ProbeNetwork(Metanetwork):
             self.readout = GridReader(outputs, side, num_outputs, width, hidden, dropout)
         else:
             raise ValueError(f"reader is {reader!r}; expected 'mlp' or 'grid'.")
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "with probes"
 
     def forward(self, networks: Networks) -> Tensor:
         answers: Tensor = self.readout(self.probes.standard(self.read(networks)))

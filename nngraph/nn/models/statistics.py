@@ -11,7 +11,7 @@ from nngraph.graph import Architecture
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.encoders.network_statistics import NetworkStatistics
 from nngraph.nn.features import Networks
-from nngraph.nn.models.base import Column, Metanetwork
+from nngraph.nn.models.base import Metanetwork, Traits
 from nngraph.nn.probes.probes import StandardAnswers
 from nngraph.nn.probes.running import Runner
 
@@ -42,8 +42,7 @@ class StatisticsNetwork(Metanetwork):
         StatNN of Unterthiner et al., "Predicting Neural Network Accuracy from Weights", 2020.
     """
 
-    chains_only = False
-    takes_runner = True
+    traits = Traits(takes_runner=True)
 
     def __init__(
         self,
@@ -64,12 +63,8 @@ class StatisticsNetwork(Metanetwork):
             else None
         )
         read = self.statistics.width + probes * self.extent.outputs
+        self.traits = self.traits.changed(probes)
         self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "with probes" if self.probes is not None else "generic weights-only"
 
     def forward(self, networks: Networks) -> Tensor:
         features = self.read(networks)

@@ -17,7 +17,7 @@ from nngraph.nn.common.states import States
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.cells import CELLS, ByKind, hidden_kinds, put
 from nngraph.nn.layers.symmetric_pass import Level, SymmetricPass
-from nngraph.nn.models.base import Column
+from nngraph.nn.models.base import Traits
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.probes.grid import GridReader, grid_points, side_of
 from nngraph.nn.probes.probes import Probes
@@ -90,8 +90,11 @@ class SymmetricNetwork(StateNetwork):
 
     mean: Tensor
     deviation: Tensor
-    reads_signs = False
-    symmetry = "relabelling; scales, signs and phases that each neuron's activation allows"
+    traits = Traits(
+        "activation-structured weights-only",
+        "relabelling; scales, signs and phases that each neuron's activation allows",
+        reads_signs=False, chains_only=True,
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -136,6 +139,7 @@ class SymmetricNetwork(StateNetwork):
         elif not mix:
             raise ValueError("mix=False is for start='evaluation' or 'grid'; got start='random'.")
         self.probes = Probes(self.architecture, probes) if probes else None
+        self.traits = self.traits.changed(probes)
         # The answer of a forward pass alone is read off the outputs, and needs no states.
         self.has_states = bidirectional or not num_outputs
         self.carriers = carriers if bidirectional and not num_outputs else 0
@@ -170,11 +174,6 @@ class SymmetricNetwork(StateNetwork):
         return nn.ModuleList(
             ByKind(passes.kinds, passes.messages, parts * size) for size in passes.sizes
         )
-
-    @property
-    def column(self) -> Column:
-        """The column of a comparison that the model stands in."""
-        return "with probes" if self.probes is not None else "activation-structured weights-only"
 
     @torch.no_grad()
     def fit_statistics(self, networks: Networks) -> None:
