@@ -4,6 +4,7 @@ from nngraph.kernels import Terms
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.common.scales import TensorScales
+from nngraph.nn.common.standard import Standardised, Units
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.encoders.network import FourierFeatures, NetworkEncoder
@@ -82,6 +83,7 @@ __all__ = [
     "SharedPoolingLayer",
     "SharedTensorNorm",
     "Site",
+    "Standardised",
     "StateNetwork",
     "States",
     "StatisticsNetwork",
@@ -92,6 +94,7 @@ __all__ = [
     "TensorScales",
     "Terms",
     "Traits",
+    "Units",
     "WeightReadout",
     "input_features",
     "mlp",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import Metanetwork, NetworkModel, Networks
+from nngraph.nn import Metanetwork, NetworkModel, Networks, Units
 from nngraph.settings import TrainSettings
 from nngraph.tasks.targets import Category, Number, Target
 from nngraph.tasks.task import Task, batch_answers, joined, new_model
@@ -18,7 +18,7 @@ from nngraph.zoo import Fact, Zoo
 __all__ = ["InUnits", "Predict"]
 
 
-class InUnits(NetworkModel):
+class InUnits(NetworkModel, Units):
     r"""A metanetwork whose answers are in the units of what it tells.
 
     .. math:: y = \mu + \sigma f(\theta)
@@ -33,19 +33,14 @@ class InUnits(NetworkModel):
         networks -> ``[networks, num_outputs]``.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, model: Metanetwork) -> None:
         super().__init__()
         self.model, self.traits, self.num_outputs = model, model.traits, model.num_outputs
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("deviation", torch.ones(()))
+        self.start_units()
 
     def forward(self, networks: Networks) -> Tensor:
         """Return the answers."""
-        found: Tensor = self.model(networks)
-        return found * self.deviation + self.mean
+        return self.original(self.model(networks))
 
 
 class Predict(Task):

@@ -11,24 +11,22 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import (
     Alike,
     Architecture,
-    NeuralGraphStack,
     Topology,
     join_networks,
     slabs_of,
     split_networks,
 )
-from nngraph.nn.features import Features, Fitted, Networks, input_features
+from nngraph.nn.common.standard import Standardised
+from nngraph.nn.features import Features
 
 __all__ = ["NetworkStatistics", "tensor_statistics"]
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Numbers told of each tensor: mean, variance, quantiles, and whether there is one.
 _WIDTH = 2 + len(_QUANTILES) + 1
-#: Networks whose statistics are taken at once where those of many are.
-_AT_ONCE = 1024
 
 
-class NetworkStatistics(Fitted):
+class NetworkStatistics(Standardised):
     r"""Statistics of each parameter tensor of a network, at a place of its own.
 
     .. math::
@@ -55,8 +53,7 @@ class NetworkStatistics(Fitted):
         ArchitectureError: if a network has a kind of tensor that none of the architectures has.
     """
 
-    mean: Tensor
-    deviation: Tensor
+    at_once = 1024
 
     def __init__(self, architectures: Sequence[Architecture]) -> None:
         super().__init__()
@@ -68,29 +65,18 @@ class NetworkStatistics(Fitted):
         depths = {len(Topology.of(a).level_nodes) for a in architectures}
         self.ends = 1 if len(depths) == 1 else 2
         self.rows = len(self.kinds) * self.levels * self.ends
-        self.register_buffer("mean", torch.zeros(self.width))
-        self.register_buffer("deviation", torch.ones(self.width))
+        self.start_units(self.width)
 
     @property
     def width(self) -> int:
         """Numbers per network."""
         return self.rows * _WIDTH
 
-    @torch.no_grad()
-    def fit(self, networks: Networks) -> None:
-        """Set mean and deviation of each statistic."""
-        parts = [networks]
-        if isinstance(networks, NeuralGraphStack):
-            parts = [networks[i : i + _AT_ONCE] for i in range(0, len(networks), _AT_ONCE)]
-        told = torch.cat([self._told(input_features(part)) for part in parts])
-        deviation = told.std(0, correction=0)
-        self.mean.copy_(told.mean(0))
-        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
-
     def forward(self, features: Features) -> Tensor:
-        return (self._told(features) - self.mean) / self.deviation
+        return self.standard(self.numbers(features))
 
-    def _told(self, features: Features) -> Tensor:
+    def numbers(self, features: Features) -> Tensor:
+        """Return the statistics as they are."""
         topology = features.topology
         parts = split_networks(topology, features.x, features.edge_attr)
         return join_networks(topology, [self._of_part(part) for part in parts])

@@ -77,5 +77,5 @@ class ProbeNetwork(Metanetwork):
             raise ValueError(f"reader is {reader!r}; expected 'mlp' or 'grid'.")
 
     def forward(self, networks: Networks) -> Tensor:
-        answers: Tensor = self.readout(self.probes.standard(self.read(networks)))
+        answers: Tensor = self.readout(self.probes.answers(self.read(networks)))
         return answers

@@ -70,5 +70,5 @@ class StatisticsNetwork(Metanetwork):
         features = self.read(networks)
         read = [self.statistics(features)]
         if self.probes is not None:
-            read.append(self.probes.standard(features))
+            read.append(self.probes.answers(features))
         return self.readout(torch.cat(read, dim=-1))  # type: ignore[no-any-return]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nngraph import kernels
-from nngraph.graph import Architecture, NeuralGraphStack, Topology
+from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.levels import at_outputs, join_levels, level_means
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.standard import Standardised
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.cells import CELLS, ByKind, hidden_kinds, put
@@ -25,7 +26,7 @@ from nngraph.nn.probes.probes import Probes
 __all__ = ["SymmetricNetwork"]
 
 
-class SymmetricNetwork(StateNetwork):
+class SymmetricNetwork(StateNetwork, Standardised):
     r"""Message passing that is invariant to all that the networks' activations allow.
 
     Relabelling; positive scales of ReLU neurons; signs of tanh neurons; signs and phases of sine
@@ -88,8 +89,7 @@ class SymmetricNetwork(StateNetwork):
         parts, and the pass back along W itself, are ours.
     """
 
-    mean: Tensor
-    deviation: Tensor
+    most = 2048
     traits = Traits(
         "activation-structured weights-only",
         "relabelling; scales, signs and phases that each neuron's activation allows",
@@ -159,8 +159,7 @@ class SymmetricNetwork(StateNetwork):
         self.levels = min(self.extent.levels, max_levels)
         read = self.extent.outputs * (2 * messages if self.side else 1 + messages + probes)
         read += self.levels * state_channels if bidirectional else 0
-        self.register_buffer("mean", torch.zeros(read))
-        self.register_buffer("deviation", torch.ones(read))
+        self.start_units(read)
         self.answer: nn.Module | None = None
         if num_outputs and self.side:
             self.answer = GridReader(
@@ -175,29 +174,24 @@ class SymmetricNetwork(StateNetwork):
             ByKind(passes.kinds, passes.messages, parts * size) for size in passes.sizes
         )
 
-    @torch.no_grad()
-    def fit_statistics(self, networks: Networks) -> None:
-        """Set scales, and mean and deviation of what the read-out reads; once, before training."""
-        super().fit_statistics(networks)
-        if self.answer is None:
-            return
-        # In parts: the states of all neurons of many networks at once are gigabytes.
-        parts = [networks]
-        if isinstance(networks, NeuralGraphStack):
-            parts = [networks[i : i + 256] for i in range(0, min(len(networks), 2048), 256)]
-        read = torch.cat([self.embed(part) for part in parts])
-        if len(read) > 1:
-            mean, deviation = read.mean(0), read.std(0)
-            if self.side:
-                # Of planes as wholes: margins, which hardly vary, are not to be made loud.
-                planes = read.view(len(read), -1, self.side**2)
-                mean, deviation = (
-                    value.repeat_interleave(self.side**2)
-                    for value in (planes.mean((0, 2)), planes.std((0, 2)))
-                )
-            self.mean.copy_(mean)
-            self.deviation.copy_(deviation)
-            self.deviation[self.deviation <= 1e-12] = 1.0
+    def fit(self, networks: Networks) -> None:
+        """Set mean and deviation of what the read-out reads."""
+        if self.answer is not None:
+            super().fit(networks)
+
+    def numbers(self, features: Features) -> Tensor:
+        """Return what the read-out reads."""
+        return self.embed(features)
+
+    def moments(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of each number; of a picture those of its planes as wholes."""
+        if not self.side:
+            return super().moments(numbers)
+        # Margins, which hardly vary, are not to be made loud.
+        planes = numbers.view(len(numbers), -1, self.side**2)
+        of_planes = planes.mean((0, 2)), planes.std((0, 2), correction=0)
+        mean, deviation = (value.repeat_interleave(self.side**2) for value in of_planes)
+        return mean, deviation
 
     def run(self, networks: Networks) -> tuple[Features, list[Level]]:
         """Return the networks as they were read, and what the passes find at each level."""
@@ -288,5 +282,4 @@ class SymmetricNetwork(StateNetwork):
         if self.answer is None:
             self.needed_readout()
         assert self.answer is not None
-        read = (self.embed(networks) - self.mean) / self.deviation
-        return cast(Tensor, self.answer(read))
+        return cast(Tensor, self.answer(self.standard(self.embed(networks))))

@@ -8,16 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture, NeuralGraphStack, Topology
+from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.levels import at_outputs
-from nngraph.nn.features import Features, Fitted, Networks, input_features
+from nngraph.nn.common.standard import Standardised
+from nngraph.nn.features import Features
 from nngraph.nn.probes.inputs import GeneratedInputs, LearnedInputs
 from nngraph.nn.probes.running import ChainRunner, Runner
 
 __all__ = ["Probes", "StandardAnswers"]
-
-#: Networks whose answers are made at once where statistics are taken.
-_AT_ONCE = 128
 
 
 class Probes(nn.Module):
@@ -85,7 +83,7 @@ class Probes(nn.Module):
         return at_outputs(topology, [(i, responses[i]) for i in topology.output_rows], size)
 
 
-class StandardAnswers(Probes, Fitted):
+class StandardAnswers(Probes, Standardised):
     r"""The answers of networks at probes, in units of their spread over a training set.
 
     .. math:: (f_\theta(u_p) - \mu) / \sigma
@@ -98,11 +96,10 @@ class StandardAnswers(Probes, Fitted):
         size: outputs of a network at most.
 
     Shape:
-        :meth:`standard`: features of any batch -> ``[networks, size * P]``.
+        :meth:`answers`: features of any batch -> ``[networks, size * P]``.
     """
 
-    mean: Tensor
-    deviation: Tensor
+    at_once = 128
 
     def __init__(
         self,
@@ -114,23 +111,19 @@ class StandardAnswers(Probes, Fitted):
     ) -> None:
         super().__init__(architecture, count, runner=runner, generator=generator)
         self.size = size
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("deviation", torch.ones(()))
+        self.start_units()
 
-    @torch.no_grad()
-    def fit(self, networks: Networks) -> None:
-        """Set mean and deviation."""
-        # In parts: the responses of all neurons of many networks at once are gigabytes.
-        parts = [networks]
-        if isinstance(networks, NeuralGraphStack):
-            parts = [networks[i : i + _AT_ONCE] for i in range(0, len(networks), _AT_ONCE)]
-        answers = torch.cat([self.outputs(input_features(part), self.size) for part in parts])
-        self.mean.copy_(answers.mean())
-        self.deviation.copy_(answers.std().clamp(min=1e-12))
+    def numbers(self, features: Features) -> Tensor:
+        """Return the answers as they are, output by output."""
+        return self.outputs(features, self.size)
 
-    def standard(self, features: Features) -> Tensor:
+    def moments(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of all answers together."""
+        return numbers.mean(), numbers.std(correction=0)
+
+    def answers(self, features: Features) -> Tensor:
         """Return the answers in these units, output by output."""
-        return (self.outputs(features, self.size) - self.mean) / self.deviation
+        return self.standard(self.numbers(features))
 
 
 def _chain_runner(architectures: Sequence[Architecture]) -> Runner:
