@@ -49,6 +49,7 @@ from nngraph.kernels.parts import (
     spread_graphs,
     spread_groups,
 )
+from nngraph.kernels.sets import quantile_ranks
 from nngraph.kernels.tiled.streamed import StreamedUpdate
 from nngraph.kernels.updates import EdgeUpdate, edge_update, map_edges, streamed_edge_means
 
@@ -84,6 +85,7 @@ __all__ = [
     "pool_groups",
     "propagate",
     "propagate_level",
+    "quantile_ranks",
     "quantiles",
     "quantiles_of_groups",
     "reduce",

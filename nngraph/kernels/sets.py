@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nngraph.kernels.backends.reference import sum_by
 
-__all__ = ["attend_by", "quantiles_by"]
+__all__ = ["attend_by", "quantile_ranks", "quantiles_by"]
 
 
 def quantiles_by(values: Tensor, index: Tensor, sizes: Tensor, shares: Sequence[float]) -> Tensor:
@@ -29,20 +29,26 @@ def quantiles_by(values: Tensor, index: Tensor, sizes: Tensor, shares: Sequence[
     # Stable, so that within a set the order of values stays.
     order = order.gather(-2, index[order].argsort(dim=-2, stable=True))
     ranked = values.gather(-2, order)
-    # float64: positions in large sets are no float32.
-    share = torch.tensor(shares, dtype=torch.float64, device=values.device)
-    last = (sizes - 1).clamp(min=0).unsqueeze(-1)
-    position = last * share
-    below = position.floor()
+    *ranks, part = quantile_ranks(sizes.unsqueeze(-1), shares)
     first = (sizes.cumsum(0) - sizes).unsqueeze(-1)
-    ends = [
-        (first + place.long().clamp(max=last)).flatten().clamp(max=len(index) - 1)
-        for place in (below, below + 1)
-    ]
+    ends = [(first + rank).flatten().clamp(max=len(index) - 1) for rank in ranks]
     low, high = (ranked.index_select(-2, end) for end in ends)
-    found = torch.lerp(low, high, (position - below).to(values.dtype).reshape(-1, 1))
+    found = torch.lerp(low, high, part.to(values.dtype).reshape(-1, 1))
     found = found * (sizes > 0).repeat_interleave(len(shares)).unsqueeze(-1)
     return found.reshape(shape)
+
+
+def quantile_ranks(size: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ranks in a set of ``size`` values between which quantiles lie, and how far along.
+
+    Shape:
+        size ``[*, 1]``, or one number -> ``[*, Q]`` each.
+    """
+    last = (size - 1).clamp(min=0)
+    # float64: positions in large sets are no float32.
+    rank = last * torch.tensor(shares, dtype=torch.float64, device=size.device)
+    below = rank.floor().long()
+    return below, (below + 1).clamp(max=last), rank - below
 
 
 def attend_by(values: Tensor, score: Tensor, index: Tensor, size: int) -> Tensor:

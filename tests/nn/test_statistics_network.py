@@ -16,7 +16,7 @@ from nngraph.nn import (
     StatisticsNetwork,
     input_features,
 )
-from nngraph.nn.encoders.network_statistics import NetworkStatistics
+from nngraph.nn.encoders.statistics import NetworkStatistics
 from nngraph.testing import (
     assert_invariant,
     random_architectures,
@@ -95,7 +95,7 @@ def test_mixed_depths_are_told_from_both_ends():
 
 
 def test_quantiles_of_one_number_and_of_many():
-    from nngraph.nn.encoders.network_statistics import tensor_statistics
+    from nngraph.nn.encoders.statistics import tensor_statistics
 
     values = torch.randn(3, 7, 11, dtype=torch.float64)
     for shape in ((3, 1), (3, 2), (3, 77)):

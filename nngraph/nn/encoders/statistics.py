@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
-from nngraph.graph import Topology
+from nngraph.errors import ArchitectureError
+from nngraph.graph import Alike, Architecture, Topology, join_networks, slabs_of, split_networks
+from nngraph.nn.common.standard import Standardised
+from nngraph.nn.features import Features
 
-__all__ = ["SHARES", "ParameterStatistics", "edge_statistics", "group_statistics"]
+__all__ = [
+    "SHARES",
+    "NetworkStatistics",
+    "ParameterStatistics",
+    "edge_statistics",
+    "group_statistics",
+    "tensor_statistics",
+]
 
 #: Quantiles that are taken: the extremes, the quartiles and the median.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Mean, standard deviation and the quantiles.
 _COUNT = 2 + len(SHARES)
+#: Numbers told of each tensor: mean, variance, quantiles, and whether there is one.
+_TENSOR_COUNT = _COUNT + 1
 
 
 class ParameterStatistics(nn.Module):
@@ -74,3 +88,118 @@ def group_statistics(topology: Topology, x: Tensor) -> Tensor:
     deviation = variance.where(varies, torch.ones_like(variance)).sqrt() * varies
     quantiles = kernels.quantiles_of_groups(topology, x, SHARES).flatten(-2)
     return torch.cat([mean, deviation, quantiles], dim=-1)
+
+
+class NetworkStatistics(Standardised):
+    r"""Statistics of each parameter tensor of a network, at a place of its own.
+
+    .. math::
+        \frac{s(W) - \mu}{\sigma}, \qquad
+        s(W) = [\mathrm{mean}, \mathrm{var}, q_0, q_{25}, q_{50}, q_{75}, q_{100}, 1](W)
+
+    with mean and deviation of each number over the networks of :meth:`fit`. They may be per entry:
+    each is one number per network, whatever its labelling.
+
+    Relabelling neurons moves entries within their tensor alone, so that the statistics do not
+    change. A tensor stands in the row of its kind (weight, factor of a norm, bias, ...) and of its
+    level, counted from the inputs; where depths are mixed also in a second row, of its level
+    counted from the outputs: first and last layers then have places of their own at any depth.
+    Levels beyond the last count as the last; tensors in one row are averaged; rows that a network
+    has nothing for are 0, the last entry too.
+
+    Args:
+        architectures: of the networks to read; others with more levels are read too.
+
+    Shape:
+        features of any batch -> ``[networks, rows * 8]``.
+
+    Raises:
+        ArchitectureError: if a network has a kind of tensor that none of the architectures has.
+    """
+
+    at_once = 1024
+
+    def __init__(self, architectures: Sequence[Architecture]) -> None:
+        super().__init__()
+        # Of those it is built for, so that torch.compile need not pass through the cache.
+        self._known = {architecture: _places(architecture) for architecture in architectures}
+        places = [place for known in self._known.values() for place in known.values()]
+        self.kinds = sorted({kind for kind, _, _ in places})
+        self.levels = 1 + max((level for _, level, _ in places), default=0)
+        depths = {len(Topology.of(a).level_nodes) for a in architectures}
+        self.ends = 1 if len(depths) == 1 else 2
+        self.rows = len(self.kinds) * self.levels * self.ends
+        self.start_units(self.width)
+
+    @property
+    def width(self) -> int:
+        """Numbers per network."""
+        return self.rows * _TENSOR_COUNT
+
+    def forward(self, features: Features) -> Tensor:
+        return self.standard(self.numbers(features))
+
+    def numbers(self, features: Features) -> Tensor:
+        """Return the statistics as they are."""
+        topology = features.topology
+        parts = split_networks(topology, features.x, features.edge_attr)
+        return join_networks(topology, [self._of_part(part) for part in parts])
+
+    def _of_part(self, part: Alike) -> Tensor:
+        places = self._known.get(part.architecture) or _places(part.architecture)
+        told = torch.stack([tensor_statistics(part.parameters[name]) for name in places], dim=1)
+        told = torch.cat([told, torch.ones_like(told[..., :1])], dim=-1)
+        tables = []
+        for end in range(self.ends):
+            found = [
+                self._row(part.architecture, kind, (level, height)[end])
+                for kind, level, height in places.values()
+            ]
+            rows = torch.tensor(found, device=told.device)
+            size = self.rows // self.ends
+            count = told.new_zeros(size).index_add(0, rows, told.new_ones(len(rows)))
+            table = told.new_zeros(len(told), size, _TENSOR_COUNT).index_add(1, rows, told)
+            tables.append(table / count.clamp(min=1).unsqueeze(-1))
+        return torch.cat(tables, dim=1).flatten(1)
+
+    def _row(self, architecture: Architecture, kind: str, level: int) -> int:
+        if kind not in self.kinds:
+            raise ArchitectureError(
+                f"a network of the architecture {architecture} has tensors of the kind {kind!r}; "
+                f"the model was built for {', '.join(self.kinds)}. Build it with all architectures "
+                "that it shall read."
+            )
+        return self.kinds.index(kind) * self.levels + min(level, self.levels - 1)
+
+
+def _places(architecture: Architecture) -> dict[str, tuple[str, int, int]]:
+    """Return kind, and level from the inputs and from the outputs, of each tensor by its name."""
+    topology = Topology.of(architecture)
+    levels = topology.group_level.tolist()
+    heights = topology.node_height[list(architecture.node_starts[:-1])].tolist()
+    places = {}
+    for parameter in architecture.parameters:
+        if parameter.integer is not None:
+            continue
+        slab = slabs_of(parameter)[0]
+        kind = slab.column or ("weight" if "t" in slab.axes else "factor of a norm")
+        group = slab.target
+        places[parameter.name] = (kind, levels[group], heights[group])
+    return places
+
+
+def tensor_statistics(values: Tensor) -> Tensor:
+    """Return mean, variance and quantiles over all but the first axis: ``[n, *] -> [n, 7]``.
+
+    Quantiles lie between two entries on the line that joins them, as ``torch.quantile``'s.
+    """
+    flat = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
+    if not len(flat):
+        return flat.new_zeros(0, _TENSOR_COUNT - 1)
+    # Not torch.quantile, which sorts once for each of them and refuses large tensors.
+    ordered = flat.sort(dim=1).values
+    size = torch.tensor(flat.shape[1], device=flat.device)
+    below, above, part = kernels.quantile_ranks(size, SHARES)
+    quantiles = torch.lerp(ordered[:, below], ordered[:, above], part.to(flat.dtype))
+    moments = torch.stack([flat.mean(1), flat.var(1, correction=0)], dim=1)
+    return torch.cat([moments, quantiles], dim=1)

@@ -16,7 +16,7 @@ from nngraph.nn.common.levels import at_outputs, join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import NetworkEncoder
-from nngraph.nn.encoders.network_statistics import NetworkStatistics
+from nngraph.nn.encoders.statistics import NetworkStatistics
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.models.base import Traits
@@ -196,7 +196,7 @@ class MessagePassingNetwork(StateNetwork):
         readout: further keyword arguments of the :class:`~nngraph.nn.Readout`.
         runner, generator: of the :class:`Probes`; networks that are no chains are run by one.
         statistics: whether the read-out is told the
-            :class:`~nngraph.nn.encoders.network_statistics.NetworkStatistics` of each network
+            :class:`~nngraph.nn.encoders.statistics.NetworkStatistics` of each network
             besides.
 
     Shape:

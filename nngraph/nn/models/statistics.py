@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nngraph.graph import Architecture
 from nngraph.nn.common.mlp import mlp
-from nngraph.nn.encoders.network_statistics import NetworkStatistics
+from nngraph.nn.encoders.statistics import NetworkStatistics
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork, Traits
 from nngraph.nn.probes.probes import StandardAnswers
@@ -23,7 +23,7 @@ class StatisticsNetwork(Metanetwork):
 
     .. math:: \mathrm{MLP}\big((s(\theta) - \mu) / \sigma\big)
 
-    with the :class:`~nngraph.nn.encoders.network_statistics.NetworkStatistics` s of all tensors.
+    with the :class:`~nngraph.nn.encoders.statistics.NetworkStatistics` s of all tensors.
 
     The baseline of accuracy prediction. Reads networks of any architecture, also mixed. With
     ``probes`` it is told the :class:`~nngraph.nn.probes.probes.StandardAnswers` of the networks
