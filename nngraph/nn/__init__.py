@@ -7,7 +7,7 @@ from nngraph.nn.common.scales import TensorScales
 from nngraph.nn.common.standard import Standardised, Units
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
-from nngraph.nn.encoders.network import FourierFeatures, NetworkEncoder
+from nngraph.nn.encoders.network import EncoderOptions, FourierFeatures, NetworkEncoder
 from nngraph.nn.encoders.ordered_pass import OrderedPass
 from nngraph.nn.features import Features, Networks, input_features
 from nngraph.nn.layers.equivariant import EquivariantLinear
@@ -36,7 +36,7 @@ from nngraph.nn.outputs import output_networks
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import ChainRunner, ModuleRunner, Runner
 from nngraph.nn.probes.sites import Site
-from nngraph.nn.readouts.readout import Readout
+from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 from nngraph.nn.readouts.weights import WeightReadout
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "EdgePooling",
     "EdgeStep",
     "EditingNetwork",
+    "EncoderOptions",
     "EndEncoder",
     "EquivariantLinear",
     "EquivariantNetwork",
@@ -73,6 +74,7 @@ __all__ = [
     "ProbeNetwork",
     "Probes",
     "Readout",
+    "ReadoutOptions",
     "RelationalLayer",
     "RelationalNetwork",
     "Runner",

@@ -21,7 +21,13 @@ from nngraph.graph import (
 )
 from nngraph.graph.batching import order_edges
 from nngraph.graph.topology.topology import Topology
-from nngraph.nn import FourierFeatures, MessagePassingNetwork, NetworkEncoder, input_features
+from nngraph.nn import (
+    EncoderOptions,
+    FourierFeatures,
+    MessagePassingNetwork,
+    NetworkEncoder,
+    input_features,
+)
 from nngraph.nn.common.extent import Extent
 from nngraph.nn.encoders import places
 from nngraph.nn.encoders.places import ActivationPlaces, sinusoids
@@ -59,7 +65,9 @@ def encoder(
     architectures: list[Architecture], edge_channels: int = 4, **changes: Any
 ) -> NetworkEncoder:
     torch.manual_seed(0)
-    return NetworkEncoder(Extent.of(architectures), 6, edge_channels, **changes).double()
+    return NetworkEncoder(
+        Extent.of(architectures), 6, edge_channels, options=EncoderOptions(**changes)
+    ).double()
 
 
 def of_features(built: NetworkEncoder, networks: NeuralGraphStack):

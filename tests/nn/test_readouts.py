@@ -12,10 +12,12 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack, to_batch
 from nngraph.graph.topology.topology import Topology
 from nngraph.nn import (
+    EncoderOptions,
     MessagePassingNetwork,
     NetworkEncoder,
     Networks,
     Readout,
+    ReadoutOptions,
     StateNetwork,
     States,
 )
@@ -50,16 +52,17 @@ FEW = ("one-affine-map", "width-one", "several-outputs", "convolutions", "heads"
 
 def readout(architectures: list[Architecture], edge_channels: int = 4, **changes: Any) -> Readout:
     torch.manual_seed(0)
-    changes = {"hidden": 8, **changes}
-    return Readout(Extent.of(architectures), 6, edge_channels, 3, **changes).double().eval()
+    options = ReadoutOptions(**{"hidden": 8, **changes})
+    return Readout(Extent.of(architectures), 6, edge_channels, 3, options).double().eval()
 
 
 class Plain(StateNetwork):
     """The encoder's states, as they are."""
 
     def __init__(self, architecture: Any, num_outputs: int, encoder: Any = (), **changes: Any):
-        super().__init__(architecture, num_outputs, 6, 4, **{"hidden": 8, **changes})
-        self.encoder = NetworkEncoder(self.extent, 6, 4, **dict(encoder))
+        options = ReadoutOptions(**{"hidden": 8, **changes})
+        super().__init__(architecture, num_outputs, 6, 4, options)
+        self.encoder = NetworkEncoder(self.extent, 6, 4, options=EncoderOptions(**dict(encoder)))
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)
@@ -278,7 +281,7 @@ class TestEmbeddings:
                 return x.sum(-2)
 
         class Own(Plain):
-            def make_readout(self, **options: Any) -> nn.Module:
+            def make_readout(self, options: ReadoutOptions) -> nn.Module:
                 return Sums()
 
         networks = random_stack(mlp([2, 3, 1]), 2, 0, torch.float32)
@@ -348,4 +351,4 @@ def test_what_does_not_fit_together_is_refused(changes: Any, error: Any, words: 
 def test_outputs_alone_are_not_read_of_networks_that_have_none():
     extent = Extent(inputs=2, outputs=0, levels=3, columns=1, taps=1, chains=False)
     with pytest.raises(ArchitectureError, match="without output neurons"):
-        Readout(extent, 6, 4, 3, readout="outputs")
+        Readout(extent, 6, 4, 3, ReadoutOptions(readout="outputs"))

@@ -35,7 +35,7 @@ CASES: dict[str, tuple[type[StateNetwork], dict[str, Any]]] = {
     "gmn, ordered pass": (GraphMetanetwork, {**SMALL, "encoder": {"ordered": True, "messages": 4}}),
 }
 #: Those that can run the networks they read.
-PROBING = [name for name in CASES if "probes" in CASES[name][0].__init__.__annotations__]
+PROBING = [name for name in CASES if CASES[name][0].traits.takes_runner]
 SINE = Activation("sine", w0=10)
 EVERY = {**dict(random_architectures()), **dict(structured_architectures())}
 #: What each model meets alone; all others it meets in one batch.
@@ -210,10 +210,7 @@ def test_with_probes(name: str):
         build(name, EVERY["residual"], probes=3)
 
 
-CHECKPOINTED = [n for n in CASES if "checkpoint" in CASES[n][0].__init__.__annotations__]
-
-
-@pytest.mark.parametrize("name", CHECKPOINTED)
+@models
 def test_checkpoints_change_nothing_but_what_is_kept(name: str):
     architecture = mlp([2, 5, 5, 2], SINE)
     networks = random_stack(architecture, 3, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import reduce
 from typing import Literal
 
@@ -34,25 +35,14 @@ from nngraph.nn.encoders.places import (
 from nngraph.nn.encoders.statistics import ParameterStatistics
 from nngraph.nn.features import Features
 
-__all__ = ["FourierFeatures", "NetworkEncoder"]
+__all__ = ["EncoderOptions", "FourierFeatures", "NetworkEncoder"]
 
 
-class NetworkEncoder(nn.Module):
-    r"""First states of neurons and weights: their scaled parameters, and where they stand.
-
-    .. math::
-        x_i &= X [\hat b_i, \text{has bias}] + p_{\text{input } i} + p_{\text{output } i}
-            + p_{\text{level}} + p_{\text{activation}} \\
-        e_{ij} &= E \hat w_{ij} + q_{\text{level}}
-
-    with parameters in units of their tensor's root mean square over the training set. Places of
-    hidden neurons say nothing and are not read, so that the states commute with relabelling. Every
-    term p and q can be left out, and others added.
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What the first states hold besides scaled parameters.
 
     Args:
-        extent: of the networks to read.
-        channels, edge_channels: C and C_e; without edge channels there are no states of weights.
-        max_levels: levels that are told apart; deeper ones count as the last.
         places: p of input and output neurons: learned, ``"sinusoidal"`` to serve networks of more
             inputs and outputs than those it is built for, or none.
         levels: p and q of the layer as counted from the inputs, from the outputs, from both, so
@@ -72,6 +62,50 @@ class NetworkEncoder(nn.Module):
         break_symmetry: adds places of hidden neurons, which is **not equivariant**;
             :attr:`breaks_symmetry` switches them off again.
 
+    Raises:
+        ValueError: if there are no such levels.
+    """
+
+    places: PlaceKind | Literal["none"] = "learned"
+    levels: Literal["inputs", "outputs", "both", "none"] = "inputs"
+    activations: bool = True
+    kinds: bool = False
+    kernel_sizes: bool = False
+    statistics: bool = False
+    frequencies: int = 0
+    bandwidth: float = 1.0
+    seed: int = 0
+    ordered: bool = False
+    messages: int = 64
+    unit_weights: bool = True
+    fan_in: bool = False
+    break_symmetry: bool = False
+
+    def __post_init__(self) -> None:
+        if self.levels not in ("inputs", "outputs", "both", "none"):
+            raise ValueError(
+                f"levels is {self.levels!r}; expected 'inputs', 'outputs', 'both' or 'none'."
+            )
+
+
+class NetworkEncoder(nn.Module):
+    r"""First states of neurons and weights: their scaled parameters, and where they stand.
+
+    .. math::
+        x_i &= X [\hat b_i, \text{has bias}] + p_{\text{input } i} + p_{\text{output } i}
+            + p_{\text{level}} + p_{\text{activation}} \\
+        e_{ij} &= E \hat w_{ij} + q_{\text{level}}
+
+    with parameters in units of their tensor's root mean square over the training set. Places of
+    hidden neurons say nothing and are not read, so that the states commute with relabelling. Every
+    term p and q can be left out, and others added.
+
+    Args:
+        extent: of the networks to read.
+        channels, edge_channels: C and C_e; without edge channels there are no states of weights.
+        max_levels: levels that are told apart; deeper ones count as the last.
+        options: what else the states hold.
+
     Shape:
         features of any batch -> x ``[*, N, C]``, e ``[*, E, C_e]`` or ``None``.
 
@@ -85,38 +119,23 @@ class NetworkEncoder(nn.Module):
         channels: int,
         edge_channels: int,
         max_levels: int = 16,
-        *,
-        places: PlaceKind | Literal["none"] = "learned",
-        levels: Literal["inputs", "outputs", "both", "none"] = "inputs",
-        activations: bool = True,
-        kinds: bool = False,
-        kernel_sizes: bool = False,
-        statistics: bool = False,
-        frequencies: int = 0,
-        bandwidth: float = 1.0,
-        seed: int = 0,
-        ordered: bool = False,
-        messages: int = 64,
-        unit_weights: bool = True,
-        fan_in: bool = False,
-        break_symmetry: bool = False,
+        options: EncoderOptions | None = None,
     ) -> None:
         super().__init__()
-        if levels not in ("inputs", "outputs", "both", "none"):
-            raise ValueError(
-                f"levels is {levels!r}; expected 'inputs', 'outputs', 'both' or 'none'."
-            )
+        options = options or EncoderOptions()
         taps, columns = extent.taps, extent.columns
-        depth, waves = min(extent.levels, max_levels), 2 * frequencies
-        from_inputs, from_outputs = levels in ("inputs", "both"), levels in ("outputs", "both")
-        self.channels, self.unit_weights = channels, unit_weights
-        self.scales = TensorScales(extent, fan_in)
+        depth, waves = min(extent.levels, max_levels), 2 * options.frequencies
+        from_inputs = options.levels in ("inputs", "both")
+        from_outputs = options.levels in ("outputs", "both")
+        places = options.places
+        self.channels, self.unit_weights = channels, options.unit_weights
+        self.scales = TensorScales(extent, options.fan_in)
         self.ordered = None
-        if ordered:
+        if options.ordered:
             kind: PlaceKind = "learned" if places == "none" else places
-            self.ordered = OrderedPass(extent, channels, messages, max_levels, kind)
+            self.ordered = OrderedPass(extent, channels, options.messages, max_levels, kind)
         # An ordered pass over MLPs has read all that their neurons have.
-        reads_own = not (ordered and extent.chains) or frequencies > 0
+        reads_own = not (options.ordered and extent.chains) or options.frequencies > 0
         self.own = nn.Linear(2 * columns + waves, channels) if reads_own else None
         self.places = nn.ModuleDict()
         if places != "none":
@@ -126,11 +145,11 @@ class NetworkEncoder(nn.Module):
             self.places["levels"] = Lookup(depth, channels, node_levels)
         if from_outputs:
             self.places["heights"] = Lookup(depth, channels, node_heights)
-        if activations:
+        if options.activations:
             self.places["activations"] = ActivationPlaces(channels)
-        if kinds:
+        if options.kinds:
             self.places["columns"] = ColumnPlaces(channels)
-        if break_symmetry:
+        if options.break_symmetry:
             self.places["hidden"] = HiddenPlaces(channels)
         self.edge = nn.Linear(taps + waves, edge_channels) if edge_channels else None
         self.block_places = nn.ModuleDict()
@@ -138,15 +157,17 @@ class NetworkEncoder(nn.Module):
             self.block_places["levels"] = Lookup(depth, edge_channels, block_levels)
         if edge_channels and from_outputs:
             self.block_places["heights"] = Lookup(depth, edge_channels, block_heights)
-        if edge_channels and kinds:
+        if edge_channels and options.kinds:
             self.block_places["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, block_kinds)
-        if edge_channels and kernel_sizes:
+        if edge_channels and options.kernel_sizes:
             self.block_places["kernel_sizes"] = KernelSizes(edge_channels)
-        self.statistics = (
-            ParameterStatistics(taps, columns, channels, edge_channels) if statistics else None
-        )
+        self.statistics = None
+        if options.statistics:
+            self.statistics = ParameterStatistics(taps, columns, channels, edge_channels)
         self.node_waves, self.edge_waves = (
-            FourierFeatures(size, frequencies, bandwidth, seed + i) if frequencies else None
+            FourierFeatures(size, options.frequencies, options.bandwidth, options.seed + i)
+            if options.frequencies
+            else None
             for i, size in enumerate((columns, taps))
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from nngraph.nn.layers.equivariant import EquivariantLinear
 from nngraph.nn.layers.invariant import InvariantLinear
 from nngraph.nn.models.base import Traits
 from nngraph.nn.models.states import StateNetwork
+from nngraph.nn.readouts.readout import ReadoutOptions
 
 __all__ = ["EquivariantNetwork", "InvariantReadout"]
 
@@ -72,9 +72,8 @@ class EquivariantNetwork(StateNetwork):
         if layers < 1:
             raise ValueError(f"layers is {layers}; expected at least 1.")
         self.permute_io = permute_io
-        super().__init__(
-            architecture, num_outputs, channels, channels, hidden=hidden, dropout=dropout
-        )
+        readout = ReadoutOptions(hidden, dropout)
+        super().__init__(architecture, num_outputs, channels, channels, readout)
         if not isinstance(architecture, Architecture):
             self._refuse_others(architecture)
         first = _ENCODED if permute_io else 1
@@ -90,11 +89,12 @@ class EquivariantNetwork(StateNetwork):
         self.activation = Pointwise(torch.relu_)
         self.dropout = FeatureDropout(dropout, whole_channels=True)
 
-    def make_readout(self, **options: Any) -> nn.Module:
+    def make_readout(self, options: ReadoutOptions) -> nn.Module:
         """Return the complete read-out of the architecture."""
         return InvariantReadout(
-            self.architecture, self.channels, self.num_outputs, self.permute_io, **options
-        )
+            self.architecture, self.channels, self.num_outputs, self.permute_io, options.hidden,
+            options.dropout,
+        )  # fmt: skip
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)

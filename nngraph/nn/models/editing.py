@@ -17,7 +17,7 @@ from nngraph.nn.models.base import Access, Metanetwork, NetworkModel
 from nngraph.nn.models.registry import MODELS
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.outputs import output_networks
-from nngraph.nn.readouts.readout import Readout
+from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 from nngraph.nn.readouts.weights import WeightReadout
 
 __all__ = ["EditingNetwork"]
@@ -82,8 +82,8 @@ class EditingNetwork(NetworkModel):
         if isinstance(context, Metanetwork):
             self.context, length = context, context.num_outputs
         else:
-            length = context
-            self.context = Readout(*sizes, context, dropout=0.0) if context else None
+            length, options = context, ReadoutOptions(dropout=0.0)
+            self.context = Readout(*sizes, context, options) if context else None
         self.readout = WeightReadout(*sizes, context=length, carriers=body.carriers, **readout)
         if added and not length:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from nngraph import kernels
 from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork
-from nngraph.nn.probes.running import Runner
 
 __all__ = ["GraphLayer", "GraphMetanetwork"]
 
@@ -80,11 +79,11 @@ class GraphMetanetwork(LayeredNetwork):
     the released code leaves out.
 
     Args:
-        architecture, num_outputs, probes, checkpoint, encoder, runner: as of a
-            :class:`~nngraph.nn.models.layered.LayeredNetwork`.
+        architecture, num_outputs: as of a :class:`~nngraph.nn.StateNetwork`.
         channels, edge_channels: of neurons and weights.
         layers: number of them.
-        hidden, dropout: width of the MLP of the read-out, and dropout.
+        dropout: in the layers and the read-out.
+        common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -100,22 +99,16 @@ class GraphMetanetwork(LayeredNetwork):
         channels: int = 64,
         edge_channels: int = 16,
         layers: int = 4,
-        probes: int = 0,
-        hidden: int = 256,
         dropout: float = 0.1,
-        checkpoint: bool = False,
-        encoder: Mapping[str, Any] | None = None,
-        runner: Runner | None = None,
+        **common: Any,
     ) -> None:
         made = [
             GraphLayer(channels, edge_channels, dropout, is_last=i == layers - 1)
             for i in range(layers)
         ]
-        readout: dict[str, Any] = {"hidden": hidden, "dropout": dropout}
         super().__init__(
-            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, encoder,
-            runner, **readout,
-        )  # fmt: skip
+            architecture, num_outputs, channels, edge_channels, made, dropout=dropout, **common
+        )
         self.whole = nn.Parameter(torch.randn(1, channels))
 
     def first(self, topology: Topology, x: Tensor, e: Tensor) -> tuple[Tensor, ...]:

@@ -14,13 +14,15 @@ from nngraph import kernels
 from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.levels import join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
+from nngraph.nn.common.options import options_of
 from nngraph.nn.common.states import States
-from nngraph.nn.encoders.network import NetworkEncoder
+from nngraph.nn.encoders.network import EncoderOptions, NetworkEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Traits
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
+from nngraph.nn.readouts.readout import ReadoutOptions
 
 __all__ = ["EdgeStep", "LayeredNetwork", "columns"]
 
@@ -83,11 +85,11 @@ class LayeredNetwork(StateNetwork):
         probes: number of learned inputs at which the networks are run, each neuron's responses
             being added to its first state; 0 reads weights only.
         runner: of the :class:`~nngraph.nn.Probes`; networks that are no chains are run by one.
-        encoder: further keyword arguments of the :class:`~nngraph.nn.NetworkEncoder`, such as
-            ``ordered=True``: neurons then start from a pass in the order of computation.
+        encoder: options of the :class:`~nngraph.nn.NetworkEncoder`, as such or as plain data, such
+            as ``{"ordered": True}``: neurons start from a pass in the order of computation.
         checkpoint: keep the states before each layer for the backward pass and compute the rest
             again: less memory, for about a third more time.
-        readout: keyword arguments of the :class:`~nngraph.nn.Readout`.
+        hidden, dropout: width of the MLP of the read-out, and dropout.
     """
 
     traits = Traits(takes_runner=True)
@@ -99,20 +101,24 @@ class LayeredNetwork(StateNetwork):
         channels: int,
         edge_channels: int,
         layers: Sequence[nn.Module],
-        probes: int,
-        checkpoint: bool,
-        encoder: Mapping[str, Any] | None = None,
+        *,
+        probes: int = 0,
+        hidden: int = 256,
+        dropout: float = 0.1,
+        checkpoint: bool = False,
+        encoder: EncoderOptions | Mapping[str, Any] | None = None,
         runner: Runner | None = None,
-        **readout: Any,
     ) -> None:
-        super().__init__(architecture, num_outputs, channels, edge_channels, **readout)
+        readout = ReadoutOptions(hidden, dropout)
+        super().__init__(architecture, num_outputs, channels, edge_channels, readout)
         if edge_channels < 1:
             raise ValueError(
                 f"edge_channels is {edge_channels}; {type(self).__name__} keeps states of weights, "
                 "expected at least 1."
             )
         self.checkpoint = checkpoint
-        self.encoder = NetworkEncoder(self.extent, channels, edge_channels, **(encoder or {}))
+        options = options_of(EncoderOptions, encoder)
+        self.encoder = NetworkEncoder(self.extent, channels, edge_channels, options=options)
         self.traits = self.traits.changed(probes, self.encoder.breaks_symmetry)
         self.layers = nn.ModuleList(layers)
         self.probes = Probes(architecture, probes, runner=runner) if probes else None

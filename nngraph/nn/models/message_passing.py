@@ -14,8 +14,9 @@ from nngraph import kernels
 from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.levels import at_outputs, join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
+from nngraph.nn.common.options import options_of
 from nngraph.nn.common.states import States
-from nngraph.nn.encoders.network import NetworkEncoder
+from nngraph.nn.encoders.network import EncoderOptions, NetworkEncoder
 from nngraph.nn.encoders.statistics import NetworkStatistics
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.pooling import EdgePooling, PoolingKind, TensorNodes
@@ -23,7 +24,7 @@ from nngraph.nn.models.base import Traits
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
-from nngraph.nn.readouts.readout import Readout
+from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 
 #: What a round returns.
 Update = tuple[Tensor, kernels.EdgeUpdate | None]
@@ -192,8 +193,8 @@ class MessagePassingNetwork(StateNetwork):
             tile by tile: the same answers in memory of the neurons alone, for (rounds + 1) / 2
             times the updates of edges. For networks of many millions of weights. Means alone can be
             pooled so, and :meth:`states` has no states of weights.
-        encoder: further keyword arguments of the :class:`~nngraph.nn.NetworkEncoder`.
-        readout: further keyword arguments of the :class:`~nngraph.nn.Readout`.
+        encoder, readout: further options of the :class:`~nngraph.nn.NetworkEncoder` and of the
+            :class:`~nngraph.nn.Readout`, as plain data; or all of them, as such.
         runner, generator: of the :class:`Probes`; networks that are no chains are run by one.
         statistics: whether the read-out is told the
             :class:`~nngraph.nn.encoders.statistics.NetworkStatistics` of each network
@@ -226,38 +227,36 @@ class MessagePassingNetwork(StateNetwork):
         max_levels: int = 16,
         checkpoint: bool = False,
         stream: bool = False,
-        encoder: Mapping[str, Any] | None = None,
-        readout: Mapping[str, Any] | None = None,
+        encoder: EncoderOptions | Mapping[str, Any] | None = None,
+        readout: ReadoutOptions | Mapping[str, Any] | None = None,
         runner: Runner | None = None,
         generator: bool = False,
         statistics: bool = False,
     ) -> None:
         edge_channels = edge_channels if rounds else 0
         stream = stream and edge_channels > 0
-        # Its read-out hears of more than states, and is made below.
-        super().__init__(architecture, 0, channels, 0 if stream else edge_channels)
-        self.num_outputs = num_outputs
-        encoder, readout = dict(encoder or {}), dict(readout or {})
-        self.checkpoint, self.stream = checkpoint, stream
+        super().__init__(architecture, num_outputs, channels, edge_channels, readout=None)
+        chosen = options_of(
+            EncoderOptions, encoder, ordered=True, unit_weights=False, messages=messages
+        )
+        read = options_of(
+            ReadoutOptions, readout, hidden=hidden, dropout=dropout, max_levels=max_levels
+        )
+        self.checkpoint, self.stream, self.num_probes = checkpoint, stream, probes
         if self.stream and (pooling != "mean" or tensor_nodes):
             raise ValueError(
                 f"stream=True was given with pooling={pooling!r} and tensor_nodes={tensor_nodes}; "
                 "states that are not stored are pooled by means alone, without tensor nodes."
             )
-        if self.stream and (
-            encoder.get("statistics")
-            or encoder.get("frequencies")
-            or encoder.get("unit_weights")
-            or readout.get("readout") == "attention"
-        ):
+        more = chosen.statistics or chosen.frequencies or chosen.unit_weights
+        if self.stream and (more or read.readout == "attention"):
             raise ValueError(
                 "stream=True was given with statistics, frequencies or unit_weights in the "
                 "encoder, or attention in the read-out; states that are not stored are a linear "
                 "map of the weights at first, and are read by means alone."
             )
         extent = self.extent
-        options = {"ordered": True, "unit_weights": False, "messages": messages, **encoder}
-        self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels, **options)
+        self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels, chosen)
         self.traits = self.traits.changed(probes, self.encoder.breaks_symmetry)
         self.probes = (
             Probes(architecture, probes, runner=runner, generator=generator) if probes else None
@@ -273,11 +272,16 @@ class MessagePassingNetwork(StateNetwork):
         several = [architecture] if isinstance(architecture, Architecture) else architecture
         self.statistics = NetworkStatistics(several) if statistics and num_outputs else None
         if num_outputs:
-            told = 0 if self.statistics is None else self.statistics.width
-            self.readout = Readout(
-                extent, channels, edge_channels, num_outputs, hidden, dropout, max_levels,
-                extra=extent.outputs * (self.width + probes) + told, **readout,
-            )  # fmt: skip
+            self.readout = self.make_readout(read)
+        if stream:  # the read-out hears of weights, whose states are not kept
+            self.edge_channels = 0
+
+    def make_readout(self, options: ReadoutOptions) -> Readout:
+        """Return a read-out of states, of what reached the outputs, and of what else is asked."""
+        extra = 0 if self.statistics is None else self.statistics.width
+        extra += self.extent.outputs * (self.width + self.num_probes)
+        sizes = self.channels, self.edge_channels, self.num_outputs
+        return Readout(self.extent, *sizes, options, extra)
 
     def states(self, networks: Networks) -> States:
         """Return the states of the networks' neurons and weights after all rounds."""

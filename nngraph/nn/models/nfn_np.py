@@ -14,6 +14,7 @@ from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.models.states import StateNetwork
+from nngraph.nn.readouts.readout import ReadoutOptions
 
 __all__ = ["SharedEquivariantNetwork"]
 
@@ -62,10 +63,8 @@ class SharedEquivariantNetwork(StateNetwork):
     ) -> None:
         if layers < 1:
             raise ValueError(f"layers is {layers}; expected at least 1.")
-        super().__init__(
-            architecture, num_outputs, channels, channels,
-            hidden=hidden, dropout=dropout, max_levels=max_levels,
-        )  # fmt: skip
+        readout = ReadoutOptions(hidden, dropout, max_levels)
+        super().__init__(architecture, num_outputs, channels, channels, readout)
         self.encoder = EndEncoder(self.extent, channels, channels, max_levels)
         self.linear = nn.ModuleList(
             SharedEquivariantLinear(channels, channels, levels) for _ in range(layers)

@@ -15,6 +15,7 @@ from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.models.states import StateNetwork
+from nngraph.nn.readouts.readout import ReadoutOptions
 
 __all__ = ["SetAttentionLayer", "SetAttentionNetwork", "TensorAttention"]
 
@@ -177,10 +178,8 @@ class SetAttentionNetwork(StateNetwork):
         hidden: int = 256,
         max_levels: int = 16,
     ) -> None:
-        super().__init__(
-            architecture, num_outputs, channels, channels,
-            hidden=hidden, dropout=dropout, max_levels=max_levels,
-        )  # fmt: skip
+        readout = ReadoutOptions(hidden, dropout, max_levels)
+        super().__init__(architecture, num_outputs, channels, channels, readout)
         self.encoder = EndEncoder(self.extent, channels, channels, max_levels)
         self.layers = nn.ModuleList(
             SetAttentionLayer(channels, heads, keys, expansion) for _ in range(layers)

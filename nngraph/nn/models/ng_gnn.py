@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from nngraph import kernels
 from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
-from nngraph.nn.probes.running import Runner
 
 __all__ = ["FilmLayer", "FilmNetwork"]
 
@@ -110,15 +109,15 @@ class FilmNetwork(LayeredNetwork):
     weights of another scale bear.
 
     Args:
-        architecture, num_outputs, probes, checkpoint, encoder, runner: as of a
-            :class:`~nngraph.nn.models.layered.LayeredNetwork`.
+        architecture, num_outputs: as of a :class:`~nngraph.nn.StateNetwork`.
         channels, edge_channels, messages: of neurons, weights, and messages of each direction.
         layers: number of them.
         aggregations: of messages.
         scalers: whether aggregations are also heard times the logarithm of the number of messages,
             and its inverse; widths within one architecture hardly differ, so that it is for zoos of
             many.
-        hidden, dropout: width of the MLP of the read-out, and dropout.
+        dropout: in the layers and the read-out.
+        common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -138,23 +137,17 @@ class FilmNetwork(LayeredNetwork):
         layers: int = 3,
         aggregations: Sequence[kernels.Reduction] = ("mean", "std", "max", "min"),
         scalers: bool = False,
-        probes: int = 0,
-        hidden: int = 256,
         dropout: float = 0.1,
-        checkpoint: bool = False,
-        encoder: Mapping[str, Any] | None = None,
-        runner: Runner | None = None,
+        **common: Any,
     ) -> None:
         degree = _mean_log_degree(architecture) if scalers else None
         made = [
             FilmLayer(channels, edge_channels, messages, aggregations, degree, dropout)
             for _ in range(layers)
         ]
-        readout: dict[str, Any] = {"hidden": hidden, "dropout": dropout}
         super().__init__(
-            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, encoder,
-            runner, **readout,
-        )  # fmt: skip
+            architecture, num_outputs, channels, edge_channels, made, dropout=dropout, **common
+        )
 
 
 def _mean_log_degree(architecture: Architecture | Sequence[Architecture]) -> float:

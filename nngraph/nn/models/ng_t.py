@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from nngraph import kernels
 from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
-from nngraph.nn.probes.running import Runner
 
 __all__ = ["RelationalLayer", "RelationalNetwork"]
 
@@ -122,12 +121,12 @@ class RelationalNetwork(LayeredNetwork):
     directions reads; norms stand before the maps.
 
     Args:
-        architecture, num_outputs, probes, checkpoint, encoder, runner: as of a
-            :class:`~nngraph.nn.models.layered.LayeredNetwork`.
+        architecture, num_outputs: as of a :class:`~nngraph.nn.StateNetwork`.
         channels, edge_channels: of neurons and weights.
         heads, head_channels: of the attention of each direction.
         layers: number of them.
-        hidden, dropout: width of the MLP of the read-out, and dropout.
+        dropout: in the layers and the read-out.
+        common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
 
     Shape:
         networks -> ``[networks, num_outputs]``.
@@ -146,19 +145,13 @@ class RelationalNetwork(LayeredNetwork):
         heads: int = 4,
         head_channels: int = 4,
         layers: int = 3,
-        probes: int = 0,
-        hidden: int = 256,
         dropout: float = 0.1,
-        checkpoint: bool = False,
-        encoder: Mapping[str, Any] | None = None,
-        runner: Runner | None = None,
+        **common: Any,
     ) -> None:
         made = [
             RelationalLayer(channels, edge_channels, heads, head_channels, dropout)
             for _ in range(layers)
         ]
-        readout: dict[str, Any] = {"hidden": hidden, "dropout": dropout}
         super().__init__(
-            architecture, num_outputs, channels, edge_channels, made, probes, checkpoint, encoder,
-            runner, **readout,
-        )  # fmt: skip
+            architecture, num_outputs, channels, edge_channels, made, dropout=dropout, **common
+        )

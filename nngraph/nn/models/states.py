@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,9 +11,12 @@ from nngraph.graph import Architecture
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork
-from nngraph.nn.readouts.readout import Readout
+from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 
 __all__ = ["StateNetwork"]
+
+
+_ALL = ReadoutOptions()
 
 
 class StateNetwork(Metanetwork):
@@ -30,8 +32,8 @@ class StateNetwork(Metanetwork):
         architecture, num_outputs: as of a :class:`~nngraph.nn.Metanetwork`.
         channels, edge_channels: C and C_e of the states that :meth:`states` returns; C_e is 0 where
             it returns none.
-        readout: keyword arguments of the :class:`~nngraph.nn.Readout`, such as
-            ``readout="attention"``.
+        readout: what the :class:`~nngraph.nn.Readout` reads; ``None`` where a model makes its own,
+            later, from more than states.
     """
 
     carriers: int = 0
@@ -42,16 +44,18 @@ class StateNetwork(Metanetwork):
         num_outputs: int,
         channels: int,
         edge_channels: int,
-        **readout: Any,
+        readout: ReadoutOptions | None = _ALL,
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.channels, self.edge_channels = channels, edge_channels
-        self.readout: nn.Module | None = self.make_readout(**readout) if num_outputs else None
+        self.readout: nn.Module | None = None
+        if num_outputs and readout is not None:
+            self.readout = self.make_readout(readout)
 
-    def make_readout(self, **options: Any) -> nn.Module:
+    def make_readout(self, options: ReadoutOptions) -> nn.Module:
         """Return what makes answers of states, ``(topology, x, edge_attr) -> answers``."""
         sizes = self.channels, self.edge_channels, self.num_outputs
-        return Readout(self.extent, *sizes, **options)
+        return Readout(self.extent, *sizes, options)
 
     @abstractmethod
     def states(self, networks: Networks) -> States:

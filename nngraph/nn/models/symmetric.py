@@ -116,8 +116,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
     ) -> None:
         several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
         # Not the general read-out of states: this one reads what the output neurons heard.
-        super().__init__(several, 0, state_channels, 0)
-        self.num_outputs = num_outputs
+        super().__init__(several, num_outputs, state_channels, 0, readout=None)
         self.bidirectional = bidirectional
         kinds = hidden_kinds(several) or list(CELLS)
         self.passes = SymmetricPass(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -28,6 +29,7 @@ __all__ = [
     "OutputStates",
     "Readout",
     "ReadoutKind",
+    "ReadoutOptions",
     "Summary",
 ]
 
@@ -178,6 +180,48 @@ class OutputStates(Summary):
         return at_outputs(topology, ends, self.outputs, self.channels, x)
 
 
+@dataclass(frozen=True)
+class ReadoutOptions:
+    """What a :class:`Readout` reads of the states.
+
+    Args:
+        hidden, dropout: width of the MLP, and dropout in it.
+        max_levels: levels that are told apart; deeper ones count as the last.
+        readout: one of the three.
+        layerwise: :class:`LayerwiseMeans` in place of :class:`LevelMeans`: no parameter depends on
+            the depth.
+        outputs: whether the output neurons are read one by one, whose number is then bounded.
+        queries: of the attention.
+
+    Raises:
+        ValueError: if the name is unknown, or nothing is left to be read.
+    """
+
+    hidden: int = 256
+    dropout: float = 0.1
+    max_levels: int = 16
+    readout: ReadoutKind = "mean"
+    layerwise: bool = False
+    outputs: bool = True
+    queries: int = 4
+
+    def __post_init__(self) -> None:
+        if self.readout not in get_args(ReadoutKind):
+            raise ValueError(
+                f"readout is {self.readout!r}; expected one of "
+                f"{', '.join(map(repr, get_args(ReadoutKind)))}."
+            )
+        if self.layerwise and self.readout != "mean":
+            raise ValueError(
+                f"layerwise=True was given with readout={self.readout!r}, which has no means; "
+                "expected 'mean'. No parameter of 'attention' and 'outputs' depends on the depth."
+            )
+        if self.readout == "outputs" and not self.outputs:
+            raise ValueError(
+                "readout='outputs' was given with outputs=False, which leaves nothing to read."
+            )
+
+
 class Readout(nn.Module):
     r"""An MLP on summaries of the states of each network.
 
@@ -191,20 +235,13 @@ class Readout(nn.Module):
         extent: of the networks to read.
         channels, edge_channels: C and C_e of the states; C_e is 0 where there are none of weights.
         num_outputs: length of the answer.
-        readout: one of the three.
-        layerwise: :class:`LayerwiseMeans` in place of :class:`LevelMeans`: no parameter depends on
-            the depth.
-        outputs: whether the output neurons are read one by one, whose number is then bounded.
-        queries: of the attention.
+        options: what is read.
         extra: numbers per network that the caller brings besides.
-        hidden, dropout: width of the MLP, and dropout in it.
-        max_levels: levels that are told apart; deeper ones count as the last.
 
     Shape:
         x ``[*, N, C]``, e ``[*, E, C_e]`` or ``None`` -> ``[networks, num_outputs]``.
 
     Raises:
-        ValueError: if the name is unknown, or nothing is left to be read.
         ArchitectureError: if outputs alone are to be read of networks that have none.
     """
 
@@ -214,50 +251,31 @@ class Readout(nn.Module):
         channels: int,
         edge_channels: int,
         num_outputs: int,
-        hidden: int = 256,
-        dropout: float = 0.1,
-        max_levels: int = 16,
-        *,
-        readout: ReadoutKind = "mean",
-        layerwise: bool = False,
-        outputs: bool = True,
-        queries: int = 4,
+        options: ReadoutOptions | None = None,
         extra: int = 0,
     ) -> None:
         super().__init__()
-        if readout not in get_args(ReadoutKind):
-            raise ValueError(
-                f"readout is {readout!r}; expected one of "
-                f"{', '.join(map(repr, get_args(ReadoutKind)))}."
-            )
-        if layerwise and readout != "mean":
-            raise ValueError(
-                f"layerwise=True was given with readout={readout!r}, which has no means; expected "
-                "'mean'. No parameter of 'attention' and 'outputs' depends on the depth."
-            )
-        if readout == "outputs" and not (outputs and extent.outputs):
-            if outputs:
-                raise ArchitectureError(
-                    "readout='outputs' was asked for networks without output neurons; expected "
-                    "'mean' or 'attention'."
-                )
-            raise ValueError(
-                "readout='outputs' was given with outputs=False, which leaves nothing to read."
+        options = options or ReadoutOptions()
+        if options.readout == "outputs" and not extent.outputs:
+            raise ArchitectureError(
+                "readout='outputs' was asked for networks without output neurons; expected "
+                "'mean' or 'attention'."
             )
         summaries: list[Summary] = []
-        if readout == "attention":
-            summaries.append(Attention(channels, edge_channels, queries))
-        elif readout == "mean" and layerwise:
-            summaries.append(LayerwiseMeans(channels, edge_channels, hidden))
-        elif readout == "mean":
-            levels = min(extent.levels, max_levels)
+        if options.readout == "attention":
+            summaries.append(Attention(channels, edge_channels, options.queries))
+        elif options.layerwise:
+            summaries.append(LayerwiseMeans(channels, edge_channels, options.hidden))
+        elif options.readout == "mean":
+            levels = min(extent.levels, options.max_levels)
             summaries.append(LevelMeans(levels, channels, edge_channels))
-        if outputs:
+        if options.outputs:
             summaries.append(OutputStates(extent.outputs, channels))
         self.summaries = nn.ModuleList(summaries)
         #: D, of :meth:`pooled`
         self.size = sum(summary.size for summary in summaries) + extra
-        self.mlp = mlp([self.size, hidden, hidden, num_outputs], dropout)
+        widths = [self.size, options.hidden, options.hidden, num_outputs]
+        self.mlp = mlp(widths, options.dropout)
 
     def pooled(
         self,
