@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from nngraph.graph import Architecture, Topology
 
-__all__ = ["Extent"]
+__all__ = ["Architectures", "Extent", "several"]
+
+#: What a model is built for.
+Architectures: TypeAlias = Architecture | Sequence[Architecture]
+
+
+def several(architectures: Architectures) -> list[Architecture]:
+    """Return one architecture or several as a list."""
+    return [architectures] if isinstance(architectures, Architecture) else list(architectures)
+
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from torch import nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture
-from nngraph.nn.common.extent import Extent
+from nngraph.nn.common.extent import Architectures, Extent, several
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
 __all__ = ["Access", "Metanetwork", "NetworkModel", "Traits", "traits_of"]
@@ -100,20 +98,19 @@ class Metanetwork(NetworkModel, ABC):
             others.
     """
 
-    def __init__(
-        self, architecture: Architecture | Sequence[Architecture], num_outputs: int
-    ) -> None:
+    def __init__(self, architecture: Architectures, num_outputs: int) -> None:
         super().__init__()
-        several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
-        if not several:
+        #: those that it was built for
+        self.architectures = several(architecture)
+        if not self.architectures:
             raise ArchitectureError("a metanetwork was given no architecture; expected one.")
-        if self.traits.chains_only and (other := [a for a in several if not a.is_chain]):
+        if self.traits.chains_only and (other := [a for a in self.architectures if not a.is_chain]):
             raise ArchitectureError(
                 f"{type(self).__name__} was given the architecture {other[0]}, whose blocks "
                 "are not a chain; expected an MLP."
             )
-        self.architecture = several[0]
-        self.extent = Extent.of(several)
+        self.architecture = self.architectures[0]
+        self.extent = Extent.of(self.architectures)
         self.num_outputs = num_outputs
 
     def read(self, networks: Networks) -> Features:

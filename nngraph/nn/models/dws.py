@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, Topology
 from nngraph.kernels import PermuteIO
-from nngraph.nn.common.extent import Extent
+from nngraph.nn.common.extent import Architectures, Extent
 from nngraph.nn.common.pointwise import Dropout, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.common.scales import TensorScales, fan_in
 from nngraph.nn.common.states import States
@@ -61,7 +61,7 @@ class EquivariantNetwork(StateNetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         channels: int = 32,
         layers: int = 3,
@@ -74,8 +74,7 @@ class EquivariantNetwork(StateNetwork):
         self.permute_io = permute_io
         readout = ReadoutOptions(hidden, dropout)
         super().__init__(architecture, num_outputs, channels, channels, readout)
-        if not isinstance(architecture, Architecture):
-            self._refuse_others(architecture)
+        self._refuse_others(self.architectures)
         first = _ENCODED if permute_io else 1
         self.encoder = (
             EndEncoder(self.extent, first, first) if permute_io else ScaledEntries(self.extent)

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from nngraph.graph import Architecture, NeuralGraphStack, join_copies, run_copies
+from nngraph.graph import NeuralGraphStack, join_copies, run_copies
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Networks
 from nngraph.nn.models.added_neurons import AddedNeurons
@@ -99,7 +100,7 @@ class EditingNetwork(NetworkModel):
     @classmethod
     def of(
         cls,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         model: str = "message-passing",
         options: Mapping[str, Any] | None = None,
         context: str | int = 64,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, join_networks, split_networks
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales, fan_in
 from nngraph.nn.features import Networks
@@ -37,16 +36,16 @@ class FlatNetwork(Metanetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         hidden: int = 512,
         dropout: float = 0.2,
     ) -> None:
         super().__init__(architecture, num_outputs)
-        several = [architecture] if isinstance(architecture, Architecture) else architecture
         self.scales = TensorScales(self.extent)
-        self.layouts = {_layout(a) for a in several}
-        self.size = max(sum(p.numel for p in a.parameters if p.integer is None) for a in several)
+        self.layouts = {_layout(a) for a in self.architectures}
+        floats = [[p for p in a.parameters if p.integer is None] for a in self.architectures]
+        self.size = max(sum(p.numel for p in own) for own in floats)
         self.readout = mlp([self.size, hidden, hidden, hidden, num_outputs], dropout)
 
     def forward(self, networks: Networks) -> Tensor:

@@ -11,7 +11,8 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from nngraph import kernels
-from nngraph.graph import Architecture, Topology
+from nngraph.graph import Topology
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.levels import join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
 from nngraph.nn.common.options import options_of
@@ -96,7 +97,7 @@ class LayeredNetwork(StateNetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         channels: int,
         edge_channels: int,

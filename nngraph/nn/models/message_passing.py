@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -11,7 +11,8 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from nngraph import kernels
-from nngraph.graph import Architecture, Topology
+from nngraph.graph import Topology
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.levels import at_outputs, join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
 from nngraph.nn.common.options import options_of
@@ -212,7 +213,7 @@ class MessagePassingNetwork(StateNetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         channels: int = 128,
         messages: int = 64,
@@ -269,8 +270,9 @@ class MessagePassingNetwork(StateNetwork):
         )
         #: channels of the sums that reach the outputs in the ordered pass
         self.width = 0 if self.encoder.ordered is None else self.encoder.ordered.width
-        several = [architecture] if isinstance(architecture, Architecture) else architecture
-        self.statistics = NetworkStatistics(several) if statistics and num_outputs else None
+        self.statistics = None
+        if statistics and num_outputs:
+            self.statistics = NetworkStatistics(self.architectures)
         if num_outputs:
             self.readout = self.make_readout(read)
         if stream:  # the read-out hears of weights, whose states are not kept

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
-from nngraph.graph import Architecture
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.pointwise import FeatureDropout, Pointwise
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
@@ -52,7 +50,7 @@ class SharedEquivariantNetwork(StateNetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         channels: int = 32,
         layers: int = 3,

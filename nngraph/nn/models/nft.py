@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nngraph import kernels
-from nngraph.graph import Architecture, Topology
+from nngraph.graph import Topology
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.pointwise import FeatureDropout
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.ends import EndEncoder
@@ -167,7 +166,7 @@ class SetAttentionNetwork(StateNetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         channels: int = 16,
         layers: int = 2,

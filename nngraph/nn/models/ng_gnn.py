@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nngraph import kernels
-from nngraph.graph import Architecture, Topology
+from nngraph.graph import Topology
+from nngraph.nn.common.extent import Architectures, several
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
@@ -129,7 +130,7 @@ class FilmNetwork(LayeredNetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         channels: int = 64,
         edge_channels: int = 8,
@@ -150,9 +151,8 @@ class FilmNetwork(LayeredNetwork):
         )
 
 
-def _mean_log_degree(architecture: Architecture | Sequence[Architecture]) -> float:
+def _mean_log_degree(architecture: Architectures) -> float:
     """Mean of log(number of messages + 1) over the neurons of some architectures."""
-    several = [architecture] if isinstance(architecture, Architecture) else architecture
-    topologies = [Topology.of(one) for one in several]
+    topologies = [Topology.of(one) for one in several(architecture)]
     total = sum(float(t.in_degree.double().log1p().sum()) for t in topologies)
     return max(total / sum(t.num_nodes for t in topologies), math.log(2))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nngraph import kernels
-from nngraph.graph import Architecture, Topology
+from nngraph.graph import Topology
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
@@ -138,7 +138,7 @@ class RelationalNetwork(LayeredNetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         channels: int = 64,
         edge_channels: int = 8,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
-from nngraph.graph import Architecture
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork, Traits
@@ -53,7 +52,7 @@ class ProbeNetwork(Metanetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         probes: int = 196,
         hidden: int = 512,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from nngraph.graph import Architecture
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork
@@ -40,7 +39,7 @@ class StateNetwork(Metanetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         channels: int,
         edge_channels: int,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from nngraph.graph import Architecture
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.encoders.statistics import NetworkStatistics
 from nngraph.nn.features import Networks
@@ -46,7 +44,7 @@ class StatisticsNetwork(Metanetwork):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         hidden: int = 256,
         dropout: float = 0.1,
@@ -55,8 +53,7 @@ class StatisticsNetwork(Metanetwork):
         generator: bool = False,
     ) -> None:
         super().__init__(architecture, num_outputs)
-        several = [architecture] if isinstance(architecture, Architecture) else architecture
-        self.statistics = NetworkStatistics(several)
+        self.statistics = NetworkStatistics(self.architectures)
         self.probes = (
             StandardAnswers(architecture, probes, self.extent.outputs, runner, generator)
             if probes

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nngraph import kernels
-from nngraph.graph import Architecture, Topology
+from nngraph.graph import Topology
+from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.levels import at_outputs, join_levels, level_means
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.standard import Standardised
@@ -98,7 +99,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         num_outputs: int,
         channels: Sequence[int] = (96, 128),
         messages: int = 96,
@@ -114,11 +115,10 @@ class SymmetricNetwork(StateNetwork, Standardised):
         width: int = 24,
         mix: bool = True,
     ) -> None:
-        several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
         # Not the general read-out of states: this one reads what the output neurons heard.
-        super().__init__(several, num_outputs, state_channels, 0, readout=None)
+        super().__init__(architecture, num_outputs, state_channels, 0, readout=None)
         self.bidirectional = bidirectional
-        kinds = hidden_kinds(several) or list(CELLS)
+        kinds = hidden_kinds(self.architectures) or list(CELLS)
         self.passes = SymmetricPass(
             self.extent, kinds, channels, messages, functions, bidirectional, max_levels
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, Topology
+from nngraph.nn.common.extent import Architectures, several
 from nngraph.nn.common.levels import at_outputs
 from nngraph.nn.common.standard import Standardised
 from nngraph.nn.features import Features
@@ -46,15 +47,14 @@ class Probes(nn.Module):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         count: int,
         spread: float = 0.9,
         runner: Runner | None = None,
         generator: bool = False,
     ) -> None:
         super().__init__()
-        several = [architecture] if isinstance(architecture, Architecture) else list(architecture)
-        self.runner = _chain_runner(several) if runner is None else runner
+        self.runner = _chain_runner(several(architecture)) if runner is None else runner
         make = GeneratedInputs if generator else LearnedInputs
         self.inputs = make(count, self.runner.input_shape, spread)
 
@@ -103,7 +103,7 @@ class StandardAnswers(Probes, Standardised):
 
     def __init__(
         self,
-        architecture: Architecture | Sequence[Architecture],
+        architecture: Architectures,
         count: int,
         size: int,
         runner: Runner | None = None,
