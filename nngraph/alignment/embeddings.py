@@ -15,7 +15,7 @@ from nngraph.alignment.matching import Alignment, match_features
 from nngraph.alignment.terms import check_pair
 from nngraph.datasets import CanonicaliseSines
 from nngraph.graph import NeuralGraph, to_batch
-from nngraph.nn import NetworkModel, Networks, StateNetwork
+from nngraph.nn import NetworkModel, Networks, StateNetwork, evaluating
 
 __all__ = ["NeuronStates", "match_activations", "match_embeddings"]
 
@@ -85,12 +85,7 @@ def match_embeddings(
     sines = any(group.activation.symmetry == "phase" for group in architecture.groups)
     if canonicalise and sines and states.traits.reads_signs:
         pair = [CanonicaliseSines()(network) for network in pair]
-    was_training = model.training
-    states.eval()
-    try:
-        with torch.no_grad():
-            x = states(to_batch(pair))
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        x = states(to_batch(pair))
     # Two networks of one architecture stand as a stack.
     return match_features(architecture, x[0], x[1], method="embeddings")

@@ -15,7 +15,7 @@ from nngraph.nn.layers.invariant import InvariantLinear
 from nngraph.nn.layers.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.models.added_neurons import AddedNeurons
-from nngraph.nn.models.base import Access, Metanetwork, NetworkModel, Traits, traits_of
+from nngraph.nn.models.base import Access, Metanetwork, NetworkModel, Traits, evaluating, traits_of
 from nngraph.nn.models.dws import EquivariantNetwork
 from nngraph.nn.models.editing import EditingNetwork
 from nngraph.nn.models.flat import FlatNetwork
@@ -98,6 +98,7 @@ __all__ = [
     "Traits",
     "Units",
     "WeightReadout",
+    "evaluating",
     "input_features",
     "mlp",
     "output_networks",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from nngraph.datasets import DropWeights, InputMotion, ScaleNeurons, WeightNoise
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import Metanetwork, NetworkModel, Networks, mlp
+from nngraph.nn import Metanetwork, NetworkModel, Networks, evaluating, mlp
 from nngraph.settings import TrainSettings
 from nngraph.tasks.linear_probe import linear_probe
 from nngraph.tasks.task import Task, joined, new_model, one_stack
@@ -144,16 +144,11 @@ class Contrast(Task):
         first, second = model(one_stack(views) if len(batch) == 1 else views).chunk(2)
         return contrastive_loss(first, second, self.temperature)
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             losses = [self.loss(model, batch) for batch in self.batches(split)]
             probe = linear_probe(*self.embeddings(model, "train"))
             accuracy = probe.accuracy(*self.embeddings(model, split))
-        finally:
-            model.train(was_training)
         return {"probe_accuracy": accuracy, "loss": float(torch.stack(losses).mean())}
 
     def embeddings(self, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:

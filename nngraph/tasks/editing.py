@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nngraph.datasets import InputMotion
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import EditingNetwork
+from nngraph.nn import EditingNetwork, evaluating
 from nngraph.settings import TrainSettings
 from nngraph.tasks.pictures import EDITS
 from nngraph.tasks.task import Task
@@ -130,17 +130,12 @@ class Edit(Task):
         ]
         return torch.cat(errors).mean()
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         errors, before = [], []
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             for drawn, unedited, target in self.edited_images(model, split):
                 errors.append((drawn - target).square().flatten(1).mean(1))
                 before.append((unedited - target).square().flatten(1).mean(1))
-        finally:
-            model.train(was_training)
         mse = torch.cat(errors).mean()
         return {
             "negative_mse": -float(mse),

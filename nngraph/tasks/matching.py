@@ -17,7 +17,7 @@ from nngraph.alignment import NeuronStates, match_features
 from nngraph.datasets import WeightNoise
 from nngraph.errors import ArchitectureError, DataFileError
 from nngraph.graph import Architecture, NeuralGraphStack, Symmetry
-from nngraph.nn import MODELS, StateNetwork
+from nngraph.nn import MODELS, StateNetwork, evaluating
 from nngraph.settings import TrainSettings
 from nngraph.tasks.seeding import seeded
 from nngraph.tasks.task import Task, joined, new_model, one_stack
@@ -156,23 +156,17 @@ class MatchNeurons(Task):
             pairs.append(_Pairs(stack.architecture, x, y, nodes))
         return pairs
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """Judge a model on networks of a split and one copy of each."""
         right = neurons = networks = 0
         loss = 0.0
-        was_training = model.training
-        model.eval()
-        try:
-            with seeded(self.settings.seed, device=self.device):
-                for batch in self.batches(split):
-                    for pairs in self._compared(model, batch):
-                        found = pairs.found_again()
-                        right, neurons = right + int(found.sum()), neurons + found.numel()
-                        networks += len(pairs.old)
-                        loss += len(pairs.old) * float(pairs.loss(self.temperature))
-        finally:
-            model.train(was_training)
+        with evaluating(model), seeded(self.settings.seed, device=self.device):
+            for batch in self.batches(split):
+                for pairs in self._compared(model, batch):
+                    found = pairs.found_again()
+                    right, neurons = right + int(found.sum()), neurons + found.numel()
+                    networks += len(pairs.old)
+                    loss += len(pairs.old) * float(pairs.loss(self.temperature))
         return {"matched": right / neurons, "loss": loss / networks}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nngraph.datasets import CanonicaliseSines, Relabel
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import MODELS, Metanetwork, NetworkModel, traits_of
+from nngraph.nn import MODELS, Metanetwork, NetworkModel, evaluating, traits_of
 from nngraph.settings import TrainSettings
 from nngraph.zoo import SPLITS, Zoo, runner_of, says_how_to_run
 
@@ -224,7 +224,6 @@ def one_stack(stacks: Sequence[NeuralGraphStack]) -> NeuralGraphStack:
     )
 
 
-@torch.no_grad()
 def batch_answers(task: Task, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:
     """Call a model in evaluation mode on all networks of a split; its mode is put back afterwards.
 
@@ -232,12 +231,8 @@ def batch_answers(task: Task, model: nn.Module, split: str) -> tuple[Tensor, Ten
         the numbers of the networks ``[n]``, on the CPU, and their answers ``[n, *]``.
     """
     numbers, found = [], []
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in task.batches(split):
             numbers += [chosen for chosen, _ in batch]
             found.append(model(joined([task.prepare(stack, model) for _, stack in batch])))
-    finally:
-        model.train(was_training)
     return torch.cat(numbers), torch.cat(found)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+import torch
 from torch import nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.nn.common.extent import Architectures, Extent, several
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
-__all__ = ["Access", "Metanetwork", "NetworkModel", "Traits", "traits_of"]
+__all__ = ["Access", "Metanetwork", "NetworkModel", "Traits", "evaluating", "traits_of"]
 
 #: What a model may use; models that may use different things are never mixed in one comparison.
 Access = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
@@ -80,6 +83,18 @@ class NetworkModel(nn.Module):
 def traits_of(model: nn.Module) -> Traits:
     """Return the traits of a model, also of one that is wrapped for several processes."""
     return cast(Traits, model.traits)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Judge a model, in evaluation mode and without gradients; its mode is put back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 class Metanetwork(NetworkModel, ABC):
