@@ -6,10 +6,9 @@ from nngraph.nn.common.pointwise import ChannelNorm, FeatureDropout, Pointwise, 
 from nngraph.nn.common.scales import TensorScales
 from nngraph.nn.common.standard import Standardised, Units
 from nngraph.nn.common.states import States
-from nngraph.nn.encoders.ends import EndEncoder
-from nngraph.nn.encoders.network import EncoderOptions, FourierFeatures, NetworkEncoder
+from nngraph.nn.encoders.network import EncoderOptions, EndEncoder, FourierFeatures, NetworkEncoder
 from nngraph.nn.encoders.ordered_pass import OrderedPass
-from nngraph.nn.features import Features, Networks, input_features
+from nngraph.nn.features import Features, Networks, input_features, output_networks
 from nngraph.nn.layers.equivariant import EquivariantLinear
 from nngraph.nn.layers.invariant import InvariantLinear
 from nngraph.nn.layers.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
@@ -28,11 +27,10 @@ from nngraph.nn.models.ng_gnn import FilmLayer, FilmNetwork
 from nngraph.nn.models.ng_t import RelationalLayer, RelationalNetwork
 from nngraph.nn.models.probe import ProbeNetwork
 from nngraph.nn.models.probing import probing
-from nngraph.nn.models.registry import MODELS
+from nngraph.nn.models.registry import MODELS, model_named
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.models.statistics import StatisticsNetwork
 from nngraph.nn.models.symmetric import SymmetricNetwork
-from nngraph.nn.outputs import output_networks
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import ChainRunner, ModuleRunner, Runner
 from nngraph.nn.probes.sites import Site
@@ -101,6 +99,7 @@ __all__ = [
     "evaluating",
     "input_features",
     "mlp",
+    "model_named",
     "output_networks",
     "probing",
     "traits_of",

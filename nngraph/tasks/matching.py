@@ -17,7 +17,7 @@ from nngraph.alignment import NeuronStates, match_features
 from nngraph.datasets import WeightNoise
 from nngraph.errors import ArchitectureError, DataFileError
 from nngraph.graph import Architecture, NeuralGraphStack, Symmetry
-from nngraph.nn import MODELS, StateNetwork, evaluating
+from nngraph.nn import StateNetwork, evaluating, model_named
 from nngraph.settings import TrainSettings
 from nngraph.tasks.seeding import seeded
 from nngraph.tasks.task import Task, joined, new_model, one_stack
@@ -111,13 +111,7 @@ class MatchNeurons(Task):
             ValueError: if there is no such model, it has no such option, or it gives neurons no
                 states.
         """
-        model = MODELS.get(self.settings.model)
-        if model is not None and not issubclass(model, StateNetwork):
-            able = [name for name, kind in MODELS.items() if issubclass(kind, StateNetwork)]
-            raise ValueError(
-                f"model is {self.settings.model!r}, which gives neurons no states to match; "
-                f"expected one of {', '.join(able)}."
-            )
+        model_named(self.settings.model, StateNetwork)  # type: ignore[type-abstract]
         encoder = new_model(self.settings, self.zoo, 0)
         assert isinstance(encoder, StateNetwork)
         return NeuronStates(encoder)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nngraph.datasets import CanonicaliseSines, Relabel
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import MODELS, Metanetwork, NetworkModel, evaluating, traits_of
+from nngraph.nn import Metanetwork, NetworkModel, evaluating, model_named, traits_of
 from nngraph.settings import TrainSettings
 from nngraph.zoo import SPLITS, Zoo, runner_of, says_how_to_run
 
@@ -188,9 +188,8 @@ def new_model(settings: TrainSettings, zoo: Zoo, num_outputs: int) -> Metanetwor
         ValueError: if there is no such model, it has no such option, or it is built for one
             architecture and there are several.
     """
-    if settings.model not in MODELS:
-        raise ValueError(f"model is {settings.model!r}; expected one of {', '.join(MODELS)}.")
-    kind, architectures, options = MODELS[settings.model], zoo.architectures, settings.options
+    kind, architectures = model_named(settings.model, Metanetwork), zoo.architectures
+    options = settings.options
     chains = all(a.is_chain for a in architectures)
     if kind.traits.takes_runner and says_how_to_run(zoo) and not chains:
         options = {"runner": runner_of(zoo), **options}

@@ -115,7 +115,7 @@ def test_states_trained_to_match_find_the_neurons_again(zoo, tmp_path, answer, c
     blind = ["--run", tmp_path / "blind", "--model", "flat"]
     code, _, err = command("train", "match", "--zoo", zoo.path, *blind)
     assert code == 2
-    assert "gives neurons no states to match; expected one of message-passing" in err
+    assert "gives neurons no states; expected one of message-passing" in err
 
 
 def test_embeddings_need_a_model_with_states(pair, command, monkeypatch):

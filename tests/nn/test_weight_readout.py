@@ -284,7 +284,7 @@ def test_mistakes_are_refused():
     for name in ("rank", "copies", "hidden", "scale"):
         with pytest.raises(ValueError, match=f"{name} is 0; expected a positive number"):
             WeightReadout(extent, 4, 0, **{name: 0})
-    with pytest.raises(ValueError, match=r"'flat' gives no states.*'message-passing'"):
+    with pytest.raises(ValueError, match=r"'flat', which gives neurons no states.*message-passing"):
         EditingNetwork.of(mlp([2, 3, 1]), "flat")
     built = EditingNetwork.of(mlp([2, 3, 1]), options=SMALL, copies=2)
     assert built.traits.access == "generic weights-only"

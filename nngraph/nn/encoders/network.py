@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import reduce
+from operator import attrgetter
 from typing import Literal
 
 import torch
@@ -25,17 +26,12 @@ from nngraph.nn.encoders.places import (
     Lookup,
     OutputPlaces,
     PlaceKind,
-    block_heights,
-    block_kinds,
-    block_levels,
     make_rows,
-    node_heights,
-    node_levels,
 )
 from nngraph.nn.encoders.statistics import ParameterStatistics
 from nngraph.nn.features import Features
 
-__all__ = ["EncoderOptions", "FourierFeatures", "NetworkEncoder"]
+__all__ = ["EncoderOptions", "EndEncoder", "FourierFeatures", "NetworkEncoder"]
 
 
 @dataclass(frozen=True)
@@ -142,9 +138,9 @@ class NetworkEncoder(nn.Module):
             self.places["inputs"] = InputPlaces(make_rows(places, extent.inputs, channels))
             self.places["outputs"] = OutputPlaces(make_rows(places, extent.outputs, channels))
         if from_inputs:
-            self.places["levels"] = Lookup(depth, channels, node_levels)
+            self.places["levels"] = Lookup(depth, channels, attrgetter("node_level"))
         if from_outputs:
-            self.places["heights"] = Lookup(depth, channels, node_heights)
+            self.places["heights"] = Lookup(depth, channels, attrgetter("node_height"))
         if options.activations:
             self.places["activations"] = ActivationPlaces(channels)
         if options.kinds:
@@ -154,11 +150,12 @@ class NetworkEncoder(nn.Module):
         self.edge = nn.Linear(taps + waves, edge_channels) if edge_channels else None
         self.block_places = nn.ModuleDict()
         if edge_channels and from_inputs:
-            self.block_places["levels"] = Lookup(depth, edge_channels, block_levels)
+            self.block_places["levels"] = Lookup(depth, edge_channels, attrgetter("block_level"))
         if edge_channels and from_outputs:
-            self.block_places["heights"] = Lookup(depth, edge_channels, block_heights)
+            self.block_places["heights"] = Lookup(depth, edge_channels, _block_heights)
         if edge_channels and options.kinds:
-            self.block_places["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, block_kinds)
+            kinds = attrgetter("block_kind")
+            self.block_places["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, kinds)
         if edge_channels and options.kernel_sizes:
             self.block_places["kernel_sizes"] = KernelSizes(edge_channels)
         self.statistics = None
@@ -243,6 +240,34 @@ class NetworkEncoder(nn.Module):
         return taps * fan_in(topology, taps.dtype)
 
 
+class EndEncoder(nn.Module):
+    r"""A :class:`~nngraph.nn.NetworkEncoder` whose weights hear of the neurons that they join.
+
+    .. math:: e_{ij} \leftarrow e_{ij} + A x_j + B x_i
+
+    The place of an input or output is then known at the weights that touch it, also to layers that
+    do not read neurons without a bias, or treat inputs and outputs as relabelled.
+
+    Args:
+        extent, channels, edge_channels, max_levels: as there; both kinds of states are wanted.
+
+    Shape:
+        features of any batch -> x ``[*, N, C]``, e ``[*, E, C_e]``.
+    """
+
+    def __init__(
+        self, extent: Extent, channels: int, edge_channels: int, max_levels: int = 16
+    ) -> None:
+        super().__init__()
+        self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels)
+        self.source = nn.Linear(channels, edge_channels, bias=False)
+        self.target = nn.Linear(channels, edge_channels, bias=False)
+
+    def forward(self, features: Features) -> tuple[Tensor, Tensor]:
+        x, e = self.encoder(features)
+        return x, kernels.edge_affine(features.topology, e, self.source(x), self.target(x))
+
+
 class FourierFeatures(nn.Module):
     r"""Random Fourier features: numbers that differ little are told apart.
 
@@ -279,3 +304,8 @@ class FourierFeatures(nn.Module):
 
 def _total(terms: list[Tensor]) -> Tensor:
     return reduce(torch.add, terms)
+
+
+def _block_heights(topology: Topology) -> Tensor:
+    """Distance of each block's target from the outputs, in blocks: ``[K]``."""
+    return topology.node_height[topology.blocks[:, 4]]

@@ -28,12 +28,7 @@ __all__ = [
     "OutputPlaces",
     "PlaceKind",
     "SinusoidalRows",
-    "block_heights",
-    "block_kinds",
-    "block_levels",
     "make_rows",
-    "node_heights",
-    "node_levels",
     "sinusoids",
 ]
 
@@ -211,16 +206,6 @@ class HiddenPlaces(nn.Module):
         return table[topology.node_position] * topology.node_moves.unsqueeze(-1)
 
 
-def node_levels(topology: Topology) -> Tensor:
-    """Distance of each neuron from the inputs, in blocks: ``[N]``."""
-    return topology.node_level
-
-
-def node_heights(topology: Topology) -> Tensor:
-    """Distance of each neuron from the outputs, in blocks: ``[N]``."""
-    return topology.node_height
-
-
 def _activation_kinds(topology: Topology) -> Tensor:
     """Index into ``ACTIVATIONS`` of each neuron's activation, ``[N]``."""
     kinds = [list(ACTIVATIONS).index(activation.name) for activation in topology.activations]
@@ -239,18 +224,3 @@ class KernelSizes(nn.Module):
 
     def forward(self, topology: Topology) -> Tensor:
         return self.map(topology.kernel_size.to(self.map.weight).log())  # type: ignore[no-any-return]
-
-
-def block_kinds(topology: Topology) -> Tensor:
-    """Index into ``BLOCK_KINDS`` of each block, ``[K]``."""
-    return topology.block_kind
-
-
-def block_levels(topology: Topology) -> Tensor:
-    """Distance of each block's target from the inputs, in blocks: ``[K]``."""
-    return topology.block_level
-
-
-def block_heights(topology: Topology) -> Tensor:
-    """Distance of each block's target from the outputs, in blocks: ``[K]``."""
-    return topology.node_height[topology.blocks[:, 4]]

@@ -136,7 +136,7 @@ class EquivariantLinear(nn.Module):
                 stand in any order. The dense backend does not read it and expects the
                 architecture's own order.
         """
-        nodes, edges = self._stack(x, edge_attr)
+        nodes, edges = stacked_features(self.architecture, x, edge_attr, self.in_channels)
         if isinstance(self.messages, DenseMixing):
             weights = (self.global_weight, *self.node_weights, *self.edge_weights)
             out_x, out_edges = self.messages(nodes, edges, self.bias, *weights)
@@ -151,9 +151,6 @@ class EquivariantLinear(nn.Module):
         return out_x.reshape(x.shape[:-1] + channels), out_edges.reshape(
             edge_attr.shape[:-1] + channels
         )
-
-    def _stack(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
-        return stacked_features(self.architecture, x, edge_attr, self.in_channels)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""

@@ -14,7 +14,7 @@ from nngraph.nn.common.extent import Architectures, Extent
 from nngraph.nn.common.pointwise import Dropout, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.common.scales import TensorScales, fan_in
 from nngraph.nn.common.states import States
-from nngraph.nn.encoders.ends import EndEncoder
+from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Features, Networks
 from nngraph.nn.layers.equivariant import EquivariantLinear
 from nngraph.nn.layers.invariant import InvariantLinear

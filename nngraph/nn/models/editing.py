@@ -12,12 +12,11 @@ from torch import Tensor
 from nngraph.graph import NeuralGraphStack, join_copies, run_copies
 from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.states import States
-from nngraph.nn.features import Networks
+from nngraph.nn.features import Networks, output_networks
 from nngraph.nn.models.added_neurons import AddedNeurons
 from nngraph.nn.models.base import Access, Metanetwork, NetworkModel
-from nngraph.nn.models.registry import MODELS
+from nngraph.nn.models.registry import model_named
 from nngraph.nn.models.states import StateNetwork
-from nngraph.nn.outputs import output_networks
 from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 from nngraph.nn.readouts.weights import WeightReadout
 
@@ -120,24 +119,12 @@ class EditingNetwork(NetworkModel):
         Raises:
             ValueError: if there is no such model, or it has no states of neurons.
         """
-        def chosen(name: str, has_states: bool = False) -> type[Metanetwork]:
-            fitting = {
-                known: kind
-                for known, kind in MODELS.items()
-                if issubclass(kind, StateNetwork) or not has_states
-            }
-            if name not in fitting:
-                raise ValueError(
-                    f"model {name!r} gives no {'states' if has_states else 'answer'} to edit "
-                    f"networks by; expected one of {', '.join(map(repr, fitting))}."
-                )
-            return fitting[name]
-
-        body = chosen(model, has_states=True)(architecture, 0, **(options or {}))
-        assert isinstance(body, StateNetwork)
+        kind = model_named(model, StateNetwork)  # type: ignore[type-abstract]
+        body = kind(architecture, 0, **(options or {}))
         if isinstance(context, int):
             return cls(body, context, added, **readout)
-        whole = chosen(context)(architecture, **{"num_outputs": 64, **(context_options or {})})
+        chosen = model_named(context, Metanetwork)
+        whole = chosen(architecture, **{"num_outputs": 64, **(context_options or {})})
         return cls(body, whole, added, **readout)
 
     def forward(

@@ -8,7 +8,7 @@ from torch import nn
 from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.pointwise import FeatureDropout, Pointwise
 from nngraph.nn.common.states import States
-from nngraph.nn.encoders.ends import EndEncoder
+from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.models.states import StateNetwork
@@ -27,8 +27,8 @@ class SharedEquivariantNetwork(StateNetwork):
     with :math:`\Theta` a :class:`~nngraph.nn.SharedEquivariantLinear`, complete for networks of at
     most ``2 * levels`` weights (all :math:`4 L^2 + 10 L - 4` maps), and norms per tensor of each
     network. The layers treat inputs and outputs as relabelled; the
-    :class:`~nngraph.nn.encoders.ends.EndEncoder` gives their places back as features, by which the
-    functions between the layers tell them apart.
+    :class:`~nngraph.nn.EndEncoder` gives their places back as features, by which the functions
+    between the layers tell them apart.
 
     Args:
         architecture: one or several, with the most inputs and outputs to be read; widths, depths

@@ -11,7 +11,7 @@ from nngraph.graph import Topology
 from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.pointwise import FeatureDropout
 from nngraph.nn.common.states import States
-from nngraph.nn.encoders.ends import EndEncoder
+from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Networks
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.readouts.readout import ReadoutOptions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from nngraph.nn.models.base import Metanetwork
 from nngraph.nn.models.dws import EquivariantNetwork
 from nngraph.nn.models.flat import FlatNetwork
@@ -15,7 +17,9 @@ from nngraph.nn.models.probe import ProbeNetwork
 from nngraph.nn.models.statistics import StatisticsNetwork
 from nngraph.nn.models.symmetric import SymmetricNetwork
 
-__all__ = ["MODELS"]
+__all__ = ["MODELS", "model_named"]
+
+_Model = TypeVar("_Model", bound=Metanetwork)
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.
 MODELS: dict[str, type[Metanetwork]] = {
@@ -31,3 +35,16 @@ MODELS: dict[str, type[Metanetwork]] = {
     "nft": SetAttentionNetwork,
     "statistics": StatisticsNetwork,
 }
+
+
+def model_named(name: str, kind: type[_Model]) -> type[_Model]:
+    """Return a model by its name, as one of a kind.
+
+    Raises:
+        ValueError: if there is no such model, or it is of another kind.
+    """
+    fitting = {known: model for known, model in MODELS.items() if issubclass(model, kind)}
+    if name not in fitting:
+        lacks = ", which gives neurons no states" if name in MODELS else ""
+        raise ValueError(f"model is {name!r}{lacks}; expected one of {', '.join(fitting)}.")
+    return fitting[name]
