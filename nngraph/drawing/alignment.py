@@ -12,13 +12,22 @@ import torch
 from torch import Tensor
 
 from nngraph.alignment import Alignment, Barrier, check_pair, group_gains, space_gains, terms_of
-from nngraph.drawing.figures import COLOURS, INK, MUTED, PAPER, RULE, new_figure, save_figure
+from nngraph.drawing.figures import (
+    COLOURS,
+    DIVERGING,
+    FONT,
+    INK,
+    PAPER,
+    RULE,
+    new_figure,
+    save_figure,
+    style_axes,
+)
 from nngraph.errors import ArchitectureError
 from nngraph.graph import NeuralGraph
 
 __all__ = ["draw_alignment", "draw_barriers", "draw_matching", "draw_similarity", "similarity"]
 
-_FONT = {"fontsize": 9, "color": INK}
 #: Lines of a matching that can still be told apart.
 _MAX_LINES = 48
 
@@ -54,11 +63,11 @@ def draw_similarity(ax: Any, matrix: Tensor) -> None:
     """Draw similarities of neurons: rows of the first network, columns of the second."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("s", ("#1b5aa0", "#f4f6f8", "#b93a1e"))
+    colours = LinearSegmentedColormap.from_list("similarities", DIVERGING)
     most = float(matrix.abs().max()) or 1.0
     ax.imshow(matrix.cpu().numpy(), cmap=colours, vmin=-most, vmax=most, interpolation="nearest")
-    ax.set_xlabel("neurons of the second network", **_FONT)
-    ax.set_ylabel("neurons of the first", **_FONT)
+    ax.set_xlabel("neurons of the second network", **FONT)
+    ax.set_ylabel("neurons of the first", **FONT)
     ax.set_xticks([])
     ax.set_yticks([])
     for side in ax.spines.values():
@@ -92,7 +101,7 @@ def draw_matching(ax: Any, index: Tensor, strength: Tensor) -> None:
     for side in ax.spines.values():
         side.set_visible(False)
     if len(shown) < size:
-        ax.set_xlabel(f"the {len(shown)} most alike of {size}", **_FONT)
+        ax.set_xlabel(f"the {len(shown)} most alike of {size}", **FONT)
 
 
 def draw_barriers(ax: Any, barriers: Mapping[str, Barrier]) -> None:
@@ -102,15 +111,9 @@ def draw_barriers(ax: Any, barriers: Mapping[str, Barrier]) -> None:
             found.ts, found.losses, color=colour, linewidth=2,
             label=f"{name}: barrier {found.height:.3g}",
         )  # fmt: skip
-    ax.set_xlabel("from the first network (0) to the second (1)", **_FONT)
-    ax.set_ylabel("loss", **_FONT)
+    style_axes(ax, "from the first network (0) to the second (1)", "loss")
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
-    ax.tick_params(labelsize=8, colors=MUTED, length=0)
-    ax.grid(color=RULE, linewidth=0.7)
-    ax.set_axisbelow(True)
-    for side in ax.spines.values():
-        side.set_visible(False)
     ax.legend(fontsize=8.5, frameon=True, framealpha=0.9, edgecolor="none", facecolor=PAPER,
               labelcolor=INK)  # fmt: skip
 

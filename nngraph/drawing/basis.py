@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nngraph.basis import Basis, BasisBlock, WeightSpace, WeightTensor
-from nngraph.errors import ArchitectureError, MissingDependencyError
+from nngraph.drawing.figures import INK, MUTED, PAPER, figure_path, new_figure, save_figure
+from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 
 __all__ = ["draw_basis"]
@@ -20,8 +20,7 @@ __all__ = ["draw_basis"]
 MAX_COORDINATES = 120
 MAX_TERMS = 400
 
-_INK, _MUTED, _RULE, _PAPER = "#1f2933", "#6b7785", "#c5ccd4", "#ffffff"
-_EMPTY = "#eef1f4"
+_RULE, _EMPTY = "#c5ccd4", "#eef1f4"
 #: One colour per pair of free coordinates; told apart also by readers who are colour-blind.
 _COLOURS = (
     "#3b6fb6", "#d9822b", "#3a9d7c", "#b4508f", "#7a6fc9",
@@ -47,21 +46,17 @@ def draw_basis(
     Args:
         source: architecture or weight space, small; the picture does not depend on widths beyond
             3, so draw narrow networks.
-        path: where to save; the ending says the format (``.png``, ``.pdf``, ``.svg``). Written to
-            a temporary file and renamed, so that the path never holds half a picture.
+        path: where to save; the ending says the format (``.png``, ``.pdf``, ``.svg``).
         permute_io: relabel inputs and outputs too.
         title: in place of the count of elements.
         dpi: dots per inch of a ``.png``.
 
     Raises:
-        ArchitectureError: if there is more to draw than a page holds, or the ending is unknown.
+        ArchitectureError: if there is more to draw than a page holds.
+        DataFileError: if the ending is unknown.
         MissingDependencyError: if matplotlib is not installed.
     """
-    path = Path(path)
-    if path.suffix not in (".png", ".pdf", ".svg"):
-        raise ArchitectureError(
-            f"a figure was asked for at {str(path)!r}; expected a name in .png, .pdf or .svg."
-        )
+    path = figure_path(path)
     basis = Basis(source, permute_io=permute_io)
     count = sum(len(block.terms) for block in basis.blocks.values())
     if basis.source.numel > MAX_COORDINATES or count > MAX_TERMS:
@@ -70,26 +65,10 @@ def draw_basis(
             f"{MAX_TERMS} on {MAX_COORDINATES}. Draw a narrower network, such as 2-3-3-1: the "
             "pattern is the same."
         )
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "drawing a basis needs matplotlib, which is not installed. "
-            "Install it with: pip install 'nngraph[viz]'"
-        ) from None
-    figure = _draw(Figure, basis, title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
-    try:
-        figure.savefig(temporary, dpi=dpi, facecolor=_PAPER)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    return save_figure(_draw(basis, title), path, dpi)
 
 
-def _draw(figure_class: Any, basis: Basis, title: str | None) -> Any:
+def _draw(basis: Basis, title: str | None) -> Any:
     targets, sources = basis.target.tensors, basis.source.tensors
     columns: list[WeightTensor] = [*sources, basis.constants.source.tensors[0]]
     blocks = {**basis.blocks, **basis.constants.blocks}
@@ -114,10 +93,10 @@ def _draw(figure_class: Any, basis: Basis, title: str | None) -> Any:
     gap, left, top, bottom = 0.16, 1.25, 1.55, 0.2
     width = max(left + sum(widths) + gap * len(widths) + 0.1, 5.6)
     height = top + sum(heights) + gap * len(heights) + bottom
-    figure = figure_class(figsize=(width, height))
+    figure = new_figure(width, height)
 
     def text(x: float, y: float, words: str, **options: Any) -> None:
-        figure.text(x / width, 1 - y / height, words, color=options.pop("color", _INK), **options)
+        figure.text(x / width, 1 - y / height, words, color=options.pop("color", INK), **options)
 
     shape = ", ".join(f"{name}: {size}" for name, size in basis.source.sizes.items())
     text(
@@ -130,7 +109,7 @@ def _draw(figure_class: Any, basis: Basis, title: str | None) -> Any:
         0.2, 0.9,
         f"neuron spaces  {shape or 'none'}\n"
         "rows: entries written; columns: entries read; colour: ones, one colour per element",
-        fontsize=8, color=_MUTED, linespacing=1.5,
+        fontsize=8, color=MUTED, linespacing=1.5,
     )  # fmt: skip
     y = top
     for row, (target, tall) in enumerate(zip(targets, heights, strict=True)):
@@ -160,7 +139,7 @@ def _draw(figure_class: Any, basis: Basis, title: str | None) -> Any:
                 _matrix(axes, _image(block, number))
                 text(
                     x0 + size[0] / 2, y0 + size[1] + 0.03, term.short.replace(" ", "·"),
-                    fontsize=5, ha="center", va="top", color=_MUTED,
+                    fontsize=5, ha="center", va="top", color=MUTED,
                 )  # fmt: skip
             x += wide + gap
         y += tall + gap
@@ -176,10 +155,10 @@ def _caption(word: str, tensor: WeightTensor) -> str:
 def _image(block: BasisBlock, number: int) -> Any:
     """0 where no element of the term is 1, otherwise 1 + its number among the term's elements."""
     image = np.zeros((block.target.numel, block.source.numel), np.int64)
-    for place in range(block.free_numel):
-        element = block.element(number * block.free_numel + place)
+    for index in range(block.free_numel):
+        element = block.element(number * block.free_numel + index)
         rows, columns = element.term.entries(element.target_free, element.source_free)
-        image[rows, columns] = 1 + place
+        image[rows, columns] = 1 + index
     return image
 
 
@@ -192,41 +171,24 @@ def _matrix(axes: Any, image: Any) -> None:
     axes.imshow(palette[colour], aspect="auto", interpolation="nearest")
     axes.set_xticks(np.arange(columns + 1) - 0.5, labels=[])
     axes.set_yticks(np.arange(rows + 1) - 0.5, labels=[])
-    axes.grid(color=_PAPER, linewidth=0.5)
+    axes.grid(color=PAPER, linewidth=0.5)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
 def _rules(
-    figure: Any,
-    width: float,
-    height: float,
-    left: float,
-    top: float,
-    widths: list[float],
-    heights: list[float],
-    gap: float,
-) -> None:
+    figure: Any, width: float, height: float, left: float, top: float, widths: list[float],
+    heights: list[float], gap: float,
+) -> None:  # fmt: skip
     """Thin lines between the blocks."""
     from matplotlib.lines import Line2D
 
-    x1, y1 = left + sum(widths) + gap * len(widths), top + sum(heights) + gap * len(heights)
-    lines = []
-    x, y = left - gap / 2, top - gap / 2
-    for wide in [*widths, 0.0]:
-        lines.append(((x, x), (top - gap / 2, y1 - gap / 2)))
-        x += wide + gap
-    for tall in [*heights, 0.0]:
-        lines.append(((left - gap / 2, x1 - gap / 2), (y, y)))
-        y += tall + gap
-    for xs, ys in lines:
+    xs = [left - gap / 2 + sum(widths[:i]) + gap * i for i in range(len(widths) + 1)]
+    ys = [top - gap / 2 + sum(heights[:i]) + gap * i for i in range(len(heights) + 1)]
+    lines = [((x, x), (ys[0], ys[-1])) for x in xs] + [((xs[0], xs[-1]), (y, y)) for y in ys]
+    for across, down in lines:
+        line = [x / width for x in across], [1 - y / height for y in down]
         figure.add_artist(
-            Line2D(
-                [x / width for x in xs],
-                [1 - y / height for y in ys],
-                color=_RULE,
-                linewidth=0.7,
-                transform=figure.transFigure,
-            )
+            Line2D(*line, color=_RULE, linewidth=0.7, transform=figure.transFigure)
         )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nngraph.errors import InvalidGraphError, MissingDependencyError
+from nngraph.errors import DataFileError, InvalidGraphError, MissingDependencyError
 from nngraph.files import write_atomically
 from nngraph.graph import NeuralGraph
 
@@ -24,6 +24,7 @@ __all__ = [
     "draw_images",
     "draw_learning_curves",
     "draw_network",
+    "figure_path",
     "new_figure",
     "save_figure",
     "style_axes",
@@ -33,9 +34,8 @@ INK, MUTED, RULE, PAPER = "#1f2933", "#6b7785", "#dfe4ea", "#ffffff"
 #: One colour per model, told apart also by readers who are colour-blind.
 COLOURS = ("#d9822b", "#3b6fb6", "#3a9d7c", "#b4508f", "#8a94a0", "#7a6fc9")
 #: Negative and positive numbers; the middle is light, so that small weights fade away.
-_DIVERGING = ("#1b5aa0", "#8fb8dc", "#eceff2", "#f0a882", "#b93a1e")
-_ENDINGS = (".png", ".pdf", ".svg")
-_FONT = {"fontsize": 9, "color": INK}
+DIVERGING = ("#1b5aa0", "#8fb8dc", "#eceff2", "#f0a882", "#b93a1e")
+FONT = {"fontsize": 9, "color": INK}
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -57,15 +57,27 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def figure_path(path: str | os.PathLike[str]) -> Path:
+    """Return where a figure is to be saved.
+
+    Raises:
+        DataFileError: if the path does not end in ``.png``, ``.pdf`` or ``.svg``.
+    """
+    path = Path(path)
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise DataFileError(
+            f"a figure is asked for at {str(path)!r}; expected a name in .png, .pdf or .svg."
+        )
+    return path
+
+
 def save_figure(figure: Any, path: str | os.PathLike[str], dpi: int = 150) -> Path:
     """Save a figure atomically; its folder is made if it is not there.
 
     Raises:
-        ValueError: if the path does not end in ``.png``, ``.pdf`` or ``.svg``.
+        DataFileError: as :func:`figure_path`.
     """
-    path = Path(path)
-    if path.suffix not in _ENDINGS:
-        raise ValueError(f"a figure is to be saved at {str(path)!r}; expected {_ENDINGS}.")
+    path = figure_path(path)
     stream = io.BytesIO()
     figure.savefig(stream, format=path.suffix[1:], dpi=dpi, facecolor=PAPER)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +87,8 @@ def save_figure(figure: Any, path: str | os.PathLike[str], dpi: int = 150) -> Pa
 
 def style_axes(ax: Any, x: str, y: str) -> None:
     """Give the axes of a plot of curves their names and plain looks."""
-    ax.set_xlabel(x, **_FONT)
-    ax.set_ylabel(y, **_FONT)
+    ax.set_xlabel(x, **FONT)
+    ax.set_ylabel(y, **FONT)
     ax.tick_params(labelsize=8, colors=MUTED, length=0)
     ax.grid(color=RULE, linewidth=0.7)
     ax.set_axisbelow(True)
@@ -118,16 +130,16 @@ def draw_network(
         raise InvalidGraphError(
             f"the architecture {architecture} is not a chain of layers; expected an MLP to draw."
         )
-    colours = LinearSegmentedColormap.from_list("weights", _DIVERGING)
+    colours = LinearSegmentedColormap.from_list("weights", DIVERGING)
     parameters = {name: _numbers(value) for name, value in graph.parameters().items()}
-    places = [
-        _places(size, max_neurons, None if order is None else order[index])
+    positions = [
+        _positions(size, max_neurons, None if order is None else order[index])
         for index, size in enumerate(architecture.widths)
     ]
     for block in architecture.blocks:
         weight = _relative(parameters[block.parameter.name])
         (sources, source_heights), (targets, target_heights) = (
-            places[block.source], places[block.target]
+            positions[block.source], positions[block.target]
         )  # fmt: skip
         shown = weight[np.ix_(targets, sources)].ravel()
         starts = np.tile(source_heights, len(targets))
@@ -154,12 +166,12 @@ def draw_network(
         )  # fmt: skip
     biases = {column.group: parameters[column.parameter.name] for column in architecture.columns}
     for index, (group, (neurons, heights)) in enumerate(
-        zip(architecture.groups, places, strict=True)
+        zip(architecture.groups, positions, strict=True)
     ):
         fill: Any = PAPER
         if index in biases:
             fill = colours((_relative(biases[index])[neurons] + 1) / 2)
-        most = max(len(neurons) for neurons, _ in places)
+        most = max(len(neurons) for neurons, _ in positions)
         ax.scatter(
             np.full(len(neurons), index), heights, s=min(110.0, 1400 / max(most, 8)), c=fill,
             edgecolors=INK, linewidths=0.8, zorder=3,
@@ -170,13 +182,13 @@ def draw_network(
         words = group.role + ("" if group.size == 1 else "s")
         if group.role == "hidden":
             words = str(group.activation)
-        ax.text(index, -0.575, f"{group.size} {words}", ha="center", va="top", **_FONT)
+        ax.text(index, -0.575, f"{group.size} {words}", ha="center", va="top", **FONT)
     ax.set_xlim(-0.35, len(architecture.widths) - 0.65)
     ax.set_ylim(-0.64, 0.54)
     ax.axis("off")
 
 
-def _places(
+def _positions(
     size: int, most: int, order: NDArray[np.int64] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return which neurons of a layer are drawn, and how high, from 0.5 at the top to -0.5."""
@@ -217,7 +229,7 @@ def draw_images(ax: Any, rows: Mapping[str, NDArray[np.float64]]) -> None:
     gap, head, foot = 0.14, 0.4, 0.6
     for row, (name, images) in enumerate(rows.items()):
         top = row * (head + 1 + foot)
-        ax.text(0, top + head - 0.12, name, ha="left", va="bottom", **_FONT)
+        ax.text(0, top + head - 0.12, name, ha="left", va="bottom", **FONT)
         for column, image in enumerate(images):
             left = column * (1 + gap)
             picture = np.clip(image, 0, 1)
@@ -293,8 +305,8 @@ def draw_confusion(ax: Any, confusion: NDArray[np.int64], names: Sequence[str]) 
     for side in ax.spines.values():
         side.set_color(RULE)
     ax.set_anchor("W")
-    ax.set_xlabel("answer of the metanetwork", **_FONT)
-    ax.set_ylabel("digit that the network draws" if not long else "class", **_FONT)
+    ax.set_xlabel("answer of the metanetwork", **FONT)
+    ax.set_ylabel("digit that the network draws" if not long else "class", **FONT)
 
 
 def draw_demo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,20 +46,26 @@ def draw_contact_sheet(
     for numbers, stack in zoo.stacks(networks):
         drawn = render(stack.to(torch.float32), height * enlarge, width * enlarge)
         pictures[torch.searchsorted(networks, numbers)] = drawn.clamp(0, 1)
-    columns = math.ceil(math.sqrt(len(networks)))
-    rows = math.ceil(len(networks) / columns)
-    figure = new_figure(1.1 * columns, 1.3 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
+    figure, panels = _panels(len(networks), math.ceil(math.sqrt(len(networks))), 1.1, 1.3)
+    for axes, picture, number in zip(panels, pictures, networks.tolist(), strict=True):
         axes.axis("off")
-    for axes, picture, number in zip(grid.flat, pictures, networks.tolist(), strict=False):
         axes.imshow(
             picture.numpy() if channels == 3 else picture[..., 0].numpy(),
             cmap="gray", vmin=0, vmax=1, interpolation="nearest",
         )  # fmt: skip
         axes.set_title(_caption(zoo, number), fontsize=6, pad=2)
-    figure.set_layout_engine("constrained")
     return save_figure(figure, path, dpi=120)
+
+
+def _panels(count: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """Return a figure of so many panels of a size, in rows, and the panels."""
+    rows = math.ceil(count / columns)
+    figure = new_figure(width * columns, height * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.axis("off")
+    figure.set_layout_engine("constrained")
+    return figure, panels[:count]
 
 
 def _caption(zoo: Zoo, number: int) -> str:
@@ -90,13 +97,8 @@ def draw_histograms(zoo: Zoo, path: str | Path, kind: int = 0, bins: int = 80) -
     numbers = torch.nonzero(zoo.architecture_index == kind).squeeze(1)[:_MAX_NETWORKS]
     values = zoo.parameters(kind, numbers)
     real = [p for p in zoo.architectures[kind].parameters if not p.integer][:_MAX_TENSORS]
-    columns = min(4, len(real))
-    rows = math.ceil(len(real) / columns)
-    figure = new_figure(3.2 * columns, 2.2 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in list(grid.flat)[len(real) :]:
-        axes.axis("off")
-    for axes, parameter in zip(grid.flat, real, strict=False):
+    figure, panels = _panels(len(real), min(4, len(real)), 3.2, 2.2)
+    for axes, parameter in zip(panels, real, strict=True):
         entries = values[parameter.name].flatten().double().numpy()
         axes.hist(entries, bins=bins, color="#4477aa")
         axes.set_title(
@@ -107,5 +109,4 @@ def draw_histograms(zoo: Zoo, path: str | Path, kind: int = 0, bins: int = 80) -
         axes.tick_params(labelsize=6)
         axes.set_yticks([])
     figure.suptitle(f"{len(numbers)} x {zoo.architectures[kind]}", fontsize=9)
-    figure.set_layout_engine("constrained")
     return save_figure(figure, path, dpi=120)

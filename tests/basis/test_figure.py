@@ -8,7 +8,7 @@ import pytest
 from basis_cases import SPACES, mlp
 
 from nngraph.drawing import draw_basis
-from nngraph.errors import ArchitectureError, MissingDependencyError
+from nngraph.errors import ArchitectureError, DataFileError, MissingDependencyError
 from nngraph.graph.architecture import Architecture
 
 
@@ -32,7 +32,7 @@ def test_any_space_is_drawn(tmp_path):
 def test_what_cannot_be_drawn(tmp_path, monkeypatch):
     with pytest.raises(ArchitectureError, match="narrower network"):
         draw_basis(mlp(2, 32, 32, 1), tmp_path / "a.png")
-    with pytest.raises(ArchitectureError, match=r"expected a name in \.png"):
+    with pytest.raises(DataFileError, match=r"expected a name in \.png"):
         draw_basis(mlp(2, 3, 1), tmp_path / "a.jpeg")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
