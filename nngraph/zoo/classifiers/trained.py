@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
-from nngraph.progress import progress_bar
-from nngraph.ranks import Ranks
 from nngraph.settings import OPTIMISERS, WEIGHT_INITS, Recipe, TrainZooSettings
 from nngraph.zoo.classifiers.recipes import draw_runs, draw_specs
 from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
@@ -25,7 +24,7 @@ from nngraph.zoo.store.facts import SPLITS, Fact
 from nngraph.zoo.store.manifest import Manifest, Origin
 from nngraph.zoo.store.shards import Shard
 from nngraph.zoo.store.splits import policy_of, split_of_images
-from nngraph.zoo.store.writing import write_zoo
+from nngraph.zoo.store.writing import write_with_bar
 from nngraph.zoo.store.zoo import Zoo
 
 __all__ = ["classifier_of", "spec_of", "train_zoo"]
@@ -110,47 +109,40 @@ def train_zoo(
     manifest = Manifest(
         architectures, _FACTS, "run", "test_accuracy", (Origin(source, made, command=command),),
         tuple(
-            Shard(f"shard-{i:05d}.safetensors", len(numbers) * recipe.checkpoints, kind)
+            Shard.numbered(i, len(numbers) * recipe.checkpoints, kind)
             for i, (kind, numbers) in enumerate(jobs)
         ),
         policy=policy_of(splits, seed),
     )  # fmt: skip
-    ranks = Ranks.of_environment()
     threads = torch.get_num_threads() if threads is None else threads
     kept = recipe.checkpoints
-    with progress_bar(unit="run", desc="train", shown=progress and ranks.leads) as bar:
 
-        def begin(found: Manifest) -> None:
-            bar.reset(total=count)
-            bar.update(sum(shard.count for shard in found.shards if shard.done) // kept)
+    def make(index: int, show: Callable[..., None]) -> dict[str, Tensor]:
+        kind, numbers = jobs[index]
+        own = {name: value[numbers] for name, value in runs.items()}
+        result = train_classifiers(
+            specs[kind], own, seen, judged, steps=_steps(recipe, len(numbers), seed, index),
+            checkpoints=kept, batch_size=recipe.batch_size, seed=seed, stream=index,
+            threads=threads,
+            on_chunk=lambda done, accuracy: show(done, test=f"{float(accuracy.mean()):.1%}"),
+        )  # fmt: skip
+        number = torch.tensor(numbers).repeat_interleave(kept)
+        told = {
+            "run": number,
+            "step": result.steps.flatten(),
+            "diverged": result.diverged.flatten().to(torch.int64),
+            "split": split[number],
+            **{name: value.flatten() for name, value in result.measures.items()},
+        }
+        for name, value in own.items():
+            told[name] = torch.from_numpy(value).repeat_interleave(kept)
+        facts = {fact.key: told[fact.name].to(fact.torch_dtype) for fact in _FACTS}
+        values = {name: value.flatten(0, 1) for name, value in result.parameters.items()}
+        return {**values, **facts}
 
-        def show(done: int, accuracy: Tensor) -> None:
-            bar.set_postfix(test=f"{float(accuracy.mean()):.1%}", refresh=False)
-            bar.update(done * ranks.world)
-
-        def make(index: int) -> dict[str, Tensor]:
-            kind, numbers = jobs[index]
-            own = {name: value[numbers] for name, value in runs.items()}
-            result = train_classifiers(
-                specs[kind], own, seen, judged, steps=_steps(recipe, len(numbers), seed, index),
-                checkpoints=kept, batch_size=recipe.batch_size, seed=seed, stream=index,
-                threads=threads, on_chunk=show,
-            )  # fmt: skip
-            number = torch.tensor(numbers).repeat_interleave(kept)
-            told = {
-                "run": number,
-                "step": result.steps.flatten(),
-                "diverged": result.diverged.flatten().to(torch.int64),
-                "split": split[number],
-                **{name: value.flatten() for name, value in result.measures.items()},
-            }
-            for name, value in own.items():
-                told[name] = torch.from_numpy(value).repeat_interleave(kept)
-            facts = {fact.key: told[fact.name].to(fact.torch_dtype) for fact in _FACTS}
-            values = {name: value.flatten(0, 1) for name, value in result.parameters.items()}
-            return {**values, **facts}
-
-        write_zoo(path, manifest, make, ranks=ranks, begin=begin)
+    write_with_bar(
+        path, manifest, make, desc="train", unit="run", shown=progress, networks=kept
+    )
     return Zoo.open(path)
 
 

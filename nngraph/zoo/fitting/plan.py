@@ -148,7 +148,7 @@ def plan_fit(
         target="label",
         origins=(Origin(source.fingerprint(), recipe, (height, width, channels), command),),
         shards=tuple(
-            Shard(f"shard-{i:05d}.safetensors", len(numbers), kind)
+            Shard.numbered(i, len(numbers), kind)
             for i, (numbers, kind) in enumerate(zip(jobs, kinds, strict=True))
         ),
         policy=policy_of(settings.splits, fit.seed),

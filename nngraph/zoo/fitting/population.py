@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,13 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
-from nngraph.progress import progress_bar
-from nngraph.ranks import Ranks
 from nngraph.settings import FitSettings, FitZooSettings
 from nngraph.zoo.fitting.fit import fit_images
 from nngraph.zoo.fitting.inits import fourier_architecture
 from nngraph.zoo.fitting.plan import FitPlan, draw_architectures, plan_fit
 from nngraph.zoo.fitting.siren import siren_architecture
 from nngraph.zoo.sources import ImageSource
-from nngraph.zoo.store.manifest import Manifest
-from nngraph.zoo.store.writing import write_zoo
+from nngraph.zoo.store.writing import write_with_bar
 from nngraph.zoo.store.zoo import Zoo
 
 __all__ = ["fit_zoo", "suggested_settings"]
@@ -126,24 +123,15 @@ def _architectures(settings: FitZooSettings, w0: float, channels: int) -> list[A
 
 
 def _write(path: Path, plan: FitPlan, threads: int, device: str, progress: bool) -> None:
-    ranks = Ranks.of_environment()
-    bar = progress_bar(unit="net", desc="fit", shown=progress and ranks.leads)
     total, error = 0, 0.0
 
-    def begin(manifest: Manifest) -> None:
-        bar.reset(total=manifest.starts[-1])
-        bar.update(sum(shard.count for shard in manifest.shards if shard.done))
+    def make(index: int, show: Callable[..., None]) -> dict[str, Tensor]:
+        def tell(count: int, psnr: Tensor) -> None:
+            nonlocal total, error
+            total += count
+            error += float((10 ** (-psnr / 10)).sum())
+            show(count, loss=f"{error / total:.2e}", psnr=f"{float(psnr.mean()):.1f} dB")
 
-    def show(count: int, psnr: Tensor) -> None:
-        nonlocal total, error
-        total += count
-        error += float((10 ** (-psnr / 10)).sum())
-        bar.set_postfix(
-            loss=f"{error / total:.2e}", psnr=f"{float(psnr.mean()):.1f} dB", refresh=False
-        )
-        bar.update(count * ranks.world)
-
-    def make(index: int) -> dict[str, Tensor]:
         kind = plan.manifest.shards[index].architecture
         numbers = plan.jobs[index]
         image, view = numbers % len(plan.source), numbers // len(plan.source)
@@ -156,7 +144,7 @@ def _write(path: Path, plan: FitPlan, threads: int, device: str, progress: bool)
             device=device,
             fixed=plan.fixed[kind],
             start=kind,
-            on_chunk=show,
+            on_chunk=tell,
         )
         told = {
             "label": plan.source.labels[image].to(torch.int64),
@@ -169,5 +157,4 @@ def _write(path: Path, plan: FitPlan, threads: int, device: str, progress: bool)
         facts = {fact.key: told[fact.name] for fact in plan.manifest.facts}
         return {**result.parameters, **facts}
 
-    with bar:
-        write_zoo(path, plan.manifest, make, ranks=ranks, begin=begin)
+    write_with_bar(path, plan.manifest, make, desc="fit", unit="net", shown=progress)

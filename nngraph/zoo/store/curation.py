@@ -102,10 +102,8 @@ def append_networks(
         architectures = _with(manifest.architectures, architecture)
         origins = _with(manifest.origins, origin)
         number = 1 + max((int(shard.file[6:-12]) for shard in manifest.shards), default=-1)
-        shard = Shard(
-            f"shard-{number:05d}.safetensors", count, architectures.index(architecture),
-            origins.index(origin),
-        )  # fmt: skip
+        kind, made = architectures.index(architecture), origins.index(origin)
+        shard = Shard.numbered(number, count, kind, made)
         grown = replace(
             manifest, architectures=architectures, origins=origins,
             shards=(*manifest.shards, shard),
@@ -121,15 +119,10 @@ def append_networks(
 def _split_of(zoo: Zoo, source: str, groups: Tensor) -> Tensor:
     """Return the split of each group of a source: the one it has, or the policy's."""
     split = split_of_groups(groups, zoo.manifest.policy)
-    origins = zoo.manifest.origins
-    mine = torch.tensor([origins[shard.origin].source == source for shard in zoo.shards]).bool()
-    counts = torch.tensor([shard.count for shard in zoo.shards], dtype=torch.int64)
-    here = mine.repeat_interleave(counts)
-    held = dict(
-        zip(
-            zoo.facts[zoo.manifest.group][here].tolist(), zoo.split[here].tolist(), strict=True
-        )
-    )  # fmt: skip
+    mine = torch.tensor([origin.source == source for origin in zoo.manifest.origins]).bool()
+    here = mine[zoo.origin_index]
+    found = zoo.facts[zoo.manifest.group][here], zoo.split[here]
+    held = dict(zip(*(each.tolist() for each in found), strict=True))
     known = torch.tensor([held.get(group, -1) for group in groups.tolist()])
     return torch.where(known >= 0, known, split)
 
@@ -187,15 +180,10 @@ def _merged(parts: Sequence[Zoo]) -> tuple[Manifest, list[tuple[Zoo, Shard]]]:
                     f"{digests[shard.sha256]}; a network is merged once."
                 )
             digests[shard.sha256] = str(part.path / shard.file)
-            architectures = _with(architectures, part.architectures[shard.architecture])
-            origins = _with(origins, part.manifest.origins[shard.origin])
-            shards.append(
-                Shard(
-                    f"shard-{len(shards):05d}.safetensors", shard.count,
-                    architectures.index(part.architectures[shard.architecture]),
-                    origins.index(part.manifest.origins[shard.origin]),
-                )
-            )  # fmt: skip
+            kind, made = part.architectures[shard.architecture], part.manifest.origins[shard.origin]
+            architectures, origins = _with(architectures, kind), _with(origins, made)
+            places = architectures.index(kind), origins.index(made)
+            shards.append(Shard.numbered(len(shards), shard.count, *places))
             copied.append((part, shard))
     _refuse_leaks(parts)
     step = {"operation": "merge", "zoos": [_digest_of(part) for part in parts]}
@@ -210,12 +198,9 @@ def _merged(parts: Sequence[Zoo]) -> tuple[Manifest, list[tuple[Zoo, Shard]]]:
 def _refuse_leaks(parts: Sequence[Zoo]) -> None:
     held: dict[tuple[str, int], tuple[int, Path]] = {}
     for part in parts:
-        sources = part.manifest.origins
-        groups = part.facts[part.manifest.group].tolist()
-        splits = part.split.tolist()
-        counts = [(sources[shard.origin].source, shard.count) for shard in part.shards]
-        names = [source for source, count in counts for _ in range(count)]
-        for source, group, split in zip(names, groups, splits, strict=True):
+        columns = part.origin_index, part.facts[part.manifest.group], part.split
+        for origin, group, split in zip(*(each.tolist() for each in columns), strict=True):
+            source = part.manifest.origins[origin].source
             before, where = held.setdefault((source, group), (split, part.path))
             if before != split:
                 raise DataFileError(
@@ -258,11 +243,9 @@ def filter_zoo(
     used = sorted({kind for kind, _, _ in plan})
     made = sorted({origin for _, origin, _ in plan})
     shards = tuple(
-        Shard(
-            f"shard-{i:05d}.safetensors", len(numbers), used.index(kind), made.index(origin)
-        )
+        Shard.numbered(i, len(numbers), used.index(kind), made.index(origin))
         for i, (kind, origin, numbers) in enumerate(plan)
-    )  # fmt: skip
+    )
     step: dict[str, Any] = {
         "operation": "filter", "zoo": _digest_of(source), "where": list(description),
         "kept": hashlib.sha256(keep.numpy().tobytes()).hexdigest(),
@@ -287,11 +270,9 @@ def filter_zoo(
 def _chosen_shards(zoo: Zoo, keep: Tensor, size: int) -> list[tuple[int, int, Tensor]]:
     """Return architecture, origin and networks of each shard that holds what is kept."""
     plan = []
-    counts = torch.tensor([shard.count for shard in zoo.shards])
-    origins = torch.tensor([shard.origin for shard in zoo.shards]).repeat_interleave(counts)
-    pairs = torch.stack([zoo.architecture_index, origins])
+    pairs = torch.stack([zoo.architecture_index, zoo.origin_index])
     for kind, origin in torch.unique(pairs[:, keep], dim=1).t().tolist():
-        here = keep & (zoo.architecture_index == kind) & (origins == origin)
+        here = keep & (zoo.architecture_index == kind) & (zoo.origin_index == origin)
         parts = torch.split(torch.nonzero(here).squeeze(1), size)
         plan += [(kind, origin, part) for part in parts]
     return plan

@@ -77,6 +77,11 @@ class Shard:
     facts_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict, compare=False)
 
+    @classmethod
+    def numbered(cls, number: int, count: int, architecture: int = 0, origin: int = 0) -> Shard:
+        """Return a shard that is to be written, with the file name of its number."""
+        return cls(f"shard-{number:05d}.safetensors", count, architecture, origin)
+
     @property
     def done(self) -> bool:
         """Whether the shard was written."""

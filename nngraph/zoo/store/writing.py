@@ -24,6 +24,7 @@ from torch import Tensor
 
 from nngraph.errors import DataFileError
 from nngraph.files import TEMPORARY, read_bounded
+from nngraph.progress import progress_bar
 from nngraph.ranks import Ranks
 from nngraph.zoo.store.manifest import MANIFEST, Manifest
 from nngraph.zoo.store.shards import (
@@ -37,7 +38,7 @@ from nngraph.zoo.store.shards import (
 
 __all__ = [
     "continue_or_begin", "finish_shard", "fold_receipts", "layout_of", "locked", "with_receipts",
-    "write_zoo",
+    "write_with_bar", "write_zoo",
 ]  # fmt: skip
 
 _RECEIPT = "nngraph.zoo.receipt"
@@ -78,8 +79,6 @@ def write_zoo(
     path: str | Path,
     wanted: Manifest,
     make: Callable[[int], Mapping[str, Tensor]],
-    *,
-    ranks: Ranks | None = None,
     begin: Callable[[Manifest], object] | None = None,
 ) -> None:
     """Write the shards of a zoo that are missing, this process its share of them.
@@ -89,7 +88,6 @@ def write_zoo(
     Args:
         wanted: of the whole zoo, all of its shards missing.
         make: returns the parameters and facts of shard i.
-        ranks: those that write together; default what ``torchrun`` says.
         begin: told the manifest as it was found, before the first shard is made.
 
     Raises:
@@ -97,7 +95,7 @@ def write_zoo(
             if another process is writing into it, or if it cannot be written.
     """
     path = Path(path)
-    ranks = Ranks.of_environment() if ranks is None else ranks
+    ranks = Ranks.of_environment()
     if ranks.leads:
         path.mkdir(parents=True, exist_ok=True)
     with locked(path) if ranks.leads else contextlib.nullcontext():
@@ -109,6 +107,37 @@ def write_zoo(
             finish_shard(path, manifest, missing[i], make(missing[i]))
         ranks.wait()
         ranks.first_alone(lambda: bool(fold_receipts(path)))
+
+
+def write_with_bar(
+    path: Path,
+    wanted: Manifest,
+    make: Callable[[int, Callable[..., None]], Mapping[str, Tensor]],
+    *,
+    desc: str,
+    unit: str,
+    shown: bool,
+    networks: int = 1,
+) -> None:
+    """Write a zoo as :func:`write_zoo` does, with a progress bar on stderr.
+
+    Args:
+        make: is given a function besides, to tell it units that are done and what they reached.
+        desc, unit: words of the bar.
+        networks: of a unit.
+    """
+    ranks = Ranks.of_environment()
+    with progress_bar(unit=unit, desc=desc, shown=shown and ranks.leads) as bar:
+
+        def begin(found: Manifest) -> None:
+            bar.reset(total=found.starts[-1] // networks)
+            bar.update(sum(shard.count for shard in found.shards if shard.done) // networks)
+
+        def show(done: int, **reached: str) -> None:
+            bar.set_postfix(**reached, refresh=False)
+            bar.update(done * ranks.world)
+
+        write_zoo(path, wanted, lambda index: make(index, show), begin)
 
 
 def continue_or_begin(path: Path, wanted: Manifest) -> Manifest:

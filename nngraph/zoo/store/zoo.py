@@ -35,6 +35,7 @@ class Zoo:
         facts: what is known of each network, ``[B]`` by name; see ``manifest.facts``.
         architecture_index: ``[B]`` int64, index of each network's architecture into
             ``architectures``.
+        origin_index: ``[B]`` int64, index of how each network was made into ``manifest.origins``.
 
     Example:
         >>> zoo = Zoo.open("zoos/digits")  # doctest: +SKIP
@@ -62,6 +63,7 @@ class Zoo:
             for fact in manifest.facts
         }
         self.architecture_index = self._per_network([s.architecture for s in self._done])
+        self.origin_index = self._per_network([s.origin for s in self._done])
         self._mapped: dict[int, Mapping[str, Tensor]] = {}
 
     @classmethod
@@ -224,8 +226,8 @@ class Zoo:
         """
         sources = [origin.source for origin in self.manifest.origins]
         order = {source: i for i, source in enumerate(dict.fromkeys(sources))}
-        per_shard = [order[sources[shard.origin]] for shard in self._done]
-        pairs = torch.stack([self._per_network(per_shard), self.facts[self.manifest.group]])
+        source = torch.tensor([order[name] for name in sources], dtype=torch.int64)
+        pairs = torch.stack([source[self.origin_index], self.facts[self.manifest.group]])
         keys: Tensor = torch.unique(pairs, dim=1, return_inverse=True)[1]
         return keys
 
