@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from jsonargparse import ArgumentError
@@ -16,7 +17,7 @@ from nngraph.errors import NNGraphError
 
 __all__ = ["main"]
 
-OK, FAILED, MISTAKE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,17 +76,24 @@ def _run(command: str, options: Any) -> int:
     # Imported here: torch takes seconds, and --help does not need it.
     import torch
 
-    from nngraph.cli import commands
-
+    module, _, name = COMMANDS[command].function.partition(":")
+    function = getattr(import_module(f"nngraph.cli.{module}"), name)
     before = torch.get_num_threads()
     try:
         threads = getattr(options, "threads", None)
         if threads is not None and threads < 1:
             raise ArgumentError(None, f"--threads is {threads}; expected at least 1.")
-        torch.set_num_threads(threads or commands.default_threads(options))
-        return commands.RUN[command](options)
+        torch.set_num_threads(threads or _default_threads(options))
+        code: int = function(options)
+        return code
     finally:
         torch.set_num_threads(before)
+
+
+def _default_threads(options: Any) -> int:
+    """Return how many threads a command computes on: fitting scales, small models do not."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(getattr(options, "most_threads", 4) or cores or 1, cores or 1))
 
 
 def _usage(error: ArgumentError, given: list[str]) -> str:

@@ -28,38 +28,50 @@ __all__ = ["COMMANDS", "Command", "build_parser"]
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the dataclass of its options, what it does in a few words.
+    """A command.
 
     Args:
+        options: the dataclass of its options.
+        function: module of this package and function that does it, imported when it runs.
+        about: what it does in a few words.
         resumes: whether it goes on where it was stopped when it is given again.
         config: whether it takes its options from a file, too.
     """
 
     options: type[Any]
+    function: str
     about: str
     resumes: bool = False
     config: bool = False
 
 
 COMMANDS = {
-    "demo": Command(Demo, "all of it in a few minutes; begin here", resumes=True),
-    "zoo fit": Command(ZooFit, "fit networks to images", resumes=True),
-    "zoo train": Command(ZooTrain, "train classifiers of images", resumes=True),
-    "zoo info": Command(ZooInfo, "say what is in a zoo"),
-    "zoo verify": Command(ZooVerify, "read all of a zoo and name what is wrong"),
-    "zoo merge": Command(ZooMerge, "merge zoos into a new one", resumes=True),
-    "zoo filter": Command(ZooFilter, "keep some networks as a new zoo", resumes=True),
-    "zoo export": Command(ZooExport, "write a zoo for OGB's reader"),
-    "zoo import": Command(ZooImport, "make a zoo of networks in other files", resumes=True),
-    "zoo show": Command(ZooShow, "draw images and weights of a zoo"),
-    "convert": Command(Convert, "turn a file of weights into a graph file"),
-    "inspect": Command(Inspect, "architecture, sizes, symmetry and statistics of a network"),
-    "validate": Command(Validate, "hold layers and models against basis and symmetry"),
-    "train": Command(Train, "train a metanetwork on a zoo", resumes=True, config=True),
-    "eval": Command(Eval, "judge a trained metanetwork on a zoo"),
-    "match": Command(Match, "match the neurons of two networks"),
-    "models": Command(Models, "tell the metanetworks that there are"),
-    "compare": Command(Compare, "compare finished runs"),
+    "demo": Command(Demo, "demo:demo", "all of it in a few minutes; begin here", resumes=True),
+    "zoo fit": Command(ZooFit, "zoos:fit", "fit networks to images", resumes=True),
+    "zoo train": Command(ZooTrain, "zoos:train", "train classifiers of images", resumes=True),
+    "zoo info": Command(ZooInfo, "zoos:info", "say what is in a zoo"),
+    "zoo verify": Command(ZooVerify, "zoos:verify", "read all of a zoo and name what is wrong"),
+    "zoo merge": Command(ZooMerge, "zoos:merge", "merge zoos into a new one", resumes=True),
+    "zoo filter": Command(ZooFilter, "zoos:keep", "keep some networks as a new zoo", resumes=True),
+    "zoo export": Command(ZooExport, "zoos:export", "write a zoo for OGB's reader"),
+    "zoo import": Command(
+        ZooImport, "zoos:take_in", "make a zoo of networks in other files", resumes=True
+    ),
+    "zoo show": Command(ZooShow, "zoos:show", "draw images and weights of a zoo"),
+    "convert": Command(Convert, "inspecting:convert", "turn a file of weights into a graph file"),
+    "inspect": Command(
+        Inspect, "inspecting:inspect", "architecture, sizes, symmetry and statistics of a network"
+    ),
+    "validate": Command(
+        Validate, "validating:prove", "hold layers and models against basis and symmetry"
+    ),
+    "train": Command(
+        Train, "training:train_model", "train a metanetwork on a zoo", resumes=True, config=True
+    ),
+    "eval": Command(Eval, "training:judge", "judge a trained metanetwork on a zoo"),
+    "match": Command(Match, "matching:match", "match the neurons of two networks"),
+    "models": Command(Models, "comparing:tell_models", "tell the metanetworks that there are"),
+    "compare": Command(Compare, "comparing:compare", "compare finished runs"),
 }
 
 

@@ -5,13 +5,17 @@ import os
 import struct
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-import nngraph.cli.commands as commands
+import nngraph.cli.inspecting as inspecting
+import nngraph.cli.training as training
+import nngraph.cli.zoos as zoos
 from converters import load_graph
 from nngraph.cli import main
 from nngraph.cli.parsers import COMMANDS
@@ -47,8 +51,11 @@ def assert_mistake(result, *words):
 # -- help and mistakes ---------------------------------------------------------------------------
 
 
-def test_each_command_has_its_function():
-    assert list(commands.RUN) == list(COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_each_command_has_its_function_with_its_options(command):
+    module, _, name = command.function.partition(":")
+    function = getattr(import_module(f"nngraph.cli.{module}"), name)
+    assert get_type_hints(function) == {"options": command.options, "return": int}
 
 
 @pytest.mark.parametrize("line", [(), ("zoo",), *LINES], ids=" ".join)
@@ -118,8 +125,8 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, command):
     def stop(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(commands.RUN, "train", stop)
-    monkeypatch.setitem(commands.RUN, "inspect", stop)
+    monkeypatch.setattr(training, "train_model", stop)
+    monkeypatch.setattr(inspecting, "inspect", stop)
     code, _, err = command("train", "classify", "--zoo", "z")
     assert code == 130
     assert "same command again" in err
@@ -132,7 +139,7 @@ def test_a_file_system_that_refuses_is_told(monkeypatch, command):
     def refuse(options):
         raise PermissionError(13, "Permission denied", "/somewhere")
 
-    monkeypatch.setitem(commands.RUN, "inspect", refuse)
+    monkeypatch.setattr(inspecting, "inspect", refuse)
     assert_mistake(command("inspect", "f"), "/somewhere: Permission denied")
 
 
@@ -140,7 +147,7 @@ def test_a_bug_is_not_taken_for_a_mistake_of_the_user(monkeypatch):
     def bug(options):
         raise ValueError("ours")
 
-    monkeypatch.setitem(commands.RUN, "inspect", bug)
+    monkeypatch.setattr(inspecting, "inspect", bug)
     with pytest.raises(ValueError, match="ours"):
         main(["inspect", "f"])
 
@@ -152,8 +159,8 @@ def test_threads_are_put_back(monkeypatch, command):
         seen.append(torch.get_num_threads())
         return 0
 
-    monkeypatch.setitem(commands.RUN, "zoo info", look)
-    monkeypatch.setitem(commands.RUN, "eval", look)
+    monkeypatch.setattr(zoos, "info", look)
+    monkeypatch.setattr(training, "judge", look)
     assert command("eval", "r", "--threads", before + 1)[0] == 0
     assert command("zoo", "info", "z")[0] == 0
     assert seen[0] == before + 1
