@@ -38,6 +38,9 @@ from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms
 from nngraph.kernels.levels import propagate_level, take
 from nngraph.kernels.parts import (
     attend_graphs,
+    broadcast_blocks,
+    broadcast_graphs,
+    broadcast_groups,
     multiply_blocks,
     normalise_blocks,
     pool_blocks,
@@ -45,9 +48,6 @@ from nngraph.kernels.parts import (
     pool_groups,
     quantiles,
     quantiles_of_groups,
-    spread_blocks,
-    spread_graphs,
-    spread_groups,
 )
 from nngraph.kernels.sets import quantile_ranks
 from nngraph.kernels.tiled.streamed import StreamedUpdate
@@ -70,6 +70,9 @@ __all__ = [
     "attend",
     "attend_crossing",
     "attend_graphs",
+    "broadcast_blocks",
+    "broadcast_graphs",
+    "broadcast_groups",
     "edge_affine",
     "edge_update",
     "gather",
@@ -90,9 +93,6 @@ __all__ = [
     "quantiles_of_groups",
     "reduce",
     "softmax",
-    "spread_blocks",
-    "spread_graphs",
-    "spread_groups",
     "streamed_edge_means",
     "take",
 ]

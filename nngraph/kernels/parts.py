@@ -16,6 +16,9 @@ from nngraph.kernels.edges import gather, reduce
 
 __all__ = [
     "attend_graphs",
+    "broadcast_blocks",
+    "broadcast_graphs",
+    "broadcast_groups",
     "multiply_blocks",
     "normalise_blocks",
     "pool_blocks",
@@ -23,9 +26,6 @@ __all__ = [
     "pool_groups",
     "quantiles",
     "quantiles_of_groups",
-    "spread_blocks",
-    "spread_graphs",
-    "spread_groups",
 ]
 
 
@@ -75,7 +75,7 @@ def pool_blocks(topology: Topology, e: Tensor, backend: str = "auto") -> Tensor:
     return reduce(topology, e, "block", "mean", backend)
 
 
-def spread_blocks(topology: Topology, blocks: Tensor, backend: str = "auto") -> Tensor:
+def broadcast_blocks(topology: Topology, blocks: Tensor, backend: str = "auto") -> Tensor:
     """Return each block's features at each of its edges: ``[*, K, C] -> [*, E, C]``."""
     return gather(topology, blocks, "block", backend)
 
@@ -85,7 +85,7 @@ def pool_groups(topology: Topology, x: Tensor) -> Tensor:
     return reference.mean_by(x, topology.node_group, topology.group_size)
 
 
-def spread_groups(topology: Topology, groups: Tensor) -> Tensor:
+def broadcast_groups(topology: Topology, groups: Tensor) -> Tensor:
     """Return each group's features at each of its neurons: ``[*, G, C] -> [*, N, C]``."""
     return groups.index_select(-2, topology.node_group)
 
@@ -102,7 +102,7 @@ def pool_graphs(topology: Topology, values: Tensor, of: Tensor) -> Tensor:
     return reference.mean_by(values, of, count.index_add(0, of, torch.ones_like(of)))
 
 
-def spread_graphs(graphs: Tensor, of: Tensor) -> Tensor:
+def broadcast_graphs(graphs: Tensor, of: Tensor) -> Tensor:
     """Return each network's features at what belongs to it: ``[*, networks, C] -> [*, K, C]``."""
     return graphs.index_select(-2, of)
 

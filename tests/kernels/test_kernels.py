@@ -234,11 +234,11 @@ def test_pools_of_groups_and_graphs_and_their_way_back(topology: Topology, lead:
         expected[..., group, :] /= groups.count(group)
     pooled = kernels.pool_groups(topology, x)
     close(pooled, expected)
-    spread = kernels.spread_groups(topology, pooled)
+    spread = kernels.broadcast_groups(topology, pooled)
     for node, group in enumerate(groups):
         assert torch.equal(spread[..., node, :], pooled[..., group, :])
     blocks = draw(*lead, len(topology.block_size), 2)
-    spread = kernels.spread_blocks(topology, blocks)
+    spread = kernels.broadcast_blocks(topology, blocks)
     for edge, block in enumerate(topology.edge_block.tolist()):
         assert torch.equal(spread[..., edge, :], blocks[..., block, :])
 
@@ -444,7 +444,7 @@ class TestIrregular:
         close(kernels.propagate(t, weight, x, backend=backend), expected)
         graphs = kernels.pool_graphs(t, x, t.node_graph)
         close(graphs, torch.stack([x[:2].mean(0), x[2:].mean(0)]))
-        assert torch.equal(kernels.spread_graphs(graphs, t.node_graph)[:2], graphs[[0, 0]])
+        assert torch.equal(kernels.broadcast_graphs(graphs, t.node_graph)[:2], graphs[[0, 0]])
 
     def test_dense_and_levels_are_refused(self):
         with pytest.raises(InvalidGraphError, match="no blocks; expected 'scatter'"):

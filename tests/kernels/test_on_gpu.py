@@ -94,7 +94,7 @@ def test_irregular_graphs(backend: str, gpu: str):
         made += [kernels.reduce(t, e, "target", op, backend) for op in ("sum", "max", "std")]
         made.append(kernels.softmax(t, e, "source", backend))
         made.append(kernels.propagate(t, e[:, 0], x, "target", backend))
-        made.append(kernels.spread_graphs(kernels.pool_graphs(t, x, t.node_graph), t.node_graph))
+        made.append(kernels.broadcast_graphs(kernels.pool_graphs(t, x, t.node_graph), t.node_graph))
         return [value.cpu() for value in made]
 
     there = graph.to(gpu)

@@ -143,7 +143,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, topology: Topology, x: Tensor, side: str) -> Tensor:
         ctx.topology, ctx.side = topology, side
-        return _spread(topology, x, side)
+        return _broadcast(topology, x, side)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -175,7 +175,7 @@ class _Extreme(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         e, found = ctx.saved_tensors
         with torch.no_grad():
-            has_it = (e == _spread(ctx.topology, found, ctx.side)).to(e.dtype)
+            has_it = (e == _broadcast(ctx.topology, found, ctx.side)).to(e.dtype)
             count = _fold(ctx.topology, has_it, ctx.side, "sum").clamp_(min=1)
         return None, has_it * gather(ctx.topology, grad / count, ctx.side), None, None
 
@@ -188,7 +188,7 @@ class _EdgeAffine(torch.autograd.Function):
         ctx.topology, ctx.has_edges = topology, e is not None
         given = [source, target, *([] if e is None else [e])]
         dtype = reduce(torch.promote_types, [value.dtype for value in given])
-        total = _spread(topology, target.to(dtype), "target")
+        total = _broadcast(topology, target.to(dtype), "target")
         for bucket in _buckets(topology):
             _edges(total, bucket).add_(_take(source, bucket.source).unsqueeze(-3))
         return total if e is None else total.add_(e)
@@ -200,7 +200,7 @@ class _EdgeAffine(torch.autograd.Function):
 
 
 def _joined(topology: Topology, x: Tensor, side: str) -> Tensor:
-    """What :func:`_spread` writes, in operations that torch differentiates itself."""
+    """What :func:`_broadcast` writes, in operations that torch differentiates itself."""
     pieces, first = [x[..., :0, :]], 0
     for bucket in _buckets(topology):
         shape = (bucket.count, bucket.rows, bucket.columns)
@@ -219,7 +219,7 @@ def _joined(topology: Topology, x: Tensor, side: str) -> Tensor:
     return torch.cat(pieces, dim=-2)
 
 
-def _spread(topology: Topology, x: Tensor, side: str) -> Tensor:
+def _broadcast(topology: Topology, x: Tensor, side: str) -> Tensor:
     """Write what edges read of their end or block next to one another: ``-> [*, E, C]``."""
     out = x.new_empty(*x.shape[:-2], topology.num_edges, x.shape[-1])
     first = 0

@@ -1,4 +1,4 @@
-r"""Pool, mix, spread on dense blocks: the arithmetic of the equivariant linear layer.
+r"""Pool, mix, broadcast on dense blocks: the arithmetic of the equivariant linear layer.
 
 With P the means of every tensor into the tables of
 :class:`~nngraph.kernels.equivariant.terms.Terms`, M the mixing of slots and channels within each
@@ -39,14 +39,14 @@ class DenseMixing(nn.Module):
 
     #: The index vectors of the layout.
     pooled: Tensor
-    spread: Tensor
+    broadcast: Tensor
 
     def __init__(self, terms: Terms) -> None:
         super().__init__()
         self.terms, self.layout = terms, Layout.of(terms)
         # Derived from the architecture, so no part of the state dict.
         self.register_buffer("pooled", self.layout.pooled, persistent=False)
-        self.register_buffer("spread", self.layout.spread, persistent=False)
+        self.register_buffer("broadcast", self.layout.broadcast, persistent=False)
 
     def forward(
         self, x: Tensor, edge_attr: Tensor, bias: Tensor | None, *weights: Tensor
@@ -154,12 +154,12 @@ class DenseMixing(nn.Module):
 
         Args:
             mixed: the tables.
-            scaled: divide it by the number of neurons that it is spread to: the transpose of a
+            scaled: divide it by the number of neurons that it is broadcast to: the transpose of a
                 mean.
         """
         whole = torch.unflatten(mixed[1], 1, (self.terms.num_slots, -1))
         slots = torch.cat([whole, torch.zeros_like(whole[:, :1])], dim=1)
-        slots = slots.index_select(1, self.spread)
+        slots = slots.index_select(1, self.broadcast)
         before = 0
         for stack, table in zip(self.layout.stacks, mixed[0], strict=True):
             own = slots[:, before : before + stack.width]
@@ -183,8 +183,8 @@ class DenseMixing(nn.Module):
             edge_attr: what is multiplied.
             weights: of the edge mixing, ``[C, C_out]`` each.
             out: x, which is zero, and edge_attr.
-            scaled: divide tables by the number of entries that they are spread to: the transpose of
-                a mean.
+            scaled: divide tables by the number of entries that they are broadcast to: the
+                transpose of a mean.
         """
         slots = self.add_global(mixed, scaled)
         batch, count = len(edge_attr), 0

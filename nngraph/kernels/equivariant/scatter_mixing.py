@@ -1,4 +1,4 @@
-"""Pool and spread of the equivariant linear layer as message passing over ``edge_index``."""
+"""Pool and broadcast of the equivariant linear layer as message passing over ``edge_index``."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class ScatterMixing(nn.Module):
         ]
         return tables, whole.flatten(1)
 
-    def spread(
+    def broadcast(
         self, index: ScatterIndex, tables: Tables, edge_attr: Tensor, weights: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Read every entry's new features from the tables, and mix each edge with itself."""

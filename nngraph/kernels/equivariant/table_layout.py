@@ -125,13 +125,13 @@ class Layout:
         stacks: all tables.
         pooled: for each slot of the global table which slot it pools, of the stacks' without their
             neurons, side by side, and then those of tensors without permuted axes.
-        spread: for each of these the slot of the global table that it reads; S where none.
+        broadcast: for each of these the slot of the global table that it reads; S where none.
     """
 
     runs: tuple[Run, ...]
     stacks: tuple[Stack, ...]
     pooled: Tensor
-    spread: Tensor
+    broadcast: Tensor
 
     @classmethod
     def of(cls, terms: Terms) -> Layout:
@@ -158,10 +158,10 @@ class Layout:
             pooled[slot.start : slot.stop] = slots[slot.tensor] + torch.arange(
                 slot.stop - slot.start
             )
-        spread = torch.full((width,), terms.num_slots)
-        spread[pooled] = torch.arange(terms.num_slots)
+        broadcast = torch.full((width,), terms.num_slots)
+        broadcast[pooled] = torch.arange(terms.num_slots)
         runs = tuple(_run(terms, found, places, slots) for found in _neighbours(terms.tensors))
-        return cls(runs, stacks, pooled, spread)
+        return cls(runs, stacks, pooled, broadcast)
 
 
 def _neighbours(tensors: Sequence[MixedTensor]) -> list[list[int]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nngraph.graph import Bucket, Topology
-from nngraph.kernels.backends.dense import _buckets, _edges, _fold, _spread, _take
+from nngraph.kernels.backends.dense import _broadcast, _buckets, _edges, _fold, _take
 
 __all__ = ["aggregate"]
 
@@ -44,7 +44,7 @@ class _Aggregate(torch.autograd.Function):
         made: list[Tensor | None] = []
         for op in ops:
             if op == "std":
-                apart = _spread(topology, mean, side).sub_(e).square_()  # type: ignore[arg-type]
+                apart = _broadcast(topology, mean, side).sub_(e).square_()  # type: ignore[arg-type]
                 made.append((_fold(topology, apart, side, "sum") / count).sqrt_())
             elif op in ("max", "min"):
                 made.append(_fold(topology, e, side, op))

@@ -211,8 +211,8 @@ class _EdgeMeans(torch.autograd.Function):
                 parts = torch.unflatten(at_start.flatten(1), 0, (-1, bucket.parts))
                 totals[2][blocks] += parts.sum(1)
             for i in range(len(steps)):
-                _spread(totals[4 + 4 * i], bucket.source, made[2 * i])
-                _spread(totals[5 + 4 * i], bucket.target, made[2 * i + 1])
+                _broadcast(totals[4 + 4 * i], bucket.source, made[2 * i])
+                _broadcast(totals[5 + 4 * i], bucket.target, made[2 * i + 1])
                 if (total := totals[6 + 4 * i]) is not None:
                     total[:, blocks] += _over_blocks(bucket, made[2 * i + 1])
             first = blocks.stop
@@ -224,7 +224,7 @@ def _add(total: Tensor | None, value: Tensor) -> None:
         total += value
 
 
-def _spread(total: Tensor | None, nodes: Any, value: Tensor) -> None:
+def _broadcast(total: Tensor | None, nodes: Any, value: Tensor) -> None:
     """Add ``[B, count, size, C]`` up at its nodes, in place."""
     if total is None:
         return

@@ -123,10 +123,10 @@ class TensorNorm(nn.Module):
         (group_scale, block_scale), (group_shift, block_shift) = (
             torch.split(value, sizes) for value in (scale, shift)
         )
-        x = x * kernels.spread_groups(topology, group_scale)
-        x = x + kernels.spread_groups(topology, group_shift)
-        edge_attr = edge_attr * kernels.spread_blocks(topology, block_scale)
-        edge_attr = edge_attr + kernels.spread_blocks(topology, block_shift)
+        x = x * kernels.broadcast_groups(topology, group_scale)
+        x = x + kernels.broadcast_groups(topology, group_shift)
+        edge_attr = edge_attr * kernels.broadcast_blocks(topology, block_scale)
+        edge_attr = edge_attr + kernels.broadcast_blocks(topology, block_shift)
         return x * topology.node_has_bias.to(x.dtype).unsqueeze(-1), edge_attr
 
     def _moments(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,8 +144,8 @@ class TensorNorm(nn.Module):
         groups = len(topology.group_size)
         # Around the mean, not E[A^2] - E[A]^2, which cancels.
         variance = average(
-            (x - kernels.spread_groups(topology, mean[:groups])).square(),
-            (edge_attr - kernels.spread_blocks(topology, mean[groups:])).square(),
+            (x - kernels.broadcast_groups(topology, mean[:groups])).square(),
+            (edge_attr - kernels.broadcast_blocks(topology, mean[groups:])).square(),
         )
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
@@ -170,11 +170,11 @@ def normalise_tensors(
     """
     edge_attr = kernels.normalise_blocks(topology, edge_attr, *blocks, eps)
     mean = kernels.pool_groups(topology, x).mean(-1, keepdim=True)
-    apart = x - kernels.spread_groups(topology, mean)
+    apart = x - kernels.broadcast_groups(topology, mean)
     variance = kernels.pool_groups(topology, apart.square()).mean(-1, keepdim=True)
     scale, shift = groups
-    x = apart * kernels.spread_groups(topology, scale * (variance + eps).rsqrt())
-    x = x + kernels.spread_groups(topology, shift)
+    x = apart * kernels.broadcast_groups(topology, scale * (variance + eps).rsqrt())
+    x = x + kernels.broadcast_groups(topology, shift)
     return x * topology.node_has_bias.to(x.dtype).unsqueeze(-1), edge_attr
 
 

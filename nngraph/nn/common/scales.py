@@ -97,7 +97,7 @@ class TensorScales(Fitted):
         edges, nodes = self._padded(features)
         dtype = features.x.dtype
         per_block = self.weight[self._slot(topology.block_level)].to(dtype).unsqueeze(-1)
-        scale = kernels.spread_blocks(topology, per_block)
+        scale = kernels.broadcast_blocks(topology, per_block)
         if not self.fan_in:
             scale = scale * fan_in(topology, dtype)
         return edges / scale, nodes / self.bias[self._slot(topology.node_level)].to(dtype)

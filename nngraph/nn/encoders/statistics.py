@@ -65,7 +65,7 @@ class ParameterStatistics(nn.Module):
         own: Tensor = self.groups(group_statistics(topology, columns))
         incoming: Tensor = self.incoming(edge_statistics(topology, weights, "target"))
         outgoing: Tensor = self.outgoing(edge_statistics(topology, weights, "source"))
-        return incoming + outgoing + kernels.spread_groups(topology, own)
+        return incoming + outgoing + kernels.broadcast_groups(topology, own)
 
     def edges(self, topology: Topology, weights: Tensor) -> Tensor:
         """Return e of each block."""
@@ -82,7 +82,8 @@ def edge_statistics(topology: Topology, e: Tensor, side: kernels.Side) -> Tensor
 def group_statistics(topology: Topology, x: Tensor) -> Tensor:
     """Return mean, deviation and quartiles of each group: ``[*, N, C] -> [*, G, 7 C]``."""
     mean = kernels.pool_groups(topology, x)
-    variance = kernels.pool_groups(topology, (x - kernels.spread_groups(topology, mean)).square())
+    apart = x - kernels.broadcast_groups(topology, mean)
+    variance = kernels.pool_groups(topology, apart.square())
     varies = variance > 0
     # Its slope is 0 where nothing varies.
     deviation = variance.where(varies, torch.ones_like(variance)).sqrt() * varies

@@ -29,7 +29,7 @@ class EquivariantLinear(nn.Module):
 
     Every tensor is pooled into one global table and into a table at the neurons of each permuted
     group that it has as an axis; free axes (inputs, outputs) count as channels; each table is mixed
-    and spread back. These terms are data (:class:`~nngraph.kernels.equivariant.terms.Terms`) and
+    and broadcast back. These terms are data (:class:`~nngraph.kernels.equivariant.terms.Terms`) and
     together are all of the DWS basis: each weight is one coefficient of it. O(E) time, and E
     features in and out.
 
@@ -58,7 +58,7 @@ class EquivariantLinear(nn.Module):
         MissingDependencyError: if the backend is ``"scatter"`` and torch-scatter is not installed.
 
     Source:
-        the space of maps: Navon et al., ICML 2023; pool-mix-spread as one table per group is ours.
+        the space of maps: Navon et al., ICML 2023; one table per group is ours.
 
     Example:
         >>> architecture = Architecture.mlp([2, 32, 32, 1])
@@ -146,7 +146,7 @@ class EquivariantLinear(nn.Module):
             mixed = mix_tables(
                 self.terms, tables, [self.global_weight, *self.node_weights], self.bias
             )
-            out_x, out_edges = self.messages.spread(index, mixed, edges, list(self.edge_weights))
+            out_x, out_edges = self.messages.broadcast(index, mixed, edges, list(self.edge_weights))
         channels = (self.out_channels,)
         return out_x.reshape(x.shape[:-1] + channels), out_edges.reshape(
             edge_attr.shape[:-1] + channels

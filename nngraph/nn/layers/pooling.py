@@ -127,7 +127,7 @@ class TensorNodes(nn.Module):
             z = torch.cat([z, self.blocks(kernels.pool_blocks(topology, e))], dim=-2)
             graph = torch.cat([graph, topology.block_graph])
         z = nn.functional.silu(z)
-        summary = kernels.spread_graphs(kernels.pool_graphs(topology, z, graph), graph)
+        summary = kernels.broadcast_graphs(kernels.pool_graphs(topology, z, graph), graph)
         u = self.update(torch.cat([z, summary], dim=-1))
         groups = len(topology.group_graph)
         return u[..., :groups, :], u[..., groups:, :]

@@ -122,9 +122,9 @@ class SharedEquivariantLinear(nn.Module):
         block_part, group_part = self._mix(topology, kinds, blocks, groups)
         weight = self.edge_weight[kinds.block]
         mixed = kernels.multiply_blocks(topology, edge_attr, weight, self.backend)
-        mixed = mixed + kernels.spread_blocks(topology, block_part, self.backend)
+        mixed = mixed + kernels.broadcast_blocks(topology, block_part, self.backend)
         edges = kernels.edge_affine(topology, mixed, h_out, h_in, backend=self.backend)
-        nodes = h_bias + kernels.spread_groups(topology, group_part)
+        nodes = h_bias + kernels.broadcast_groups(topology, group_part)
         return nodes * has_bias, edges
 
     def _pool_edges(self, topology: Topology, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,9 +56,9 @@ class GraphLayer(nn.Module):
         self, topology: Topology, x: Tensor, e: Tensor, u: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         normal, whole = self.norm(x), self.graph_norm(u)
-        blocks = kernels.spread_graphs(self.block(whole), topology.block_graph)
+        blocks = kernels.broadcast_graphs(self.block(whole), topology.block_graph)
         found = self.edges(topology, normal, e, blocks)
-        told = kernels.spread_graphs(whole, topology.node_graph)
+        told = kernels.broadcast_graphs(whole, topology.node_graph)
         heard = [normal, found.incoming, found.outgoing, told]
         x = x + self.update(torch.cat(heard, dim=-1))
         if self.graph is None:

@@ -122,7 +122,7 @@ class MessagePassingLayer(nn.Module):
                     self.outgoing(topology, update.edges, "source"),
                 ]
         if told is not None:
-            heard.append(kernels.spread_groups(topology, told[0]))
+            heard.append(kernels.broadcast_groups(topology, told[0]))
         return x + self.update(torch.cat(heard, dim=-1)), update
 
     def stream(

@@ -128,9 +128,9 @@ class SetAttentionLayer(nn.Module):
         blocks, groups = self.tensors(
             topology, kernels.pool_blocks(topology, own_e), kernels.pool_groups(topology, own_x)
         )
-        told = kernels.spread_groups(topology, self.groups(groups))
+        told = kernels.broadcast_groups(topology, self.groups(groups))
         x = x + self.node_out(silu(self.node_in(torch.cat([own_x, node], dim=-1)) + told))
-        told = kernels.spread_blocks(topology, self.blocks(blocks))
+        told = kernels.broadcast_blocks(topology, self.blocks(blocks))
         heard = self.edge_in(torch.cat([own_e, column, row], dim=-1))
         return x, e + self.edge_out(silu(heard + told))
 

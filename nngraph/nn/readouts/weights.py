@@ -123,7 +123,7 @@ class WeightReadout(nn.Module):
         if self.heard is not None:
             heard = self.heard(context).reshape(*x.shape[:-2], topology.num_graphs, -1)
             if topology.num_graphs > 1:  # else one row, which broadcasts
-                heard = kernels.spread_graphs(heard, topology.node_graph)
+                heard = kernels.broadcast_graphs(heard, topology.node_graph)
             gain, shift = heard.chunk(2, dim=-1)
             hidden = hidden * (1 + gain) + shift
         return silu(self.mix(silu(hidden)))
