@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from nngraph.kernels.backends.choice import BACKENDS, REDUCTIONS, End, Reduction, Side
 from nngraph.kernels.backends.reference import mean_by
-from nngraph.kernels.crossing import attend_crossing
 from nngraph.kernels.edges import (
     aggregate,
     attend,
@@ -49,6 +48,7 @@ from nngraph.kernels.parts import (
     quantiles,
     quantiles_of_groups,
 )
+from nngraph.kernels.row_column import row_column_attention
 from nngraph.kernels.sets import quantile_ranks
 from nngraph.kernels.tiled.streamed import StreamedUpdate
 from nngraph.kernels.updates import EdgeUpdate, edge_update, map_edges, streamed_edge_means
@@ -68,7 +68,6 @@ __all__ = [
     "Terms",
     "aggregate",
     "attend",
-    "attend_crossing",
     "attend_graphs",
     "broadcast_blocks",
     "broadcast_graphs",
@@ -92,6 +91,7 @@ __all__ = [
     "quantiles",
     "quantiles_of_groups",
     "reduce",
+    "row_column_attention",
     "softmax",
     "streamed_edge_means",
     "take",

@@ -78,10 +78,10 @@ class SetAttentionLayer(nn.Module):
             + U u_{k(ij)}\big) \\
         x_i &\leftarrow x_i + O'\, \sigma\big(A' [\hat x_i, y_i] + U' u_{k(i)}\big)
 
-    with y the answers of :func:`nngraph.kernels.attend_crossing` to queries, keys and values that
-    are linear in the states normalised over channels, :math:`\hat e` and :math:`\hat x`: a weight
-    is in a column of its block, which meets others at its target's group, and in a row, which does
-    at its source's. u are the answers of :class:`TensorAttention`.
+    with y the answers of :func:`nngraph.kernels.row_column_attention` to queries, keys and values
+    that are linear in the states normalised over channels, :math:`\hat e` and :math:`\hat x`: a
+    weight is in a column of its block, which meets others at its target's group, and in a row,
+    which does at its source's. u are the answers of :class:`TensorAttention`.
 
     Args:
         channels: C, of neurons and of weights.
@@ -122,7 +122,7 @@ class SetAttentionLayer(nn.Module):
 
     def forward(self, topology: Topology, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         own_x, own_e = self.node_norm(x), self.edge_norm(e)
-        column, row, node = kernels.attend_crossing(
+        column, row, node = kernels.row_column_attention(
             topology, self.edge_read(own_e), self.node_read(own_x), self.keys, self.heads
         )
         blocks, groups = self.tensors(

@@ -11,13 +11,13 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Meetings, Topology
 
-__all__ = ["attend_crossing", "dense", "reference"]
+__all__ = ["dense", "reference", "row_column_attention"]
 
 #: Answers to weights as part of a column, as part of a row, and to neurons.
 Answers = tuple[Tensor, Tensor, Tensor]
 
 
-def attend_crossing(
+def row_column_attention(
     topology: Topology,
     edges: Tensor,
     nodes: Tensor,
@@ -55,8 +55,8 @@ def attend_crossing(
     kernel = {"auto": dense, "dense": dense, "reference": reference}
     if backend not in kernel:
         raise ValueError(
-            f"the backend {backend!r} was asked for 'attend_crossing'; expected 'auto', 'dense' or "
-            "'reference'."
+            f"the backend {backend!r} was asked for 'row_column_attention'; expected 'auto', "
+            "'dense' or 'reference'."
         )
     channels = edges.shape[-1] - 2 * keys
     fits = channels > 0 and keys > 0 and edges.shape[-1] == nodes.shape[-1]
@@ -69,7 +69,7 @@ def attend_crossing(
 
 
 def dense(topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: int) -> Answers:
-    """See :func:`attend_crossing`: matrix products, one kind of set at a time."""
+    """See :func:`row_column_attention`: matrix products, one kind of set at a time."""
     meetings = _known(topology)
     outgoing = _pieces(
         edges, meetings.outgoing, [m.count * n * m.size for m in meetings.sets for n in m.rows]
@@ -134,7 +134,7 @@ def _restore(pieces: list[Tensor], order: Tensor | None, like: Tensor) -> Tensor
 def reference(
     topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: int
 ) -> Answers:
-    """See :func:`attend_crossing`: one set of neurons after the other."""
+    """See :func:`row_column_attention`: one set of neurons after the other."""
     _known(topology)
     count = topology.num_edges
     # For each set, the rows of `values` that each token is made of, by its role.

@@ -47,7 +47,7 @@ def test_against_loops_over_tokens(backend: str, widths: tuple[int, ...]):
     """On chains, one network, one head after the other."""
     topology = Topology.of(mlp(widths))
     e, x = features(topology, ())
-    found = kernels.attend_crossing(topology, e, x, 2, 2, backend)
+    found = kernels.row_column_attention(topology, e, x, 2, 2, backend)
     weights = [
         part.reshape(after, before, 10)
         for part, before, after in zip(
@@ -90,7 +90,7 @@ def test_backends_agree_in_values_and_gradients(topology: Topology, lead: tuple[
     e, x = (value.requires_grad_() for value in features(topology, lead))
     results = []
     for backend in ("reference", "dense"):
-        out = kernels.attend_crossing(topology, e, x, 2, 2, backend)
+        out = kernels.row_column_attention(topology, e, x, 2, 2, backend)
         total = sum((part * draw(*part.shape, seed=3)).sum() for part in out)
         results.append([*out, *torch.autograd.grad(total, (e, x))])
     for one, other in zip(*results, strict=True):
@@ -104,7 +104,7 @@ def test_first_and_second_derivatives(topology: Topology, lead: tuple[int, ...],
     inputs = e.requires_grad_(), x.requires_grad_()
 
     def run(e: Tensor, x: Tensor) -> Tensor:
-        out = kernels.attend_crossing(topology, e, x, 1, 1, backend)
+        out = kernels.row_column_attention(topology, e, x, 1, 1, backend)
         return torch.cat([part.flatten() for part in out])
 
     assert gradcheck(run, inputs)
@@ -114,11 +114,11 @@ def test_first_and_second_derivatives(topology: Topology, lead: tuple[int, ...],
 def test_what_is_refused():
     topology = Topology.of(mlp([2, 3, 1]))
     e, x = features(topology, ())
-    with pytest.raises(ValueError, match=r"'scatter' was asked for 'attend_crossing'"):
-        kernels.attend_crossing(topology, e, x, 2, backend="scatter")
+    with pytest.raises(ValueError, match=r"'scatter' was asked for 'row_column_attention'"):
+        kernels.row_column_attention(topology, e, x, 2, backend="scatter")
     for keys, heads in ((2, 4), (4, 4), (5, 1), (0, 1), (2, 0)):
         with pytest.raises(ValueError, match="shared evenly by"):
-            kernels.attend_crossing(topology, e, x, keys, heads)
+            kernels.row_column_attention(topology, e, x, keys, heads)
     graph = Topology.of_edges(torch.tensor([[0, 1], [1, 0]]), 2)
     with pytest.raises(InvalidGraphError, match="irregular"):
-        kernels.attend_crossing(graph, draw(2, 3), draw(2, 3), 1)
+        kernels.row_column_attention(graph, draw(2, 3), draw(2, 3), 1)
