@@ -429,7 +429,7 @@ class Tiny(StateNetwork):
 
     def __init__(self, architecture, num_outputs=0, channels=16):
         super().__init__(architecture, num_outputs, channels, 0)
-        self.encoder = NetworkEncoder(self.extent, channels, 0)
+        self.encoder = NetworkEncoder(self.limits, channels, 0)
         self.heads = nn.ModuleList(nn.Linear(channels, channels) for _ in range(3))
 
     def states(self, networks):

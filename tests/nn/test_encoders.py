@@ -28,7 +28,7 @@ from nngraph.nn import (
     NetworkEncoder,
     input_features,
 )
-from nngraph.nn.common.extent import Extent
+from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.encoders import places
 from nngraph.nn.encoders.places import ActivationPlaces, sinusoids
 from nngraph.nn.encoders.statistics import edge_statistics, group_statistics
@@ -66,7 +66,7 @@ def encoder(
 ) -> NetworkEncoder:
     torch.manual_seed(0)
     return NetworkEncoder(
-        Extent.of(architectures), 6, edge_channels, options=EncoderOptions(**changes)
+        SizeLimits.of(architectures), 6, edge_channels, options=EncoderOptions(**changes)
     ).double()
 
 

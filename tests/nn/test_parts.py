@@ -17,8 +17,8 @@ from nngraph.nn import (
     input_features,
     probing,
 )
-from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.levels import at_outputs
+from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.testing import random_architectures, random_stack
 
 mlp = Architecture.mlp
@@ -44,7 +44,7 @@ TWO = network(
 
 
 def scales_of(architecture: Architecture) -> TensorScales:
-    return TensorScales(Extent.of([architecture])).double()
+    return TensorScales(SizeLimits.of([architecture])).double()
 
 
 def test_scales_by_hand():

@@ -21,7 +21,7 @@ from nngraph.nn import (
     StateNetwork,
     States,
 )
-from nngraph.nn.common.extent import Extent
+from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.readouts.readout import Attention, LayerwiseMeans, LevelMeans
 from nngraph.testing import (
     assert_invariant,
@@ -53,7 +53,7 @@ FEW = ("one-affine-map", "width-one", "several-outputs", "convolutions", "heads"
 def readout(architectures: list[Architecture], edge_channels: int = 4, **changes: Any) -> Readout:
     torch.manual_seed(0)
     options = ReadoutOptions(**{"hidden": 8, **changes})
-    return Readout(Extent.of(architectures), 6, edge_channels, 3, options).double().eval()
+    return Readout(SizeLimits.of(architectures), 6, edge_channels, 3, options).double().eval()
 
 
 class Plain(StateNetwork):
@@ -62,7 +62,7 @@ class Plain(StateNetwork):
     def __init__(self, architecture: Any, num_outputs: int, encoder: Any = (), **changes: Any):
         options = ReadoutOptions(**{"hidden": 8, **changes})
         super().__init__(architecture, num_outputs, 6, 4, options)
-        self.encoder = NetworkEncoder(self.extent, 6, 4, options=EncoderOptions(**dict(encoder)))
+        self.encoder = NetworkEncoder(self.limits, 6, 4, options=EncoderOptions(**dict(encoder)))
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)
@@ -349,6 +349,6 @@ def test_what_does_not_fit_together_is_refused(changes: Any, error: Any, words: 
 
 
 def test_outputs_alone_are_not_read_of_networks_that_have_none():
-    extent = Extent(inputs=2, outputs=0, levels=3, columns=1, taps=1, chains=False)
+    limits = SizeLimits(inputs=2, outputs=0, levels=3, columns=1, taps=1, chains=False)
     with pytest.raises(ArchitectureError, match="without output neurons"):
-        Readout(extent, 6, 4, 3, ReadoutOptions(readout="outputs"))
+        Readout(limits, 6, 4, 3, ReadoutOptions(readout="outputs"))

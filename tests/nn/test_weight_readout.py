@@ -280,10 +280,10 @@ class TestFormOfNetworks:
 
 
 def test_mistakes_are_refused():
-    extent = editor(mlp([2, 3, 1])).body.extent
+    limits = editor(mlp([2, 3, 1])).body.limits
     for name in ("rank", "copies", "hidden", "scale"):
         with pytest.raises(ValueError, match=f"{name} is 0; expected a positive number"):
-            WeightReadout(extent, 4, 0, **{name: 0})
+            WeightReadout(limits, 4, 0, **{name: 0})
     with pytest.raises(ValueError, match=r"'flat', which gives neurons no states.*message-passing"):
         EditingNetwork.of(mlp([2, 3, 1]), "flat")
     built = EditingNetwork.of(mlp([2, 3, 1]), options=SMALL, copies=2)
@@ -292,9 +292,9 @@ def test_mistakes_are_refused():
     features = input_features(random_stack(mlp([2, 3, 1]), 1, 0, torch.float32))
     states = States(features, torch.randn(1, 6, 6))
     with pytest.raises(ValueError, match="build it with edge_channels=0"):
-        WeightReadout(extent, 6, 3)(states)
+        WeightReadout(limits, 6, 3)(states)
     with pytest.raises(ValueError, match="called with a context; expected none"):
-        WeightReadout(extent, 6, 0)(states, torch.zeros(1, 4))
+        WeightReadout(limits, 6, 0)(states, torch.zeros(1, 4))
 
 
 def test_nothing_of_edge_size_but_the_weights(monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Extent
+from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
 __all__ = ["TensorScales", "fan_in"]
@@ -31,18 +31,18 @@ class TensorScales(Fitted):
     of the fan-in as initialisations make them, sums over neurons then stay as large as they were.
 
     Args:
-        extent: of the networks to read.
+        limits: of the networks to read.
         fan_in: whether the fan-in counts as part of the scale.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, extent: Extent, fan_in: bool = False) -> None:
+    def __init__(self, limits: SizeLimits, fan_in: bool = False) -> None:
         super().__init__()
-        self.extent, self.fan_in = extent, fan_in
-        self.register_buffer("weight", torch.ones(extent.levels))
-        self.register_buffer("bias", torch.ones(extent.levels, extent.columns))
+        self.limits, self.fan_in = limits, fan_in
+        self.register_buffer("weight", torch.ones(limits.levels))
+        self.register_buffer("bias", torch.ones(limits.levels, limits.columns))
 
     def _slot(self, level: Tensor) -> Tensor:
         return level.clamp(max=len(self.weight) - 1)
@@ -76,7 +76,7 @@ class TensorScales(Fitted):
 
     def _padded(self, features: Features) -> tuple[Tensor, Tensor]:
         """Return edge and node features with as many taps and columns as the model has."""
-        sizes = self.extent.taps, self.extent.columns
+        sizes = self.limits.taps, self.limits.columns
         for what, value, size in zip(
             ("taps on edges", "columns on nodes"), (features.taps, features.x), sizes, strict=True
         ):

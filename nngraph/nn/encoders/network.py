@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.graph import BLOCK_KINDS, Topology
-from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.levels import join_levels
 from nngraph.nn.common.scales import TensorScales, fan_in
+from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.encoders.ordered_pass import OrderedPass, node_entries
 from nngraph.nn.encoders.places import (
     ActivationPlaces,
@@ -97,7 +97,7 @@ class NetworkEncoder(nn.Module):
     term p and q can be left out, and others added.
 
     Args:
-        extent: of the networks to read.
+        limits: of the networks to read.
         channels, edge_channels: C and C_e; without edge channels there are no states of weights.
         max_levels: levels that are told apart; deeper ones count as the last.
         options: what else the states hold.
@@ -111,7 +111,7 @@ class NetworkEncoder(nn.Module):
 
     def __init__(
         self,
-        extent: Extent,
+        limits: SizeLimits,
         channels: int,
         edge_channels: int,
         max_levels: int = 16,
@@ -119,24 +119,24 @@ class NetworkEncoder(nn.Module):
     ) -> None:
         super().__init__()
         options = options or EncoderOptions()
-        taps, columns = extent.taps, extent.columns
-        depth, waves = min(extent.levels, max_levels), 2 * options.frequencies
+        taps, columns = limits.taps, limits.columns
+        depth, waves = min(limits.levels, max_levels), 2 * options.frequencies
         from_inputs = options.levels in ("inputs", "both")
         from_outputs = options.levels in ("outputs", "both")
         places = options.places
         self.channels, self.unit_weights = channels, options.unit_weights
-        self.scales = TensorScales(extent, options.fan_in)
+        self.scales = TensorScales(limits, options.fan_in)
         self.ordered = None
         if options.ordered:
             kind: PlaceKind = "learned" if places == "none" else places
-            self.ordered = OrderedPass(extent, channels, options.messages, max_levels, kind)
+            self.ordered = OrderedPass(limits, channels, options.messages, max_levels, kind)
         # An ordered pass over MLPs has read all that their neurons have.
-        reads_own = not (options.ordered and extent.chains) or options.frequencies > 0
+        reads_own = not (options.ordered and limits.chains) or options.frequencies > 0
         self.own = nn.Linear(2 * columns + waves, channels) if reads_own else None
         self.places = nn.ModuleDict()
         if places != "none":
-            self.places["inputs"] = InputPlaces(make_rows(places, extent.inputs, channels))
-            self.places["outputs"] = OutputPlaces(make_rows(places, extent.outputs, channels))
+            self.places["inputs"] = InputPlaces(make_rows(places, limits.inputs, channels))
+            self.places["outputs"] = OutputPlaces(make_rows(places, limits.outputs, channels))
         if from_inputs:
             self.places["levels"] = Lookup(depth, channels, attrgetter("node_level"))
         if from_outputs:
@@ -249,17 +249,17 @@ class EndEncoder(nn.Module):
     do not read neurons without a bias, or treat inputs and outputs as relabelled.
 
     Args:
-        extent, channels, edge_channels, max_levels: as there; both kinds of states are wanted.
+        limits, channels, edge_channels, max_levels: as there; both kinds of states are wanted.
 
     Shape:
         features of any batch -> x ``[*, N, C]``, e ``[*, E, C_e]``.
     """
 
     def __init__(
-        self, extent: Extent, channels: int, edge_channels: int, max_levels: int = 16
+        self, limits: SizeLimits, channels: int, edge_channels: int, max_levels: int = 16
     ) -> None:
         super().__init__()
-        self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels)
+        self.encoder = NetworkEncoder(limits, channels, edge_channels, max_levels)
         self.source = nn.Linear(channels, edge_channels, bias=False)
         self.target = nn.Linear(channels, edge_channels, bias=False)
 

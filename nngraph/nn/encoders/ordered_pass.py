@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.levels import at_inputs
+from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.encoders.places import LearnedRows, PlaceKind, SinusoidalRows
 
 __all__ = ["OrderedPass", "node_entries"]
@@ -31,7 +31,7 @@ class OrderedPass(nn.Module):
     taps, each for its share of the channels.
 
     Args:
-        extent: of the networks to read.
+        limits: of the networks to read.
         channels: C, of the states.
         messages: channels of the messages.
         max_levels: number of sets of maps at most.
@@ -45,7 +45,7 @@ class OrderedPass(nn.Module):
 
     def __init__(
         self,
-        extent: Extent,
+        limits: SizeLimits,
         channels: int,
         messages: int,
         max_levels: int = 16,
@@ -55,22 +55,22 @@ class OrderedPass(nn.Module):
         # As many channels as inputs keep all of a row of the first weight. A neuron that hears of
         # several levels hears of all in the same channels.
         learned = places == "learned"
-        width = min(extent.inputs, messages) if extent.chains and learned else messages
+        width = min(limits.inputs, messages) if limits.chains and learned else messages
         self.inputs = (
-            LearnedRows(torch.eye(extent.inputs, width)) if learned else SinusoidalRows(width)
+            LearnedRows(torch.eye(limits.inputs, width)) if learned else SinusoidalRows(width)
         )
-        if isinstance(self.inputs, LearnedRows) and extent.inputs > messages:
+        if isinstance(self.inputs, LearnedRows) and limits.inputs > messages:
             nn.init.orthogonal_(self.inputs.table)
-        self.chains = extent.chains
-        own = 2 * extent.columns
+        self.chains = limits.chains
+        own = 2 * limits.columns
         #: channels of the sums that reach the outputs
         self.width = max(messages, width) + own
-        levels = min(max(extent.levels - 1, 2), max_levels)
-        if not extent.chains:
+        levels = min(max(limits.levels - 1, 2), max_levels)
+        if not limits.chains:
             # Inputs of an MLP have no parameters; constants and embeddings stand there elsewhere.
             self.first = nn.Linear(own, width)
-        if extent.taps > 1:
-            self.reads = nn.Parameter(torch.randn(extent.taps, min(extent.taps, 4)))
+        if limits.taps > 1:
+            self.reads = nn.Parameter(torch.randn(limits.taps, min(limits.taps, 4)))
         self.cells = nn.ModuleList(
             nn.Sequential(
                 nn.Linear((messages if i else width) + own, channels),

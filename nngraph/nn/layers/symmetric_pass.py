@@ -13,10 +13,10 @@ from torch.nn.functional import pad
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.levels import at_inputs, by_output
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales
+from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.features import Features
 from nngraph.nn.layers.cells import (
     CELLS,
@@ -67,7 +67,7 @@ class SymmetricPass(nn.Module):
     size but the weights is made.
 
     Args:
-        extent: of the networks to read.
+        limits: of the networks to read.
         kinds: of neurons that are served, keys of ``CELLS``.
         channels: C_l of the cells; the last number serves deeper layers too.
         messages: M, channels of h and g.
@@ -86,7 +86,7 @@ class SymmetricPass(nn.Module):
 
     def __init__(
         self,
-        extent: Extent,
+        limits: SizeLimits,
         kinds: Sequence[str],
         channels: Sequence[int],
         messages: int,
@@ -98,13 +98,13 @@ class SymmetricPass(nn.Module):
         if unknown := [name for name in functions or () if name not in FUNCTIONS]:
             raise ValueError(f"function {unknown[0]!r}; expected one of {', '.join(FUNCTIONS)}.")
         self.kinds, self.messages, self.bidirectional = list(kinds), messages, bidirectional
-        self.scales = TensorScales(extent)
-        width, back = min(extent.inputs, messages), messages if bidirectional else 0
-        self.inputs = nn.Parameter(torch.eye(extent.inputs, width))
-        if extent.inputs > messages:
+        self.scales = TensorScales(limits)
+        width, back = min(limits.inputs, messages), messages if bidirectional else 0
+        self.inputs = nn.Parameter(torch.eye(limits.inputs, width))
+        if limits.inputs > messages:
             nn.init.orthogonal_(self.inputs)
         # One set of maps per hidden layer, and at least two: those of the first, and of all deeper.
-        depth = min(max(extent.levels - 2, 2), max_levels)
+        depth = min(max(limits.levels - 2, 2), max_levels)
         #: C of each set of maps
         self.sizes = [channels[min(i, len(channels) - 1)] for i in range(depth)]
         self.cells = nn.ModuleList(
@@ -119,7 +119,7 @@ class SymmetricPass(nn.Module):
         self.maps_out = self.maps(2, messages)
         if bidirectional:
             self.start = mlp([1 + messages, 2 * messages, messages])
-            self.output_place = nn.Parameter(torch.randn(extent.outputs, messages))
+            self.output_place = nn.Parameter(torch.randn(limits.outputs, messages))
             self.maps_back = self.maps(2, messages)
 
     def maps(self, parts: int, outputs: int, bias: bool = False) -> nn.ModuleList:

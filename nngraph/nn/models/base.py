@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.nn.common.extent import Architectures, Extent, several
+from nngraph.nn.common.size_limits import Architectures, SizeLimits, several
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
 __all__ = ["Access", "Metanetwork", "NetworkModel", "Traits", "evaluating", "traits_of"]
@@ -125,7 +125,7 @@ class Metanetwork(NetworkModel, ABC):
                 "are not a chain; expected an MLP."
             )
         self.architecture = self.architectures[0]
-        self.extent = Extent.of(self.architectures)
+        self.limits = SizeLimits.of(self.architectures)
         self.num_outputs = num_outputs
 
     def read(self, networks: Networks) -> Features:

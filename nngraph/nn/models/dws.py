@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, Topology
 from nngraph.kernels import PermuteIO
-from nngraph.nn.common.extent import Architectures, Extent
 from nngraph.nn.common.pointwise import Dropout, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.common.scales import TensorScales, fan_in
+from nngraph.nn.common.size_limits import Architectures, SizeLimits
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Features, Networks
@@ -77,7 +77,7 @@ class EquivariantNetwork(StateNetwork):
         self._refuse_others(self.architectures)
         first = _ENCODED if permute_io else 1
         self.encoder = (
-            EndEncoder(self.extent, first, first) if permute_io else ScaledEntries(self.extent)
+            EndEncoder(self.limits, first, first) if permute_io else ScaledEntries(self.limits)
         )
         self.linear = nn.ModuleList(
             EquivariantLinear(self.architecture, channels if i else first, channels, permute_io)
@@ -118,9 +118,9 @@ class ScaledEntries(nn.Module):
     What else a :class:`~nngraph.nn.NetworkEncoder` says is in the constants of a complete layer.
     """
 
-    def __init__(self, extent: Extent) -> None:
+    def __init__(self, limits: SizeLimits) -> None:
         super().__init__()
-        self.scales = TensorScales(extent)
+        self.scales = TensorScales(limits)
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:
         weight, bias = self.scales(features)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nngraph.graph import NeuralGraphStack, join_copies, run_copies
-from nngraph.nn.common.extent import Architectures
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Networks, output_networks
 from nngraph.nn.models.added_neurons import AddedNeurons
@@ -76,7 +76,7 @@ class EditingNetwork(NetworkModel):
         **readout: Any,
     ) -> None:
         super().__init__()
-        sizes = body.extent, body.channels, body.edge_channels
+        sizes = body.limits, body.channels, body.edge_channels
         self.body = body
         self.context: Metanetwork | Readout | None
         if isinstance(context, Metanetwork):

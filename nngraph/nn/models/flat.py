@@ -8,9 +8,9 @@ from torch.nn.functional import pad
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, join_networks, split_networks
-from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales, fan_in
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork, Traits
 
@@ -42,7 +42,7 @@ class FlatNetwork(Metanetwork):
         dropout: float = 0.2,
     ) -> None:
         super().__init__(architecture, num_outputs)
-        self.scales = TensorScales(self.extent)
+        self.scales = TensorScales(self.limits)
         self.layouts = {_layout(a) for a in self.architectures}
         floats = [[p for p in a.parameters if p.integer is None] for a in self.architectures]
         self.size = max(sum(p.numel for p in own) for own in floats)

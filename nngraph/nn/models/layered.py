@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 from nngraph import kernels
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.levels import join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
 from nngraph.nn.common.options import options_of
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EncoderOptions, NetworkEncoder
 from nngraph.nn.features import Networks
@@ -119,7 +119,7 @@ class LayeredNetwork(StateNetwork):
             )
         self.checkpoint = checkpoint
         options = options_of(EncoderOptions, encoder)
-        self.encoder = NetworkEncoder(self.extent, channels, edge_channels, options=options)
+        self.encoder = NetworkEncoder(self.limits, channels, edge_channels, options=options)
         self.traits = self.traits.changed(probes, self.encoder.breaks_symmetry)
         self.layers = nn.ModuleList(layers)
         self.probes = Probes(architecture, probes, runner=runner) if probes else None

@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from nngraph import kernels
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.levels import at_outputs, join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
 from nngraph.nn.common.options import options_of
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EncoderOptions, NetworkEncoder
 from nngraph.nn.encoders.statistics import NetworkStatistics
@@ -256,8 +256,8 @@ class MessagePassingNetwork(StateNetwork):
                 "encoder, or attention in the read-out; states that are not stored are a linear "
                 "map of the weights at first, and are read by means alone."
             )
-        extent = self.extent
-        self.encoder = NetworkEncoder(extent, channels, edge_channels, max_levels, chosen)
+        limits = self.limits
+        self.encoder = NetworkEncoder(limits, channels, edge_channels, max_levels, chosen)
         self.traits = self.traits.changed(probes, self.encoder.breaks_symmetry)
         self.probes = (
             Probes(architecture, probes, runner=runner, generator=generator) if probes else None
@@ -281,9 +281,9 @@ class MessagePassingNetwork(StateNetwork):
     def make_readout(self, options: ReadoutOptions) -> Readout:
         """Return a read-out of states, of what reached the outputs, and of what else is asked."""
         extra = 0 if self.statistics is None else self.statistics.width
-        extra += self.extent.outputs * (self.width + self.num_probes)
+        extra += self.limits.outputs * (self.width + self.num_probes)
         sizes = self.channels, self.edge_channels, self.num_outputs
-        return Readout(self.extent, *sizes, options, extra)
+        return Readout(self.limits, *sizes, options, extra)
 
     def states(self, networks: Networks) -> States:
         """Return the states of the networks' neurons and weights after all rounds."""
@@ -303,7 +303,7 @@ class MessagePassingNetwork(StateNetwork):
         self, features: Features
     ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
         """Return x, e, the means of e over blocks, and what else there is of the outputs."""
-        topology, count = features.topology, self.extent.outputs
+        topology, count = features.topology, self.limits.outputs
         taps, columns = self.encoder.scales.all(features)
         x, sums = self.encoder.nodes(topology, taps, columns)
         extra = [at_outputs(topology, sums, count, self.width, x)] if self.width else []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.pointwise import FeatureDropout, Pointwise
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Networks
@@ -63,7 +63,7 @@ class SharedEquivariantNetwork(StateNetwork):
             raise ValueError(f"layers is {layers}; expected at least 1.")
         readout = ReadoutOptions(hidden, dropout, max_levels)
         super().__init__(architecture, num_outputs, channels, channels, readout)
-        self.encoder = EndEncoder(self.extent, channels, channels, max_levels)
+        self.encoder = EndEncoder(self.limits, channels, channels, max_levels)
         self.linear = nn.ModuleList(
             SharedEquivariantLinear(channels, channels, levels) for _ in range(layers)
         )

@@ -8,8 +8,8 @@ from torch.nn.functional import silu
 
 from nngraph import kernels
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.pointwise import FeatureDropout
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Networks
@@ -179,7 +179,7 @@ class SetAttentionNetwork(StateNetwork):
     ) -> None:
         readout = ReadoutOptions(hidden, dropout, max_levels)
         super().__init__(architecture, num_outputs, channels, channels, readout)
-        self.encoder = EndEncoder(self.extent, channels, channels, max_levels)
+        self.encoder = EndEncoder(self.limits, channels, channels, max_levels)
         self.layers = nn.ModuleList(
             SetAttentionLayer(channels, heads, keys, expansion) for _ in range(layers)
         )

@@ -12,8 +12,8 @@ from torch.nn.functional import silu
 
 from nngraph import kernels
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Architectures, several
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.size_limits import Architectures, several
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
 __all__ = ["FilmLayer", "FilmNetwork"]

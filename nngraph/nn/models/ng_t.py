@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from nngraph import kernels
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
 __all__ = ["RelationalLayer", "RelationalNetwork"]

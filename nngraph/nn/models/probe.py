@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork, Traits
 from nngraph.nn.probes.grid import GridReader, grid_points, side_of
@@ -63,13 +63,13 @@ class ProbeNetwork(Metanetwork):
         width: int = 24,
     ) -> None:
         super().__init__(architecture, num_outputs)
-        outputs = self.extent.outputs
+        outputs = self.limits.outputs
         self.probes = StandardAnswers(architecture, probes, outputs, runner, generator)
         self.readout: nn.Module
         if reader == "mlp":
             self.readout = mlp([probes * outputs, hidden, hidden, num_outputs], dropout)
         elif reader == "grid":
-            side = side_of(probes, self.extent.inputs)
+            side = side_of(probes, self.limits.inputs)
             self.probes.start_at(grid_points(side))
             self.readout = GridReader(outputs, side, num_outputs, width, hidden, dropout)
         else:

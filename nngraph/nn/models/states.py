@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
-from nngraph.nn.common.extent import Architectures
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork
@@ -54,7 +54,7 @@ class StateNetwork(Metanetwork):
     def make_readout(self, options: ReadoutOptions) -> nn.Module:
         """Return what makes answers of states, ``(topology, x, edge_attr) -> answers``."""
         sizes = self.channels, self.edge_channels, self.num_outputs
-        return Readout(self.extent, *sizes, options)
+        return Readout(self.limits, *sizes, options)
 
     @abstractmethod
     def states(self, networks: Networks) -> States:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.encoders.statistics import NetworkStatistics
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork, Traits
@@ -55,11 +55,11 @@ class StatisticsNetwork(Metanetwork):
         super().__init__(architecture, num_outputs)
         self.statistics = NetworkStatistics(self.architectures)
         self.probes = (
-            StandardAnswers(architecture, probes, self.extent.outputs, runner, generator)
+            StandardAnswers(architecture, probes, self.limits.outputs, runner, generator)
             if probes
             else None
         )
-        read = self.statistics.width + probes * self.extent.outputs
+        read = self.statistics.width + probes * self.limits.outputs
         self.traits = self.traits.changed(probes)
         self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
 

@@ -11,9 +11,9 @@ from torch.nn.functional import silu
 
 from nngraph import kernels
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Architectures
 from nngraph.nn.common.levels import at_outputs, join_levels, level_means
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.common.standard import Standardised
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Features, Networks
@@ -120,7 +120,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         self.bidirectional = bidirectional
         kinds = hidden_kinds(self.architectures) or list(CELLS)
         self.passes = SymmetricPass(
-            self.extent, kinds, channels, messages, functions, bidirectional, max_levels
+            self.limits, kinds, channels, messages, functions, bidirectional, max_levels
         )
         self.side = 0
         if start == "evaluation":
@@ -131,7 +131,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
                     "start='grid' reads one picture alone; it was given with "
                     f"bidirectional={bidirectional} and probes={probes}."
                 )
-            self.side = side_of(messages, self.extent.inputs)
+            self.side = side_of(messages, self.limits.inputs)
             self.passes.start_at_evaluation(grid_points(self.side), mix)
         elif start != "random":
             raise ValueError(f"start is {start!r}; expected 'random', 'evaluation' or 'grid'.")
@@ -155,14 +155,14 @@ class SymmetricNetwork(StateNetwork, Standardised):
             )
             self.output_incoming = nn.Linear(1 + messages, carriers)
             self.input_outgoing = nn.Linear(messages, carriers)
-        self.levels = min(self.extent.levels, max_levels)
-        read = self.extent.outputs * (2 * messages if self.side else 1 + messages + probes)
+        self.levels = min(self.limits.levels, max_levels)
+        read = self.limits.outputs * (2 * messages if self.side else 1 + messages + probes)
         read += self.levels * state_channels if bidirectional else 0
         self.start_units(read)
         self.answer: nn.Module | None = None
         if num_outputs and self.side:
             self.answer = GridReader(
-                2 * self.extent.outputs, self.side, num_outputs, width, hidden, dropout
+                2 * self.limits.outputs, self.side, num_outputs, width, hidden, dropout
             )
         elif num_outputs:
             self.answer = mlp([read, hidden, hidden, num_outputs], dropout)
@@ -255,7 +255,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         the answers to them. Nothing that leaves a network's function alone moves it.
         """
         features, levels = self.run(networks)
-        topology, outputs = features.topology, self.extent.outputs
+        topology, outputs = features.topology, self.limits.outputs
         ends = [(i, level.ends) for i, level in enumerate(levels) if level.ends is not None]
         if self.side:
             # A plane of what is heard, and one of the bias, which is scaled by itself.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, Topology
-from nngraph.nn.common.extent import Architectures, several
 from nngraph.nn.common.levels import at_outputs
+from nngraph.nn.common.size_limits import Architectures, several
 from nngraph.nn.common.standard import Standardised
 from nngraph.nn.features import Features
 from nngraph.nn.probes.inputs import GeneratedInputs, LearnedInputs

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Topology
-from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.levels import at_outputs, level_means
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.size_limits import SizeLimits
 
 __all__ = [
     "Attention",
@@ -232,7 +232,7 @@ class Readout(nn.Module):
     ================  =========================================================================
 
     Args:
-        extent: of the networks to read.
+        limits: of the networks to read.
         channels, edge_channels: C and C_e of the states; C_e is 0 where there are none of weights.
         num_outputs: length of the answer.
         options: what is read.
@@ -247,7 +247,7 @@ class Readout(nn.Module):
 
     def __init__(
         self,
-        extent: Extent,
+        limits: SizeLimits,
         channels: int,
         edge_channels: int,
         num_outputs: int,
@@ -256,7 +256,7 @@ class Readout(nn.Module):
     ) -> None:
         super().__init__()
         options = options or ReadoutOptions()
-        if options.readout == "outputs" and not extent.outputs:
+        if options.readout == "outputs" and not limits.outputs:
             raise ArchitectureError(
                 "readout='outputs' was asked for networks without output neurons; expected "
                 "'mean' or 'attention'."
@@ -267,10 +267,10 @@ class Readout(nn.Module):
         elif options.layerwise:
             summaries.append(LayerwiseMeans(channels, edge_channels, options.hidden))
         elif options.readout == "mean":
-            levels = min(extent.levels, options.max_levels)
+            levels = min(limits.levels, options.max_levels)
             summaries.append(LevelMeans(levels, channels, edge_channels))
         if options.outputs:
-            summaries.append(OutputStates(extent.outputs, channels))
+            summaries.append(OutputStates(limits.outputs, channels))
         self.summaries = nn.ModuleList(summaries)
         #: D, of :meth:`pooled`
         self.size = sum(summary.size for summary in summaries) + extra

@@ -10,8 +10,8 @@ from torch.nn.functional import pad, silu
 
 from nngraph import kernels
 from nngraph.graph import Architecture, Topology, order_edges, pack, slabs_of
-from nngraph.nn.common.extent import Extent
 from nngraph.nn.common.scales import TensorScales
+from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Features
 
@@ -46,7 +46,7 @@ class WeightReadout(nn.Module):
     running statistics stay as they are.
 
     Args:
-        extent: of the networks to read.
+        limits: of the networks to read.
         channels, edge_channels: C and C_e of the states; C_e is 0 where there are none of weights.
         copies: k, networks made of each one: :func:`nngraph.graph.run_copies` averages them, and
             :func:`nngraph.graph.join_copies` makes one network of them.
@@ -65,7 +65,7 @@ class WeightReadout(nn.Module):
 
     def __init__(
         self,
-        extent: Extent,
+        limits: SizeLimits,
         channels: int,
         edge_channels: int,
         copies: int = 1,
@@ -79,12 +79,12 @@ class WeightReadout(nn.Module):
         numbers = {"copies": copies, "rank": rank, "hidden": hidden, "scale": scale}
         if wrong := [name for name, value in numbers.items() if not value > 0]:
             raise ValueError(f"{wrong[0]} is {numbers[wrong[0]]!r}; expected a positive number.")
-        self.extent, self.copies, self.rank = extent, copies, rank
-        self.scales = TensorScales(extent)
+        self.limits, self.copies, self.rank = limits, copies, rank
+        self.scales = TensorScales(limits)
         self.own = nn.Linear(channels, hidden)
         self.heard = nn.Linear(context, 2 * hidden, bias=False) if context else None
         self.mix = nn.Linear(hidden, hidden)
-        taps, columns = copies * extent.taps, copies * extent.columns
+        taps, columns = copies * limits.taps, copies * limits.columns
         self.target = nn.Linear(hidden, taps * rank)
         self.source = nn.Linear(hidden, taps * rank)
         self.edge = nn.Linear(edge_channels, taps, bias=False) if edge_channels else None
@@ -94,8 +94,8 @@ class WeightReadout(nn.Module):
             self.incoming = nn.Linear(carriers, taps * rank, bias=False)
             self.outgoing = nn.Linear(carriers, taps * rank, bias=False)
             self.own_incoming = nn.Linear(carriers, columns, bias=False)
-        self.weight_scale = nn.Parameter(torch.full((extent.levels, taps), scale))
-        self.bias_scale = nn.Parameter(torch.full((extent.levels, columns), scale))
+        self.weight_scale = nn.Parameter(torch.full((limits.levels, taps), scale))
+        self.bias_scale = nn.Parameter(torch.full((limits.levels, columns), scale))
 
     def forward(self, states: States, context: Tensor | None = None) -> list[Features]:
         topology, features = states.topology, states.features
@@ -131,7 +131,7 @@ class WeightReadout(nn.Module):
     def _weight_changes(self, states: States, hidden: Tensor) -> Tensor:
         """Return what is added to the weights of each copy, ``[*, E, copies, taps]``."""
         topology = states.topology
-        level = topology.node_level.clamp(max=self.extent.levels - 1)
+        level = topology.node_level.clamp(max=self.limits.levels - 1)
         # The level of a block is that of its targets.
         scale = self.weight_scale[level] * self.scales.weight[level].unsqueeze(-1)
         heads = scale.shape[-1]
@@ -165,7 +165,7 @@ class WeightReadout(nn.Module):
         topology, change = states.topology, self.node(hidden)
         if self.carriers:
             change = change * self.own_incoming(self._carriers(states)[0])
-        level = topology.node_level.clamp(max=self.extent.levels - 1)
+        level = topology.node_level.clamp(max=self.limits.levels - 1)
         change, scale = (
             torch.unflatten(value, -1, (self.copies, -1))
             for value in (change, self.bias_scale[level])

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from nngraph.graph import Architecture, Topology
 
-__all__ = ["Architectures", "Extent", "several"]
+__all__ = ["Architectures", "SizeLimits", "several"]
 
 #: What a model is built for.
 Architectures: TypeAlias = Architecture | Sequence[Architecture]
@@ -21,7 +21,7 @@ def several(architectures: Architectures) -> list[Architecture]:
 
 
 @dataclass(frozen=True)
-class Extent:
+class SizeLimits:
     """The most of what a model meets in the networks it is built for.
 
     Attributes:
@@ -39,7 +39,7 @@ class Extent:
     chains: bool
 
     @classmethod
-    def of(cls, architectures: Sequence[Architecture]) -> Extent:
+    def of(cls, architectures: Sequence[Architecture]) -> SizeLimits:
         """Take the most of several architectures."""
         topologies = [Topology.of(a) for a in architectures]
         return cls(
