@@ -31,9 +31,9 @@ from nngraph.nn.models.registry import MODELS, model_named
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.models.statistics import StatisticsNetwork
 from nngraph.nn.models.symmetric import SymmetricNetwork
+from nngraph.nn.probes.hooks import Hook
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import ChainRunner, ModuleRunner, Runner
-from nngraph.nn.probes.sites import Site
 from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 from nngraph.nn.readouts.weights import WeightReadout
 
@@ -58,6 +58,7 @@ __all__ = [
     "FourierFeatures",
     "GraphLayer",
     "GraphMetanetwork",
+    "Hook",
     "InvariantLinear",
     "LayeredNetwork",
     "MessagePassingLayer",
@@ -82,7 +83,6 @@ __all__ = [
     "SharedEquivariantNetwork",
     "SharedPoolingLayer",
     "SharedTensorNorm",
-    "Site",
     "Standardised",
     "StateNetwork",
     "States",

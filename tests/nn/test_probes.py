@@ -18,10 +18,10 @@ from nngraph.nn import (
     MODELS,
     ChainRunner,
     Features,
+    Hook,
     Metanetwork,
     ModuleRunner,
     Probes,
-    Site,
     input_features,
 )
 from nngraph.nn.probes.inputs import GeneratedInputs, LearnedInputs
@@ -39,16 +39,16 @@ SPECS = {
 of_specs = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
-def sites_of(spec: ClassifierSpec) -> dict[str, Site]:
-    maps = {f"hidden.{i}.map": Site(f"layers.{i}") for i in range(len(spec.widths)) if spec.norm}
-    return {**maps, **{f"hidden.{i}": Site(f"activations.{i}") for i in range(len(spec.widths))}}
+def hooks_of(spec: ClassifierSpec) -> dict[str, Hook]:
+    maps = {f"hidden.{i}.map": Hook(f"layers.{i}") for i in range(len(spec.widths)) if spec.norm}
+    return {**maps, **{f"hidden.{i}": Hook(f"activations.{i}") for i in range(len(spec.widths))}}
 
 
 def runner(*specs: ClassifierSpec) -> ModuleRunner:
     return ModuleRunner(
         {spec.architecture(): spec.module().double() for spec in specs},
         (2, 6, 5),
-        {spec.architecture(): sites_of(spec) for spec in specs},
+        {spec.architecture(): hooks_of(spec) for spec in specs},
     )
 
 
@@ -124,10 +124,10 @@ def test_a_chain_is_the_same_by_both_runners():
             continue
         networks, width = random_stack(architecture, 3, 0), architecture.widths
         groups = architecture.groups[1:]
-        sites = {group.name: Site(f"functions.{i}") for i, group in enumerate(groups)}
+        hooks = {group.name: Hook(f"functions.{i}") for i, group in enumerate(groups)}
         module = Chain(architecture).double()
         features, inputs = input_features(networks), torch.randn(4, width[0]).double()
-        by_module = ModuleRunner({architecture: module}, (width[0],), {architecture: sites})
+        by_module = ModuleRunner({architecture: module}, (width[0],), {architecture: hooks})
         by_pass = ChainRunner(width[0])
         close(
             joined(features, by_module.responses(features, inputs)),
@@ -309,8 +309,8 @@ def test_a_converted_module_is_run_without_a_word_on_its_groups():
     inputs = images()
     graphs = [to_graph(module, inputs[:1]) for module in modules]
     run = ModuleRunner({graphs[0].architecture: small_cnn()}, (2, 6, 5))
-    assert run.sites[graphs[0].architecture] == {
-        "0": Site("0"), "1": Site("1"), "3": Site("3"), "7": Site("7", -1),
+    assert run.hooks[graphs[0].architecture] == {
+        "0": Hook("0"), "1": Hook("1"), "3": Hook("3"), "7": Hook("7", -1),
     }  # fmt: skip
     features = input_features(Batch.from_data_list(graphs))
     outputs = run.outputs(features, inputs, 3).view(3, 3, 5)
@@ -340,7 +340,7 @@ def test_neurons_along_the_last_axis_and_modules_called_twice():
     responses = joined(features, run.responses(features, inputs))
     first = module.mix(torch.tanh(module.embed(inputs)))
     twice = (first + module.mix(torch.tanh(first))).mean(1) / 2
-    name = next(g for g, site in run.sites[graph.architecture].items() if site.module == "mix")
+    name = next(g for g, hook in run.hooks[graph.architecture].items() if hook.module == "mix")
     index = [group.name for group in graph.architecture.groups].index(name)
     starts = graph.architecture.node_starts
     close(responses[starts[index] : starts[index + 1]], twice.T)
@@ -385,7 +385,7 @@ def test_a_zoo_says_how_its_networks_run(zoo: Zoo):
     for numbers, stack in zoo.stacks():
         stack = stack.to(torch.float64)
         hidden = [g.name for g in stack.architecture.groups if g.role == "hidden"]
-        assert set(run.sites[stack.architecture]) == set(hidden)
+        assert set(run.hooks[stack.architecture]) == set(hidden)
         found = run.outputs(input_features(stack), inputs, 10).view(len(stack), 10, 3)
         for n, number in enumerate(numbers.tolist()):
             close(found[n], classifier_of(zoo, number).double()(inputs).T)
@@ -424,10 +424,10 @@ def test_modules_that_do_not_fit_are_refused():
         ModuleRunner({architecture: less}, (2, 6, 5))
     with pytest.raises(ArchitectureError, match="does not run on inputs of shape"):
         ModuleRunner({architecture: spec.module()}, (1, 6, 5))
-    for site in (Site("layers.0", 2), Site("nowhere"), Site("layers.0", 0), Site("layers.0", 7)):
-        sites = {architecture: {"hidden.0": site}}
+    for hook in (Hook("layers.0", 2), Hook("nowhere"), Hook("layers.0", 0), Hook("layers.0", 7)):
+        hooks = {architecture: {"hidden.0": hook}}
         with pytest.raises(ArchitectureError, match="shall show the 4 neurons of the group"):
-            ModuleRunner({architecture: spec.module()}, (2, 6, 5), sites)
+            ModuleRunner({architecture: spec.module()}, (2, 6, 5), hooks)
     graph = to_graph(small_cnn(), images(1))
     truncated = nn.Sequential(*small_cnn()[:6], nn.Identity(), Silent(5, 3).double())
     with pytest.raises(ArchitectureError, match=r"answers 2 inputs with shape \(2, 5, 1, 1\)"):

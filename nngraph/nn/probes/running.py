@@ -16,7 +16,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Alike, Architecture, Topology, join_networks, join_nodes, split_networks
 from nngraph.nn.common.levels import at_inputs, at_outputs
 from nngraph.nn.features import Features
-from nngraph.nn.probes.sites import Site, check_parameters, find_sites, neuron_means, watched
+from nngraph.nn.probes.hooks import Hook, check_parameters, find_hooks, neuron_means, watched
 
 __all__ = ["ChainRunner", "ModuleRunner", "Runner"]
 
@@ -112,13 +112,13 @@ class ModuleRunner(Runner):
         modules: for each architecture a module whose parameters have the architecture's names, such
             as the one that a graph was converted from. It is copied, and run in evaluation mode.
         input_shape: of one input, such as ``(C, H, W)``.
-        sites: for some architectures where their groups show, by name. By default at the output of
+        hooks: for some architectures where their groups show, by name. By default at the output of
             the submodule with the last parameter of the group, which is what comes before the
-            activation. Groups that show nowhere (:attr:`sites` has those that do) answer 0.
+            activation. Groups that show nowhere (:attr:`hooks` has those that do) answer 0.
 
     Raises:
         ArchitectureError: if a module has other parameters than its architecture, does not run on
-            such inputs, or does not answer with a number per output neuron; or if a site is wrong.
+            such inputs, or does not answer with a number per output neuron; or if a hook is wrong.
 
     Example:
         >>> from converters import to_graph
@@ -136,17 +136,17 @@ class ModuleRunner(Runner):
         self,
         modules: Mapping[Architecture, nn.Module],
         input_shape: Sequence[int],
-        sites: Mapping[Architecture, Mapping[str, Site]] | None = None,
+        hooks: Mapping[Architecture, Mapping[str, Hook]] | None = None,
     ) -> None:
         self.input_shape = tuple(input_shape)
         self._modules: dict[Architecture, nn.Module] = {}
         #: For each architecture where its groups show, by name.
-        self.sites: dict[Architecture, dict[str, Site]] = {}
+        self.hooks: dict[Architecture, dict[str, Hook]] = {}
         for architecture, module in modules.items():
             check_parameters(architecture, module)
             own = copy.deepcopy(module).eval().requires_grad_(False)
-            given = None if sites is None else sites.get(architecture)
-            self.sites[architecture] = find_sites(architecture, own, self.input_shape, given)
+            given = None if hooks is None else hooks.get(architecture)
+            self.hooks[architecture] = find_hooks(architecture, own, self.input_shape, given)
             self._modules[architecture] = own
 
     def responses(self, features: Features, inputs: Tensor) -> list[Tensor]:
@@ -173,7 +173,7 @@ class ModuleRunner(Runner):
     def _neurons(self, part: Alike, inputs: Tensor) -> Tensor:
         """Return the answers of all neurons of some networks, ``[n, N, P]``."""
         self._check_known(part.architecture)
-        answers, shown = self._run(part, inputs, self.sites[part.architecture])
+        answers, shown = self._run(part, inputs, self.hooks[part.architecture])
         pieces, done = [], 0
         for group in part.architecture.groups:
             if group.role == "output":
@@ -188,23 +188,23 @@ class ModuleRunner(Runner):
         return torch.cat(pieces, dim=1)
 
     def _run(
-        self, part: Alike, inputs: Tensor, sites: Mapping[str, Site]
+        self, part: Alike, inputs: Tensor, hooks: Mapping[str, Hook]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return answers ``[n, d_L, P]``, and those of the groups of some sites, ``[n, d, P]``."""
+        """Return answers ``[n, d_L, P]``, and those of the groups of some hooks, ``[n, d, P]``."""
         self._check_known(part.architecture)
         module = self._modules[part.architecture]
         module.to(inputs.device, inputs.dtype)  # for buffers that no state dict holds
 
         def run(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            shown: dict[str, list[Tensor]] = {group: [] for group in sites}
+            shown: dict[str, list[Tensor]] = {group: [] for group in hooks}
 
             def see(name: str, value: Tensor) -> None:
                 # At once: what comes next may change the value in place.
-                for group, site in sites.items():
-                    if site.module == name:
-                        shown[group].append(neuron_means(value, site.axis))
+                for group, hook in hooks.items():
+                    if hook.module == name:
+                        shown[group].append(neuron_means(value, hook.axis))
 
-            with watched(module, (site.module for site in sites.values()), see):
+            with watched(module, (hook.module for hook in hooks.values()), see):
                 answers = functional_call(module, parameters, (inputs,))
             # A submodule that is called more than once answers with the mean of its calls.
             means = {group: torch.stack(calls).mean(0) for group, calls in shown.items()}

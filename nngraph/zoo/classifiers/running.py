@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nngraph.errors import ArchitectureError
-from nngraph.nn import ModuleRunner, Site
+from nngraph.nn import Hook, ModuleRunner
 from nngraph.zoo.classifiers.trained import spec_of
 from nngraph.zoo.store.zoo import Zoo
 
@@ -37,10 +37,10 @@ def runner_of(zoo: Zoo) -> ModuleRunner:
             "inputs that all networks share. Expected one shape."
         )
     height, width, channels = shapes.pop()
-    sites = {}
+    hooks = {}
     for architecture, spec in specs.items():
-        maps = {f"hidden.{i}.map": Site(f"layers.{i}") for i in range(len(spec.widths))}
-        hidden = {f"hidden.{i}": Site(f"activations.{i}") for i in range(len(spec.widths))}
-        sites[architecture] = {**maps, **hidden} if spec.norm else hidden
+        maps = {f"hidden.{i}.map": Hook(f"layers.{i}") for i in range(len(spec.widths))}
+        hidden = {f"hidden.{i}": Hook(f"activations.{i}") for i in range(len(spec.widths))}
+        hooks[architecture] = {**maps, **hidden} if spec.norm else hidden
     modules = {architecture: spec.module() for architecture, spec in specs.items()}
-    return ModuleRunner(modules, (channels, height, width), sites)
+    return ModuleRunner(modules, (channels, height, width), hooks)

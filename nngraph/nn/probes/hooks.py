@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 
-__all__ = ["Site", "check_parameters", "find_sites", "neuron_means", "watched"]
+__all__ = ["Hook", "check_parameters", "find_hooks", "neuron_means", "watched"]
 
 #: Modules whose outputs count neurons along the last axis; those of all others along axis 1.
 _NEURONS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
-class Site:
+class Hook:
     """Where a module shows what the neurons of a group answer.
 
     Args:
@@ -77,12 +77,12 @@ def check_parameters(architecture: Architecture, module: nn.Module) -> None:
         )
 
 
-def find_sites(
+def find_hooks(
     architecture: Architecture,
     module: nn.Module,
     input_shape: tuple[int, ...],
-    given: Mapping[str, Site] | None = None,
-) -> dict[str, Site]:
+    given: Mapping[str, Hook] | None = None,
+) -> dict[str, Hook]:
     """Run a module once, and return where the groups of its architecture show, by name.
 
     Args:
@@ -94,9 +94,9 @@ def find_sites(
         ArchitectureError: if the module does not run on such inputs, answers them with other than
             a number per output neuron, or does not show a group where it is said to.
     """
-    sites = _owners(architecture, module) if given is None else given
+    hooks = _owners(architecture, module) if given is None else given
     shapes: dict[str, tuple[int, ...]] = {}
-    there = {name for name, _ in module.named_modules()} & {s.module for s in sites.values()}
+    there = {name for name, _ in module.named_modules()} & {s.module for s in hooks.values()}
     where = f"the module {type(module).__name__} of the architecture {architecture}"
     like = next(module.parameters(), torch.empty(()))
     inputs = torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device)
@@ -120,26 +120,26 @@ def find_sites(
         )
     sizes = {group.name: group.size for group in architecture.groups}
     found = {}
-    for name, site in sites.items():
-        shape = shapes.get(site.module, ())
-        inside = -len(shape) < site.axis < len(shape) and site.axis != 0
-        if inside and shape[site.axis] == sizes.get(name):
-            found[name] = site
+    for name, hook in hooks.items():
+        shape = shapes.get(hook.module, ())
+        inside = -len(shape) < hook.axis < len(shape) and hook.axis != 0
+        if inside and shape[hook.axis] == sizes.get(name):
+            found[name] = hook
         elif given is not None:
             raise ArchitectureError(
                 f"{where} shall show the {sizes.get(name, 'unknown')} neurons of the group "
-                f"{name!r} along axis {site.axis} of the output of {site.module!r}, which has "
+                f"{name!r} along axis {hook.axis} of the output of {hook.module!r}, which has "
                 f"shape {shape}; expected an axis of as many entries that is not the first."
             )
     return found
 
 
-def _owners(architecture: Architecture, module: nn.Module) -> dict[str, Site]:
+def _owners(architecture: Architecture, module: nn.Module) -> dict[str, Hook]:
     """Return the submodule with the last parameter of each group, and the axis of its neurons."""
     weights = [(b.parameter, b.target) for b in architecture.blocks if not b.identity]
     found = {}
     for parameter, group in [*weights, *((c.parameter, c.group) for c in architecture.columns)]:
         owner = parameter.name.rpartition(".")[0]
         last = isinstance(module.get_submodule(owner), _NEURONS_LAST)
-        found[architecture.groups[group].name] = Site(owner, -1 if last else 1)
+        found[architecture.groups[group].name] = Hook(owner, -1 if last else 1)
     return found
