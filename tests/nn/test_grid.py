@@ -92,7 +92,7 @@ def test_channels_that_do_not_mix_start_as_those_that_may():
     trained(found, networks)
     before = found.embed(networks).view(3, 6, 25)
     with torch.no_grad():
-        found.passes.cell(2, "sine").read.weight[0, 7] += 1
+        found.passes.layer(2, "sine").read.weight[0, 7] += 1
     changed = (found.embed(networks).view(3, 6, 25) != before).any(0).any(0)
     assert changed.nonzero().tolist() == [[7]]
 

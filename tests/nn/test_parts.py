@@ -148,7 +148,7 @@ def prober(points: Tensor) -> SymmetricNetwork:
         mlp([2, 12, 12, 1], sine), 3, channels=[count], messages=count, functions=["sine"]
     ).double()
     with torch.no_grad():
-        first, second = (cells["sine"] for cells in model.passes.cells)
+        first, second = (layers["sine"] for layers in model.passes.layers)
         first.read.weight.copy_(points)
         # sin(s + u) - sin(s - u) = 2 cos(s) sin(u), and the sum is 2 sin(s) cos(u)
         first.shift.fill_(torch.pi / 4)
@@ -168,7 +168,7 @@ def test_probing_finds_the_points_that_were_built_in():
     turn = torch.tensor([[0.6, -0.8], [1.6, 1.2]]).double()
     with torch.no_grad():
         model.passes.inputs.copy_(turn)
-        model.passes.cells[0]["sine"].read.weight.copy_(points @ torch.linalg.inv(turn).mT)
+        model.passes.layers[0]["sine"].read.weight.copy_(points @ torch.linalg.inv(turn).mT)
     found = probing(model, networks, extent=1.5, resolution=13)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 

@@ -18,7 +18,7 @@ from nngraph.graph import (
     to_batch,
 )
 from nngraph.nn import EditingNetwork, SymmetricNetwork
-from nngraph.nn.layers.cells import CELLS, Heard
+from nngraph.nn.layers.neurons import NEURON_LAYERS, Heard
 from nngraph.testing import assert_equivariant, random_stack
 
 mlp = Architecture.mlp
@@ -133,8 +133,8 @@ def test_kinds_depths_and_widths_in_one_batch():
     silent = {name for name, p in model.named_parameters() if p.grad is None}
     # Silent are only maps of kinds that no network has at a depth.
     assert silent
-    assert all(set(name.split(".")) & set(CELLS) for name in silent)
-    assert [name for name in silent if "cells.1.odd" in name or "cells.1.homog" in name] == []
+    assert all(set(name.split(".")) & set(NEURON_LAYERS) for name in silent)
+    assert [name for name in silent if "layers.1.odd" in name or "layers.1.homog" in name] == []
 
 
 @pytest.mark.parametrize("activation", ["relu", "identity"])
@@ -152,10 +152,10 @@ def test_weights_of_zero_carry_what_is_learned(activation: str):
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", NEURON_LAYERS)
 def test_a_cell_keeps_the_books(kind: str):
     torch.manual_seed(0)
-    cell = CELLS[kind](3, 4, CELLS[kind].functions[0], 2, (1.0, 1.0)).double()
+    layer = NEURON_LAYERS[kind](3, 4, NEURON_LAYERS[kind].functions[0], 2, (1.0, 1.0)).double()
     u, b, v = (torch.randn(5, 6, n, dtype=torch.float64) for n in (3, 1, 2))
     one = torch.ones(5, 6, 1, dtype=torch.float64)
     sign = one.clone().bernoulli_(0.5) * 2 - 1
@@ -167,13 +167,13 @@ def test_a_cell_keeps_the_books(kind: str):
     omega = chi[kind] * ((-1) ** step.abs() if kind == "sine" else one)
     phase = chi[kind] * b + (step * torch.pi if kind == "sine" else 0)
     here, there = Heard(u, b), Heard(chi[kind] * u, phase)
-    (z, free), (z_moved, free_moved) = cell.forwards(here), cell.forwards(there)
+    (z, free), (z_moved, free_moved) = layer.forwards(here), layer.forwards(there)
     torch.testing.assert_close(z_moved, omega * z, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(free_moved, free, rtol=1e-10, atol=1e-10)
     behind = v / omega
-    back, back_moved = cell.backwards(here, v), cell.backwards(there, behind)
+    back, back_moved = layer.backwards(here, v), layer.backwards(there, behind)
     torch.testing.assert_close(back_moved, back / chi[kind], rtol=1e-10, atol=1e-10)
-    entries, entries_moved = cell.entries(here, v), cell.entries(there, behind)
+    entries, entries_moved = layer.entries(here, v), layer.entries(there, behind)
     torch.testing.assert_close(entries_moved, chi[kind] * entries, rtol=1e-10, atol=1e-10)
 
 
@@ -229,7 +229,7 @@ def test_it_can_start_as_the_networks_own_forward_pass():
     # Weights of the last layer are read in their own scale, and biases apart.
     scale = float(model.passes.scales.weight[4]) * 4**0.5
     found = scale * levels[-1].ends[..., 1:].squeeze(1) + networks.parameters()["3.bias"]
-    points = model.passes.cells[0]["sine"].read.weight.detach()
+    points = model.passes.layers[0]["sine"].read.weight.detach()
     torch.testing.assert_close(
         found, forward(networks, points).squeeze(-1), rtol=1e-5, atol=1e-5
     )  # drawn in float32

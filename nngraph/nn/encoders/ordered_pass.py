@@ -71,7 +71,7 @@ class OrderedPass(nn.Module):
             self.first = nn.Linear(own, width)
         if limits.taps > 1:
             self.reads = nn.Parameter(torch.randn(limits.taps, min(limits.taps, 4)))
-        self.cells = nn.ModuleList(
+        self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Linear((messages if i else width) + own, channels),
                 nn.Tanh(),
@@ -88,8 +88,8 @@ class OrderedPass(nn.Module):
             nn.init.normal_(cast(nn.Linear, message).weight, 0, 4.0 / channels**0.5)
         # Slopes and offsets of the first functions are spread over the range of their inputs: with
         # offsets near 0 they are all steps at the same place, and learning is several times slower.
-        for i, cell in enumerate(self.cells):
-            first = cast(nn.Linear, cast(nn.Sequential, cell)[0])
+        for i, layer in enumerate(self.layers):
+            first = cast(nn.Linear, cast(nn.Sequential, layer)[0])
             slope, offset = (10.0, 4.0) if i == 0 else (0.5, 2.0)
             nn.init.normal_(first.weight, 0, slope / (first.in_features - own) ** 0.5)
             nn.init.normal_(first.weight[:, -own:], 0, 2.0)
@@ -111,8 +111,8 @@ class OrderedPass(nn.Module):
             sums = torch.cat([sums, kernels.take(entries, nodes)], dim=-1)
             if level in topology.output_rows:
                 outputs.append((level, sums))
-            last = min(level, len(self.cells)) - 1
-            states.append(self.cells[last](sums))
+            last = min(level, len(self.layers)) - 1
+            states.append(self.layers[last](sums))
             if level < len(topology.levels):
                 messages.append(self.messages[min(level, len(self.messages)) - 1](states[-1]))
         return states, outputs

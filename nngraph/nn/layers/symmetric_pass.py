@@ -18,13 +18,13 @@ from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales
 from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.features import Features
-from nngraph.nn.layers.cells import (
-    CELLS,
+from nngraph.nn.layers.neurons import (
     FUNCTIONS,
+    NEURON_LAYERS,
     ByKind,
-    Cell,
     Heard,
     Kinds,
+    NeuronLayer,
     PerChannel,
     kind_of,
     kinds_of_level,
@@ -62,14 +62,14 @@ class SymmetricPass(nn.Module):
         u_j = \textstyle\sum_i w_{ji} h_i, \quad h_j = O_l\, z(u_j, b_j), \qquad
         v_i = \textstyle\sum_j w_{ji} g_j, \quad g_i = P_l\, y(u_i, b_i, v_i)
 
-    with z and y those of the :class:`~nngraph.nn.layers.cells.Cell` of the neuron's kind, h of an
-    input neuron its place, and g of an output neuron a function of what it heard. Nothing of edge
-    size but the weights is made.
+    with z and y those of the :class:`~nngraph.nn.layers.neurons.NeuronLayer` of the neuron's kind,
+    h of an input neuron its place, and g of an output neuron a function of what it heard. Nothing
+    of edge size but the weights is made.
 
     Args:
         limits: of the networks to read.
-        kinds: of neurons that are served, keys of ``CELLS``.
-        channels: C_l of the cells; the last number serves deeper layers too.
+        kinds: of neurons that are served, keys of ``NEURON_LAYERS``.
+        channels: C_l of the layers; the last number serves deeper layers too.
         messages: M, channels of h and g.
         functions: names in ``FUNCTIONS`` by level, for all kinds; ``None`` takes each kind's own.
         bidirectional: whether there is a pass back.
@@ -107,10 +107,10 @@ class SymmetricPass(nn.Module):
         depth = min(max(limits.levels - 2, 2), max_levels)
         #: C of each set of maps
         self.sizes = [channels[min(i, len(channels) - 1)] for i in range(depth)]
-        self.cells = nn.ModuleList(
+        self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
-                    kind: _cell(kind, i, messages if i else width, size, functions, back)
+                    kind: _layer(kind, i, messages if i else width, size, functions, back)
                     for kind in self.kinds
                 }
             )
@@ -132,13 +132,13 @@ class SymmetricPass(nn.Module):
         """Apply the maps of a level to the neurons of each kind."""
         return cast(Tensor, maps[self._slot(level)](kinds, value))
 
-    def cell(self, level: int, kind: str) -> Cell:
-        """Return the cell of the neurons of a kind at a level."""
-        return cast(Cell, cast(nn.ModuleDict, self.cells[self._slot(level)])[kind])
+    def layer(self, level: int, kind: str) -> NeuronLayer:
+        """Return the layer of the neurons of a kind at a level."""
+        return cast(NeuronLayer, cast(nn.ModuleDict, self.layers[self._slot(level)])[kind])
 
     def _slot(self, level: int) -> int:
         """Return which maps serve the hidden layer at this level."""
-        return min(level, len(self.cells)) - 1
+        return min(level, len(self.layers)) - 1
 
     def forward(self, features: Features) -> list[Level]:
         radians, weight, bias = self._scaled(features)
@@ -197,7 +197,7 @@ class SymmetricPass(nn.Module):
         shape = (*level.heard.bias.shape[:-1], channels)
         level.z = level.free = level.heard.bias.new_zeros(shape)
         for kind, rows in level.kinds:
-            z, free = self.cell(number, kind).forwards(level.heard.at(rows))
+            z, free = self.layer(number, kind).forwards(level.heard.at(rows))
             level.z, level.free = put(level.z, z, rows), put(level.free, free, rows)
 
     def _backwards(self, topology: Topology, weight: Tensor, levels: list[Level]) -> None:
@@ -216,19 +216,19 @@ class SymmetricPass(nn.Module):
                 place = kernels.take(places, nodes).index_select(-2, rows)
                 sent = put(sent, self.start(heard) + place, rows)
             if level.kinds:
-                y = self.of_cells(number, level, "backwards")
+                y = self.of_layers(number, level, "backwards")
                 sent = sent + self.each(self.maps_back, number, level.kinds, y)
 
-    def of_cells(
+    def of_layers(
         self, number: int, level: Level, what: Literal["backwards", "entries"]
     ) -> Tensor:
-        """Return what the cells of a level make of all that its neurons heard."""
+        """Return what the layers of a level make of all that its neurons heard."""
         assert level.heard is not None
         assert level.behind is not None
         made = torch.zeros_like(level.z)
         for kind, rows in level.kinds:
             behind = level.behind if rows is None else level.behind.index_select(-2, rows)
-            make = getattr(self.cell(number, kind), what)
+            make = getattr(self.layer(number, kind), what)
             made = put(made, make(level.heard.at(rows), behind), rows)
         return made
 
@@ -243,12 +243,12 @@ class SymmetricPass(nn.Module):
         return kinds
 
     def told(self, level: Level, number: int) -> Tensor:
-        """Return what the cells of the next level read of each neuron of this one, ``[*, n, C]``.
+        """Return what the layers of the next level read of each neuron of this one, ``[*, n, C]``.
 
         The reading is linear, so that what a neuron hears is the sum of this, times its weights.
         """
         message = self.each(self.maps_out, number, level.kinds, level.z)
-        read = self.cell(number + 1, level.kinds[0][0]).read
+        read = self.layer(number + 1, level.kinds[0][0]).read
         if isinstance(read, PerChannel):
             return cast(Tensor, read(message))
         return message @ cast(nn.Linear, read).weight[:, : message.shape[-1]].mT
@@ -270,8 +270,8 @@ class SymmetricPass(nn.Module):
         Raises:
             ValueError: if there are neurons of other kinds, other functions, or the sizes differ.
         """
-        cells = [self.cell(i + 1, kind) for i in range(len(self.cells)) for kind in self.kinds]
-        sines = self.kinds == ["sine"] and all(cell.function is torch.sin for cell in cells)
+        layers = [self.layer(i + 1, kind) for i in range(len(self.layers)) for kind in self.kinds]
+        sines = self.kinds == ["sine"] and all(layer.function is torch.sin for layer in layers)
         if not sines or {*self.sizes} != {self.messages} or len(self.inputs) > self.messages:
             raise ValueError(
                 "start='evaluation' is for networks of sine neurons, with functions=['sine'] and "
@@ -280,13 +280,13 @@ class SymmetricPass(nn.Module):
             )
         # Small steps, or what is heard, of many radians in sums of many terms, is soon anything.
         self.rate = 0.1
-        for i, cell in enumerate(cells):
-            read, shift = cast(nn.Linear, cell.read), cast(nn.Parameter, cell.shift)
+        for i, layer in enumerate(layers):
+            read, shift = cast(nn.Linear, layer.read), cast(nn.Parameter, layer.shift)
             shift.fill_(torch.pi / 4)
             if i:
                 nn.init.eye_(read.weight)
                 if not mix:
-                    cell.read = PerChannel(1, cell.channels)
+                    layer.read = PerChannel(1, layer.channels)
             elif points is None:
                 nn.init.uniform_(read.weight, -0.9, 0.9)
             else:
@@ -294,16 +294,16 @@ class SymmetricPass(nn.Module):
                 read.weight.copy_(points @ torch.linalg.pinv(self.inputs).mT)
             maps = cast(ByKind, self.maps_out[i])
             if mix:
-                out = torch.eye(cell.channels).repeat(1, 2)
+                out = torch.eye(layer.channels).repeat(1, 2)
             else:
-                maps["sine"], out = PerChannel(2, cell.channels), torch.ones(2, cell.channels)
+                maps["sine"], out = PerChannel(2, layer.channels), torch.ones(2, layer.channels)
             cast(nn.Parameter, maps["sine"].weight).copy_(out / 2**0.5)
 
 
-def _cell(
+def _layer(
     kind: str, layer: int, heard: int, size: int, functions: Sequence[str] | None, back: int
-) -> Cell:
-    make = CELLS[kind]
+) -> NeuronLayer:
+    make = NEURON_LAYERS[kind]
     chosen = functions or make.functions
     function = chosen[min(layer, len(chosen) - 1)]
     # Pre-activations w0 w x in the first layer of a trained SIREN reach some ten radians; slopes

@@ -17,7 +17,7 @@ from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.common.standard import Standardised
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Features, Networks
-from nngraph.nn.layers.cells import CELLS, ByKind, hidden_kinds, put
+from nngraph.nn.layers.neurons import NEURON_LAYERS, ByKind, hidden_kinds, put
 from nngraph.nn.layers.symmetric_pass import Level, SymmetricPass
 from nngraph.nn.models.base import Traits
 from nngraph.nn.models.states import StateNetwork
@@ -53,10 +53,10 @@ class SymmetricNetwork(StateNetwork, Standardised):
     Args:
         architecture: one or several; the activations of all of them are served, and all kinds if
             none has hidden neurons.
-        channels: C_l of the cells; z has twice as many. The last number serves deeper layers too.
+        channels: C_l of the layers; z has twice as many. The last number serves deeper layers too.
         messages: channels of h and g.
-        functions: names in ``FUNCTIONS`` of the cells' functions, by level, for all kinds; ``None``
-            takes each kind's own. With ``"sine"`` on sine neurons a layer can come to evaluate the
+        functions: names in ``FUNCTIONS`` of the functions, by level, for all kinds; ``None`` takes
+            each kind's own. With ``"sine"`` on sine neurons a layer can come to evaluate the
             networks at points that it finds by itself: :func:`~nngraph.nn.models.probing.probing`
             measures how far it has.
         start: ``"random"``; or ``"evaluation"``, for sine neurons alone: the functions are sines,
@@ -118,7 +118,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         # Not the general read-out of states: this one reads what the output neurons heard.
         super().__init__(architecture, num_outputs, state_channels, 0, readout=None)
         self.bidirectional = bidirectional
-        kinds = hidden_kinds(self.architectures) or list(CELLS)
+        kinds = hidden_kinds(self.architectures) or list(NEURON_LAYERS)
         self.passes = SymmetricPass(
             self.limits, kinds, channels, messages, functions, bidirectional, max_levels
         )
@@ -238,7 +238,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
             none = level.behind.new_zeros(*level.behind.shape[:-1], self.carriers)
             into, out = none, self.input_outgoing(level.behind) if number == 0 else none
             if level.kinds:
-                entries = self.passes.of_cells(number, level, "entries")
+                entries = self.passes.of_layers(number, level, "entries")
                 into = self.passes.each(self.incoming, number, level.kinds, entries)
                 out = self.passes.each(self.outgoing, number, level.kinds, level.behind)
             if level.ends is not None:

@@ -15,9 +15,10 @@ A pass that runs along the raw weights keeps the books: if what neurons send for
 by their :math:`\omega`, then what a neuron hears, :math:`u_j = \sum_i w_{ji} h_i`, is multiplied by
 its :math:`\chi`; if what they send backward is multiplied by :math:`\chi^{-1}`, then what a neuron
 hears from behind, :math:`v_i = \sum_j w_{ji} g_j`, is multiplied by :math:`\omega^{-1}`, as
-gradients are. So a backward pass needs no inverse of a weight. A cell has to make, of u, the bias
-and v, things that are multiplied by :math:`\omega` (:meth:`Cell.forwards`), by :math:`\chi^{-1}`
-(:meth:`Cell.backwards`), by :math:`\chi` (:meth:`Cell.entries`), and by nothing.
+gradients are. So a backward pass needs no inverse of a weight. A layer has to make, of u, the bias
+and v, things that are multiplied by :math:`\omega` (:meth:`NeuronLayer.forwards`), by
+:math:`\chi^{-1}` (:meth:`NeuronLayer.backwards`), by :math:`\chi` (:meth:`NeuronLayer.entries`),
+and by nothing.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from torch import Tensor, nn
 from nngraph.graph import Activation, Architecture, NeuronSymmetry, Topology
 
 __all__ = [
-    "CELLS",
     "FUNCTIONS",
+    "NEURON_LAYERS",
     "ByKind",
-    "Cell",
     "Heard",
     "Kinds",
+    "NeuronLayer",
     "PerChannel",
     "hidden_kinds",
     "kind_of",
@@ -79,7 +80,7 @@ class Heard(NamedTuple):
         return self if rows is None else Heard(*(value.index_select(-2, rows) for value in self))
 
 
-class Cell(nn.Module, ABC):
+class NeuronLayer(nn.Module, ABC):
     """The maps of the neurons of one kind in one layer.
 
     Args:
@@ -129,7 +130,7 @@ class Cell(nn.Module, ABC):
         r"""Return what is multiplied by :math:`\chi`, as incoming weights and biases are."""
 
 
-class _JointCell(Cell):
+class _JointNeurons(NeuronLayer):
     """A neuron that reads u and its bias side by side, both multiplied by the same."""
 
     def __init__(
@@ -141,7 +142,7 @@ class _JointCell(Cell):
             self.read_back, self.shift_back = self._affine(heard + 1 + back, 2 * channels)
 
 
-class FreeCell(_JointCell):
+class FreeNeurons(_JointNeurons):
     r"""A neuron of which nothing but relabelling is known: :math:`f(\beta + A [u, b])`."""
 
     functions = ("silu", "silu")
@@ -157,7 +158,7 @@ class FreeCell(_JointCell):
     entries = backwards
 
 
-class OddCell(_JointCell):
+class OddNeurons(_JointNeurons):
     r"""A neuron with a sign: :math:`f(\beta + A [u, b]) - f(\beta - A [u, b])`.
 
     Nothing is multiplied by it in the sum of the two, the even part.
@@ -175,7 +176,7 @@ class OddCell(_JointCell):
     entries = backwards
 
 
-class SineCell(Cell):
+class SineNeurons(NeuronLayer):
     r"""A neuron with a sign and a phase.
 
     Its states are split as :math:`\sin(u + b) = \sin u \cos b + \cos u \sin b` splits them:
@@ -215,7 +216,7 @@ class SineCell(Cell):
     entries = backwards
 
 
-class HomogeneousCell(_JointCell):
+class HomogeneousNeurons(_JointNeurons):
     r"""A neuron with a positive scale.
 
     With r the root mean square of u and the bias,
@@ -270,10 +271,10 @@ class HomogeneousCell(_JointCell):
         return self._back(heard, behind)[0]
 
 
-class LinearCell(HomogeneousCell):
+class LinearNeurons(HomogeneousNeurons):
     r"""A neuron with a scale of either sign.
 
-    As :class:`HomogeneousCell`, whose direction :math:`d = [u, b] / r` now has the sign of the
+    As :class:`HomogeneousNeurons`, whose direction :math:`d = [u, b] / r` now has the sign of the
     scale, and so has r v:
 
     .. math::
@@ -288,12 +289,12 @@ class LinearCell(HomogeneousCell):
 
 
 #: Kind of neuron -> what its neurons make of their messages.
-CELLS: dict[str, type[Cell]] = {
-    "free": FreeCell,
-    "homogeneous": HomogeneousCell,
-    "odd": OddCell,
-    "sine": SineCell,
-    "linear": LinearCell,
+NEURON_LAYERS: dict[str, type[NeuronLayer]] = {
+    "free": FreeNeurons,
+    "homogeneous": HomogeneousNeurons,
+    "odd": OddNeurons,
+    "sine": SineNeurons,
+    "linear": LinearNeurons,
 }
 #: Kind of the neurons of each symmetry.
 _KINDS: dict[NeuronSymmetry, str] = {
@@ -306,19 +307,19 @@ _KINDS: dict[NeuronSymmetry, str] = {
 
 
 def kind_of(activation: Activation) -> str:
-    """Return the kind of neurons with an activation: a key of ``CELLS``."""
+    """Return the kind of neurons with an activation: a key of ``NEURON_LAYERS``."""
     return _KINDS[activation.symmetry]
 
 
 def hidden_kinds(architectures: Sequence[Architecture]) -> list[str]:
-    """Return the kinds of hidden neurons in some architectures, in the order of ``CELLS``."""
+    """Return the kinds of hidden neurons in architectures, in the order of ``NEURON_LAYERS``."""
     found = {
         kind_of(group.activation)
         for architecture in architectures
         for group in architecture.groups
         if group.role == "hidden"
     }
-    return [kind for kind in CELLS if kind in found]
+    return [kind for kind in NEURON_LAYERS if kind in found]
 
 
 def kinds_of_level(topology: Topology, level: int) -> Kinds:
@@ -351,7 +352,7 @@ class ByKind(nn.ModuleDict):
     """A linear map for each kind of neurons, without a bias unless asked.
 
     Args:
-        kinds: keys of ``CELLS``.
+        kinds: keys of ``NEURON_LAYERS``.
         inputs, outputs: channels.
         bias: whether there are offsets.
 
