@@ -206,7 +206,7 @@ def test_every_activation_runs_in_every_layout(activation: Activation):
 def test_networks_of_every_activation_are_edited():
     architectures = [chain(activation) for activation in EVERY]
     body = SymmetricNetwork(
-        architectures, 0, channels=(6, 5), messages=4, state_channels=7, carriers=5,
+        architectures, 0, channels=(6, 5), messages=4, state_channels=7, equivariant_vectors=5,
         bidirectional=True,
     )  # fmt: skip
     model = EditingNetwork(body, context=3, copies=2, rank=4, hidden=8).double().eval()

@@ -203,7 +203,7 @@ def test_a_relabelling_of_one_weight_alone_is_noticed():
 def test_edits_move_as_the_networks_do(architecture: Architecture):
     torch.manual_seed(0)
     body = SymmetricNetwork(
-        architecture, 0, channels=(6, 5), messages=4, state_channels=7, carriers=5,
+        architecture, 0, channels=(6, 5), messages=4, state_channels=7, equivariant_vectors=5,
         bidirectional=True,
     )  # fmt: skip
     model = EditingNetwork(body, context=3, copies=2, rank=4, hidden=8, scale=100.0).double().eval()

@@ -20,16 +20,16 @@ class States:
         features: the networks as they were read; edges stand in the order of its topology.
         x: states of neurons ``[*, N, C]``.
         edge_attr: states of weights ``[*, E, C_e]``; ``None`` where a model keeps none.
-        carriers: of a model whose states stay as they are when a neuron is rescaled, or its sign
-            or phase is changed: features ``[*, N, K]`` that are multiplied as the neuron's incoming
-            weights are, and ``[*, N, K]`` as its outgoing ones. What is to be weights is made of
-            these. ``None`` of models that know relabelling alone.
+        equivariant_vectors: of a model whose states stay as they are when a neuron is rescaled, or
+            its sign or phase is changed: features ``[*, N, K]`` that are multiplied as the neuron's
+            incoming weights are, and ``[*, N, K]`` as its outgoing ones. What is to be weights is
+            made of these. ``None`` of models that know relabelling alone.
     """
 
     features: Features
     x: Tensor
     edge_attr: Tensor | None = None
-    carriers: tuple[Tensor, Tensor] | None = None
+    equivariant_vectors: tuple[Tensor, Tensor] | None = None
 
     @property
     def topology(self) -> Topology:

@@ -84,7 +84,10 @@ class EditingNetwork(NetworkModel):
         else:
             length, options = context, ReadoutOptions(dropout=0.0)
             self.context = Readout(*sizes, context, options) if context else None
-        self.readout = WeightReadout(*sizes, context=length, carriers=body.carriers, **readout)
+        vectors = body.equivariant_vectors
+        self.readout = WeightReadout(
+            *sizes, context=length, equivariant_vectors=vectors, **readout
+        )
         if added and not length:
             raise ValueError(
                 "added neurons were asked for without a context, from which their weights follow; "

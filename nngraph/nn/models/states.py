@@ -25,7 +25,7 @@ class StateNetwork(Metanetwork):
     matching and read-outs of one's own take: ``num_outputs=0`` builds no read-out.
 
     Attributes:
-        carriers: K of the states' carriers, 0 where they have none.
+        equivariant_vectors: K of the states' equivariant vectors, 0 where they have none.
 
     Args:
         architecture, num_outputs: as of a :class:`~nngraph.nn.Metanetwork`.
@@ -35,7 +35,7 @@ class StateNetwork(Metanetwork):
             later, from more than states.
     """
 
-    carriers: int = 0
+    equivariant_vectors: int = 0
 
     def __init__(
         self,

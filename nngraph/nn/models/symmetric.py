@@ -67,8 +67,9 @@ class SymmetricNetwork(StateNetwork, Standardised):
             a probe at first, without holding inputs or calling a network.
         bidirectional: whether there is a pass back.
         state_channels: C of :meth:`states`, which a model has that passes back, or has no answer.
-        carriers: K of the states' carriers, which a model has that passes back and has no answer:
-            of them edits of the networks are made that move as the networks do.
+        equivariant_vectors: K of the states' equivariant vectors, which a model has that passes
+            back and has no answer: of them edits of the networks are made that move as the networks
+            do.
         probes: number of learned inputs at which the networks are run besides; 0 reads weights
             only.
         hidden, dropout: width of the MLP of the read-out, and dropout in it.
@@ -107,7 +108,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         start: Literal["random", "evaluation", "grid"] = "random",
         bidirectional: bool = False,
         state_channels: int = 64,
-        carriers: int = 32,
+        equivariant_vectors: int = 32,
         probes: int = 0,
         hidden: int = 384,
         dropout: float = 0.2,
@@ -141,20 +142,20 @@ class SymmetricNetwork(StateNetwork, Standardised):
         self.traits = self.traits.changed(probes)
         # The answer of a forward pass alone is read off the outputs, and needs no states.
         self.has_states = bidirectional or not num_outputs
-        self.carriers = carriers if bidirectional and not num_outputs else 0
+        self.equivariant_vectors = equivariant_vectors if bidirectional and not num_outputs else 0
         if self.has_states:
             self.hidden_states = self.passes.maps(4 if bidirectional else 2, state_channels, True)
             self.output_state = nn.Linear(1 + messages, state_channels)
         if bidirectional:
             self.input_state = nn.Linear(messages, state_channels)
             self.reads_back = self._reads_back(2)
-        if self.carriers:
-            self.incoming = self.passes.maps(2, carriers)
+        if self.equivariant_vectors:
+            self.incoming = self.passes.maps(2, equivariant_vectors)
             self.outgoing = nn.ModuleList(
-                ByKind(kinds, messages, carriers) for _ in self.passes.sizes
+                ByKind(kinds, messages, equivariant_vectors) for _ in self.passes.sizes
             )
-            self.output_incoming = nn.Linear(1 + messages, carriers)
-            self.input_outgoing = nn.Linear(messages, carriers)
+            self.output_incoming = nn.Linear(1 + messages, equivariant_vectors)
+            self.input_outgoing = nn.Linear(messages, equivariant_vectors)
         self.levels = min(self.limits.levels, max_levels)
         read = self.limits.outputs * (2 * messages if self.side else 1 + messages + probes)
         read += self.levels * state_channels if bidirectional else 0
@@ -210,8 +211,8 @@ class SymmetricNetwork(StateNetwork, Standardised):
             )
         features, levels = self.run(networks)
         topology = features.topology
-        carriers = self._carriers(topology, levels) if self.carriers else None
-        return States(features, self._states(topology, levels), carriers=carriers)
+        vectors = self._vectors(topology, levels) if self.equivariant_vectors else None
+        return States(features, self._states(topology, levels), equivariant_vectors=vectors)
 
     def _states(self, topology: Topology, levels: list[Level]) -> Tensor:
         states = []
@@ -231,11 +232,11 @@ class SymmetricNetwork(StateNetwork, Standardised):
             states.append(x)
         return join_levels(topology, states)
 
-    def _carriers(self, topology: Topology, levels: list[Level]) -> tuple[Tensor, Tensor]:
+    def _vectors(self, topology: Topology, levels: list[Level]) -> tuple[Tensor, Tensor]:
         incoming, outgoing = [], []
         for number, level in enumerate(levels):
             assert level.behind is not None
-            none = level.behind.new_zeros(*level.behind.shape[:-1], self.carriers)
+            none = level.behind.new_zeros(*level.behind.shape[:-1], self.equivariant_vectors)
             into, out = none, self.input_outgoing(level.behind) if number == 0 else none
             if level.kinds:
                 entries = self.passes.of_layers(number, level, "entries")

@@ -38,9 +38,9 @@ class WeightReadout(nn.Module):
     square of the tensor over a training set (:class:`TensorScales`), and s a learned scale of it,
     small at the start: what comes out begins near what went in.
 
-    Of states with carriers, incoming p and outgoing q, the factors are :math:`A h_i \odot P p_i`,
-    :math:`B h_j \odot Q q_j` and the change of a bias :math:`C h_i \odot R p_i`: what comes out
-    is then moved as the networks are, by scales, signs and phases too.
+    Of states with equivariant vectors, incoming p and outgoing q, the factors are :math:`A h_i
+    \odot P p_i`, :math:`B h_j \odot Q q_j` and the change of a bias :math:`C h_i \odot R p_i`: what
+    comes out is then moved as the networks are, by scales, signs and phases too.
 
     Commutes with relabelling. A missing bias stays missing, the ones of a residual stay ones, and
     running statistics stay as they are.
@@ -54,7 +54,8 @@ class WeightReadout(nn.Module):
         rank: R.
         hidden: width of h.
         scale: s at the start.
-        carriers: K of the states' carriers; 0 for models that know relabelling alone.
+        equivariant_vectors: K of the states' equivariant vectors; 0 for models that know
+            relabelling alone.
 
     Shape:
         states of any batch, z ``[networks, context]`` -> k :class:`Features` of the same topology.
@@ -73,7 +74,7 @@ class WeightReadout(nn.Module):
         rank: int = 16,
         hidden: int = 128,
         scale: float = 0.01,
-        carriers: int = 0,
+        equivariant_vectors: int = 0,
     ) -> None:
         super().__init__()
         numbers = {"copies": copies, "rank": rank, "hidden": hidden, "scale": scale}
@@ -89,11 +90,11 @@ class WeightReadout(nn.Module):
         self.source = nn.Linear(hidden, taps * rank)
         self.edge = nn.Linear(edge_channels, taps, bias=False) if edge_channels else None
         self.node = nn.Linear(hidden, columns)
-        self.carriers = carriers
-        if carriers:
-            self.incoming = nn.Linear(carriers, taps * rank, bias=False)
-            self.outgoing = nn.Linear(carriers, taps * rank, bias=False)
-            self.own_incoming = nn.Linear(carriers, columns, bias=False)
+        self.equivariant_vectors = equivariant_vectors
+        if equivariant_vectors:
+            self.incoming = nn.Linear(equivariant_vectors, taps * rank, bias=False)
+            self.outgoing = nn.Linear(equivariant_vectors, taps * rank, bias=False)
+            self.own_incoming = nn.Linear(equivariant_vectors, columns, bias=False)
         self.weight_scale = nn.Parameter(torch.full((limits.levels, taps), scale))
         self.bias_scale = nn.Parameter(torch.full((limits.levels, columns), scale))
 
@@ -136,8 +137,8 @@ class WeightReadout(nn.Module):
         scale = self.weight_scale[level] * self.scales.weight[level].unsqueeze(-1)
         heads = scale.shape[-1]
         target, source = self.target(hidden), self.source(hidden)
-        if self.carriers:
-            incoming, outgoing = self._carriers(states)
+        if self.equivariant_vectors:
+            incoming, outgoing = self._equivariant_vectors(states)
             target, source = target * self.incoming(incoming), source * self.outgoing(outgoing)
         target = torch.unflatten(target, -1, (heads, -1))
         target = (target * (scale / self.rank**0.5).unsqueeze(-1).to(target)).flatten(-2)
@@ -152,19 +153,19 @@ class WeightReadout(nn.Module):
             change = change + own * kernels.gather(topology, scale.to(own), "target")
         return torch.unflatten(change, -1, (self.copies, -1))[..., : topology.num_taps]
 
-    def _carriers(self, states: States) -> tuple[Tensor, Tensor]:
-        if states.carriers is None:
+    def _equivariant_vectors(self, states: States) -> tuple[Tensor, Tensor]:
+        if states.equivariant_vectors is None:
             raise ValueError(
-                "a WeightReadout for states with carriers was given some without; build it with "
-                "carriers=0, or the model of the states so that it has them."
+                "a WeightReadout for states with equivariant vectors was given some without; build "
+                "it with equivariant_vectors=0, or the model of the states so that it has them."
             )
-        return states.carriers
+        return states.equivariant_vectors
 
     def _column_changes(self, states: States, hidden: Tensor) -> Tensor:
         """Return what is added to the columns of each copy, ``[*, N, copies, F]``."""
         topology, change = states.topology, self.node(hidden)
-        if self.carriers:
-            change = change * self.own_incoming(self._carriers(states)[0])
+        if self.equivariant_vectors:
+            change = change * self.own_incoming(self._equivariant_vectors(states)[0])
         level = topology.node_level.clamp(max=self.limits.levels - 1)
         change, scale = (
             torch.unflatten(value, -1, (self.copies, -1))
