@@ -29,8 +29,8 @@ from nngraph.nn import (
     input_features,
 )
 from nngraph.nn.common.size_limits import SizeLimits
-from nngraph.nn.encoders import places
-from nngraph.nn.encoders.places import ActivationPlaces, sinusoids
+from nngraph.nn.encoders import positions
+from nngraph.nn.encoders.positions import ActivationFeatures, sinusoids
 from nngraph.nn.encoders.statistics import edge_statistics, group_statistics
 from nngraph.testing import (
     assert_equivariant,
@@ -45,14 +45,14 @@ STRUCTURED = dict(structured_architectures())
 EVERY = {**dict(random_architectures()), **STRUCTURED}
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "nothing but parameters": {"places": "none", "levels": "none", "activations": False},
-    "sinusoidal": {"places": "sinusoidal", "levels": "both"},
+    "nothing but parameters": {"positions": "none", "levels": "none", "activations": False},
+    "sinusoidal": {"positions": "sinusoidal", "levels": "both"},
     "what it is": {"levels": "outputs", "kinds": True, "kernel_sizes": True},
     "statistics": {"statistics": True},
     "waves": {"frequencies": 3, "fan_in": True},
     "ordered": {"ordered": True, "messages": 4, "unit_weights": False},
     "all": {
-        "places": "sinusoidal", "levels": "both", "kinds": True, "kernel_sizes": True,
+        "positions": "sinusoidal", "levels": "both", "kinds": True, "kernel_sizes": True,
         "statistics": True, "frequencies": 3, "ordered": True, "messages": 4, "fan_in": True,
     },
 }  # fmt: skip
@@ -151,9 +151,9 @@ class TestBrokenSymmetry:
     def test_hidden_neurons_alone_are_told_apart(self):
         networks = random_stack(mlp([2, 4, 3, 2]), 1, 0)
         built = encoder([networks.architecture], break_symmetry=True)
-        with_places = built(input_features(networks))[0]
+        with_positions = built(input_features(networks))[0]
         built.breaks_symmetry = False
-        apart = (with_places - built(input_features(networks))[0]).abs().amax(-1)[0]
+        apart = (with_positions - built(input_features(networks))[0]).abs().amax(-1)[0]
         assert (apart > 1e-3).tolist() == [False] * 2 + [True] * 7 + [False] * 2
 
     def test_an_encoder_without_them_is_exact_for_good(self):
@@ -164,19 +164,19 @@ class TestBrokenSymmetry:
             built.breaks_symmetry = True
 
 
-class TestPlaces:
+class TestPositions:
     def test_networks_of_more_inputs_and_outputs_are_served_by_sinusoids_alone(self):
         small, large = mlp([2, 4, 2]), mlp([5, 4, 7])
         networks = random_stack(large, 2, 0)
         for changes in ({}, {"ordered": True}):
             with pytest.raises(ArchitectureError, match="5 inputs; the model was built for 2"):
                 encoder([small], **changes)(input_features(networks))
-            built = encoder([small], places="sinusoidal", **changes)
+            built = encoder([small], positions="sinusoidal", **changes)
             assert_equivariant(
                 of_features(built, networks), large, features=(networks.x, networks.edge_attr)
             )
             # ... each of which has a place of its own.
-            x = built.places["inputs"](Topology.of(large)) + built.places["outputs"](
+            x = built.positions["inputs"](Topology.of(large)) + built.positions["outputs"](
                 Topology.of(large)
             )
             placed = torch.cat([x[:5], x[-7:]]).detach()
@@ -192,17 +192,17 @@ class TestPlaces:
     def test_the_last_layers_of_deeper_networks_are_known_from_the_outputs(self):
         shallow, deep = mlp([2, 4, 4, 1]), mlp([2, 4, 4, 4, 4, 4, 1])
         built = encoder([shallow], levels="outputs")
-        places = [built.places["heights"](Topology.of(a)) for a in (shallow, deep)]
+        places = [built.positions["heights"](Topology.of(a)) for a in (shallow, deep)]
         torch.testing.assert_close(places[0][-9:], places[1][-9:], rtol=0, atol=0)
-        blocks = [built.block_places["heights"](Topology.of(a)) for a in (shallow, deep)]
+        blocks = [built.block_positions["heights"](Topology.of(a)) for a in (shallow, deep)]
         torch.testing.assert_close(blocks[0][-2:], blocks[1][-2:], rtol=0, atol=0)
         assert not torch.equal(places[0][-1], places[0][-2])
 
     def test_what_is_unknown_is_refused(self):
         with pytest.raises(ValueError, match="levels is 'depth'; expected"):
             encoder([mlp([2, 1])], levels="depth")
-        with pytest.raises(ValueError, match="places is 'random'; expected"):
-            encoder([mlp([2, 1])], places="random")
+        with pytest.raises(ValueError, match="positions is 'random'; expected"):
+            encoder([mlp([2, 1])], positions="random")
 
 
 class TestKinds:
@@ -223,7 +223,7 @@ class TestKinds:
             assert torch.equal(one, other) != kinds
 
     def test_kernels_of_a_size_never_seen_have_a_place_of_their_own(self):
-        sizes = encoder([STRUCTURED["convolutions"]], kernel_sizes=True).block_places
+        sizes = encoder([STRUCTURED["convolutions"]], kernel_sizes=True).block_positions
         found = sizes["kernel_sizes"](Topology.of(STRUCTURED["convolutions"]))
         weight = sizes["kernel_sizes"].map.weight
         three = torch.tensor([3.0, 3.0, 1.0]).double().log()
@@ -306,7 +306,7 @@ def test_models_from_before_new_activations_are_loaded():
         model = MessagePassingNetwork(mlp([2, 3, 1]), 3, channels=8, messages=4, hidden=16)
         return model.double().eval()
 
-    model, other, name = build(1), build(2), "encoder.places.activations.table"
+    model, other, name = build(1), build(2), "encoder.positions.activations.table"
     old, own = dict(model.state_dict()), other.state_dict()[name].clone()
     old[name] = old[name][:17]
     other.load_state_dict(old)
@@ -320,10 +320,10 @@ def test_models_from_before_new_activations_are_loaded():
 def test_activations_that_are_new_leave_the_draws_of_a_seed(monkeypatch: pytest.MonkeyPatch):
     def draws() -> tuple[Tensor, Tensor]:
         torch.manual_seed(0)
-        return ActivationPlaces(4).table.detach(), torch.rand(3)
+        return ActivationFeatures(4).table.detach(), torch.rand(3)
 
     table, after = draws()
-    monkeypatch.setattr(places, "ACTIVATIONS", {**ACTIVATIONS, "new": ACTIVATIONS["relu"]})
+    monkeypatch.setattr(positions, "ACTIVATIONS", {**ACTIVATIONS, "new": ACTIVATIONS["relu"]})
     longer, same = draws()
     assert torch.equal(same, after)
     assert torch.equal(longer[:-1], table)

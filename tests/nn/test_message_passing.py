@@ -45,7 +45,7 @@ class TestPlacesOfOutputs:
         (before,) = self.states(model, networks)
         change = torch.randn(3, 8).double()
         with torch.no_grad():
-            model.encoder.places["outputs"].rows.table += change
+            model.encoder.positions["outputs"].rows.table += change
         (after,) = self.states(model, networks)
         expected = torch.zeros_like(before)
         expected[:, -3:] = change
@@ -58,7 +58,7 @@ class TestPlacesOfOutputs:
         (together,) = self.states(model, Batch.from_data_list(graphs))
         torch.testing.assert_close(together.squeeze(0), apart.squeeze(0))
         with torch.no_grad():
-            model.encoder.places["outputs"].rows.table += 1
+            model.encoder.positions["outputs"].rows.table += 1
         moved = self.states(model, Batch.from_data_list(graphs))[0] - together
         role = Topology.of_batch([g.architecture for g in graphs]).node_role
         torch.testing.assert_close(moved, (role == 2).double().unsqueeze(-1).expand_as(moved))

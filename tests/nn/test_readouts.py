@@ -210,7 +210,7 @@ class TestDepthsAndWidthsNeverSeen:
     @pytest.mark.parametrize("name", FREE)
     def test_networks_of_any_inputs_outputs_widths_and_depths(self, name: str):
         torch.manual_seed(0)
-        encoder = {"places": "sinusoidal", "levels": "both", "fan_in": True}
+        encoder = {"positions": "sinusoidal", "levels": "both", "fan_in": True}
         model = Plain(mlp([2, 4, 1]), 3, encoder, **OPTIONS[name]).double().eval()
         model.fit_statistics(random_stack(mlp([2, 4, 1]), 8, 0))
         answers = []

@@ -17,15 +17,15 @@ from nngraph.nn.common.levels import join_levels
 from nngraph.nn.common.scales import TensorScales, fan_in
 from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.encoders.ordered_pass import OrderedPass, node_entries
-from nngraph.nn.encoders.places import (
-    ActivationPlaces,
-    ColumnPlaces,
-    HiddenPlaces,
-    InputPlaces,
+from nngraph.nn.encoders.positions import (
+    ActivationFeatures,
+    ColumnFeatures,
+    HiddenPositions,
+    InputPositions,
     KernelSizes,
     Lookup,
-    OutputPlaces,
-    PlaceKind,
+    OutputPositions,
+    PositionKind,
     make_rows,
 )
 from nngraph.nn.encoders.statistics import ParameterStatistics
@@ -39,8 +39,8 @@ class EncoderOptions:
     """What the first states hold besides scaled parameters.
 
     Args:
-        places: p of input and output neurons: learned, ``"sinusoidal"`` to serve networks of more
-            inputs and outputs than those it is built for, or none.
+        positions: p of input and output neurons: learned, ``"sinusoidal"`` to serve networks of
+            more inputs and outputs than those it is built for, or none.
         levels: p and q of the layer as counted from the inputs, from the outputs, from both, so
             that the last layers of deeper networks are known as such, or none.
         activations: p of the activation.
@@ -55,14 +55,14 @@ class EncoderOptions:
         unit_weights: whether e starts from weights in units of their tensor, or from those that are
             the matrices of a pass, smaller by the root of the fan-in.
         fan_in: as of :class:`~nngraph.nn.TensorScales`: networks of other widths look alike.
-        break_symmetry: adds places of hidden neurons, which is **not equivariant**;
+        break_symmetry: adds positions of hidden neurons, which is **not equivariant**;
             :attr:`breaks_symmetry` switches them off again.
 
     Raises:
         ValueError: if there are no such levels.
     """
 
-    places: PlaceKind | Literal["none"] = "learned"
+    positions: PositionKind | Literal["none"] = "learned"
     levels: Literal["inputs", "outputs", "both", "none"] = "inputs"
     activations: bool = True
     kinds: bool = False
@@ -92,7 +92,7 @@ class NetworkEncoder(nn.Module):
             + p_{\text{level}} + p_{\text{activation}} \\
         e_{ij} &= E \hat w_{ij} + q_{\text{level}}
 
-    with parameters in units of their tensor's root mean square over the training set. Places of
+    with parameters in units of their tensor's root mean square over the training set. Positions of
     hidden neurons say nothing and are not read, so that the states commute with relabelling. Every
     term p and q can be left out, and others added.
 
@@ -123,41 +123,43 @@ class NetworkEncoder(nn.Module):
         depth, waves = min(limits.levels, max_levels), 2 * options.frequencies
         from_inputs = options.levels in ("inputs", "both")
         from_outputs = options.levels in ("outputs", "both")
-        places = options.places
+        positions = options.positions
         self.channels, self.unit_weights = channels, options.unit_weights
         self.scales = TensorScales(limits, options.fan_in)
         self.ordered = None
         if options.ordered:
-            kind: PlaceKind = "learned" if places == "none" else places
+            kind: PositionKind = "learned" if positions == "none" else positions
             self.ordered = OrderedPass(limits, channels, options.messages, max_levels, kind)
         # An ordered pass over MLPs has read all that their neurons have.
         reads_own = not (options.ordered and limits.chains) or options.frequencies > 0
         self.own = nn.Linear(2 * columns + waves, channels) if reads_own else None
-        self.places = nn.ModuleDict()
-        if places != "none":
-            self.places["inputs"] = InputPlaces(make_rows(places, limits.inputs, channels))
-            self.places["outputs"] = OutputPlaces(make_rows(places, limits.outputs, channels))
+        self.positions = nn.ModuleDict()
+        if positions != "none":
+            inputs = make_rows(positions, limits.inputs, channels)
+            self.positions["inputs"] = InputPositions(inputs)
+            outputs = make_rows(positions, limits.outputs, channels)
+            self.positions["outputs"] = OutputPositions(outputs)
         if from_inputs:
-            self.places["levels"] = Lookup(depth, channels, attrgetter("node_level"))
+            self.positions["levels"] = Lookup(depth, channels, attrgetter("node_level"))
         if from_outputs:
-            self.places["heights"] = Lookup(depth, channels, attrgetter("node_height"))
+            self.positions["heights"] = Lookup(depth, channels, attrgetter("node_height"))
         if options.activations:
-            self.places["activations"] = ActivationPlaces(channels)
+            self.positions["activations"] = ActivationFeatures(channels)
         if options.kinds:
-            self.places["columns"] = ColumnPlaces(channels)
+            self.positions["columns"] = ColumnFeatures(channels)
         if options.break_symmetry:
-            self.places["hidden"] = HiddenPlaces(channels)
+            self.positions["hidden"] = HiddenPositions(channels)
         self.edge = nn.Linear(taps + waves, edge_channels) if edge_channels else None
-        self.block_places = nn.ModuleDict()
+        self.block_positions = nn.ModuleDict()
         if edge_channels and from_inputs:
-            self.block_places["levels"] = Lookup(depth, edge_channels, attrgetter("block_level"))
+            self.block_positions["levels"] = Lookup(depth, edge_channels, attrgetter("block_level"))
         if edge_channels and from_outputs:
-            self.block_places["heights"] = Lookup(depth, edge_channels, _block_heights)
+            self.block_positions["heights"] = Lookup(depth, edge_channels, _block_heights)
         if edge_channels and options.kinds:
             kinds = attrgetter("block_kind")
-            self.block_places["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, kinds)
+            self.block_positions["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, kinds)
         if edge_channels and options.kernel_sizes:
-            self.block_places["kernel_sizes"] = KernelSizes(edge_channels)
+            self.block_positions["kernel_sizes"] = KernelSizes(edge_channels)
         self.statistics = None
         if options.statistics:
             self.statistics = ParameterStatistics(taps, columns, channels, edge_channels)
@@ -170,24 +172,24 @@ class NetworkEncoder(nn.Module):
 
     @property
     def breaks_symmetry(self) -> bool:
-        """Whether places of hidden neurons are read; can be set where they are learned.
+        """Whether positions of hidden neurons are read; can be set where they are learned.
 
         Raises:
             ValueError: on setting it, if the encoder was built without ``break_symmetry``.
         """
-        return any(place.active for place in self._hidden())
+        return any(position.active for position in self._hidden())
 
     @breaks_symmetry.setter
     def breaks_symmetry(self, active: bool) -> None:
         if active and not self._hidden():
             raise ValueError(
-                "the encoder has no places of hidden neurons; build it with break_symmetry=True."
+                "the encoder has no positions of hidden neurons; build it with break_symmetry=True."
             )
-        for place in self._hidden():
-            place.active = active
+        for position in self._hidden():
+            position.active = active
 
-    def _hidden(self) -> list[HiddenPlaces]:
-        return [place for place in self.places.values() if isinstance(place, HiddenPlaces)]
+    def _hidden(self) -> list[HiddenPositions]:
+        return [p for p in self.positions.values() if isinstance(p, HiddenPositions)]
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor | None]:
         topology = features.topology
@@ -213,9 +215,9 @@ class NetworkEncoder(nn.Module):
             terms.append(self.own(torch.cat([node_entries(topology, columns), *waves], dim=-1)))
         if self.statistics is not None:
             terms.append(self.statistics.nodes(topology, self._units(topology, taps), columns))
-        if len(self.places):
+        if len(self.positions):
             # Those first: they are the same for all networks of a stack.
-            terms.append(_total([place(topology) for place in self.places.values()]))
+            terms.append(_total([position(topology) for position in self.positions.values()]))
         return _total(terms), outputs
 
     def edges(self, topology: Topology, taps: Tensor) -> Tensor | None:
@@ -230,7 +232,7 @@ class NetworkEncoder(nn.Module):
 
     def blocks(self, topology: Topology, taps: Tensor) -> Tensor | None:
         """Return what e has of its block, ``[K, C_e]``, or with statistics ``[*, K, C_e]``."""
-        terms = [place(topology) for place in self.block_places.values()]
+        terms = [position(topology) for position in self.block_positions.values()]
         if self.statistics is not None:
             terms.append(self.statistics.edges(topology, self._units(topology, taps)))
         return _total(terms) if terms else None
@@ -245,8 +247,8 @@ class EndEncoder(nn.Module):
 
     .. math:: e_{ij} \leftarrow e_{ij} + A x_j + B x_i
 
-    The place of an input or output is then known at the weights that touch it, also to layers that
-    do not read neurons without a bias, or treat inputs and outputs as relabelled.
+    The position of an input or output is then known at the weights that touch it, also to layers
+    that do not read neurons without a bias, or treat inputs and outputs as relabelled.
 
     Args:
         limits, channels, edge_channels, max_levels: as there; both kinds of states are wanted.

@@ -13,7 +13,7 @@ from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.levels import at_inputs
 from nngraph.nn.common.size_limits import SizeLimits
-from nngraph.nn.encoders.places import LearnedRows, PlaceKind, SinusoidalRows
+from nngraph.nn.encoders.positions import LearnedRows, PositionKind, SinusoidalRows
 
 __all__ = ["OrderedPass", "node_entries"]
 
@@ -35,7 +35,7 @@ class OrderedPass(nn.Module):
         channels: C, of the states.
         messages: channels of the messages.
         max_levels: number of sets of maps at most.
-        places: what inputs start from: learned, a unit vector each at first, or sinusoidal, for
+        positions: what inputs start from: learned, a unit vector each at first, or sinusoidal, for
             any number of them.
 
     Shape:
@@ -49,12 +49,12 @@ class OrderedPass(nn.Module):
         channels: int,
         messages: int,
         max_levels: int = 16,
-        places: PlaceKind = "learned",
+        positions: PositionKind = "learned",
     ) -> None:
         super().__init__()
         # As many channels as inputs keep all of a row of the first weight. A neuron that hears of
         # several levels hears of all in the same channels.
-        learned = places == "learned"
+        learned = positions == "learned"
         width = min(limits.inputs, messages) if limits.chains and learned else messages
         self.inputs = (
             LearnedRows(torch.eye(limits.inputs, width)) if learned else SinusoidalRows(width)
@@ -87,7 +87,8 @@ class OrderedPass(nn.Module):
         for message in self.messages:
             nn.init.normal_(cast(nn.Linear, message).weight, 0, 4.0 / channels**0.5)
         # Slopes and offsets of the first functions are spread over the range of their inputs: with
-        # offsets near 0 they are all steps at the same place, and learning is several times slower.
+        # offsets near 0 they are all steps at the same position, and learning is several times
+        # slower.
         for i, layer in enumerate(self.layers):
             first = cast(nn.Linear, cast(nn.Sequential, layer)[0])
             slope, offset = (10.0, 4.0) if i == 0 else (0.5, 2.0)

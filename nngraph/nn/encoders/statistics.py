@@ -92,7 +92,7 @@ def group_statistics(topology: Topology, x: Tensor) -> Tensor:
 
 
 class NetworkStatistics(Standardised):
-    r"""Statistics of each parameter tensor of a network, at a place of its own.
+    r"""Statistics of each parameter tensor of a network, at a position of its own.
 
     .. math::
         \frac{s(W) - \mu}{\sigma}, \qquad
@@ -104,7 +104,7 @@ class NetworkStatistics(Standardised):
     Relabelling neurons moves entries within their tensor alone, so that the statistics do not
     change. A tensor stands in the row of its kind (weight, factor of a norm, bias, ...) and of its
     level, counted from the inputs; where depths are mixed also in a second row, of its level
-    counted from the outputs: first and last layers then have places of their own at any depth.
+    counted from the outputs: first and last layers then have positions of their own at any depth.
     Levels beyond the last count as the last; tensors in one row are averaged; rows that a network
     has nothing for are 0, the last entry too.
 
@@ -123,10 +123,10 @@ class NetworkStatistics(Standardised):
     def __init__(self, architectures: Sequence[Architecture]) -> None:
         super().__init__()
         # Of those it is built for, so that torch.compile need not pass through the cache.
-        self._known = {architecture: _places(architecture) for architecture in architectures}
-        places = [place for known in self._known.values() for place in known.values()]
-        self.kinds = sorted({kind for kind, _, _ in places})
-        self.levels = 1 + max((level for _, level, _ in places), default=0)
+        self._known = {architecture: _positions(architecture) for architecture in architectures}
+        positions = [position for known in self._known.values() for position in known.values()]
+        self.kinds = sorted({kind for kind, _, _ in positions})
+        self.levels = 1 + max((level for _, level, _ in positions), default=0)
         depths = {len(Topology.of(a).level_nodes) for a in architectures}
         self.ends = 1 if len(depths) == 1 else 2
         self.rows = len(self.kinds) * self.levels * self.ends
@@ -147,14 +147,14 @@ class NetworkStatistics(Standardised):
         return join_networks(topology, [self._of_part(part) for part in parts])
 
     def _of_part(self, part: Alike) -> Tensor:
-        places = self._known.get(part.architecture) or _places(part.architecture)
-        told = torch.stack([tensor_statistics(part.parameters[name]) for name in places], dim=1)
+        positions = self._known.get(part.architecture) or _positions(part.architecture)
+        told = torch.stack([tensor_statistics(part.parameters[name]) for name in positions], dim=1)
         told = torch.cat([told, torch.ones_like(told[..., :1])], dim=-1)
         tables = []
         for end in range(self.ends):
             found = [
                 self._row(part.architecture, kind, (level, height)[end])
-                for kind, level, height in places.values()
+                for kind, level, height in positions.values()
             ]
             rows = torch.tensor(found, device=told.device)
             size = self.rows // self.ends
@@ -173,20 +173,20 @@ class NetworkStatistics(Standardised):
         return self.kinds.index(kind) * self.levels + min(level, self.levels - 1)
 
 
-def _places(architecture: Architecture) -> dict[str, tuple[str, int, int]]:
+def _positions(architecture: Architecture) -> dict[str, tuple[str, int, int]]:
     """Return kind, and level from the inputs and from the outputs, of each tensor by its name."""
     topology = Topology.of(architecture)
     levels = topology.group_level.tolist()
     heights = topology.node_height[list(architecture.node_starts[:-1])].tolist()
-    places = {}
+    positions = {}
     for parameter in architecture.parameters:
         if parameter.integer is not None:
             continue
         slab = slabs_of(parameter)[0]
         kind = slab.column or ("weight" if "t" in slab.axes else "factor of a norm")
         group = slab.target
-        places[parameter.name] = (kind, levels[group], heights[group])
-    return places
+        positions[parameter.name] = (kind, levels[group], heights[group])
+    return positions
 
 
 def tensor_statistics(values: Tensor) -> Tensor:

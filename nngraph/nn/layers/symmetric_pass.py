@@ -63,8 +63,8 @@ class SymmetricPass(nn.Module):
         v_i = \textstyle\sum_j w_{ji} g_j, \quad g_i = P_l\, y(u_i, b_i, v_i)
 
     with z and y those of the :class:`~nngraph.nn.layers.neurons.NeuronLayer` of the neuron's kind,
-    h of an input neuron its place, and g of an output neuron a function of what it heard. Nothing
-    of edge size but the weights is made.
+    h of an input neuron its position, and g of an output neuron a function of what it heard.
+    Nothing of edge size but the weights is made.
 
     Args:
         limits: of the networks to read.
@@ -119,7 +119,7 @@ class SymmetricPass(nn.Module):
         self.maps_out = self.maps(2, messages)
         if bidirectional:
             self.start = mlp([1 + messages, 2 * messages, messages])
-            self.output_place = nn.Parameter(torch.randn(limits.outputs, messages))
+            self.output_position = nn.Parameter(torch.randn(limits.outputs, messages))
             self.maps_back = self.maps(2, messages)
 
     def maps(self, parts: int, outputs: int, bias: bool = False) -> nn.ModuleList:
@@ -163,8 +163,8 @@ class SymmetricPass(nn.Module):
         return radians, weight, torch.lerp(bias, features.bias * frequency, sines)
 
     def _forwards(self, topology: Topology, weight: Tensor, bias: Tensor) -> list[Level]:
-        places = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
-        levels = [Level([], places, places)]
+        positions = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
+        levels = [Level([], positions, positions)]
         for number, nodes in enumerate(topology.level_nodes[1:], start=1):
             own = kernels.take(bias, nodes)
             level = Level(self._known_kinds(topology, number), own, own)
@@ -201,7 +201,7 @@ class SymmetricPass(nn.Module):
             level.z, level.free = put(level.z, z, rows), put(level.free, free, rows)
 
     def _backwards(self, topology: Topology, weight: Tensor, levels: list[Level]) -> None:
-        places = by_output(topology, self.output_place)
+        positions = by_output(topology, self.output_position)
         sent: Tensor | None = None
         for number in reversed(range(len(levels))):
             level = levels[number]
@@ -213,8 +213,8 @@ class SymmetricPass(nn.Module):
             if level.ends is not None:
                 rows, nodes = topology.output_rows[number], topology.level_nodes[number]
                 heard = level.ends.index_select(-2, rows)
-                place = kernels.take(places, nodes).index_select(-2, rows)
-                sent = put(sent, self.start(heard) + place, rows)
+                position = kernels.take(positions, nodes).index_select(-2, rows)
+                sent = put(sent, self.start(heard) + position, rows)
             if level.kinds:
                 y = self.of_layers(number, level, "backwards")
                 sent = sent + self.each(self.maps_back, number, level.kinds, y)
@@ -290,7 +290,7 @@ class SymmetricPass(nn.Module):
             elif points is None:
                 nn.init.uniform_(read.weight, -0.9, 0.9)
             else:
-                # Of the learned places of the inputs.
+                # Of the learned positions of the inputs.
                 read.weight.copy_(points @ torch.linalg.pinv(self.inputs).mT)
             maps = cast(ByKind, self.maps_out[i])
             if mix:

@@ -18,34 +18,34 @@ from nngraph.graph import ACTIVATIONS, COLUMN_KINDS, KERNEL_AXES, Topology
 from nngraph.nn.common.levels import by_input, by_output
 
 __all__ = [
-    "ActivationPlaces",
-    "ColumnPlaces",
-    "HiddenPlaces",
-    "InputPlaces",
+    "ActivationFeatures",
+    "ColumnFeatures",
+    "HiddenPositions",
+    "InputPositions",
     "KernelSizes",
     "LearnedRows",
     "Lookup",
-    "OutputPlaces",
-    "PlaceKind",
+    "OutputPositions",
+    "PositionKind",
     "SinusoidalRows",
     "make_rows",
     "sinusoids",
 ]
 
-PlaceKind = Literal["learned", "sinusoidal"]
+PositionKind = Literal["learned", "sinusoidal"]
 
 
-# -- rows of a table, one for each place ----------------------------------------------------------
+# -- rows of a table, one for each position -------------------------------------------------------
 
 
 class LearnedRows(nn.Module):
-    """One learned vector for each place; there are no others.
+    """One learned vector for each position; there are no others.
 
     Args:
-        table: first values ``[places, C]``.
+        table: first values ``[positions, C]``.
 
     Shape:
-        number of places -> ``[places, C]``, all of them whatever the number.
+        number of positions -> ``[positions, C]``, all of them whatever the number.
     """
 
     def __init__(self, table: Tensor) -> None:
@@ -57,13 +57,13 @@ class LearnedRows(nn.Module):
 
 
 class SinusoidalRows(nn.Module):
-    """A learned map of the sinusoids of a place: any number of places, near ones alike.
+    """A learned map of the sinusoids of a position: any number of positions, near ones alike.
 
     Args:
         channels: C.
 
     Shape:
-        number of places -> ``[count, C]``, one row at least.
+        number of positions -> ``[count, C]``, one row at least.
     """
 
     def __init__(self, channels: int) -> None:
@@ -75,11 +75,11 @@ class SinusoidalRows(nn.Module):
 
     def forward(self, count: int) -> Tensor:
         weight = self.map.weight
-        place = torch.arange(max(count, 1), device=weight.device)
-        return self.map(sinusoids(place, weight.shape[1], weight.dtype))  # type: ignore[no-any-return]
+        position = torch.arange(max(count, 1), device=weight.device)
+        return self.map(sinusoids(position, weight.shape[1], weight.dtype))  # type: ignore[no-any-return]
 
 
-def make_rows(kind: PlaceKind, count: int, channels: int) -> LearnedRows | SinusoidalRows:
+def make_rows(kind: PositionKind, count: int, channels: int) -> LearnedRows | SinusoidalRows:
     """Return rows of either kind; ``count`` learned ones.
 
     Raises:
@@ -89,25 +89,26 @@ def make_rows(kind: PlaceKind, count: int, channels: int) -> LearnedRows | Sinus
         return LearnedRows(torch.randn(count, channels))
     if kind == "sinusoidal":
         return SinusoidalRows(channels)
-    raise ValueError(f"places is {kind!r}; expected 'learned', 'sinusoidal' or 'none'.")
+    raise ValueError(f"positions is {kind!r}; expected 'learned', 'sinusoidal' or 'none'.")
 
 
-def sinusoids(place: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    r"""Return sines and cosines of places at wavelengths from :math:`2 \pi` to 10,000 times that.
+def sinusoids(position: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    r"""Return sines and cosines of positions at wavelengths from :math:`2 \pi` to 10,000 times
+    that.
 
     .. math:: \sin(p / 10000^{2k / C}), \; \cos(p / 10000^{2k / C})
 
     ``[K] -> [K, C]``, with C even.
     """
-    exponent = torch.arange(0, size, 2, device=place.device, dtype=torch.float64) / size
-    angle = place.to(torch.float64).unsqueeze(-1) * torch.exp(-math.log(10_000) * exponent)
+    exponent = torch.arange(0, size, 2, device=position.device, dtype=torch.float64) / size
+    angle = position.to(torch.float64).unsqueeze(-1) * torch.exp(-math.log(10_000) * exponent)
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(dtype)
 
 
 # -- of neurons -----------------------------------------------------------------------------------
 
 
-class InputPlaces(nn.Module):
+class InputPositions(nn.Module):
     """Which input neuron one is; 0 at all others.
 
     Args:
@@ -123,7 +124,7 @@ class InputPlaces(nn.Module):
         return by_input(topology, table)
 
 
-class OutputPlaces(InputPlaces):
+class OutputPositions(InputPositions):
     """Which output neuron one is; 0 at all others."""
 
     def forward(self, topology: Topology) -> Tensor:
@@ -148,7 +149,7 @@ class Lookup(nn.Module):
         return self.table[self.index(topology).clamp(max=len(self.table) - 1)]
 
 
-class ActivationPlaces(Lookup):
+class ActivationFeatures(Lookup):
     """A learned row for each activation that there is, :data:`nngraph.graph.ACTIVATIONS`.
 
     Tables that were learned when there were fewer are loaded: new activations stand at the end.
@@ -175,7 +176,7 @@ class ActivationPlaces(Lookup):
         super()._load_from_state_dict(state_dict, prefix, *further)
 
 
-class ColumnPlaces(nn.Module):
+class ColumnFeatures(nn.Module):
     """Sum of what the parameters on a neuron are: a bias, a running mean, ..."""
 
     def __init__(self, channels: int) -> None:
@@ -187,7 +188,7 @@ class ColumnPlaces(nn.Module):
         return pad(self.table, (0, 0, 1, 0))[topology.node_columns].sum(-2)
 
 
-class HiddenPlaces(nn.Module):
+class HiddenPositions(nn.Module):
     """Place of each hidden neuron in its layer, sinusoidal: **breaks the symmetry**, on purpose.
 
     Attributes:
