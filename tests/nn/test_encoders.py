@@ -192,9 +192,10 @@ class TestPositions:
     def test_the_last_layers_of_deeper_networks_are_known_from_the_outputs(self):
         shallow, deep = mlp([2, 4, 4, 1]), mlp([2, 4, 4, 4, 4, 4, 1])
         built = encoder([shallow], levels="outputs")
-        places = [built.positions["heights"](Topology.of(a)) for a in (shallow, deep)]
+        places = [built.positions["depths_from_output"](Topology.of(a)) for a in (shallow, deep)]
         torch.testing.assert_close(places[0][-9:], places[1][-9:], rtol=0, atol=0)
-        blocks = [built.block_positions["heights"](Topology.of(a)) for a in (shallow, deep)]
+        of_blocks = built.block_positions["depths_from_output"]
+        blocks = [of_blocks(Topology.of(a)) for a in (shallow, deep)]
         torch.testing.assert_close(blocks[0][-2:], blocks[1][-2:], rtol=0, atol=0)
         assert not torch.equal(places[0][-1], places[0][-2])
 

@@ -142,7 +142,8 @@ class NetworkEncoder(nn.Module):
         if from_inputs:
             self.positions["levels"] = Lookup(depth, channels, attrgetter("node_level"))
         if from_outputs:
-            self.positions["heights"] = Lookup(depth, channels, attrgetter("node_height"))
+            depths = Lookup(depth, channels, attrgetter("node_height"))
+            self.positions["depths_from_output"] = depths
         if options.activations:
             self.positions["activations"] = ActivationFeatures(channels)
         if options.kinds:
@@ -154,7 +155,8 @@ class NetworkEncoder(nn.Module):
         if edge_channels and from_inputs:
             self.block_positions["levels"] = Lookup(depth, edge_channels, attrgetter("block_level"))
         if edge_channels and from_outputs:
-            self.block_positions["heights"] = Lookup(depth, edge_channels, _block_heights)
+            depths = Lookup(depth, edge_channels, _block_depths)
+            self.block_positions["depths_from_output"] = depths
         if edge_channels and options.kinds:
             kinds = attrgetter("block_kind")
             self.block_positions["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, kinds)
@@ -308,6 +310,6 @@ def _total(terms: list[Tensor]) -> Tensor:
     return reduce(torch.add, terms)
 
 
-def _block_heights(topology: Topology) -> Tensor:
+def _block_depths(topology: Topology) -> Tensor:
     """Distance of each block's target from the outputs, in blocks: ``[K]``."""
     return topology.node_height[topology.blocks[:, 4]]

@@ -153,8 +153,8 @@ class NetworkStatistics(Standardised):
         tables = []
         for end in range(self.ends):
             found = [
-                self._row(part.architecture, kind, (level, height)[end])
-                for kind, level, height in positions.values()
+                self._row(part.architecture, kind, (level, depth_from_output)[end])
+                for kind, level, depth_from_output in positions.values()
             ]
             rows = torch.tensor(found, device=told.device)
             size = self.rows // self.ends
@@ -177,7 +177,7 @@ def _positions(architecture: Architecture) -> dict[str, tuple[str, int, int]]:
     """Return kind, and level from the inputs and from the outputs, of each tensor by its name."""
     topology = Topology.of(architecture)
     levels = topology.group_level.tolist()
-    heights = topology.node_height[list(architecture.node_starts[:-1])].tolist()
+    depths_from_output = topology.node_height[list(architecture.node_starts[:-1])].tolist()
     positions = {}
     for parameter in architecture.parameters:
         if parameter.integer is not None:
@@ -185,7 +185,7 @@ def _positions(architecture: Architecture) -> dict[str, tuple[str, int, int]]:
         slab = slabs_of(parameter)[0]
         kind = slab.column or ("weight" if "t" in slab.axes else "factor of a norm")
         group = slab.target
-        positions[parameter.name] = (kind, levels[group], heights[group])
+        positions[parameter.name] = (kind, levels[group], depths_from_output[group])
     return positions
 
 
