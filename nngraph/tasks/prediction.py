@@ -15,10 +15,10 @@ from nngraph.tasks.targets import Category, Number, Target
 from nngraph.tasks.task import Task, batch_answers, joined, new_model
 from nngraph.zoo import Fact, Zoo
 
-__all__ = ["InUnits", "Predict"]
+__all__ = ["Predict", "StandardisedTarget"]
 
 
-class InUnits(NetworkModel, Units):
+class StandardisedTarget(NetworkModel, Units):
     r"""A metanetwork whose answers are in the units of what it tells.
 
     .. math:: y = \mu + \sigma f(\theta)
@@ -87,11 +87,11 @@ class Predict(Task):
 
     def build_model(self) -> nn.Module:
         model = new_model(self.settings, self.zoo, self.target.num_outputs)
-        return InUnits(model) if isinstance(self.target, Number) else model
+        return StandardisedTarget(model) if isinstance(self.target, Number) else model
 
     def fit_statistics(self, model: nn.Module) -> None:
         super().fit_statistics(model)
-        if isinstance(model, InUnits):
+        if isinstance(model, StandardisedTarget):
             model.mean.fill_(float(self._training_numbers().mean()))
             model.deviation.fill_(cast(Number, self.target).deviation)
 

@@ -18,7 +18,7 @@ from nngraph.nn import Metanetwork
 from nngraph.tasks import TASKS, Predict, Task, TrainSettings, build_model, build_task, load_run
 from nngraph.tasks import train as train_run
 from nngraph.tasks.classification import have_two_inputs
-from nngraph.tasks.prediction import InUnits
+from nngraph.tasks.prediction import StandardisedTarget
 from nngraph.tasks.targets import Category, Number
 from nngraph.tasks.task import batch_answers
 from nngraph.zoo import (
@@ -130,7 +130,7 @@ def test_a_number_is_told_in_its_own_units(wild: Zoo, predict: Settings, tmp_pat
     assert report.details["fact"] == "test_accuracy"
     model, found = load_run(tmp_path)
     task = build_task(found, wild)
-    assert isinstance(model, InUnits)
+    assert isinstance(model, StandardisedTarget)
     assert task.evaluate(model, "test") == report.test
     known = wild.fact("test_accuracy")[wild.indices("train")].double()
     assert float(model.mean) == pytest.approx(float(known.mean()))
