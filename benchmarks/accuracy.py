@@ -18,7 +18,7 @@ import harness
 import torch
 from devices import Device
 
-from nngraph.nn import MODELS, SymmetricNetwork, probing
+from nngraph.nn import MODELS, SymmetricNetwork, plane_wave_r2
 from nngraph.tasks import TASKS, Report, TrainSettings, load_run, train
 from nngraph.zoo import Zoo
 
@@ -124,13 +124,14 @@ def figures(report: Report) -> dict[str, Any]:
 
 
 def how_far_a_probe(run: Path, zoo: Zoo) -> float | None:
-    """Return the median R2 of ``nngraph.nn.probing``: near 1, the model evaluates the networks."""
+    """Return the median R2 of ``nngraph.nn.plane_wave_r2``: near 1, the model evaluates the
+    networks."""
     model, _ = load_run(run)
     architecture = zoo.architectures[0]
     sines = all(g.activation.name == "sine" for g in architecture.groups[1:-1])
     if not isinstance(model, SymmetricNetwork) or not sines or architecture.widths[0] != 2:
         return None
-    return round(float(probing(model, zoo.stack("test")[:100]).median()), 3)
+    return round(float(plane_wave_r2(model, zoo.stack("test")[:100]).median()), 3)
 
 
 def mean_and_deviation(values: Sequence[str]) -> str:

@@ -25,8 +25,8 @@ from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
 from nngraph.nn.models.nft import SetAttentionLayer, SetAttentionNetwork, TensorAttention
 from nngraph.nn.models.ng_gnn import FilmLayer, FilmNetwork
 from nngraph.nn.models.ng_t import RelationalLayer, RelationalNetwork
+from nngraph.nn.models.plane_waves import plane_wave_r2
 from nngraph.nn.models.probe import ProbeNetwork
-from nngraph.nn.models.probing import probing
 from nngraph.nn.models.registry import MODELS, model_named
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.models.statistics import StatisticsNetwork
@@ -101,6 +101,6 @@ __all__ = [
     "mlp",
     "model_named",
     "output_networks",
-    "probing",
+    "plane_wave_r2",
     "traits_of",
 ]

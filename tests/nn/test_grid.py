@@ -10,7 +10,7 @@ from nngraph.datasets import Relabel
 from nngraph.graph import Activation, Architecture, NeuralGraphStack, forward
 from nngraph.graph.sine_symmetry import SineSymmetry
 from nngraph.nn import Metanetwork, ProbeNetwork, SymmetricNetwork, input_features
-from nngraph.nn.models.probing import probing
+from nngraph.nn.models.plane_waves import plane_wave_r2
 from nngraph.nn.probes.grid import GridReader, grid_points
 from nngraph.testing import random_stack
 
@@ -87,7 +87,7 @@ def test_channels_that_do_not_mix_start_as_those_that_may():
     networks = random_stack(NETWORKS["three outputs"], 3, 0)
     found, expected = (make(networks.architecture) for make in (apart, symmetric))
     torch.testing.assert_close(found.embed(networks), expected.embed(networks))
-    torch.testing.assert_close(probing(found, networks), probing(expected, networks))
+    torch.testing.assert_close(plane_wave_r2(found, networks), plane_wave_r2(expected, networks))
     # One of a map's channels is heard of by no other, also after training.
     trained(found, networks)
     before = found.embed(networks).view(3, 6, 25)

@@ -15,7 +15,7 @@ from nngraph.nn import (
     SymmetricNetwork,
     TensorScales,
     input_features,
-    probing,
+    plane_wave_r2,
 )
 from nngraph.nn.common.levels import at_outputs
 from nngraph.nn.common.size_limits import SizeLimits
@@ -162,14 +162,14 @@ def test_probing_finds_the_points_that_were_built_in():
     points = torch.tensor([[0.5, -1.0], [0.0, 0.25], [1.5, 1.5]]).double()
     model = prober(points)
     expected = torch.ones(3).double()
-    found = probing(model, networks, extent=1.5, resolution=13)  # 0.25 apart
+    found = plane_wave_r2(model, networks, extent=1.5, resolution=13)  # 0.25 apart
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     # Whatever places the inputs have learned.
     turn = torch.tensor([[0.6, -0.8], [1.6, 1.2]]).double()
     with torch.no_grad():
         model.passes.inputs.copy_(turn)
         model.passes.layers[0]["sine"].read.weight.copy_(points @ torch.linalg.inv(turn).mT)
-    found = probing(model, networks, extent=1.5, resolution=13)
+    found = plane_wave_r2(model, networks, extent=1.5, resolution=13)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
@@ -177,7 +177,7 @@ def test_probing_does_not_see_what_is_not_there():
     networks = random_stack(mlp([2, 12, 12, 1], sine), 20, 0)
     torch.manual_seed(0)
     model = SymmetricNetwork(networks.architecture, 3, channels=[16], functions=["tanh"]).double()
-    found = probing(model, networks, resolution=13)
+    found = plane_wave_r2(model, networks, resolution=13)
     assert bool((found >= 0).all())
     assert bool((found <= 1 + 1e-9).all())
     assert float(found.median()) < 0.9
@@ -189,4 +189,4 @@ def test_probing_does_not_see_what_is_not_there():
 def test_probing_asks_for_two_hidden_layers_of_sines(architecture: Architecture):
     model = SymmetricNetwork(architecture, 3).double()
     with pytest.raises(ArchitectureError, match="two hidden layers"):
-        probing(model, random_stack(architecture, 2, 0))
+        plane_wave_r2(model, random_stack(architecture, 2, 0))

@@ -57,8 +57,8 @@ class SymmetricNetwork(StateNetwork, Standardised):
         messages: channels of h and g.
         functions: names in ``FUNCTIONS`` of the functions, by level, for all kinds; ``None`` takes
             each kind's own. With ``"sine"`` on sine neurons a layer can come to evaluate the
-            networks at points that it finds by itself: :func:`~nngraph.nn.models.probing.probing`
-            measures how far it has.
+            networks at points that it finds by itself:
+            :func:`~nngraph.nn.models.plane_waves.plane_wave_r2` measures how far it has.
         start: ``"random"``; or ``"evaluation"``, for sine neurons alone: the functions are sines,
             and the maps are drawn so that the pass is the networks' own forward pass at random
             inputs, C in all layers, from which learning departs; or ``"grid"``, the same at a

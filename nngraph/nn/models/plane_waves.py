@@ -9,11 +9,11 @@ from nngraph.errors import ArchitectureError
 from nngraph.nn.features import Networks
 from nngraph.nn.models.symmetric import SymmetricNetwork
 
-__all__ = ["probing"]
+__all__ = ["plane_wave_r2"]
 
 
 @torch.no_grad()
-def probing(
+def plane_wave_r2(
     model: SymmetricNetwork, networks: Networks, extent: float = 1.5, resolution: int = 61
 ) -> Tensor:
     r"""Measure how far the second layer has come to evaluate sine networks: R² per channel.
@@ -42,8 +42,8 @@ def probing(
     sines = [group.activation.symmetry == "phase" for group in groups[1:3]]
     if groups[0].size != 2 or len(groups) < 4 or not all(sines):
         raise ArchitectureError(
-            "probing is measured on networks of two inputs and two hidden layers of sine neurons; "
-            f"got {topology.single}."
+            "plane waves are found in networks of two inputs and two hidden layers of sine "
+            f"neurons; got {topology.single}."
         )
     _, levels = model.run(networks)
     first = levels[1]
