@@ -13,7 +13,7 @@ from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
 from nngraph.nn import EditingNetwork, evaluating
 from nngraph.settings import TrainSettings
-from nngraph.tasks.pictures import EDITS
+from nngraph.tasks.image_edits import EDITS
 from nngraph.tasks.task import Task
 from nngraph.zoo import Zoo, load_idx_folder, pixel_coordinates, psnr_of, render
 

@@ -16,7 +16,7 @@ from nngraph.graph import forward
 from nngraph.nn import EditingNetwork
 from nngraph.tasks import TrainSettings, load_run, train
 from nngraph.tasks.editing import Edit
-from nngraph.tasks.pictures import EDITS, dilate, erode, raise_contrast
+from nngraph.tasks.image_edits import EDITS, dilate, erode, raise_contrast
 from nngraph.zoo import ImageSource, Zoo, fit_zoo, render, siren_architecture
 
 OPTIONS: dict[str, Any] = {"channels": 8, "messages": 4, "edge_channels": 0, "hidden": 8}
