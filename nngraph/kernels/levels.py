@@ -49,19 +49,18 @@ def propagate_level(
             "that. An irregular graph has none."
         )
     if to == "source":
-        heard = x if isinstance(x, Tensor) else x[level]
+        received = x if isinstance(x, Tensor) else x[level]
     elif topology.level_skips[level - 1]:
         if isinstance(x, Tensor) or len(x) < level:
             raise InvalidGraphError(
                 f"level {level} hears of neurons of other levels than the one before, as skip "
                 f"connections make it; expected the features of all {level} levels before it."
             )
-        heard = torch.cat(list(x[:level]), dim=-2)
+        received = torch.cat(list(x[:level]), dim=-2)
     else:
-        heard = x if isinstance(x, Tensor) else x[level - 1]
-    return cast(
-        Tensor, kernel_of(topology, backend, "propagate_level")(topology, level, weight, heard, to)
-    )
+        received = x if isinstance(x, Tensor) else x[level - 1]
+    kernel = kernel_of(topology, backend, "propagate_level")
+    return cast(Tensor, kernel(topology, level, weight, received, to))
 
 
 def take(x: Tensor, nodes: Nodes) -> Tensor:

@@ -18,7 +18,7 @@ from nngraph.graph import (
     to_batch,
 )
 from nngraph.nn import EditingNetwork, SymmetricNetwork
-from nngraph.nn.layers.neurons import NEURON_LAYERS, Heard
+from nngraph.nn.layers.neurons import NEURON_LAYERS, Received
 from nngraph.testing import assert_equivariant, random_stack
 
 mlp = Architecture.mlp
@@ -166,7 +166,7 @@ def test_a_cell_keeps_the_books(kind: str):
     }
     omega = chi[kind] * ((-1) ** step.abs() if kind == "sine" else one)
     phase = chi[kind] * b + (step * torch.pi if kind == "sine" else 0)
-    here, there = Heard(u, b), Heard(chi[kind] * u, phase)
+    here, there = Received(u, b), Received(chi[kind] * u, phase)
     (z, free), (z_moved, free_moved) = layer.forwards(here), layer.forwards(there)
     torch.testing.assert_close(z_moved, omega * z, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(free_moved, free, rtol=1e-10, atol=1e-10)

@@ -375,7 +375,7 @@ class TestContext:
             {"num_outputs": 5, "messages": 4, "hidden": 8}, **{**READOUT, "copies": 2},
         ).double()  # fmt: skip
         assert model.traits.access == "activation-structured weights-only"
-        assert model.readout.heard.in_features == 5
+        assert model.readout.received.in_features == 5
         networks = random_stack(architecture, 4, 0)
         model.fit_statistics(networks)
         inputs = torch.randn(5, 2).double()

@@ -132,11 +132,11 @@ def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, t
     """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
     edges = (topology.block_level == level)[topology.edge_block].nonzero().flatten()
     here = sum(rows_of(topology, before) for before in range(level))
-    heard = sum(rows_of(topology, before) for before in heard_levels(topology, level))
-    before = topology.level_order[topology.source[edges]] - (here - heard)
+    received = sum(rows_of(topology, before) for before in heard_levels(topology, level))
+    before = topology.level_order[topology.source[edges]] - (here - received)
     after = topology.level_order[topology.target[edges]] - here
     sending, receiving, size = (
-        (before, after, rows_of(topology, level)) if to == "target" else (after, before, heard)
+        (before, after, rows_of(topology, level)) if to == "target" else (after, before, received)
     )
     messages = weight.index_select(-1, edges).unsqueeze(-1) * x.index_select(-2, sending)
     return _sum(messages, receiving, size)

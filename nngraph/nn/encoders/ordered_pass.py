@@ -108,7 +108,7 @@ class OrderedPass(nn.Module):
         reads = (weight @ self.reads if weight.shape[-1] > 1 else weight).unbind(-1)
         states, outputs = [], []
         for level, nodes in enumerate(topology.level_nodes[1:], start=1):
-            sums = self._heard(topology, level, reads, messages)
+            sums = self._received(topology, level, reads, messages)
             sums = torch.cat([sums, kernels.take(entries, nodes)], dim=-1)
             if level in topology.output_rows:
                 outputs.append((level, sums))
@@ -118,7 +118,7 @@ class OrderedPass(nn.Module):
                 messages.append(self.messages[min(level, len(self.messages)) - 1](states[-1]))
         return states, outputs
 
-    def _heard(
+    def _received(
         self, topology: Topology, level: int, reads: Sequence[Tensor], messages: list[Tensor]
     ) -> Tensor:
         """Pass the messages of earlier levels on, each share of the channels by its own weights."""

@@ -148,18 +148,19 @@ class NetworkStatistics(Standardised):
 
     def _of_part(self, part: Alike) -> Tensor:
         positions = self._known.get(part.architecture) or _positions(part.architecture)
-        told = torch.stack([tensor_statistics(part.parameters[name]) for name in positions], dim=1)
-        told = torch.cat([told, torch.ones_like(told[..., :1])], dim=-1)
+        each = [tensor_statistics(part.parameters[name]) for name in positions]
+        values = torch.stack(each, dim=1)
+        values = torch.cat([values, torch.ones_like(values[..., :1])], dim=-1)
         tables = []
         for end in range(self.ends):
             found = [
                 self._row(part.architecture, kind, (level, depth_from_output)[end])
                 for kind, level, depth_from_output in positions.values()
             ]
-            rows = torch.tensor(found, device=told.device)
+            rows = torch.tensor(found, device=values.device)
             size = self.rows // self.ends
-            count = told.new_zeros(size).index_add(0, rows, told.new_ones(len(rows)))
-            table = told.new_zeros(len(told), size, _TENSOR_COUNT).index_add(1, rows, told)
+            count = values.new_zeros(size).index_add(0, rows, values.new_ones(len(rows)))
+            table = values.new_zeros(len(values), size, _TENSOR_COUNT).index_add(1, rows, values)
             tables.append(table / count.clamp(min=1).unsqueeze(-1))
         return torch.cat(tables, dim=1).flatten(1)
 

@@ -36,10 +36,10 @@ __all__ = [
     "FUNCTIONS",
     "NEURON_LAYERS",
     "ByKind",
-    "Heard",
     "Kinds",
     "NeuronLayer",
     "PerChannel",
+    "Received",
     "hidden_kinds",
     "kind_of",
     "kinds_of_level",
@@ -64,7 +64,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Heard(NamedTuple):
+class Received(NamedTuple):
     r"""What neurons know going forward.
 
     Attributes:
@@ -75,16 +75,16 @@ class Heard(NamedTuple):
     sums: Tensor
     bias: Tensor
 
-    def at(self, rows: Tensor | None) -> Heard:
+    def at(self, rows: Tensor | None) -> Received:
         """Return what some of the neurons know."""
-        return self if rows is None else Heard(*(value.index_select(-2, rows) for value in self))
+        return self if rows is None else Received(*(value.index_select(-2, rows) for value in self))
 
 
 class NeuronLayer(nn.Module, ABC):
     """The maps of the neurons of one kind in one layer.
 
     Args:
-        heard: M, channels of u.
+        received: M, channels of u.
         channels: C; states have 2 C.
         function: name in ``FUNCTIONS``.
         back: M', channels of v; 0 where there is no backward pass.
@@ -100,11 +100,11 @@ class NeuronLayer(nn.Module, ABC):
     radians: ClassVar[bool] = False
 
     def __init__(
-        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
+        self, received: int, channels: int, function: str, back: int, spread: tuple[float, float]
     ) -> None:
         super().__init__()
         self.function = FUNCTIONS[function]
-        self.heard, self.channels, self.back, self.spread = heard, channels, back, spread
+        self.received, self.channels, self.back, self.spread = received, channels, back, spread
 
     def _affine(self, inputs: int, outputs: int) -> tuple[nn.Linear, nn.Parameter]:
         """Return a map without bias, and offsets to add and to subtract."""
@@ -118,15 +118,15 @@ class NeuronLayer(nn.Module, ABC):
         return plus - minus, plus + minus
 
     @abstractmethod
-    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
+    def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
         r"""Return what is multiplied by :math:`\omega`, and what by nothing."""
 
     @abstractmethod
-    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
+    def backwards(self, received: Received, behind: Tensor) -> Tensor:
         r"""Return what is multiplied by :math:`\chi^{-1}`."""
 
     @abstractmethod
-    def entries(self, heard: Heard, behind: Tensor) -> Tensor:
+    def entries(self, received: Received, behind: Tensor) -> Tensor:
         r"""Return what is multiplied by :math:`\chi`, as incoming weights and biases are."""
 
 
@@ -134,12 +134,12 @@ class _JointNeurons(NeuronLayer):
     """A neuron that reads u and its bias side by side, both multiplied by the same."""
 
     def __init__(
-        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
+        self, received: int, channels: int, function: str, back: int, spread: tuple[float, float]
     ) -> None:
-        super().__init__(heard, channels, function, back, spread)
-        self.read, self.shift = self._affine(heard + 1, 2 * channels)
+        super().__init__(received, channels, function, back, spread)
+        self.read, self.shift = self._affine(received + 1, 2 * channels)
         if back:
-            self.read_back, self.shift_back = self._affine(heard + 1 + back, 2 * channels)
+            self.read_back, self.shift_back = self._affine(received + 1 + back, 2 * channels)
 
 
 class FreeNeurons(_JointNeurons):
@@ -147,12 +147,12 @@ class FreeNeurons(_JointNeurons):
 
     functions = ("silu", "silu")
 
-    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
-        z = self.function(self.shift + self.read(torch.cat(heard, dim=-1)))
+    def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
+        z = self.function(self.shift + self.read(torch.cat(received, dim=-1)))
         return z, z
 
-    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
-        known = torch.cat([*heard, behind], dim=-1)
+    def backwards(self, received: Received, behind: Tensor) -> Tensor:
+        known = torch.cat([*received, behind], dim=-1)
         return self.function(self.shift_back + self.read_back(known))
 
     entries = backwards
@@ -166,11 +166,11 @@ class OddNeurons(_JointNeurons):
 
     functions = ("tanh", "tanh")
 
-    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
-        return self._odd_and_even(self.shift, self.read(torch.cat(heard, dim=-1)))
+    def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
+        return self._odd_and_even(self.shift, self.read(torch.cat(received, dim=-1)))
 
-    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
-        known = torch.cat([*heard, behind], dim=-1)
+    def backwards(self, received: Received, behind: Tensor) -> Tensor:
+        known = torch.cat([*received, behind], dim=-1)
         return self._odd_and_even(self.shift_back, self.read_back(known))[0]
 
     entries = backwards
@@ -192,25 +192,25 @@ class SineNeurons(NeuronLayer):
     radians = True
 
     def __init__(
-        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
+        self, received: int, channels: int, function: str, back: int, spread: tuple[float, float]
     ) -> None:
-        super().__init__(heard, channels, function, back, spread)
-        self.read, self.shift = self._affine(heard, channels)
+        super().__init__(received, channels, function, back, spread)
+        self.read, self.shift = self._affine(received, channels)
         if back:
-            self.read_back, self.shift_back = self._affine(heard + back, 2 * channels)
+            self.read_back, self.shift_back = self._affine(received + back, 2 * channels)
             self.even_back = nn.Linear(back, 2 * channels, bias=False)
 
-    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
-        odd, even = self._odd_and_even(self.shift, self.read(heard.sums))
-        cos, sin = heard.bias.cos(), heard.bias.sin()
+    def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
+        odd, even = self._odd_and_even(self.shift, self.read(received.sums))
+        cos, sin = received.bias.cos(), received.bias.sin()
         return (
             torch.cat([odd * cos, even * sin], dim=-1),
             torch.cat([odd * (2 * sin * cos), even], dim=-1),
         )
 
-    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
-        signed = torch.cat([heard.sums, behind * heard.bias.cos()], dim=-1)
-        shift = self.shift_back + self.even_back(behind * heard.bias.sin())
+    def backwards(self, received: Received, behind: Tensor) -> Tensor:
+        signed = torch.cat([received.sums, behind * received.bias.cos()], dim=-1)
+        shift = self.shift_back + self.even_back(behind * received.bias.sin())
         return self._odd_and_even(shift, self.read_back(signed))[0]
 
     entries = backwards
@@ -232,16 +232,16 @@ class HomogeneousNeurons(_JointNeurons):
     functions = ("silu", "silu")
 
     def __init__(
-        self, heard: int, channels: int, function: str, back: int, spread: tuple[float, float]
+        self, received: int, channels: int, function: str, back: int, spread: tuple[float, float]
     ) -> None:
-        super().__init__(heard, channels, function, back, spread)
+        super().__init__(received, channels, function, back, spread)
         if back:
             self.linear_back = nn.Linear(back, 2 * channels, bias=False)
 
     @staticmethod
-    def _scale(heard: Heard) -> tuple[Tensor, Tensor]:
+    def _scale(received: Received) -> tuple[Tensor, Tensor]:
         """Return r, and u and the bias over it; both 0 for a neuron that hears nothing."""
-        known = torch.cat(heard, dim=-1)
+        known = torch.cat(received, dim=-1)
         power = known.square().mean(-1, keepdim=True)
         # The root of 0 has no gradient, and 0 / 0 no value.
         some = power > 0
@@ -253,22 +253,22 @@ class HomogeneousNeurons(_JointNeurons):
         own = self.function(shift + direction)
         return own, own
 
-    def forwards(self, heard: Heard) -> tuple[Tensor, Tensor]:
-        size, direction = self._scale(heard)
+    def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
+        size, direction = self._scale(received)
         own, free = self._parts(self.shift, self.read(direction))
         return size * own, free
 
-    def _back(self, heard: Heard, behind: Tensor) -> tuple[Tensor, Tensor]:
-        size, direction = self._scale(heard)
+    def _back(self, received: Received, behind: Tensor) -> tuple[Tensor, Tensor]:
+        size, direction = self._scale(received)
         known = self.read_back(torch.cat([direction, size * behind], dim=-1))
         own, free = self._parts(self.shift_back, known)
         return size * own, free
 
-    def backwards(self, heard: Heard, behind: Tensor) -> Tensor:
-        return self.linear_back(behind) * self._back(heard, behind)[1]  # type: ignore[no-any-return]
+    def backwards(self, received: Received, behind: Tensor) -> Tensor:
+        return self.linear_back(behind) * self._back(received, behind)[1]  # type: ignore[no-any-return]
 
-    def entries(self, heard: Heard, behind: Tensor) -> Tensor:
-        return self._back(heard, behind)[0]
+    def entries(self, received: Received, behind: Tensor) -> Tensor:
+        return self._back(received, behind)[0]
 
 
 class LinearNeurons(HomogeneousNeurons):

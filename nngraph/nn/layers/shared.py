@@ -116,8 +116,8 @@ class SharedEquivariantLinear(nn.Module):
         has_bias = topology.node_has_bias.to(x.dtype).unsqueeze(-1)
         x = x * has_bias
         incoming, outgoing, blocks = self._pool_edges(topology, edge_attr)
-        heard = torch.cat([incoming, outgoing, x], dim=-1)
-        h_in, h_out, h_bias = self._mix_neurons(topology, heard).chunk(3, dim=-1)
+        received = torch.cat([incoming, outgoing, x], dim=-1)
+        h_in, h_out, h_bias = self._mix_neurons(topology, received).chunk(3, dim=-1)
         groups = kernels.pool_groups(topology, x)
         block_part, group_part = self._mix(topology, kinds, blocks, groups)
         weight = self.edge_weight[kinds.block]
@@ -135,17 +135,17 @@ class SharedEquivariantLinear(nn.Module):
             kernels.pool_blocks(topology, e, backend=self.backend),
         )
 
-    def _mix_neurons(self, topology: Topology, heard: Tensor) -> Tensor:
+    def _mix_neurons(self, topology: Topology, received: Tensor) -> Tensor:
         """Multiply what each neuron hears by the matrix of its kind."""
         pieces, at = [], 0
         for level, height, nodes in topology.places:
             kind = min(level, self.levels) * (self.levels + 1) + min(height, self.levels)
-            pieces.append(linear(kernels.take(heard, nodes), self.node_weight[kind]))
+            pieces.append(linear(kernels.take(received, nodes), self.node_weight[kind]))
             at = nodes.stop if nodes.index is None and nodes.start == at else -1
         mixed = torch.cat(pieces, dim=-2)
         if at == topology.num_nodes:  # as in a stack of chains: they lie in order
             return mixed
-        every = torch.arange(topology.num_nodes, device=heard.device).unsqueeze(-1)
+        every = torch.arange(topology.num_nodes, device=received.device).unsqueeze(-1)
         rows = torch.cat([kernels.take(every, nodes) for *_, nodes in topology.places])
         return torch.zeros_like(mixed).index_copy(-2, rows.squeeze(-1), mixed)
 

@@ -22,10 +22,10 @@ from nngraph.nn.layers.neurons import (
     FUNCTIONS,
     NEURON_LAYERS,
     ByKind,
-    Heard,
     Kinds,
     NeuronLayer,
     PerChannel,
+    Received,
     kind_of,
     kinds_of_level,
     put,
@@ -41,16 +41,16 @@ class Level:
     Attributes:
         kinds: of its hidden neurons.
         z: ``[*, n, 2 C]``, multiplied by their factor; ``free`` is multiplied by nothing.
-        heard: u and the bias of hidden neurons; ``None`` at the inputs.
-        behind: v, ``[*, n, M]``, what they heard from behind; ``None`` without a pass back.
-        ends: what its output neurons heard, with their biases, ``[*, n, 1 + M]``; ``None`` where
+        received: u and the bias of hidden neurons; ``None`` at the inputs.
+        behind: v, ``[*, n, M]``, what they received from behind; ``None`` without a pass back.
+        ends: what its output neurons received, with their biases, ``[*, n, 1 + M]``; ``None`` where
             there are none.
     """
 
     kinds: Kinds
     z: Tensor
     free: Tensor
-    heard: Heard | None = None
+    received: Received | None = None
     behind: Tensor | None = None
     ends: Tensor | None = None
 
@@ -63,7 +63,7 @@ class SymmetricPass(nn.Module):
         v_i = \textstyle\sum_j w_{ji} g_j, \quad g_i = P_l\, y(u_i, b_i, v_i)
 
     with z and y those of the :class:`~nngraph.nn.layers.neurons.NeuronLayer` of the neuron's kind,
-    h of an input neuron its position, and g of an output neuron a function of what it heard.
+    h of an input neuron its position, and g of an output neuron a function of what it received.
     Nothing of edge size but the weights is made.
 
     Args:
@@ -172,7 +172,7 @@ class SymmetricPass(nn.Module):
             if number in topology.output_rows:
                 level.ends = torch.cat([own, pad(sums, (0, self.messages - sums.shape[-1]))], -1)
             if level.kinds:
-                level.heard = Heard(sums, own)
+                level.received = Received(sums, own)
                 self._make(number, level)
             levels.append(level)
         return levels
@@ -192,12 +192,12 @@ class SymmetricPass(nn.Module):
 
     def _make(self, number: int, level: Level) -> None:
         """Let the neurons of a level make z, and what is multiplied by nothing."""
-        assert level.heard is not None
+        assert level.received is not None
         channels = 2 * self.sizes[self._slot(number)]
-        shape = (*level.heard.bias.shape[:-1], channels)
-        level.z = level.free = level.heard.bias.new_zeros(shape)
+        shape = (*level.received.bias.shape[:-1], channels)
+        level.z = level.free = level.received.bias.new_zeros(shape)
         for kind, rows in level.kinds:
-            z, free = self.layer(number, kind).forwards(level.heard.at(rows))
+            z, free = self.layer(number, kind).forwards(level.received.at(rows))
             level.z, level.free = put(level.z, z, rows), put(level.free, free, rows)
 
     def _backwards(self, topology: Topology, weight: Tensor, levels: list[Level]) -> None:
@@ -212,9 +212,9 @@ class SymmetricPass(nn.Module):
             sent = torch.zeros_like(level.behind)
             if level.ends is not None:
                 rows, nodes = topology.output_rows[number], topology.level_nodes[number]
-                heard = level.ends.index_select(-2, rows)
+                received = level.ends.index_select(-2, rows)
                 position = kernels.take(positions, nodes).index_select(-2, rows)
-                sent = put(sent, self.start(heard) + position, rows)
+                sent = put(sent, self.start(received) + position, rows)
             if level.kinds:
                 y = self.of_layers(number, level, "backwards")
                 sent = sent + self.each(self.maps_back, number, level.kinds, y)
@@ -222,14 +222,14 @@ class SymmetricPass(nn.Module):
     def of_layers(
         self, number: int, level: Level, what: Literal["backwards", "entries"]
     ) -> Tensor:
-        """Return what the layers of a level make of all that its neurons heard."""
-        assert level.heard is not None
+        """Return what the layers of a level make of all that its neurons received."""
+        assert level.received is not None
         assert level.behind is not None
         made = torch.zeros_like(level.z)
         for kind, rows in level.kinds:
             behind = level.behind if rows is None else level.behind.index_select(-2, rows)
             make = getattr(self.layer(number, kind), what)
-            made = put(made, make(level.heard.at(rows), behind), rows)
+            made = put(made, make(level.received.at(rows), behind), rows)
         return made
 
     def _known_kinds(self, topology: Topology, level: int) -> Kinds:
@@ -242,7 +242,7 @@ class SymmetricPass(nn.Module):
             )
         return kinds
 
-    def told(self, level: Level, number: int) -> Tensor:
+    def read_by_next(self, level: Level, number: int) -> Tensor:
         """Return what the layers of the next level read of each neuron of this one, ``[*, n, C]``.
 
         The reading is linear, so that what a neuron hears is the sum of this, times its weights.
@@ -263,7 +263,7 @@ class SymmetricPass(nn.Module):
 
         Args:
             points: the inputs, ``[C, d_0]``; default uniform in ``[-0.9, 0.9]``.
-            mix: whether what is heard at one input may come to mix with others in the layers
+            mix: whether what is received at one input may come to mix with others in the layers
                 between; else all maps there become :class:`PerChannel` ones, and the cost is linear
                 in C.
 
@@ -278,7 +278,7 @@ class SymmetricPass(nn.Module):
                 f"as many channels in all layers as messages; got kinds {', '.join(self.kinds)}, "
                 f"channels {self.sizes} and {self.messages} messages."
             )
-        # Small steps, or what is heard, of many radians in sums of many terms, is soon anything.
+        # Small steps, or what is received, of many radians in sums of many terms, is soon anything.
         self.rate = 0.1
         for i, layer in enumerate(layers):
             read, shift = cast(nn.Linear, layer.read), cast(nn.Parameter, layer.shift)
@@ -301,7 +301,7 @@ class SymmetricPass(nn.Module):
 
 
 def _layer(
-    kind: str, layer: int, heard: int, size: int, functions: Sequence[str] | None, back: int
+    kind: str, layer: int, received: int, size: int, functions: Sequence[str] | None, back: int
 ) -> NeuronLayer:
     make = NEURON_LAYERS[kind]
     chosen = functions or make.functions
@@ -309,8 +309,8 @@ def _layer(
     # Pre-activations w0 w x in the first layer of a trained SIREN reach some ten radians; slopes
     # and offsets of the first functions are spread over that range. With offsets near 0 they are
     # all steps at one place, and learning is several times slower.
-    spread = (0.7 * heard**0.5, 6.0) if make.radians and layer == 0 else (1.0, 0.5)
-    return make(heard, size, function, back, spread)
+    spread = (0.7 * received**0.5, 6.0) if make.radians and layer == 0 else (1.0, 0.5)
+    return make(received, size, function, back, spread)
 
 
 def _sines(topology: Topology) -> tuple[Tensor, Tensor]:

@@ -58,9 +58,9 @@ class GraphLayer(nn.Module):
         normal, whole = self.norm(x), self.graph_norm(u)
         blocks = kernels.broadcast_graphs(self.block(whole), topology.block_graph)
         found = self.edges(topology, normal, e, blocks)
-        told = kernels.broadcast_graphs(whole, topology.node_graph)
-        heard = [normal, found.incoming, found.outgoing, told]
-        x = x + self.update(torch.cat(heard, dim=-1))
+        messages = kernels.broadcast_graphs(whole, topology.node_graph)
+        received = [normal, found.incoming, found.outgoing, messages]
+        x = x + self.update(torch.cat(received, dim=-1))
         if self.graph is None:
             return x, found.edges, u
         pooled = [

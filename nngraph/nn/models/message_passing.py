@@ -82,8 +82,8 @@ class MessagePassingLayer(nn.Module):
             self.target = nn.Linear(channels, edge_channels, bias=False)
             self.incoming = EdgePooling(edge_channels, pooling)
             self.outgoing = EdgePooling(edge_channels, pooling)
-        heard = (4 if tensor_nodes else 3) * channels + 2 * edge_channels
-        self.update = mlp([heard, 2 * channels, channels], dropout)
+        received = (4 if tensor_nodes else 3) * channels + 2 * edge_channels
+        self.update = mlp([received, 2 * channels, channels], dropout)
         self.tensors = TensorNodes(channels, edge_channels) if tensor_nodes else None
         if tensor_nodes and edge_channels:
             self.block = nn.Linear(channels, edge_channels, bias=False)
@@ -103,27 +103,27 @@ class MessagePassingLayer(nn.Module):
             recompute: see :func:`nngraph.kernels.edge_update`.
         """
         normal = self.norm(x)
-        told = None
+        messages = None
         if self.tensors is not None:
-            told = self.tensors(topology, normal, None if e is None else self.edge_norm(e))
-        heard = self._heard(topology, weight, normal)
+            messages = self.tensors(topology, normal, None if e is None else self.edge_norm(e))
+        received = self._received(topology, weight, normal)
         update = None
         if e is not None:
-            block = None if told is None else self.block(told[1])
+            block = None if messages is None else self.block(messages[1])
             update = kernels.edge_update(
                 topology, e, *self._edge_map(normal), block,
                 normalise=isinstance(self.edge_norm, nn.LayerNorm), recompute=recompute,
             )  # fmt: skip
             if self.incoming.op == "mean":
-                heard += [update.incoming, update.outgoing]
+                received += [update.incoming, update.outgoing]
             else:
-                heard += [
+                received += [
                     self.incoming(topology, update.edges, "target"),
                     self.outgoing(topology, update.edges, "source"),
                 ]
-        if told is not None:
-            heard.append(kernels.broadcast_groups(topology, told[0]))
-        return x + self.update(torch.cat(heard, dim=-1)), update
+        if messages is not None:
+            received.append(kernels.broadcast_groups(topology, messages[0]))
+        return x + self.update(torch.cat(received, dim=-1)), update
 
     def stream(
         self,
@@ -144,10 +144,10 @@ class MessagePassingLayer(nn.Module):
         incoming, outgoing, blocks = kernels.streamed_edge_means(
             topology, *start, updates, normalise=isinstance(self.edge_norm, nn.LayerNorm)
         )
-        heard = [*self._heard(topology, weight, normal), incoming, outgoing]
-        return x + self.update(torch.cat(heard, dim=-1)), blocks
+        received = [*self._received(topology, weight, normal), incoming, outgoing]
+        return x + self.update(torch.cat(received, dim=-1)), blocks
 
-    def _heard(self, topology: Topology, weight: Tensor, normal: Tensor) -> list[Tensor]:
+    def _received(self, topology: Topology, weight: Tensor, normal: Tensor) -> list[Tensor]:
         return [
             normal,
             kernels.propagate(topology, weight, self.forwards(normal)),

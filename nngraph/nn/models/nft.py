@@ -128,11 +128,11 @@ class SetAttentionLayer(nn.Module):
         blocks, groups = self.tensors(
             topology, kernels.pool_blocks(topology, own_e), kernels.pool_groups(topology, own_x)
         )
-        told = kernels.broadcast_groups(topology, self.groups(groups))
-        x = x + self.node_out(silu(self.node_in(torch.cat([own_x, node], dim=-1)) + told))
-        told = kernels.broadcast_blocks(topology, self.blocks(blocks))
-        heard = self.edge_in(torch.cat([own_e, column, row], dim=-1))
-        return x, e + self.edge_out(silu(heard + told))
+        messages = kernels.broadcast_groups(topology, self.groups(groups))
+        x = x + self.node_out(silu(self.node_in(torch.cat([own_x, node], dim=-1)) + messages))
+        messages = kernels.broadcast_blocks(topology, self.blocks(blocks))
+        received = self.edge_in(torch.cat([own_e, column, row], dim=-1))
+        return x, e + self.edge_out(silu(received + messages))
 
 
 class SetAttentionNetwork(StateNetwork):

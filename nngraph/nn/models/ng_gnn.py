@@ -36,7 +36,7 @@ class FilmLayer(nn.Module):
         channels, edge_channels: C, C_e.
         messages: channels of the messages of each direction.
         aggregations: of :func:`nngraph.kernels.reduce`.
-        mean_log_degree: if given, each aggregation is heard three times, multiplied by 1, by
+        mean_log_degree: if given, each aggregation is received three times, multiplied by 1, by
             :math:`\log(d + 1) / \delta` and by its inverse, where d is the number of messages and
             :math:`\delta` this number.
         dropout: within the MLP.
@@ -63,8 +63,8 @@ class FilmLayer(nn.Module):
         self.shift = nn.Linear(edge_channels, 2 * messages, bias=False)  # update has one
         with torch.no_grad():
             self.scale.bias.add_(1)  # messages are there before edges say anything
-        heard = 2 * len(self.aggregations) * messages * (1 if mean_log_degree is None else 3)
-        self.update = mlp([channels + heard, 2 * channels, channels], dropout)
+        received = 2 * len(self.aggregations) * messages * (1 if mean_log_degree is None else 3)
+        self.update = mlp([channels + received, 2 * channels, channels], dropout)
         self.edges = EdgeStep(channels, edge_channels)
 
     def forward(self, topology: Topology, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,20 +73,21 @@ class FilmLayer(nn.Module):
             topology, _modulated, e, self.source(normal), self.target(normal),
             columns(self.scale, self.shift), to=("edge", "edge"),
         )  # fmt: skip
-        heard = [
-            self._heard(topology, forwards, "target"), self._heard(topology, backwards, "source"),
-        ]  # fmt: skip
-        x = x + self.update(torch.cat([normal, *heard], dim=-1))
+        received = [
+            self._received(topology, forwards, "target"),
+            self._received(topology, backwards, "source"),
+        ]
+        x = x + self.update(torch.cat([normal, *received], dim=-1))
         return x, self.edges(topology, x, e).edges
 
-    def _heard(self, topology: Topology, messages: Tensor, end: kernels.End) -> Tensor:
-        heard = kernels.aggregate(topology, messages, end, self.aggregations)
+    def _received(self, topology: Topology, messages: Tensor, end: kernels.End) -> Tensor:
+        received = kernels.aggregate(topology, messages, end, self.aggregations)
         if self.mean_log_degree is None:
-            return heard
+            return received
         degree = topology.in_degree if end == "target" else topology.out_degree
-        scale = (degree.to(heard.dtype).log1p() / self.mean_log_degree).unsqueeze(-1)
+        scale = (degree.to(received.dtype).log1p() / self.mean_log_degree).unsqueeze(-1)
         inverse = 1 / scale.where(scale > 0, torch.ones_like(scale))
-        return torch.cat([heard, heard * scale, heard * inverse], dim=-1)
+        return torch.cat([received, received * scale, received * inverse], dim=-1)
 
 
 def _modulated(
@@ -114,9 +115,9 @@ class FilmNetwork(LayeredNetwork):
         channels, edge_channels, messages: of neurons, weights, and messages of each direction.
         layers: number of them.
         aggregations: of messages.
-        scalers: whether aggregations are also heard times the logarithm of the number of messages,
-            and its inverse; widths within one architecture hardly differ, so that it is for zoos of
-            many.
+        scalers: whether aggregations are also received times the logarithm of the number of
+            messages, and its inverse; widths within one architecture hardly differ, so that it is
+            for zoos of many.
         dropout: in the layers and the read-out.
         common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
 

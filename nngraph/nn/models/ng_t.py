@@ -86,8 +86,8 @@ class RelationalLayer(nn.Module):
             [self.heads, *columns(self.scale, self.shift)], to=("target", "source"),
         )  # fmt: skip
         # Both ends hear the values of both directions: to part them here is cheaper than on edges.
-        heard = at_target[..., : v.shape[-1]], at_source[..., v.shape[-1] :]
-        x = x + self.out(torch.cat(heard, dim=-1))
+        received = at_target[..., : v.shape[-1]], at_source[..., v.shape[-1] :]
+        x = x + self.out(torch.cat(received, dim=-1))
         x = x + self.middle(self.middle_norm(x))
         return x, self.edges(topology, x, e).edges
 

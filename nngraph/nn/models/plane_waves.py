@@ -47,18 +47,18 @@ def plane_wave_r2(
         )
     _, levels = model.run(networks)
     first = levels[1]
-    assert first.heard is not None
-    heard = model.passes.told(first, 1)
+    assert first.received is not None
+    received = model.passes.read_by_next(first, 1)
     # Of the learned places of the two inputs back to the inputs.
-    rows = (first.heard.sums @ torch.linalg.pinv(model.passes.inputs)).reshape(-1, 2)
-    angle = first.heard.bias.reshape(-1)
-    heard = heard.reshape(len(rows), -1)
+    rows = (first.received.sums @ torch.linalg.pinv(model.passes.inputs)).reshape(-1, 2)
+    angle = first.received.bias.reshape(-1)
+    received = received.reshape(len(rows), -1)
     axis = torch.linspace(-extent, extent, resolution, dtype=rows.dtype, device=rows.device)
-    best: Tensor = rows.new_zeros(heard.shape[1])
+    best: Tensor = rows.new_zeros(received.shape[1])
     for points in torch.split(torch.cartesian_prod(axis, axis), resolution):
         wave = rows @ points.mT
         odd, even = wave.sin() * angle.cos()[:, None], wave.cos() * angle.sin()[:, None]
-        best = torch.maximum(best, _explained(odd, even, heard).amax(0))
+        best = torch.maximum(best, _explained(odd, even, received).amax(0))
     return best
 
 

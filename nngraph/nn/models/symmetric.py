@@ -116,7 +116,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         width: int = 24,
         mix: bool = True,
     ) -> None:
-        # Not the general read-out of states: this one reads what the output neurons heard.
+        # Not the general read-out of states: this one reads what the output neurons received.
         super().__init__(architecture, num_outputs, state_channels, 0, readout=None)
         self.bidirectional = bidirectional
         kinds = hidden_kinds(self.architectures) or list(NEURON_LAYERS)
@@ -259,7 +259,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         topology, outputs = features.topology, self.limits.outputs
         ends = [(i, level.ends) for i, level in enumerate(levels) if level.ends is not None]
         if self.side:
-            # A plane of what is heard, and one of the bias, which is scaled by itself.
+            # A plane of what is received, and one of the bias, which is scaled by itself.
             planes = [
                 (i, torch.cat([end[..., 1:], end[..., :1].expand_as(end[..., 1:])], dim=-1))
                 for i, end in ends

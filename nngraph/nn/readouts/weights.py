@@ -83,7 +83,7 @@ class WeightReadout(nn.Module):
         self.limits, self.copies, self.rank = limits, copies, rank
         self.scales = TensorScales(limits)
         self.own = nn.Linear(channels, hidden)
-        self.heard = nn.Linear(context, 2 * hidden, bias=False) if context else None
+        self.received = nn.Linear(context, 2 * hidden, bias=False) if context else None
         self.mix = nn.Linear(hidden, hidden)
         taps, columns = copies * limits.taps, copies * limits.columns
         self.target = nn.Linear(hidden, taps * rank)
@@ -116,16 +116,16 @@ class WeightReadout(nn.Module):
         """Return h, ``[*, N, hidden]``."""
         topology, x = states.topology, states.x
         hidden = self.own(x)
-        if (self.heard is None) != (context is None):
+        if (self.received is None) != (context is None):
             raise ValueError(
                 f"a WeightReadout was called {'without' if context is None else 'with'} a context; "
-                f"expected {'none' if self.heard is None else 'one'}, as it was built."
+                f"expected {'none' if self.received is None else 'one'}, as it was built."
             )
-        if self.heard is not None:
-            heard = self.heard(context).reshape(*x.shape[:-2], topology.num_graphs, -1)
+        if self.received is not None:
+            received = self.received(context).reshape(*x.shape[:-2], topology.num_graphs, -1)
             if topology.num_graphs > 1:  # else one row, which broadcasts
-                heard = kernels.broadcast_graphs(heard, topology.node_graph)
-            gain, shift = heard.chunk(2, dim=-1)
+                received = kernels.broadcast_graphs(received, topology.node_graph)
+            gain, shift = received.chunk(2, dim=-1)
             hidden = hidden * (1 + gain) + shift
         return silu(self.mix(silu(hidden)))
 
