@@ -170,10 +170,10 @@ def test_a_cell_keeps_the_books(kind: str):
     (z, free), (z_moved, free_moved) = layer.forwards(here), layer.forwards(there)
     torch.testing.assert_close(z_moved, omega * z, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(free_moved, free, rtol=1e-10, atol=1e-10)
-    behind = v / omega
-    back, back_moved = layer.backwards(here, v), layer.backwards(there, behind)
+    backward = v / omega
+    back, back_moved = layer.backwards(here, v), layer.backwards(there, backward)
     torch.testing.assert_close(back_moved, back / chi[kind], rtol=1e-10, atol=1e-10)
-    entries, entries_moved = layer.entries(here, v), layer.entries(there, behind)
+    entries, entries_moved = layer.entries(here, v), layer.entries(there, backward)
     torch.testing.assert_close(entries_moved, chi[kind] * entries, rtol=1e-10, atol=1e-10)
 
 

@@ -14,7 +14,7 @@ outgoing weights by a factor :math:`\omega^{-1}`:
 A pass that runs along the raw weights keeps the books: if what neurons send forward is multiplied
 by their :math:`\omega`, then what a neuron hears, :math:`u_j = \sum_i w_{ji} h_i`, is multiplied by
 its :math:`\chi`; if what they send backward is multiplied by :math:`\chi^{-1}`, then what a neuron
-hears from behind, :math:`v_i = \sum_j w_{ji} g_j`, is multiplied by :math:`\omega^{-1}`, as
+hears in the pass back, :math:`v_i = \sum_j w_{ji} g_j`, is multiplied by :math:`\omega^{-1}`, as
 gradients are. So a backward pass needs no inverse of a weight. A layer has to make, of u, the bias
 and v, things that are multiplied by :math:`\omega` (:meth:`NeuronLayer.forwards`), by
 :math:`\chi^{-1}` (:meth:`NeuronLayer.backwards`), by :math:`\chi` (:meth:`NeuronLayer.entries`),
@@ -122,11 +122,11 @@ class NeuronLayer(nn.Module, ABC):
         r"""Return what is multiplied by :math:`\omega`, and what by nothing."""
 
     @abstractmethod
-    def backwards(self, received: Received, behind: Tensor) -> Tensor:
+    def backwards(self, received: Received, backward: Tensor) -> Tensor:
         r"""Return what is multiplied by :math:`\chi^{-1}`."""
 
     @abstractmethod
-    def entries(self, received: Received, behind: Tensor) -> Tensor:
+    def entries(self, received: Received, backward: Tensor) -> Tensor:
         r"""Return what is multiplied by :math:`\chi`, as incoming weights and biases are."""
 
 
@@ -151,8 +151,8 @@ class FreeNeurons(_JointNeurons):
         z = self.function(self.shift + self.read(torch.cat(received, dim=-1)))
         return z, z
 
-    def backwards(self, received: Received, behind: Tensor) -> Tensor:
-        known = torch.cat([*received, behind], dim=-1)
+    def backwards(self, received: Received, backward: Tensor) -> Tensor:
+        known = torch.cat([*received, backward], dim=-1)
         return self.function(self.shift_back + self.read_back(known))
 
     entries = backwards
@@ -169,8 +169,8 @@ class OddNeurons(_JointNeurons):
     def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
         return self._odd_and_even(self.shift, self.read(torch.cat(received, dim=-1)))
 
-    def backwards(self, received: Received, behind: Tensor) -> Tensor:
-        known = torch.cat([*received, behind], dim=-1)
+    def backwards(self, received: Received, backward: Tensor) -> Tensor:
+        known = torch.cat([*received, backward], dim=-1)
         return self._odd_and_even(self.shift_back, self.read_back(known))[0]
 
     entries = backwards
@@ -184,7 +184,7 @@ class SineNeurons(NeuronLayer):
     .. math::
         p, m = f(\beta \pm A u), \qquad z = [(p - m) \cos \varphi, (p + m) \sin \varphi]
 
-    and nothing is multiplied in :math:`[(p - m) \sin 2 \varphi, p + m]`. From behind,
+    and nothing is multiplied in :math:`[(p - m) \sin 2 \varphi, p + m]`. In the pass back,
     :math:`v \cos \varphi` has the sign s alone, and :math:`v \sin \varphi` none.
     """
 
@@ -208,9 +208,9 @@ class SineNeurons(NeuronLayer):
             torch.cat([odd * (2 * sin * cos), even], dim=-1),
         )
 
-    def backwards(self, received: Received, behind: Tensor) -> Tensor:
-        signed = torch.cat([received.sums, behind * received.bias.cos()], dim=-1)
-        shift = self.shift_back + self.even_back(behind * received.bias.sin())
+    def backwards(self, received: Received, backward: Tensor) -> Tensor:
+        signed = torch.cat([received.sums, backward * received.bias.cos()], dim=-1)
+        shift = self.shift_back + self.even_back(backward * received.bias.sin())
         return self._odd_and_even(shift, self.read_back(signed))[0]
 
     entries = backwards
@@ -258,17 +258,17 @@ class HomogeneousNeurons(_JointNeurons):
         own, free = self._parts(self.shift, self.read(direction))
         return size * own, free
 
-    def _back(self, received: Received, behind: Tensor) -> tuple[Tensor, Tensor]:
+    def _back(self, received: Received, backward: Tensor) -> tuple[Tensor, Tensor]:
         size, direction = self._scale(received)
-        known = self.read_back(torch.cat([direction, size * behind], dim=-1))
+        known = self.read_back(torch.cat([direction, size * backward], dim=-1))
         own, free = self._parts(self.shift_back, known)
         return size * own, free
 
-    def backwards(self, received: Received, behind: Tensor) -> Tensor:
-        return self.linear_back(behind) * self._back(received, behind)[1]  # type: ignore[no-any-return]
+    def backwards(self, received: Received, backward: Tensor) -> Tensor:
+        return self.linear_back(backward) * self._back(received, backward)[1]  # type: ignore[no-any-return]
 
-    def entries(self, received: Received, behind: Tensor) -> Tensor:
-        return self._back(received, behind)[0]
+    def entries(self, received: Received, backward: Tensor) -> Tensor:
+        return self._back(received, backward)[0]
 
 
 class LinearNeurons(HomogeneousNeurons):

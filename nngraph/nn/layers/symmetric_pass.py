@@ -42,7 +42,8 @@ class Level:
         kinds: of its hidden neurons.
         z: ``[*, n, 2 C]``, multiplied by their factor; ``free`` is multiplied by nothing.
         received: u and the bias of hidden neurons; ``None`` at the inputs.
-        behind: v, ``[*, n, M]``, what they received from behind; ``None`` without a pass back.
+        backward: v, ``[*, n, M]``, what they received in the pass back; ``None`` without a pass
+            back.
         ends: what its output neurons received, with their biases, ``[*, n, 1 + M]``; ``None`` where
             there are none.
     """
@@ -51,7 +52,7 @@ class Level:
     z: Tensor
     free: Tensor
     received: Received | None = None
-    behind: Tensor | None = None
+    backward: Tensor | None = None
     ends: Tensor | None = None
 
 
@@ -206,10 +207,11 @@ class SymmetricPass(nn.Module):
         for number in reversed(range(len(levels))):
             level = levels[number]
             if sent is None:
-                level.behind = level.z.new_zeros(*level.z.shape[:-1], self.messages)
+                level.backward = level.z.new_zeros(*level.z.shape[:-1], self.messages)
             else:
-                level.behind = kernels.propagate_level(topology, number + 1, weight, sent, "source")
-            sent = torch.zeros_like(level.behind)
+                above = number + 1
+                level.backward = kernels.propagate_level(topology, above, weight, sent, "source")
+            sent = torch.zeros_like(level.backward)
             if level.ends is not None:
                 rows, nodes = topology.output_rows[number], topology.level_nodes[number]
                 received = level.ends.index_select(-2, rows)
@@ -224,12 +226,12 @@ class SymmetricPass(nn.Module):
     ) -> Tensor:
         """Return what the layers of a level make of all that its neurons received."""
         assert level.received is not None
-        assert level.behind is not None
+        assert level.backward is not None
         made = torch.zeros_like(level.z)
         for kind, rows in level.kinds:
-            behind = level.behind if rows is None else level.behind.index_select(-2, rows)
+            backward = level.backward if rows is None else level.backward.index_select(-2, rows)
             make = getattr(self.layer(number, kind), what)
-            made = put(made, make(level.received.at(rows), behind), rows)
+            made = put(made, make(level.received.at(rows), backward), rows)
         return made
 
     def _known_kinds(self, topology: Topology, level: int) -> Kinds:

@@ -219,12 +219,12 @@ class SymmetricNetwork(StateNetwork, Standardised):
         for number, level in enumerate(levels):
             free = level.free
             x = free.new_zeros(*free.shape[:-1], self.channels)
-            if number == 0 and level.behind is not None:
-                x = self.input_state(level.behind)
+            if number == 0 and level.backward is not None:
+                x = self.input_state(level.backward)
             if level.kinds:
-                if level.behind is not None:
-                    behind = self.passes.each(self.reads_back, number, level.kinds, level.behind)
-                    free = torch.cat([free, level.z * behind], dim=-1)
+                if level.backward is not None:
+                    back = self.passes.each(self.reads_back, number, level.kinds, level.backward)
+                    free = torch.cat([free, level.z * back], dim=-1)
                 x = self.passes.each(self.hidden_states, number, level.kinds, free)
             if level.ends is not None:
                 rows = topology.output_rows[number]
@@ -235,13 +235,13 @@ class SymmetricNetwork(StateNetwork, Standardised):
     def _vectors(self, topology: Topology, levels: list[Level]) -> tuple[Tensor, Tensor]:
         incoming, outgoing = [], []
         for number, level in enumerate(levels):
-            assert level.behind is not None
-            none = level.behind.new_zeros(*level.behind.shape[:-1], self.equivariant_vectors)
-            into, out = none, self.input_outgoing(level.behind) if number == 0 else none
+            assert level.backward is not None
+            none = level.backward.new_zeros(*level.backward.shape[:-1], self.equivariant_vectors)
+            into, out = none, self.input_outgoing(level.backward) if number == 0 else none
             if level.kinds:
                 entries = self.passes.of_layers(number, level, "entries")
                 into = self.passes.each(self.incoming, number, level.kinds, entries)
-                out = self.passes.each(self.outgoing, number, level.kinds, level.behind)
+                out = self.passes.each(self.outgoing, number, level.kinds, level.backward)
             if level.ends is not None:
                 rows = topology.output_rows[number]
                 into = put(into, self.output_incoming(level.ends.index_select(-2, rows)), rows)
