@@ -40,12 +40,7 @@ class EdgePooling(nn.Module):
         without such an edge; ``[*, K, C]`` for ``"block"``.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        op: PoolingKind = "mean",
-        heads: int = 1,
-    ) -> None:
+    def __init__(self, channels: int, op: PoolingKind = "mean", heads: int = 1) -> None:
         super().__init__()
         if op not in get_args(PoolingKind):
             raise ValueError(f"op is {op!r}; expected 'mean', 'sum', 'max' or 'attention'.")

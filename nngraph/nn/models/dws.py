@@ -46,9 +46,6 @@ class EquivariantNetwork(StateNetwork):
         dropout: share of channels dropped after each layer, and of features in the read-out.
         hidden: width of the read-out; 0 for one affine map.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Raises:
         ArchitectureError: if it is built for, or called on, more than one architecture, or one that
             is no chain of affine maps.

@@ -69,11 +69,7 @@ class EditingNetwork(NetworkModel):
     """
 
     def __init__(
-        self,
-        body: StateNetwork,
-        context: Metanetwork | int = 64,
-        added: int = 0,
-        **readout: Any,
+        self, body: StateNetwork, context: Metanetwork | int = 64, added: int = 0, **readout: Any
     ) -> None:
         super().__init__()
         sizes = body.limits, body.channels, body.edge_channels

@@ -35,11 +35,7 @@ class FlatNetwork(Metanetwork):
     traits = Traits(symmetry="none", invariant=False)
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        hidden: int = 512,
-        dropout: float = 0.2,
+        self, architecture: Architectures, num_outputs: int, hidden: int = 512, dropout: float = 0.2
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.scales = TensorScales(self.limits)

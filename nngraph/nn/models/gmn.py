@@ -85,9 +85,6 @@ class GraphMetanetwork(LayeredNetwork):
         dropout: in the layers and the read-out.
         common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Source:
         Lim et al., "Graph Metanetworks for Processing Diverse Neural Architectures", ICLR 2024.
     """

@@ -201,9 +201,6 @@ class MessagePassingNetwork(StateNetwork):
             :class:`~nngraph.nn.encoders.statistics.NetworkStatistics` of each network
             besides.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Source:
         edge and node updates as in neural graphs (Kofinas et al., 2024) and graph metanetworks (Lim
         et al., 2024); raw weights as matrices of the pass are ours.

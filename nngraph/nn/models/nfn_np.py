@@ -40,9 +40,6 @@ class SharedEquivariantNetwork(StateNetwork):
         hidden: width of the read-out.
         max_levels: levels that the encoder and the read-out tell apart.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Source:
         NFN-NP with encoded inputs and outputs (Zhou et al., 2023); kinds of tensors in place of
         tensors are ours.

@@ -157,9 +157,6 @@ class SetAttentionNetwork(StateNetwork):
             read-out, and its width.
         max_levels: levels that are told apart; deeper ones count as the last.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Source:
         Zhou et al., "Neural Functional Transformers", NeurIPS 2023.
     """

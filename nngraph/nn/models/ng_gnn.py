@@ -121,9 +121,6 @@ class FilmNetwork(LayeredNetwork):
         dropout: in the layers and the read-out.
         common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Source:
         Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural
         Networks", ICLR 2024; aggregations and scalers: Corso et al., NeurIPS 2020.

@@ -128,9 +128,6 @@ class RelationalNetwork(LayeredNetwork):
         dropout: in the layers and the read-out.
         common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Source:
         Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural
         Networks", ICLR 2024, after Diao and Loynd, "Relational Attention", ICLR 2023.

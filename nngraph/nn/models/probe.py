@@ -38,9 +38,6 @@ class ProbeNetwork(Metanetwork):
     Raises:
         ValueError: if there is no such reader, or no such grid.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Source:
         learned probes and, with ``generator``, ProbeGen (Kahana et al., "Deep Linear Probe
         Generators for Weight Space Learning", ICLR 2025).

@@ -33,9 +33,6 @@ class StatisticsNetwork(Metanetwork):
         probes: number of learned inputs at which the networks are run; 0 reads weights only.
         runner, generator: of the :class:`~nngraph.nn.Probes`.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Source:
         StatNN of Unterthiner et al., "Predicting Neural Network Accuracy from Weights", 2020.
     """

@@ -83,9 +83,6 @@ class SymmetricNetwork(StateNetwork, Standardised):
             built for has, or is no chain.
         ValueError: if it cannot start so.
 
-    Shape:
-        networks -> ``[networks, num_outputs]``.
-
     Source:
         the groups: Kalogeropoulos et al. (ScaleGMN, 2024), whose pass back needs 1/W; even and odd
         parts, and the pass back along W itself, are ours.
