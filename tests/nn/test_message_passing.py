@@ -161,7 +161,7 @@ class TestOptions:
             x, update = built(topology, weight, x, e)
             return (x, *update)
 
-        assert torch.autograd.gradcheck(function, (x, e))
+        assert torch.autograd.gradcheck(function, (x, e), fast_mode=True)
 
     def test_defaults_are_todays_parameters(self):
         names = {name.split(".")[0] for name, _ in layer().named_parameters()}
