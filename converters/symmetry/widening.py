@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from converters.symmetry.memory import WIDE, Twins, widen
 from converters.symmetry.snapshot import settings_kept
 
-__all__ = ["in_double"]
+__all__ = ["grouped_mm", "in_double"]
 
 #: Legacy names of tensor types, as ``Tensor.type`` takes them.
 _NARROW_NAME = re.compile(r"torch\.(cuda\.)?(Float|Half|BFloat16)Tensor")
@@ -60,7 +61,7 @@ class _Widen(TorchFunctionMode):
         if name == "type":
             args = tuple(map(_wide_type, args))
             kwargs = {key: _wide_type(value) for key, value in kwargs.items()}
-        result = func(*args, **kwargs)
+        result = _IN_DOUBLE.get(name, func)(*args, **kwargs)
         return widen(result) if isinstance(result, Tensor) else result
 
     def _wide(self, value: Any) -> Any:
@@ -73,6 +74,35 @@ class _Widen(TorchFunctionMode):
         if type(value) is dict:
             return {key: self._wide(item) for key, item in value.items()}
         return value
+
+
+def grouped_mm(
+    one: Tensor,
+    other: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Multiply by groups of rows, of columns or of what is summed over, which end at ``offs``."""
+    if offs is None:
+        product = one @ other
+    else:
+        groups = list(itertools.pairwise([0, *offs.tolist()]))
+        if one.dim() == other.dim():
+            product = torch.stack([one[:, i:j] @ other[i:j] for i, j in groups])
+        elif one.dim() == 2:
+            product = one.new_zeros(len(one), other.shape[-1])
+            for matrix, (i, j) in zip(other, groups, strict=True):
+                product[i:j] = one[i:j] @ matrix
+        else:
+            product = one.new_zeros(one.shape[1], other.shape[1])
+            for matrix, (i, j) in zip(one, groups, strict=True):
+                product[:, i:j] = matrix @ other[:, i:j]
+    return product if bias is None else product + bias
+
+
+#: Operators whose kernels have no double precision -> the same in operators that have.
+_IN_DOUBLE = {"_grouped_mm": grouped_mm}
 
 
 def _wide_type(value: Any) -> Any:

@@ -78,13 +78,14 @@ def addbmm(call: Call) -> Value:
 
 def grouped(call: Call) -> Value:
     """Multiply each range of rows with a matrix of its own: the matrices are told apart."""
-    values = [value for value in call.arguments.values() if isinstance(value, Value)]
-    rows, weight = values[0], values[1]
-    if (rows.rank, weight.rank) != (2, 3):
+    names = ("self", "mat2") if "self" in call.arguments else ("input", "weight")
+    rows, weight = map(call.value, names)
+    ends = call.get("offs")
+    if (rows.rank, weight.rank) != (2, 3) or not isinstance(ends, Value):
         raise Unruled("multiplies in another layout than rows by a stack of matrices")
     call.fix([rows.dims[0]], "is divided into ranges", natural=True)
     call.fix([weight.dims[0]], "is chosen by the range of a row")
-    call.fix([dim for value in values[2:] for dim in value.dims], "counts ranges", natural=True)
+    call.fix(ends.dims, "counts ranges", natural=True)
     inner = align([rows.dims[1], weight.dims[1]])
     call.iterates(rows.dims[0], inner, weight.dims[2])
     return _enter(

@@ -3,9 +3,12 @@
 import pytest
 import torch
 import torch.utils.checkpoint
-from symmetry_cases import axis_text, check
+from symmetry_cases import axis_text, check, described
 from torch import nn
 from torch.nn import functional as F
+
+from converters.symmetry import derive, verify
+from converters.symmetry.widening import grouped_mm
 
 
 class Recurrent(nn.Module):
@@ -121,6 +124,45 @@ def test_a_mixture_relabels_experts_and_neurons_within_each(sparse):
         "router": (3, "router.weight[0] router.bias[0] inner[0] bias[0] outer[0]"),
         "inner": (5, "inner[1] bias[1] outer[2]", "router"),
     })
+
+class SortedExperts(nn.Module):
+    """Tokens sorted by their expert; the kernel that multiplies them knows no double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.router, self.head = nn.Linear(3, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+        self.inner = nn.Parameter(torch.randn(3, 8, 16))
+        self.outer = nn.Parameter(torch.randn(3, 16, 8))
+
+    def forward(self, x):
+        x = self.embed(x)
+        weight, index = self.router(x).softmax(-1).max(-1)
+        order = index.argsort()
+        ends = F.one_hot(index, 3).sum(0).cumsum(0).to(torch.int32)
+        y = torch._grouped_mm(x[order], self.inner, offs=ends).relu()
+        y = torch._grouped_mm(y, self.outer, offs=ends)
+        return self.head(x + y[order.argsort()] * weight[:, None])
+
+
+@pytest.mark.skipif(not hasattr(torch, "_grouped_mm"), reason="since torch 2.8")
+def test_experts_that_tokens_are_sorted_by_have_neurons_of_their_own():
+    module, tokens = SortedExperts().bfloat16(), torch.randn(16, 3).bfloat16()
+    derivation = derive(module, tokens, strict=True)
+    ties = "embed.bias[0] embed.weight[0] head.weight[1] inner[1] outer[2] router.weight[1]"
+    assert described(derivation.spec) == {"embed": (8, ties), "inner": (16, "inner[2] outer[1]")}
+    assert verify(derivation, module, tokens).holds
+
+
+@pytest.mark.parametrize(
+    "shapes", [((8, 4), (3, 4, 4)), ((3, 4, 4), (4, 8)), ((4, 8), (8, 4)), ((3, 4, 4), (3, 4, 4))],
+    ids=str,
+)
+def test_products_by_groups_are_those_of_torch(shapes):
+    one, other = map(torch.randn, shapes)
+    ends = None if one.dim() == other.dim() == 3 else torch.tensor([1, 3, 8], dtype=torch.int32)
+    expected = torch._grouped_mm(one, other, offs=ends)
+    torch.testing.assert_close(grouped_mm(one, other, ends), expected)
+
 
 
 class HyperNetwork(nn.Module):
