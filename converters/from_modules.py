@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from converters.chains.chain import (
     Activations,
-    AffineMap,
     activation_list,
     chain_architecture,
     chain_to_graph,
@@ -18,7 +17,7 @@ from converters.chains.chain import (
 from converters.chains.traced import trace_chain
 from converters.placement.convert import traced_to_graph
 from nngraph.errors import InvalidGraphError, UnsupportedModuleError
-from nngraph.graph import NeuralGraph, NeuralGraphStack, check_parameters
+from nngraph.graph import ChainLayer, NeuralGraph, NeuralGraphStack, check_parameters
 
 __all__ = ["mlp_to_graph", "stacked_to_graphs", "to_graph"]
 
@@ -163,7 +162,7 @@ def _listed_maps(
     biases: Sequence[Tensor | None] | None,
     activations: Activations,
     names: Sequence[str] | None,
-) -> tuple[list[AffineMap], dict[str, Tensor]]:
+) -> tuple[list[ChainLayer], dict[str, Tensor]]:
     depth = len(weights)
     if depth == 0:
         raise InvalidGraphError("there are no weights; expected at least one matrix (out, in).")
@@ -182,6 +181,6 @@ def _listed_maps(
         if bias is not None:
             parameters[f"{dotted}bias"] = check_tensor(f"{dotted}bias", bias)
         maps.append(
-            AffineMap(f"{dotted}weight", None if bias is None else f"{dotted}bias", function)
+            ChainLayer(f"{dotted}weight", None if bias is None else f"{dotted}bias", function)
         )
     return maps, parameters

@@ -11,14 +11,13 @@ from torch_geometric.data import Batch
 
 from converters.chains.chain import (
     Activations,
-    AffineMap,
     activation_list,
     chain_to_graph,
     check_tensor,
     to_neural_graph,
 )
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
+from nngraph.graph import Architecture, ChainLayer, NeuralGraph, NeuralGraphStack
 
 __all__ = ["state_dict_to_graph", "to_state_dict", "under_first_names"]
 
@@ -82,7 +81,7 @@ def state_dict_to_graph(
     order = _only_order(layers)
     functions = activation_list("relu" if activations is None else activations, len(order))
     maps = [
-        AffineMap(*_names(prefix, values), function)
+        ChainLayer(*_names(prefix, values), function)
         for prefix, function in zip(order, functions, strict=True)
     ]
     return chain_to_graph(maps, values, allow_nonfinite, differentiable)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.activations import activation_module, check_known
-from converters.chains.chain import AffineMap, chain_of
 from converters.state_dicts import refuse_batch, to_state_dict
-from nngraph.errors import InvalidGraphError
-from nngraph.graph import NeuralGraph
+from nngraph.errors import ArchitectureError, InvalidGraphError
+from nngraph.graph import Activation, ChainLayer, NeuralGraph, chain_layers
 
 __all__ = ["AffineChain", "to_module"]
 
@@ -32,17 +31,21 @@ def to_module(graph: NeuralGraph, template: nn.Module | None = None) -> nn.Modul
     alternation) make an :class:`AffineChain`.
 
     Raises:
-        ArchitectureError: without a template, if an activation is not known exactly (``other``).
-        InvalidGraphError: if the graph is a batch; without a template, if it is no chain of affine
-            maps, or a name cannot be that of a parameter; with one, if its state dict has other
-            names or shapes.
+        ArchitectureError: without a template, if the graph is no chain of affine maps, or an
+            activation is not known exactly (``other``).
+        InvalidGraphError: if the graph is a batch; without a template, if a name cannot be that of
+            a parameter; with one, if its state dict has other names or shapes.
     """
     refuse_batch(graph)
     if template is not None:
         return _filled(template, graph)
-    maps = chain_of(graph.architecture)
-    for affine in maps:
-        check_known(affine.activation)
+    maps = chain_layers(
+        graph.architecture, "Only such a chain makes a module; of others pass a template."
+    )
+    for group in graph.architecture.groups:
+        check_known(group.activation)
+    if (first := graph.architecture.groups[0].activation) != Activation("identity"):
+        raise ArchitectureError(f"the inputs have the activation {first}; no module can be made.")
     values = {name: value.detach().clone() for name, value in graph.parameters().items()}
     try:
         return _sequential(maps, values) if _is_sequential(maps) else AffineChain(maps, values)
@@ -87,7 +90,7 @@ class AffineChain(nn.Module):
         parameters: every parameter that they name.
     """
 
-    def __init__(self, maps: Sequence[AffineMap], parameters: dict[str, Tensor]) -> None:
+    def __init__(self, maps: Sequence[ChainLayer], parameters: dict[str, Tensor]) -> None:
         super().__init__()
         self._maps = tuple(maps)
         for name, value in parameters.items():
@@ -112,7 +115,7 @@ class AffineChain(nn.Module):
         return ", ".join(f"{affine.weight} {affine.activation}" for affine in self._maps)
 
 
-def _is_sequential(maps: Sequence[AffineMap]) -> bool:
+def _is_sequential(maps: Sequence[ChainLayer]) -> bool:
     """Whether nested ``nn.Sequential`` visit the layers in order under exactly their names."""
     prefixes = []
     for affine in maps:
@@ -134,7 +137,7 @@ def _is_sequential(maps: Sequence[AffineMap]) -> bool:
     return inner.isdisjoint(prefixes)
 
 
-def _sequential(maps: Sequence[AffineMap], values: dict[str, Tensor]) -> nn.Sequential:
+def _sequential(maps: Sequence[ChainLayer], values: dict[str, Tensor]) -> nn.Sequential:
     root = nn.Sequential()
     taken = {name for affine in maps for name in _paths(affine.weight)}
     for affine in maps:

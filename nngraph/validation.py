@@ -19,6 +19,7 @@ from nngraph.graph import (
     Relabelling,
     Symmetry,
     Topology,
+    chain_layers,
 )
 from nngraph.nn import (
     MODELS,
@@ -197,13 +198,11 @@ def at_most(architecture: Architecture, width: int) -> Architecture:
     Raises:
         ArchitectureError: if the architecture is not a chain of affine maps.
     """
-    if not architecture.is_chain:
-        raise ArchitectureError(f"{architecture} is not a chain of affine maps; expected an MLP.")
-    biased = {column.group for column in architecture.columns}
+    layers = chain_layers(architecture)
     return Architecture.mlp(
         [min(size, width) for size in architecture.widths],
-        [group.activation for group in architecture.groups[1:]],
-        [g in biased for g in range(1, len(architecture.groups))],
+        [layer.activation for layer in layers],
+        [layer.bias is not None for layer in layers],
     )
 
 

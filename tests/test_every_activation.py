@@ -139,8 +139,8 @@ def test_signs_are_matched_where_there_are_any(activation: Activation):
         return
     values = network.parameters()
     for layer in hidden_layers(architecture):
-        signs = torch.arange(values[layer.incoming].shape[0]) % 2 * 2.0 - 1
-        move_neurons(values, layer, signs.to(values[layer.incoming]))
+        signs = torch.arange(values[layer.weight].shape[0]) % 2 * 2.0 - 1
+        move_neurons(values, layer, signs.to(values[layer.weight]))
     flipped = network.with_parameters(values)
     assert distance(network, flipped) > 0.1
     found = match_weights(network, flipped, signs=True, starts=1)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import INTEGERS, Activation, Architecture, NeuralGraph, check_parameters
+from nngraph.graph import (
+    INTEGERS,
+    Activation,
+    Architecture,
+    ChainLayer,
+    NeuralGraph,
+    check_parameters,
+)
 
 __all__ = [
     "Activations",
-    "AffineMap",
     "activation_list",
     "chain_architecture",
-    "chain_of",
     "chain_to_graph",
     "check_tensor",
     "to_neural_graph",
@@ -28,15 +33,6 @@ Activations = Activation | str | Sequence[Activation | str]
 
 #: Convertible bit for bit; the formats of fewer bits have no arithmetic of their own in torch.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class AffineMap:
-    """One map ``x -> a(W x + b)`` of a chain: names of its parameters, and its activation."""
-
-    weight: str
-    bias: str | None
-    activation: Activation
 
 
 def activation_list(activations: Activations, depth: int) -> list[Activation]:
@@ -95,7 +91,7 @@ def check_tensor(name: str, value: object, integer: bool = False) -> Tensor:
 
 
 def chain_architecture(
-    maps: Sequence[AffineMap], shapes: Mapping[str, tuple[int, ...]]
+    maps: Sequence[ChainLayer], shapes: Mapping[str, tuple[int, ...]]
 ) -> Architecture:
     """Describe the chain of these maps, whose parameters have these shapes.
 
@@ -138,35 +134,8 @@ def chain_architecture(
     )
 
 
-def chain_of(architecture: Architecture) -> list[AffineMap]:
-    """Return the maps of a chain; the inverse of :func:`chain_architecture`.
-
-    Raises:
-        InvalidGraphError: if the architecture is not a chain of affine maps.
-    """
-    biases = {column.group: column.parameter.name for column in architecture.columns}
-    if (
-        not architecture.is_chain
-        or architecture.column_names != ("bias",)
-        or 0 in biases
-        or architecture.groups[0].activation != Activation("identity")
-    ):
-        raise InvalidGraphError(
-            f"the architecture {architecture} is not a chain of affine maps; "
-            "only such a chain makes an MLP."
-        )
-    return [
-        AffineMap(
-            block.parameter.name,
-            biases.get(block.target),
-            architecture.groups[block.target].activation,
-        )
-        for block in architecture.blocks
-    ]
-
-
 def chain_to_graph(
-    maps: Sequence[AffineMap],
+    maps: Sequence[ChainLayer],
     parameters: Mapping[str, Tensor],
     allow_nonfinite: bool = False,
     differentiable: bool = False,

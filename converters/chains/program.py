@@ -14,14 +14,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from converters.chains.chain import AffineMap, chain_architecture, chain_of
+from converters.chains.chain import chain_architecture
 from converters.chains.operands import base_name, named_arguments
 from converters.chains.reading import ChainReader, Neurons, NoChain, Weight
 from converters.symmetry.derive import Derivation
 from converters.symmetry.program import Operation, Ref, references
 from converters.symmetry.spec import PermutationSpec
-from nngraph.errors import InvalidGraphError
-from nngraph.graph import Activation, Architecture
+from nngraph.graph import Activation, Architecture, ChainLayer, chain_layers
 
 __all__ = ["Refusal", "chain_architecture_of", "read_chain", "spec_spaces", "withheld"]
 
@@ -54,7 +53,7 @@ _Value: TypeAlias = "Neurons | Weight | float | Refusal | None"
 
 def read_chain(
     derivation: Derivation, tensors: Mapping[str, Tensor]
-) -> tuple[AffineMap, ...] | Refusal:
+) -> tuple[ChainLayer, ...] | Refusal:
     """Return the affine maps that a program applies one after another, or what else it does."""
     return _Reader(derivation, tensors).read()
 
@@ -72,7 +71,7 @@ class _Reader:
         #: sizes of the input before its features, once it has been reshaped
         self.rows: tuple[int, ...] | None = None
 
-    def read(self) -> tuple[AffineMap, ...] | Refusal:
+    def read(self) -> tuple[ChainLayer, ...] | Refusal:
         program = self.program
         inputs, outputs = list(program.inputs.values()), program.outputs
         for ref in inputs:
@@ -98,7 +97,7 @@ class _Reader:
         fits = self._gives_rows(inputs[0], outputs[0], maps)
         return tuple(maps) if fits else Refusal("outputs", depth)
 
-    def _unread(self, maps: list[AffineMap]) -> bool:
+    def _unread(self, maps: list[ChainLayer]) -> bool:
         """Whether the state dict holds what no map has."""
         read = {name for affine in maps for name in (affine.weight, affine.bias)}
         names = ((n, *others) for n, others in self._all_names().items())
@@ -108,7 +107,7 @@ class _Reader:
         spec = self.derivation.spec
         return {name: tuple(spec.aliases.get(name, ())) for name in spec.parameters}
 
-    def _gives_rows(self, given: Ref, returned: Ref, maps: list[AffineMap]) -> bool:
+    def _gives_rows(self, given: Ref, returned: Ref, maps: list[ChainLayer]) -> bool:
         """Whether the output has the rows of the input, as it is or as it was reshaped."""
         if not self.results[returned].shape:
             return False
@@ -221,7 +220,7 @@ def _refusal(operation: Operation, neurons: list[Neurons], error: NoChain) -> Re
 
 
 def chain_architecture_of(
-    maps: tuple[AffineMap, ...], spec: PermutationSpec
+    maps: tuple[ChainLayer, ...], spec: PermutationSpec
 ) -> Architecture | None:
     """Describe a chain as every other converter does; ``None`` if its symmetry is known to be less.
     """
@@ -275,7 +274,7 @@ def spec_spaces(architecture: Architecture, spec: PermutationSpec) -> dict[str, 
 
 
 def withheld(
-    architecture: Architecture, read: tuple[AffineMap, ...] | Refusal
+    architecture: Architecture, read: tuple[ChainLayer, ...] | Refusal
 ) -> Architecture:
     """Return an architecture that nobody runs as another function than its network's.
 
@@ -283,14 +282,11 @@ def withheld(
         architecture: of the network.
         read: what :func:`read_chain` read off its program.
     """
-    try:
-        looks = chain_of(architecture)
-    except InvalidGraphError:
+    others = any(group.activation.name == "other" for group in architecture.groups)
+    if others or not architecture.is_chain:
         return architecture  # not what can be run
-    if any(group.activation.name == "other" for group in architecture.groups):
-        return architecture
     if not isinstance(read, Refusal):
-        if tuple(looks) == read:
+        if chain_layers(architecture) == read:
             return architecture
         read = Refusal("parameters", len(architecture.groups) - 1)
     at = min(read.group, len(architecture.groups) - 1)

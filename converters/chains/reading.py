@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from converters import elementwise
-from converters.chains.chain import AffineMap
 from converters.elementwise import NEURON, Expression
-from nngraph.graph import Activation
+from nngraph.graph import Activation, ChainLayer
 
 __all__ = ["PASSIVE", "ChainReader", "Neurons", "NoChain", "Weight"]
 
@@ -65,7 +64,7 @@ class Neurons:
         operators: what it is composed of, for people.
     """
 
-    maps: tuple[AffineMap, ...] = ()
+    maps: tuple[ChainLayer, ...] = ()
     expression: Expression = NEURON
     operators: tuple[str, ...] = ()
 
@@ -126,7 +125,7 @@ class ChainReader:
             value, expression=result, operators=(*value.operators, str(activation))
         )
 
-    def finish(self, value: Any) -> list[AffineMap]:
+    def finish(self, value: Any) -> list[ChainLayer]:
         """Return the maps of a chain whose output this is."""
         if not isinstance(value, Neurons):
             raise NoChain("returns something else than the end of the chain")
@@ -148,7 +147,7 @@ class ChainReader:
         names = [weight.name, *([] if bias is None else [bias.name])]
         self._check_unused(value, names)
         bias_name = None if bias is None else bias.name
-        affine = AffineMap(weight.name, bias_name, Activation("identity"))
+        affine = ChainLayer(weight.name, bias_name, Activation("identity"))
         return Neurons((*self._closed(value), affine))
 
     def _product(self, value: Any, weight: Any) -> Neurons:
@@ -224,7 +223,7 @@ class ChainReader:
         made = dict.fromkeys([*(o for value in values for o in value.operators), operator])
         return Neurons(values[0].maps, result, tuple(made))
 
-    def _closed(self, value: Neurons) -> tuple[AffineMap, ...]:
+    def _closed(self, value: Neurons) -> tuple[ChainLayer, ...]:
         """The maps, the last with its activation."""
         activation = elementwise.recognise(value.expression)
         if not value.maps:

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from converters.activations import Elementwise
-from converters.chains.chain import AffineMap
 from converters.chains.reading import PASSIVE, ChainReader, Neurons, NoChain, Weight
 from converters.elementwise import finite_number
 from converters.inspection import CONVERTIBLE, check_modules, describe, evaluating, located
 from nngraph.errors import UnsupportedModuleError
+from nngraph.graph import ChainLayer
 
 __all__ = ["trace_chain"]
 
@@ -35,7 +35,7 @@ _CONTAINERS = ("torch.nn.modules.container",)
 _RESHAPES = ("flatten", "view", "reshape")
 
 
-def trace_chain(module: nn.Module) -> list[AffineMap]:
+def trace_chain(module: nn.Module) -> list[ChainLayer]:
     """Return the affine maps of ``module`` in the order in which its forward applies them.
 
     Raises:
@@ -158,7 +158,7 @@ class _Reader:
         #: the last operation between layers
         self.between: fx.Node | None = None
 
-    def read(self) -> list[AffineMap]:
+    def read(self) -> list[ChainLayer]:
         for node in self.graph.nodes:
             try:
                 if node.op == "output":
@@ -270,7 +270,7 @@ class _Reader:
             raise NoChain("reshapes to something else than rows")
         return value
 
-    def _check_features(self, first: AffineMap) -> None:
+    def _check_features(self, first: ChainLayer) -> None:
         if self.features not in (None, self.reader.shapes[first.weight][1]):
             raise NoChain(f"follows a view of the input as rows of {self.features}")
 

@@ -52,7 +52,7 @@ def flip_signs(network: NeuralGraph, signs: Mapping[str, Tensor]) -> NeuralGraph
     for layer in hidden_layers(network.architecture):
         space = network.architecture.groups[layer.group].space
         if isinstance(space, str) and space in signs:
-            move_neurons(values, layer, signs[space].to(values[layer.incoming]))
+            move_neurons(values, layer, signs[space].to(values[layer.weight]))
     return network.with_parameters(values)
 
 
@@ -90,7 +90,7 @@ def _balance(values: dict[str, Tensor], layers: Sequence[NeuronLayer]) -> None:
     for _ in range(_MAX_SWEEPS if layers else 0):
         largest = 0.0
         for layer in layers:
-            before = values[layer.incoming].square().sum(-1)
+            before = values[layer.weight].square().sum(-1)
             if layer.bias is not None:
                 before = before + values[layer.bias].square()
             after = values[layer.outgoing].square().sum(-2)

@@ -7,7 +7,7 @@ from nngraph.datasets.ogb import export_ogb, load_ogb, ogb_meta
 from nngraph.datasets.perturbations import DropWeights, ScaleNeurons, WeightNoise
 from nngraph.datasets.statistics import Standardise, TensorStatistics, training_statistics
 from nngraph.datasets.streams import ZooStream
-from nngraph.datasets.transforms import CanonicaliseSines, InputMotion, Relabel
+from nngraph.datasets.transforms import CanonicaliseSines, InputMotion, Relabel, moved_layer
 
 __all__ = [
     "METRICS",
@@ -25,6 +25,7 @@ __all__ = [
     "ZooStream",
     "export_ogb",
     "load_ogb",
+    "moved_layer",
     "ogb_meta",
     "training_statistics",
 ]

@@ -11,9 +11,16 @@ from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, Symmetry, canonicalise_sines
+from nngraph.graph import (
+    Architecture,
+    NeuralGraph,
+    NeuralGraphStack,
+    Symmetry,
+    canonicalise_sines,
+    chain_layers,
+)
 
-__all__ = ["CanonicaliseSines", "InputMotion", "Relabel", "with_parameters"]
+__all__ = ["CanonicaliseSines", "InputMotion", "Relabel", "moved_layer", "with_parameters"]
 
 _Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
 
@@ -86,9 +93,13 @@ class InputMotion(BaseTransform):  # type: ignore[misc]
 
     def forward(self, networks: _Networks) -> _Networks:
         """Return a graph or a stack whose images are moved, each by its own draw."""
-        weight_name, bias_name = _first_layer(networks.architecture)
+        if (names := moved_layer(networks.architecture)) is None:
+            raise ArchitectureError(
+                f"the architecture {networks.architecture} cannot be moved: expected a chain of "
+                "two inputs, the coordinates, whose first layer has a bias."
+            )
         values = dict(networks.parameters())
-        weight, bias = values[weight_name], values[bias_name]
+        weight, bias = (values[name] for name in names)
 
         def draw(size: float) -> Tensor:
             return (torch.rand(weight.shape[:-2], device=weight.device) * 2 - 1).to(weight) * size
@@ -101,17 +112,18 @@ class InputMotion(BaseTransform):  # type: ignore[misc]
             side = draw(1.0).sign()
             motion = motion * torch.stack([side, torch.ones_like(side)], dim=-1).unsqueeze(-1)
         shift = torch.stack([draw(self.shift), draw(self.shift)], dim=-1)
-        values[bias_name] = bias + (weight @ shift.unsqueeze(-1)).squeeze(-1)
-        values[weight_name] = weight @ motion
+        changed = weight @ motion, bias + (weight @ shift.unsqueeze(-1)).squeeze(-1)
+        values.update(zip(names, changed, strict=True))
         moved: _Networks = with_parameters(networks, values)
         return moved
 
 
-def _first_layer(architecture: Architecture) -> tuple[str, str]:
-    biases = [column.parameter.name for column in architecture.columns if column.group == 1]
-    if not architecture.is_chain or architecture.widths[0] != 2 or not biases:
-        raise ArchitectureError(
-            f"the architecture {architecture} cannot be moved: expected a chain of two inputs, the "
-            "coordinates, whose first layer has a bias."
-        )
-    return architecture.blocks[0].parameter.name, biases[0]
+def moved_layer(architecture: Architecture) -> tuple[str, str] | None:
+    """Names of the weight and the bias that :class:`InputMotion` changes, of a chain of two inputs.
+
+    ``None`` for networks of other kinds, or without that bias.
+    """
+    if not architecture.is_chain or architecture.widths[0] != 2:
+        return None
+    first = chain_layers(architecture)[0]
+    return None if first.bias is None else (first.weight, first.bias)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nngraph.errors import DataFileError, InvalidGraphError, MissingDependencyError
+from nngraph.errors import DataFileError, MissingDependencyError
 from nngraph.files import write_atomically
-from nngraph.graph import NeuralGraph
+from nngraph.graph import NeuralGraph, chain_layers
 
 __all__ = [
     "draw_confusion",
@@ -120,27 +120,22 @@ def draw_network(
         order: for each layer the neurons from top to bottom, in place of their own order.
 
     Raises:
-        InvalidGraphError: if the network is not a chain of layers.
+        ArchitectureError: if the network is not a chain of affine maps.
     """
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LinearSegmentedColormap
 
     architecture = graph.architecture
-    if not architecture.is_chain:
-        raise InvalidGraphError(
-            f"the architecture {architecture} is not a chain of layers; expected an MLP to draw."
-        )
+    layers = chain_layers(architecture, "Only such a chain is drawn.")
     colours = LinearSegmentedColormap.from_list("weights", DIVERGING)
     parameters = {name: _numbers(value) for name, value in graph.parameters().items()}
     positions = [
         _positions(size, max_neurons, None if order is None else order[index])
         for index, size in enumerate(architecture.widths)
     ]
-    for block in architecture.blocks:
-        weight = _relative(parameters[block.parameter.name])
-        (sources, source_heights), (targets, target_heights) = (
-            positions[block.source], positions[block.target]
-        )  # fmt: skip
+    for column, layer in enumerate(layers):
+        weight = _relative(parameters[layer.weight])
+        (sources, source_heights), (targets, target_heights) = positions[column : column + 2]
         shown = weight[np.ix_(targets, sources)].ravel()
         starts = np.tile(source_heights, len(targets))
         ends = np.repeat(target_heights, len(sources))
@@ -149,8 +144,8 @@ def draw_network(
         shown, starts, ends = shown[rank], starts[rank], ends[rank]
         segments = np.stack(
             [
-                np.column_stack([np.full_like(starts, block.source), starts]),
-                np.column_stack([np.full_like(ends, block.target), ends]),
+                np.column_stack([np.full_like(starts, column), starts]),
+                np.column_stack([np.full_like(ends, column + 1), ends]),
             ],
             axis=1,
         )
@@ -164,13 +159,13 @@ def draw_network(
                 capstyle="round",
             )
         )  # fmt: skip
-    biases = {column.group: parameters[column.parameter.name] for column in architecture.columns}
+    biases = [None, *(layer.bias for layer in layers)]
     for index, (group, (neurons, heights)) in enumerate(
         zip(architecture.groups, positions, strict=True)
     ):
         fill: Any = PAPER
-        if index in biases:
-            fill = colours((_relative(biases[index])[neurons] + 1) / 2)
+        if (bias := biases[index]) is not None:
+            fill = colours((_relative(parameters[bias])[neurons] + 1) / 2)
         most = max(len(neurons) for neurons, _ in positions)
         ax.scatter(
             np.full(len(neurons), index), heights, s=min(110.0, 1400 / max(most, 8)), c=fill,

@@ -15,6 +15,7 @@ from nngraph.graph.batching import (
     restore_edges,
     split_networks,
 )
+from nngraph.graph.chain import ChainLayer, chain_layers
 from nngraph.graph.copies import join_copies, run_copies, with_widths
 from nngraph.graph.groups import MAX_SIZE
 from nngraph.graph.layout import INTEGERS, Slab, read_slab, slabs_of, write_slab
@@ -63,6 +64,7 @@ __all__ = [
     "Architecture",
     "Block",
     "Bucket",
+    "ChainLayer",
     "Column",
     "Factor",
     "Meetings",
@@ -79,6 +81,7 @@ __all__ = [
     "Symmetry",
     "Topology",
     "canonicalise_sines",
+    "chain_layers",
     "check_parameters",
     "check_readable",
     "edge_block",

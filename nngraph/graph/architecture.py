@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise, zip_longest
 from typing import Any
 
 from nngraph.errors import ArchitectureError
@@ -355,12 +355,29 @@ class Architecture:
         """Indices of the groups of one role."""
         return tuple(i for i, group in enumerate(self.groups) if group.role == role)
 
+    @cached_property
+    def chain_fault(self) -> str | None:
+        """What keeps it from being a chain of affine maps, in words; ``None`` if it is one."""
+        wanted = [(i, i + 1, (n, m)) for i, (m, n) in enumerate(pairwise(self.widths))]
+        found = [(b.source, b.target, b.parameter.shape) for b in self.blocks]
+        for place, (own, other) in enumerate(zip_longest(found, wanted)):
+            if own is None:
+                return f"no weight leads to the group {self.groups[other[1]].name!r}"
+            if own != other:
+                source, target = (self.groups[g].name for g in own[:2])
+                name = self.blocks[place].parameter.name
+                return f"{name!r} of shape {own[2]} leads from {source!r} to {target!r}"
+        for p in self.parameters:
+            if p.column is not None and (p.column, len(p.axes), 0 in p.axes) != ("bias", 1, False):
+                return f"{p.name!r} is neither the weight nor the bias of a layer"
+            if not p.axes:
+                return f"{p.name!r} is no whole weight or bias"
+        return "some of its neurons lie within others, or are fixed" if self.structure else None
+
     @property
     def is_chain(self) -> bool:
-        """Whether it is an MLP: one weight from each group to the next, and no other block."""
-        return [(b.source, b.target, b.parameter.shape) for b in self.blocks] == [
-            (i, i + 1, (self.widths[i + 1], self.widths[i])) for i in range(len(self.groups) - 1)
-        ] and all(p.axes for p in self.parameters) and not self.structure
+        """Whether it is an MLP: one weight from each group to the next, biases, and no more."""
+        return self.chain_fault is None
 
     @property
     def widths(self) -> tuple[int, ...]:

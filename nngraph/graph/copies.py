@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph.architecture import Architecture
+from nngraph.graph.chain import chain_layers
 from nngraph.graph.layout import Parameter
 from nngraph.graph.neural_graph import NeuralGraphStack
 from nngraph.graph.run import forward
@@ -50,11 +51,7 @@ def joined_architecture(architectures: Sequence[Architecture]) -> Architecture:
     """
     first = architectures[0]
     last = first.groups[-1].activation
-    if not first.is_chain or first.column_names != ("bias",):
-        raise ArchitectureError(
-            f"networks of {first} cannot be joined: expected chains of affine maps, with no node "
-            "parameters but biases."
-        )
+    chain_layers(first, "Other networks are not joined.")
     if last.name != "identity" and len(architectures) > 1:
         raise ArchitectureError(
             f"networks of {first} cannot be joined: their average is no such network, since "

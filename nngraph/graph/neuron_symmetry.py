@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from nngraph.errors import ArchitectureError
-from nngraph.graph.activations import Activation, NeuronSymmetry
+from nngraph.graph.activations import NeuronSymmetry
 from nngraph.graph.architecture import Architecture
+from nngraph.graph.chain import ChainLayer, chain_layers
 
 __all__ = [
     "SCALED",
@@ -40,13 +41,10 @@ SIGNED: frozenset[NeuronSymmetry] = frozenset({"sign", "any_scale", "phase"})
 
 
 @dataclass(frozen=True)
-class NeuronLayer:
-    """A hidden group of a chain, and the names of the parameters on both of its sides."""
+class NeuronLayer(ChainLayer):
+    """A layer of hidden neurons: their group, and the weight by which they lead on."""
 
     group: int
-    activation: Activation
-    incoming: str
-    bias: str | None
     outgoing: str
 
     @property
@@ -63,26 +61,16 @@ def hidden_layers(
     Raises:
         ArchitectureError: if the architecture is no chain of affine maps.
     """
-    if not architecture.is_chain or architecture.column_names != ("bias",):
-        raise ArchitectureError(
-            f"the architecture {architecture} is not a chain of affine maps with biases alone, and "
-            "its neurons cannot be rescaled: signs, scales and phases of neurons are known for "
-            "chains. Relabel them, or match them up to relabelling."
-        )
-    biases = {column.group: column.parameter.name for column in architecture.columns}
-    layers = []
-    for block, after in zip(architecture.blocks, architecture.blocks[1:], strict=False):
-        group = architecture.groups[block.target]
-        if group.role == "hidden" and (
-            symmetries is None or group.activation.symmetry in symmetries
-        ):
-            layers.append(
-                NeuronLayer(
-                    block.target, group.activation, block.parameter.name,
-                    biases.get(block.target), after.parameter.name,
-                )
-            )  # fmt: skip
-    return layers
+    layers = chain_layers(
+        architecture, "Its neurons cannot be rescaled: signs, scales and phases of neurons are "
+        "known for chains. Relabel them, or match them up to relabelling.",
+    )  # fmt: skip
+    return [
+        NeuronLayer(layer.weight, layer.bias, layer.activation, group, after.weight)
+        for group, (layer, after) in enumerate(pairwise(layers), start=1)
+        if architecture.groups[group].role == "hidden"
+        and (symmetries is None or layer.activation.symmetry in symmetries)
+    ]
 
 
 def move_neurons(
@@ -92,7 +80,7 @@ def move_neurons(
 
     Neurons without a bias take no steps.
     """
-    values[layer.incoming] = values[layer.incoming] * factor.unsqueeze(-1)
+    values[layer.weight] = values[layer.weight] * factor.unsqueeze(-1)
     if layer.bias is not None:
         values[layer.bias] = values[layer.bias] * factor
         if steps is not None:
@@ -126,7 +114,7 @@ def sample_moves(
     """
     values = dict(parameters)
     for layer in hidden_layers(architecture, symmetries):
-        like = values[layer.incoming][..., 0]
+        like = values[layer.weight][..., 0]
         # Of each neuron of each network: how large, which sign, how many steps.
         size, sign, step = torch.rand(3, *like.shape, generator=generator, dtype=torch.float64)
         factor, steps = torch.ones_like(size), None
@@ -155,7 +143,7 @@ def set_signs(values: dict[str, Tensor], layer: NeuronLayer) -> None:
     """
     if layer.symmetry not in SIGNED:
         return
-    weight = values[layer.incoming]
+    weight = values[layer.weight]
     # Not the first weight, which changes places when the neurons before are relabelled.
     largest = weight.abs().argmax(-1, keepdim=True)
     key = weight.gather(-1, largest).squeeze(-1)

@@ -2,12 +2,14 @@ r"""Running a neural graph as the network it describes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from nngraph.errors import ArchitectureError, InvalidGraphError
-from nngraph.graph.architecture import Architecture
+from nngraph.errors import InvalidGraphError
+from nngraph.graph.chain import ChainLayer, chain_layers
 from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, check_readable
 
 __all__ = ["forward"]
@@ -50,7 +52,7 @@ def forward(
     if not isinstance(graph, NeuralGraphStack):
         check_readable(graph, any_order=True)
     architecture = graph.architecture
-    _check_chain(architecture)
+    layers = chain_layers(architecture, "Only such a chain can be run without its module.")
     weights = graph.edge_attr
     assert isinstance(weights, Tensor)
     if inputs.dim() == 0 or inputs.shape[-1] != architecture.widths[0]:
@@ -64,7 +66,7 @@ def forward(
             f"{weights.device}; expected one dtype and one device."
         )
     if isinstance(graph, NeuralGraphStack):
-        activations = _run_stack(graph, inputs)
+        activations = _run_stack(graph, layers, inputs)
         return torch.cat(activations, dim=-1) if return_activations else activations[-1]
     flat = inputs.reshape(-1, architecture.widths[0])
     step = max(1, _MAX_MESSAGES // max(b.stop - b.start for b in architecture.blocks))
@@ -99,7 +101,9 @@ def _run_graph(graph: NeuralGraph, inputs: Tensor) -> Tensor:
     return values
 
 
-def _run_stack(stack: NeuralGraphStack, inputs: Tensor) -> list[Tensor]:
+def _run_stack(
+    stack: NeuralGraphStack, layers: Sequence[ChainLayer], inputs: Tensor
+) -> list[Tensor]:
     """Return the activations ``[B, P, d_l]`` of each layer, by batched products over the blocks."""
     architecture, count = stack.architecture, len(stack)
     if inputs.dim() not in (2, 3) or (inputs.dim() == 3 and inputs.shape[0] != count):
@@ -109,30 +113,17 @@ def _run_stack(stack: NeuralGraphStack, inputs: Tensor) -> list[Tensor]:
             f"{architecture.widths[0]})."
         )
     parameters = stack.parameters()
-    biases = {column.group: parameters[column.parameter.name] for column in architecture.columns}
     values = architecture.groups[0].activation(inputs.expand(count, *inputs.shape[-2:]))
     activations = [values]
-    for block in architecture.blocks:
-        weight = parameters[block.parameter.name].transpose(1, 2)
-        if (bias := biases.get(block.target)) is not None:
-            values = torch.baddbmm(bias.unsqueeze(1), values, weight)
+    for layer in layers:
+        weight = parameters[layer.weight].transpose(1, 2)
+        if layer.bias is not None:
+            values = torch.baddbmm(parameters[layer.bias].unsqueeze(1), values, weight)
         else:
             values = torch.bmm(values, weight)
-        values = architecture.groups[block.target].activation(values)
+        values = layer.activation(values)
         activations.append(values)
     return activations
-
-
-def _check_chain(architecture: Architecture) -> None:
-    if (
-        not architecture.is_chain
-        or architecture.column_names != ("bias",)
-        or any(column.group == 0 for column in architecture.columns)
-    ):
-        raise ArchitectureError(
-            f"the architecture {architecture} cannot be run: it is not a chain of affine maps. "
-            "Expected one block from each group to the next and no node parameters but biases."
-        )
 
 
 def _stacked(batch: Batch) -> NeuralGraphStack:

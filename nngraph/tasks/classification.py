@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
-from nngraph.datasets import InputMotion
+from nngraph.datasets import InputMotion, moved_layer
 from nngraph.errors import DataFileError
-from nngraph.graph import Architecture, NeuralGraphStack
+from nngraph.graph import NeuralGraphStack
 from nngraph.settings import TrainSettings
 from nngraph.tasks.prediction import Predict
 from nngraph.zoo import Zoo
 
-__all__ = ["Classify", "have_two_inputs"]
+__all__ = ["Classify"]
 
 
 class Classify(Predict):
@@ -43,7 +41,7 @@ class Classify(Predict):
         super().__init__(zoo, settings, "label")
         self.moves = settings.motion
         if self.moves is None:
-            self.moves = have_two_inputs(zoo.architectures)
+            self.moves = all(map(moved_layer, zoo.architectures))
         if settings.mirror and not self.moves:
             raise ValueError(
                 "mirror=True was given, but the images of the networks are not moved; expected "
@@ -56,11 +54,3 @@ class Classify(Predict):
         if training and self.moves:
             networks = InputMotion(mirror=self.settings.mirror)(networks)
         return super().prepare(networks, model, training)
-
-
-def have_two_inputs(architectures: Sequence[Architecture]) -> bool:
-    """Return whether all are chains of two inputs whose first layer has a bias."""
-    return all(
-        a.is_chain and a.widths[0] == 2 and any(column.group == 1 for column in a.columns)
-        for a in architectures
-    )

@@ -164,7 +164,4 @@ class Contrast(Task):
 
 def _moved_exactly(networks: NeuralGraphStack) -> NeuralGraphStack:
     """Rescale, flip and step neurons at random where the function stays as it is."""
-    architecture = networks.architecture
-    if not architecture.is_chain or architecture.column_names != ("bias",):
-        return networks
-    return ScaleNeurons()(networks)  # type: ignore[no-any-return]
+    return ScaleNeurons()(networks) if networks.architecture.is_chain else networks

@@ -291,7 +291,7 @@ def test_batches_and_other_graphs_have_no_module():
     data["parameters"].append({"name": "skip", "shape": [1, 2], "axes": [2, 0], "column": None})
     architecture = Architecture.from_dict(data)
     graph = NeuralGraph.from_parameters(architecture, random_parameters(architecture, 0))
-    with pytest.raises(InvalidGraphError, match="not a chain"):
+    with pytest.raises(ArchitectureError, match=r"'skip' of shape .* leads from"):
         to_module(graph)
 
 

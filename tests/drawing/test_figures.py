@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nngraph.drawing import figures
-from nngraph.errors import InvalidGraphError, MissingDependencyError
+from nngraph.errors import ArchitectureError, MissingDependencyError
 from nngraph.graph import Architecture, NeuralGraph
 
 
@@ -86,7 +86,7 @@ def test_what_is_no_chain_is_refused():
     groups = Architecture.mlp([2, 3, 1]).groups
     parameters = Architecture.mlp([2, 3, 1], bias=False).parameters
     graph.architecture = Architecture(groups, (*parameters[:1],))
-    with pytest.raises(InvalidGraphError, match="chain"):
+    with pytest.raises(ArchitectureError, match="chain"):
         figures.draw_network(axes(), graph)
 
 

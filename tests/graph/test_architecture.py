@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import ACTIVATIONS, Activation, Architecture, NeuronGroup, Parameter
+from nngraph.graph import (
+    ACTIVATIONS,
+    Activation,
+    Architecture,
+    ChainLayer,
+    NeuronGroup,
+    Parameter,
+    chain_layers,
+)
 from nngraph.graph.layout import Slab
 from nngraph.graph.spaces import Factor, Space
 from nngraph.testing import random_architectures, structured_architectures
@@ -69,6 +77,38 @@ def test_where_things_land_by_hand():
     assert architecture.spaces == {"hidden.1": 3}
     assert architecture.is_chain
     assert [g.role for g in architecture.groups] == ["input", "hidden", "output"]
+
+
+@pytest.mark.parametrize(
+    ("further", "fault"),
+    [
+        (Parameter("skip", (3, 2), (2, 0)), r"'skip' of shape \(3, 2\) leads from 'input' to 'out"),
+        (Parameter("gain", (3,), (1,), "factor"), "'gain' is neither the weight nor the bias"),
+        (Parameter("shift", (2,), (0,), "bias"), "'shift' is neither the weight nor the bias"),
+        (Parameter("wide", (3, 2), (1, None), "bias"), "'wide' is neither the weight nor the bias"),
+        (Parameter("steps", (), integer="int64"), "'steps' is no whole weight or bias"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Parameter) else "",
+)
+def test_what_is_no_chain_says_why(further: Parameter, fault: str):
+    chain = Architecture.mlp([2, 3, 3], bias=[False, True])
+    other = Architecture(chain.groups, (*chain.parameters, further))
+    assert chain.is_chain
+    assert not other.is_chain
+    with pytest.raises(ArchitectureError, match=f"not a chain of affine maps.*: {fault}.*Take one"):
+        chain_layers(other, "Take one.")
+
+
+def test_a_chain_has_a_weight_for_each_of_its_layers():
+    plain = Architecture.mlp([2, 3, 3, 1], ["tanh", "relu"], bias=[True, False, True])
+    assert chain_layers(plain) == (
+        ChainLayer("0.weight", "0.bias", Activation("tanh")),
+        ChainLayer("1.weight", None, Activation("relu")),
+        ChainLayer("2.weight", "2.bias", Activation("identity")),
+    )
+    short = Architecture(plain.groups, plain.parameters[:-2])
+    with pytest.raises(ArchitectureError, match="no weight leads to the group 'output'"):
+        chain_layers(short)
 
 
 def test_different_architectures_differ():

@@ -12,7 +12,14 @@ from torch_geometric.data import Batch
 
 from converters import to_graph
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Activation, Architecture, NeuralGraph, NeuralGraphStack, to_batch
+from nngraph.graph import (
+    Activation,
+    Architecture,
+    NeuralGraph,
+    NeuralGraphStack,
+    Parameter,
+    to_batch,
+)
 from nngraph.graph.symmetry import Symmetry
 from nngraph.nn import (
     MODELS,
@@ -412,6 +419,10 @@ def test_what_cannot_be_run_is_said():
         runner(spec).outputs(input_features(stack_of(spec)), images(), 2)
     with pytest.raises(ArchitectureError, match="not a chain of affine maps"):
         Probes(Architecture.mlp([2, 3, 1]), 4)(input_features(stack_of(spec)))
+    plain = Architecture.mlp([2, 3, 1])
+    scaled = Architecture(plain.groups, (*plain.parameters, Parameter("s", (3,), (1,), "factor")))
+    with pytest.raises(ArchitectureError, match="not a chain"):
+        Probes(scaled, 4)
 
 
 def test_modules_that_do_not_fit_are_refused():

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nngraph.datasets import Relabel
+from nngraph.datasets import Relabel, moved_layer
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.nn import Metanetwork
 from nngraph.tasks import TASKS, Predict, Task, TrainSettings, build_model, build_task, load_run
 from nngraph.tasks import train as train_run
-from nngraph.tasks.classification import have_two_inputs
 from nngraph.tasks.prediction import StandardisedTarget
 from nngraph.tasks.targets import Category, Number
 from nngraph.tasks.task import batch_answers
@@ -269,9 +268,8 @@ def test_images_are_moved_where_networks_have_two_inputs(zoo: Zoo, settings: Set
     assert build_task(settings(motion=False), zoo).moves is False  # type: ignore[attr-defined]
     moved = Architecture.mlp([2, 3, 1])
     for other in (Architecture.mlp([3, 3, 1]), Architecture.mlp([2, 3, 1], bias=False)):
-        assert have_two_inputs([moved])
-        assert not have_two_inputs([other])
-        assert not have_two_inputs([moved, other])
+        assert moved_layer(moved) == ("0.weight", "0.bias")
+        assert moved_layer(other) is None
 
 
 def test_images_are_mirrored_where_they_are_moved(zoo: Zoo, settings: Settings):

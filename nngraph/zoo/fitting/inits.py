@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import ArchitectureError, InvalidGraphError
-from nngraph.graph import Activation, Architecture
+from nngraph.graph import Activation, Architecture, chain_layers
 
 __all__ = [
     "FittedLayer",
@@ -49,32 +49,29 @@ def fitted_layers(
         InvalidGraphError: if the fixed parameters are not those of the first layer.
     """
     what = f"the architecture {architecture} is not a network of image coordinates"
-    if not architecture.is_chain or architecture.widths[0] != 2:
-        raise ArchitectureError(f"{what}: expected a chain of layers with 2 inputs.")
-    if len(architecture.columns) != len(architecture.blocks):
-        raise ArchitectureError(f"{what}: expected a bias in every layer.")
+    chain = chain_layers(architecture, "Images are chains of layers on 2 inputs.")
+    if architecture.widths[0] != 2:
+        raise ArchitectureError(f"{what}: expected 2 inputs.")
     layers = []
-    last = len(architecture.blocks) - 1
-    for i, (block, column) in enumerate(
-        zip(architecture.blocks, architecture.columns, strict=True)
-    ):
-        group = architecture.groups[block.target]
-        name = group.activation.name
-        w0 = group.activation["w0"] if name == "sine" else 1.0
+    last = len(chain) - 1
+    for i, layer in enumerate(chain):
+        name = layer.activation.name
+        w0 = layer.activation["w0"] if name == "sine" else 1.0
+        if layer.bias is None:
+            raise ArchitectureError(f"{what}: expected a bias in every layer.")
         if i < last and (name not in ("sine", "relu") or not w0 > 0):
             raise ArchitectureError(
-                f"{what}: group {group.name!r} has the activation {group.activation}; expected "
-                "sine with w0 above 0, or relu. Make one with siren_architecture."
+                f"{what}: group {architecture.groups[i + 1].name!r} has the activation "
+                f"{layer.activation}; expected sine with w0 above 0, or relu. Make one with "
+                "siren_architecture."
             )
         if i == last and (not i or name != "identity"):
             raise ArchitectureError(
                 f"{what}: expected at least one sine layer or ReLU layer and a linear output; the "
-                f"output has {group.activation}."
+                f"output has {layer.activation}."
             )
         layers.append(
-            FittedLayer(
-                block.parameter.name, column.parameter.name, name, w0, block.shape[1], i == 0
-            )
+            FittedLayer(layer.weight, layer.bias, name, w0, architecture.widths[i], i == 0)
         )
     if not fixed:
         return layers
