@@ -23,11 +23,12 @@ from nngraph.graph import (
     Relabelling,
     Symmetry,
     forward,
+    hidden_layers,
     join_copies,
+    move_neurons,
     run_copies,
     to_batch,
 )
-from nngraph.graph.neuron_symmetry import hidden_layers, move_neurons
 from nngraph.nn import EditingNetwork, MessagePassingNetwork, Metanetwork, SymmetricNetwork
 from nngraph.nn.features import input_features
 from nngraph.nn.models.added_neurons import AddedNeurons

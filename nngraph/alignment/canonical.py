@@ -19,10 +19,9 @@ from nngraph.graph import (
     Architecture,
     NeuralGraph,
     NeuronLayer,
+    canonicalise_neurons,
     hidden_layers,
     move_neurons,
-    set_phases,
-    set_signs,
 )
 
 __all__ = ["canonical_form", "flip_signs", "signed_spaces"]
@@ -79,10 +78,7 @@ def canonical_form(network: NeuralGraph) -> NeuralGraph:
     values = dict(network.parameters())
     _balance(values, hidden_layers(network.architecture, SCALED))
     # After the scales, which decide what weights are largest.
-    for layer in hidden_layers(network.architecture):
-        set_phases(values, layer)
-        set_signs(values, layer)
-    return network.with_parameters(values)
+    return network.with_parameters(canonicalise_neurons(network.architecture, values))
 
 
 def _balance(values: dict[str, Tensor], layers: Sequence[NeuronLayer]) -> None:

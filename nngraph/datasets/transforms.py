@@ -16,7 +16,7 @@ from nngraph.graph import (
     NeuralGraph,
     NeuralGraphStack,
     Symmetry,
-    canonicalise_sines,
+    canonicalise_neurons,
     chain_layers,
 )
 
@@ -51,12 +51,12 @@ class Relabel(BaseTransform):  # type: ignore[misc]
 class CanonicaliseSines(BaseTransform):  # type: ignore[misc]
     """Bring sine neurons to canonical sign and phase: the function does not change.
 
-    See :func:`nngraph.graph.sine_symmetry.canonicalise_sines`. Neurons of other activations stay.
+    See :func:`nngraph.graph.canonicalise_neurons`. Neurons of other activations stay.
     """
 
     def forward(self, networks: _Networks) -> _Networks:
         """Return a graph or a stack in canonical form."""
-        values = canonicalise_sines(networks.architecture, networks.parameters())
+        values = canonicalise_neurons(networks.architecture, networks.parameters(), ["phase"])
         canonical: _Networks = with_parameters(networks, values)
         return canonical
 

@@ -24,16 +24,14 @@ from nngraph.graph.neuron_symmetry import (
     SCALED,
     SIGNED,
     NeuronLayer,
+    canonicalise_neurons,
     hidden_layers,
     move_neurons,
     sample_moves,
-    set_phases,
-    set_signs,
 )
 from nngraph.graph.parameters import check_parameters, pack, unpack
 from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
-from nngraph.graph.sine_symmetry import canonicalise_sines
 from nngraph.graph.spaces import Factor, Space, group_permutation
 from nngraph.graph.structure import (
     edge_block,
@@ -80,7 +78,7 @@ __all__ = [
     "Space",
     "Symmetry",
     "Topology",
-    "canonicalise_sines",
+    "canonicalise_neurons",
     "chain_layers",
     "check_parameters",
     "check_readable",
@@ -103,8 +101,6 @@ __all__ = [
     "restore_edges",
     "run_copies",
     "sample_moves",
-    "set_phases",
-    "set_signs",
     "slabs_of",
     "split_networks",
     "to_batch",

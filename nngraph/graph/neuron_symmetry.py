@@ -28,11 +28,10 @@ __all__ = [
     "SCALED",
     "SIGNED",
     "NeuronLayer",
+    "canonicalise_neurons",
     "hidden_layers",
     "move_neurons",
     "sample_moves",
-    "set_phases",
-    "set_signs",
 ]
 
 #: Symmetries with positive scales, and those with signs.
@@ -128,26 +127,40 @@ def sample_moves(
     return values
 
 
-def set_phases(values: dict[str, Tensor], layer: NeuronLayer) -> None:
-    r"""Bring the phases :math:`w_0 b` of a layer of sines into :math:`[-\pi/2, \pi/2)`."""
-    if layer.symmetry == "phase" and layer.bias is not None:
-        phase = values[layer.bias] * (layer.activation["w0"] / math.pi)
-        move_neurons(values, layer, torch.ones_like(phase), -torch.floor(phase + 0.5))
+def canonicalise_neurons(
+    architecture: Architecture,
+    parameters: Mapping[str, Tensor],
+    symmetries: Collection[NeuronSymmetry] | None = None,
+) -> dict[str, Tensor]:
+    r"""Bring every neuron to one representative under phase steps and sign flips, function kept.
 
+    Layer by layer, inputs first: the phase :math:`w_0 b` of sines comes into
+    :math:`[-\pi/2, \pi/2)` by phase steps; then the sign, where neurons may change theirs, makes
+    the bias positive, or, where there is none or it is 0, the incoming weight of largest magnitude.
+    This does not depend on the order of the neurons. Two networks that differ by these moves alone
+    have equal canonical forms up to rounding, save on the boundary, which random weights do not
+    meet.
 
-def set_signs(values: dict[str, Tensor], layer: NeuronLayer) -> None:
-    """Make the bias of each neuron positive by a change of sign, where neurons may change theirs.
+    Args:
+        architecture: a chain of affine maps.
+        parameters: by name, ``[*, *shape]``.
+        symmetries: those of neurons that are moved; default all.
 
-    Or, where there is none or it is 0, the incoming weight of largest magnitude. This does not
-    depend on the order of the neurons.
+    Raises:
+        ArchitectureError: if the architecture is no chain of affine maps.
     """
-    if layer.symmetry not in SIGNED:
-        return
-    weight = values[layer.weight]
-    # Not the first weight, which changes places when the neurons before are relabelled.
-    largest = weight.abs().argmax(-1, keepdim=True)
-    key = weight.gather(-1, largest).squeeze(-1)
-    if layer.bias is not None:
-        bias = values[layer.bias]
-        key = torch.where(bias == 0, key, bias)
-    move_neurons(values, layer, torch.where(key < 0, -1.0, 1.0).to(key))
+    values = dict(parameters)
+    for layer in hidden_layers(architecture, symmetries):
+        if layer.symmetry == "phase" and layer.bias is not None:
+            phase = values[layer.bias] * (layer.activation["w0"] / math.pi)
+            move_neurons(values, layer, torch.ones_like(phase), -torch.floor(phase + 0.5))
+        if layer.symmetry in SIGNED:
+            weight = values[layer.weight]
+            # Not the first weight, which changes places when the neurons before are relabelled.
+            largest = weight.abs().argmax(-1, keepdim=True)
+            key = weight.gather(-1, largest).squeeze(-1)
+            if layer.bias is not None:
+                bias = values[layer.bias]
+                key = torch.where(bias == 0, key, bias)
+            move_neurons(values, layer, torch.where(key < 0, -1.0, 1.0).to(key))
+    return values

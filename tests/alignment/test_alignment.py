@@ -40,8 +40,8 @@ from nngraph.graph import (
     Relabelling,
     Symmetry,
     forward,
+    sample_moves,
 )
-from nngraph.graph.sine_symmetry import SineSymmetry
 from nngraph.graph.spaces import Factor
 from nngraph.nn import NetworkEncoder, StateNetwork, States, input_features
 from nngraph.tasks.matching import matching_loss
@@ -358,7 +358,10 @@ def test_canonical_form_undoes_scales_and_keeps_the_function():
 def test_canonical_form_of_sines_and_of_neurons_without_weights():
     architecture = Architecture.mlp([2, 5, 4, 1], Activation("sine", w0=3))
     a = network(architecture, 0)
-    values = SineSymmetry(architecture).sample(a.parameters(), torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    values = sample_moves(
+        architecture, a.parameters(), symmetries=["phase"], generator=generator
+    )
     planted = Symmetry(architecture).sample(1)
     b = planted.act_on_graph(a.with_parameters(values))
     one, other = canonical_form(a), canonical_form(b)

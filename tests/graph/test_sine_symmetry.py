@@ -11,9 +11,10 @@ from nngraph.graph import (
     NeuralGraphStack,
     NeuronGroup,
     Parameter,
+    canonicalise_neurons,
     forward,
+    sample_moves,
 )
-from nngraph.graph.sine_symmetry import SineSymmetry, canonicalise_sines
 from nngraph.graph.symmetry import Symmetry
 from nngraph.testing import random_parameters
 
@@ -43,6 +44,19 @@ def answers(architecture: Architecture, parameters: dict[str, Tensor]) -> Tensor
     return forward(stack, points.view(11, -1))
 
 
+def moved_sines(
+    architecture: Architecture, parameters: dict[str, Tensor],
+    generator: torch.Generator | None = None, max_steps: int = 2,
+) -> dict[str, Tensor]:  # fmt: skip
+    return sample_moves(
+        architecture, parameters, max_steps=max_steps, symmetries=["phase"], generator=generator
+    )
+
+
+def canonical_sines(architecture: Architecture, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    return canonicalise_neurons(architecture, parameters, ["phase"])
+
+
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
@@ -51,28 +65,28 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 def test_the_symmetry_leaves_the_function_as_it_is(architecture: Architecture):
     parameters = draw(architecture)
     generator = torch.Generator().manual_seed(1)
-    moved = SineSymmetry(architecture).sample(parameters, generator)
+    moved = moved_sines(architecture, parameters, generator)
     expected = answers(architecture, parameters)
     torch.testing.assert_close(answers(architecture, moved), expected, rtol=0, atol=1e-12)
     if len(architecture.widths) > 2:
         assert distance(moved, parameters) > 0.01
-        again = SineSymmetry(architecture).sample(parameters, generator)
+        again = moved_sines(architecture, parameters, generator)
         assert distance(moved, again) > 0.01
 
 
 @pytest.mark.parametrize("architecture", CHAINS)
 def test_the_canonical_form_is_one_per_orbit(architecture: Architecture):
     parameters = draw(architecture)
-    canonical = canonicalise_sines(architecture, parameters)
+    canonical = canonical_sines(architecture, parameters)
     assert list(canonical) == list(parameters)
     torch.testing.assert_close(
         answers(architecture, canonical), answers(architecture, parameters), rtol=0, atol=1e-12
     )
-    assert distance(canonicalise_sines(architecture, canonical), canonical) < 1e-14
+    assert distance(canonical_sines(architecture, canonical), canonical) < 1e-14
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
-        moved = SineSymmetry(architecture).sample(parameters, generator, max_steps=3)
-        assert distance(canonicalise_sines(architecture, moved), canonical) < 1e-12
+        moved = moved_sines(architecture, parameters, generator, 3)
+        assert distance(canonical_sines(architecture, moved), canonical) < 1e-12
 
 
 @pytest.mark.parametrize("architecture", CHAINS)
@@ -80,8 +94,8 @@ def test_the_canonical_form_commutes_with_relabelling(architecture: Architecture
     parameters = draw(architecture)
     for seed in range(3):
         relabelling = Symmetry(architecture).sample_stack(4, seed)
-        one = relabelling.act_on_parameters(canonicalise_sines(architecture, parameters))
-        other = canonicalise_sines(architecture, relabelling.act_on_parameters(parameters))
+        one = relabelling.act_on_parameters(canonical_sines(architecture, parameters))
+        other = canonical_sines(architecture, relabelling.act_on_parameters(parameters))
         assert distance(one, other) < 1e-14
 
 
@@ -95,7 +109,7 @@ def test_phases_and_signs_by_hand():
         "1.weight": torch.tensor([[1.0, 10.0, 100.0]]).double(),
         "1.bias": torch.tensor([7.0]).double(),
     }
-    found = canonicalise_sines(architecture, parameters)
+    found = canonical_sines(architecture, parameters)
     expected = {
         "0.weight": torch.tensor([[-1.0], [2.0], [3.0]]).double(),
         "0.bias": torch.tensor([pi / 8, pi / 8, 0.5]).double(),
@@ -111,12 +125,12 @@ def test_a_bias_of_zero_leaves_the_sign_to_the_largest_weight():
     parameters = draw(architecture)
     for name in ("0.bias", "1.bias"):
         parameters[name] = torch.zeros_like(parameters[name])
-    canonical = canonicalise_sines(architecture, parameters)
+    canonical = canonical_sines(architecture, parameters)
     largest = canonical["0.weight"].abs().argmax(-1, keepdim=True)
     assert bool((canonical["0.weight"].gather(-1, largest) > 0).all())
-    moved = SineSymmetry(architecture).sample(parameters, torch.Generator().manual_seed(0), 0)
+    moved = moved_sines(architecture, parameters, torch.Generator().manual_seed(0), 0)
     assert distance(moved, parameters) > 0.01
-    assert distance(canonicalise_sines(architecture, moved), canonical) < 1e-12
+    assert distance(canonical_sines(architecture, moved), canonical) < 1e-12
 
 
 def test_other_activations_stay():
@@ -124,8 +138,8 @@ def test_other_activations_stay():
     parameters = draw(architecture)
     generator = torch.Generator().manual_seed(0)
     for found in (
-        canonicalise_sines(architecture, parameters),
-        SineSymmetry(architecture).sample(parameters, generator),
+        canonical_sines(architecture, parameters),
+        moved_sines(architecture, parameters, generator),
     ):
         assert all(torch.equal(found[name], parameters[name]) for name in parameters)
 
@@ -133,10 +147,10 @@ def test_other_activations_stay():
 def test_one_network_and_a_stack_have_the_same_form():
     architecture = mlp([2, 5, 4, 1], odd)
     parameters = draw(architecture)
-    stacked = canonicalise_sines(architecture, parameters)
+    stacked = canonical_sines(architecture, parameters)
     for index in range(4):
         single = {name: value[index] for name, value in parameters.items()}
-        found = canonicalise_sines(architecture, single)
+        found = canonical_sines(architecture, single)
         assert all(torch.equal(found[name], stacked[name][index]) for name in found)
 
 
@@ -144,6 +158,6 @@ def test_what_is_not_a_chain_is_refused():
     groups = (NeuronGroup("in", 2, "input"), NeuronGroup("out", 2, "output", sine))
     parameters = (Parameter("a", (2, 2), (1, 0)), Parameter("b", (2, 2), (1, 0)))
     with pytest.raises(ArchitectureError, match="not a chain"):
-        SineSymmetry(Architecture(groups, parameters))
+        moved_sines(Architecture(groups, parameters), {})
     with pytest.raises(ArchitectureError, match="not a chain"):
-        canonicalise_sines(Architecture(groups, parameters), {})
+        canonical_sines(Architecture(groups, parameters), {})

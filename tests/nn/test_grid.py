@@ -7,8 +7,7 @@ import torch
 from state_laws import relative
 
 from nngraph.datasets import Relabel
-from nngraph.graph import Activation, Architecture, NeuralGraphStack, forward
-from nngraph.graph.sine_symmetry import SineSymmetry
+from nngraph.graph import Activation, Architecture, NeuralGraphStack, forward, sample_moves
 from nngraph.nn import Metanetwork, ProbeNetwork, SymmetricNetwork, input_features
 from nngraph.nn.models.plane_waves import plane_wave_r2
 from nngraph.nn.probes.grid import GridReader, grid_points
@@ -44,7 +43,7 @@ def apart(architecture: Architecture, points: int = 25) -> SymmetricNetwork:
 
 def moved(networks: NeuralGraphStack) -> NeuralGraphStack:
     """Return the same functions by other weights: relabelled, other signs and phases."""
-    values = SineSymmetry(networks.architecture).sample(networks.parameters())
+    values = sample_moves(networks.architecture, networks.parameters(), symmetries=["phase"])
     return Relabel()(NeuralGraphStack.from_parameters(networks.architecture, values))
 
 

@@ -13,8 +13,7 @@ from torch_geometric.data import Batch
 
 from nngraph.datasets import CanonicaliseSines
 from nngraph.errors import ArchitectureError, InvalidGraphError
-from nngraph.graph import Activation, Architecture, NeuralGraphStack
-from nngraph.graph.sine_symmetry import SineSymmetry
+from nngraph.graph import Activation, Architecture, NeuralGraphStack, sample_moves
 from nngraph.graph.symmetry import Symmetry
 from nngraph.nn import MODELS, Metanetwork
 from nngraph.testing import assert_invariant, random_architectures, random_stack
@@ -72,7 +71,9 @@ def of_networks(model: Metanetwork, architecture: Architecture) -> Callable[...,
 
 def moved_by_signs(networks: NeuralGraphStack, seed: int) -> NeuralGraphStack:
     generator = torch.Generator().manual_seed(seed)
-    values = SineSymmetry(networks.architecture).sample(networks.parameters(), generator)
+    values = sample_moves(
+        networks.architecture, networks.parameters(), symmetries=["phase"], generator=generator
+    )
     return NeuralGraphStack.from_parameters(networks.architecture, values)
 
 

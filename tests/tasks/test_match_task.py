@@ -12,8 +12,7 @@ from torch import Tensor
 
 from nngraph.alignment import match_embeddings
 from nngraph.errors import DataFileError
-from nngraph.graph import Activation, Architecture, NeuralGraphStack, Symmetry
-from nngraph.graph.sine_symmetry import SineSymmetry
+from nngraph.graph import Activation, Architecture, NeuralGraphStack, Symmetry, sample_moves
 from nngraph.tasks import Task, TrainSettings, build_model, build_task, load_run
 from nngraph.tasks import train as train_run
 from nngraph.tasks.matching import matching_loss
@@ -88,7 +87,10 @@ def test_signs_and_phases_are_brought_to_one_form_first(zoo: Zoo, settings: Sett
     model = build_model(chosen, task).double()
     a = stack[0]
     planted = Symmetry(a.architecture).sample(1)
-    signs = SineSymmetry(a.architecture).sample(a.parameters(), torch.Generator().manual_seed(0))
+    signs = sample_moves(
+        a.architecture, a.parameters(), symmetries=["phase"],
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
     b = planted.act_on_graph(a.with_parameters(signs))
     found = match_embeddings(model, a, b, canonicalise=True)
     assert found.relabelling == planted.invert()
