@@ -20,9 +20,9 @@ from converters.containers import (
     read_tensors,
 )
 from converters.state_dicts import refuse_batch, state_dict_to_graph
-from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError
+from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFiniteError
 from nngraph.files import write_atomically
-from nngraph.graph import Architecture, NeuralGraph, check_parameters
+from nngraph.graph import Architecture, NeuralGraph
 
 __all__ = ["load_graph", "load_state_dict", "save_graph"]
 
@@ -196,20 +196,22 @@ def load_graph(
         if not isinstance(plain, dict):
             raise InvalidGraphError("its attributes are no JSON object")
         parameters = {k: v for k, v in tensors.items() if not k.startswith(_EXTRA)}
-        check_parameters(architecture, parameters)
+        graph = NeuralGraph.from_parameters(
+            architecture, parameters, allow_nonfinite=allow_nonfinite
+        )
         extra = {k.removeprefix(_EXTRA): v for k, v in tensors.items() if k.startswith(_EXTRA)}
         edge_attr = extra.pop("edge_attr", None)
         if wrong := [name for name in (*plain, *extra) if not _is_attribute(name)]:
             raise InvalidGraphError(f"it has an attribute called {wrong[0]!r}")
-        graph = NeuralGraph.from_parameters(architecture, parameters)
         for name, value in {**plain, **extra}.items():
             setattr(graph, name, value)
         if edge_attr is not None:
             graph.edge_attr = edge_attr
             graph.validate()
+    except NonFiniteError:
+        raise
     except (NNGraphError, ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is damaged: {error}") from error
-    check_parameters(architecture, parameters, allow_nonfinite=allow_nonfinite)
     return graph
 
 

@@ -12,12 +12,12 @@ from converters.chains.chain import (
     activation_list,
     chain_architecture,
     chain_to_graph,
-    check_tensor,
+    to_neural_graph,
 )
 from converters.chains.traced import trace_chain
-from converters.placement.convert import traced_to_graph
+from converters.placement.convert import state_of, to_architecture
 from nngraph.errors import InvalidGraphError, UnsupportedModuleError
-from nngraph.graph import ChainLayer, NeuralGraph, NeuralGraphStack, check_parameters
+from nngraph.graph import ChainLayer, NeuralGraph, NeuralGraphStack, check_tensor
 
 __all__ = ["mlp_to_graph", "stacked_to_graphs", "to_graph"]
 
@@ -71,16 +71,15 @@ def to_graph(
             f"to_graph was given a {type(module).__name__}; expected an nn.Module. For a state "
             "dict use state_dict_to_graph, for lists of weights mlp_to_graph."
         )
-    for name, parameter in module.named_parameters():
-        check_tensor(name, parameter)
-    if example_inputs is not None:
-        return traced_to_graph(
-            module, example_inputs, kwargs=kwargs, strict=strict,
-            allow_nonfinite=allow_nonfinite, differentiable=differentiable,
-        )  # fmt: skip
-    maps = trace_chain(module)
-    parameters = dict(module.named_parameters())
-    return chain_to_graph(maps, parameters, allow_nonfinite, differentiable)
+    state = state_of(module)
+    for name, tensor in state.items():
+        check_tensor(name, tensor, integer=not isinstance(tensor, nn.Parameter))
+    if example_inputs is None:
+        named: dict[str, Tensor] = dict(module.named_parameters())
+        return chain_to_graph(trace_chain(module), named, allow_nonfinite, differentiable)
+    architecture = to_architecture(module, example_inputs, kwargs=kwargs, strict=strict)
+    parameters = {p.name: state[p.name] for p in architecture.parameters}
+    return to_neural_graph(architecture, parameters, allow_nonfinite, differentiable)
 
 
 def mlp_to_graph(
@@ -150,11 +149,11 @@ def stacked_to_graphs(
         )
     shapes = {name: tuple(value.shape[1:]) for name, value in parameters.items()}
     architecture = chain_architecture(maps, shapes)
-    lead = (counts.pop(),)
-    values = check_parameters(architecture, parameters, lead, allow_nonfinite)
     if not differentiable:
-        values = {name: value.detach() for name, value in values.items()}
-    return NeuralGraphStack.from_parameters(architecture, values, y)
+        parameters = {name: value.detach() for name, value in parameters.items()}
+    return NeuralGraphStack.from_parameters(
+        architecture, parameters, y, allow_nonfinite=allow_nonfinite
+    )
 
 
 def _listed_maps(

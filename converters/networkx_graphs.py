@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from converters.chains.chain import DTYPES
 from converters.state_dicts import refuse_batch
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import (
+    DTYPES,
     Architecture,
     NeuralGraph,
     check_readable,

@@ -13,11 +13,10 @@ from converters.chains.chain import (
     Activations,
     activation_list,
     chain_to_graph,
-    check_tensor,
     to_neural_graph,
 )
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import Architecture, ChainLayer, NeuralGraph, NeuralGraphStack
+from nngraph.graph import Architecture, ChainLayer, NeuralGraph, NeuralGraphStack, check_tensor
 
 __all__ = ["state_dict_to_graph", "to_state_dict", "under_first_names"]
 

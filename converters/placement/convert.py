@@ -1,4 +1,4 @@
-"""Any module that torch can trace to its architecture and graph."""
+"""Any module that torch can trace to its architecture."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from converters.chains.program import Refusal, chain_architecture_of, read_chain
 from converters.placement.builder import Builder
 from converters.placement.layers import place
 from converters.symmetry.derive import Derivation, derive
-from nngraph.graph import Architecture, NeuralGraph, check_parameters
+from nngraph.graph import Architecture
 
-__all__ = ["build_architecture", "to_architecture", "traced_to_graph"]
+__all__ = ["build_architecture", "to_architecture"]
 
 
 def to_architecture(
@@ -29,29 +29,6 @@ def to_architecture(
     """
     derivation = derive(module, example_inputs, kwargs=kwargs, strict=strict)
     return build_architecture(derivation, state_of(module))
-
-
-def traced_to_graph(
-    module: nn.Module,
-    example_inputs: Any,
-    *,
-    kwargs: Mapping[str, Any] | None = None,
-    strict: bool = False,
-    allow_nonfinite: bool = False,
-    differentiable: bool = False,
-) -> NeuralGraph:
-    """See :func:`converters.to_graph`, of which this is the form with ``example_inputs``."""
-    architecture = to_architecture(module, example_inputs, kwargs=kwargs, strict=strict)
-    state = state_of(module)
-    values = {
-        p.name: state[p.name] if differentiable else state[p.name].detach()
-        for p in architecture.parameters
-    }
-    is_meta = any(value.is_meta for value in values.values())
-    return NeuralGraph.from_parameters(
-        architecture,
-        check_parameters(architecture, values, allow_nonfinite=allow_nonfinite or is_meta),
-    )
 
 
 def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) -> Architecture:

@@ -29,7 +29,7 @@ from nngraph.graph.neuron_symmetry import (
     move_neurons,
     sample_moves,
 )
-from nngraph.graph.parameters import check_parameters, pack, unpack
+from nngraph.graph.parameters import DTYPES, check_parameters, check_tensor, pack, unpack
 from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
 from nngraph.graph.spaces import Factor, Space, group_permutation
@@ -50,6 +50,7 @@ __all__ = [
     "ACTIVATIONS",
     "BLOCK_KINDS",
     "COLUMN_KINDS",
+    "DTYPES",
     "INTEGERS",
     "KERNEL_AXES",
     "MAX_SIZE",
@@ -82,6 +83,7 @@ __all__ = [
     "chain_layers",
     "check_parameters",
     "check_readable",
+    "check_tensor",
     "edge_block",
     "edge_index",
     "forward",

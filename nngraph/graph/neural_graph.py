@@ -59,22 +59,31 @@ class NeuralGraph(Data):  # type: ignore[misc]
 
     @classmethod
     def from_parameters(
-        cls, architecture: Architecture, parameters: Mapping[str, Tensor], **attributes: Any
+        cls,
+        architecture: Architecture,
+        parameters: Mapping[str, Tensor],
+        *,
+        allow_nonfinite: bool = True,
+        **attributes: Any,
     ) -> NeuralGraph:
         """Put parameters on an architecture, without a copy.
 
         Args:
             parameters: every parameter of the architecture by its name.
+            allow_nonfinite: whether NaN and infinity pass.
             attributes: further attributes of the graph, such as ``y``.
 
         Raises:
             InvalidGraphError: if the parameters do not fit the architecture.
+            NonFiniteError: if one is NaN or infinite, and they are not allowed.
         """
         graph = cls()
         graph.architecture = architecture
         for name, value in attributes.items():
             setattr(graph, name, value)
-        graph.__dict__["_parameters"] = check_parameters(architecture, parameters)
+        graph.__dict__["_parameters"] = check_parameters(
+            architecture, parameters, allow_nonfinite=allow_nonfinite
+        )
         return graph
 
     def parameters(self) -> dict[str, Tensor]:
@@ -347,6 +356,8 @@ class NeuralGraphStack:
         architecture: Architecture,
         parameters: Mapping[str, Tensor],
         y: Tensor | None = None,
+        *,
+        allow_nonfinite: bool = True,
     ) -> NeuralGraphStack:
         """Put stacked parameters ``[B, *shape]`` on an architecture, all networks at once."""
         first = next(iter(parameters.values()), None)
@@ -355,9 +366,9 @@ class NeuralGraphStack:
                 "there are no stacked parameters; expected a tensor (B, *shape) per parameter."
             )
         lead = (first.shape[0],)
-        checked = check_parameters(architecture, parameters, lead)
-        x, edge_attr = pack(architecture, checked, lead)
-        integers = pack_integers(architecture, checked, lead) if architecture.integers else None
+        parameters = check_parameters(architecture, parameters, lead, allow_nonfinite)
+        x, edge_attr = pack(architecture, parameters, lead)
+        integers = pack_integers(architecture, parameters, lead) if architecture.integers else None
         return cls(architecture, x, edge_attr, y, integers)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -388,7 +399,7 @@ class NeuralGraphStack:
         integers = None if self.integers is None else self.integers[index]
         x, edge_attr = self.x[index], self.edge_attr[index]
         if isinstance(index, int):
-            attributes = {} if y is None else {"y": y.reshape(1, *y.shape)}
+            attributes: dict[str, Any] = {} if y is None else {"y": y.reshape(1, *y.shape)}
             values = unpack(self.architecture, x, edge_attr, integers)
             return NeuralGraph.from_parameters(self.architecture, values, **attributes)
         return NeuralGraphStack(self.architecture, x, edge_attr, y, integers)

@@ -7,12 +7,55 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from nngraph.errors import InvalidGraphError, NonFiniteError
 from nngraph.graph.architecture import Architecture
-from nngraph.graph.layout import Parameter, Slab, read_slab, whole_slab, write_slab
+from nngraph.graph.layout import INTEGERS, Parameter, Slab, read_slab, whole_slab, write_slab
 
-__all__ = ["check_parameters", "pack", "pack_integers", "unpack"]
+__all__ = ["DTYPES", "check_parameters", "check_tensor", "pack", "pack_integers", "unpack"]
+
+#: Convertible bit for bit; the formats of fewer bits have no arithmetic of their own in torch.
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = tuple(getattr(torch, name) for name in INTEGERS)
+
+
+def check_tensor(name: str, value: object, integer: bool = False) -> Tensor:
+    """Return ``value`` if a graph can carry it: a dense tensor of real floating-point numbers.
+
+    Args:
+        integer: whether it may be a buffer of whole numbers.
+
+    Raises:
+        InvalidGraphError: if it is anything else.
+    """
+    what = f"parameter {name!r}"
+    if not isinstance(value, Tensor):
+        raise InvalidGraphError(
+            f"{what} is a {type(value).__name__}; expected a tensor. For an array use "
+            "torch.from_numpy."
+        )
+    if isinstance(value, UninitializedTensorMixin):
+        raise InvalidGraphError(
+            f"{what} has no shape yet: its lazy module has not been run. Run the module once first."
+        )
+    if value.is_quantized:
+        raise InvalidGraphError(
+            f"{what} is quantised ({value.dtype}); expected real numbers. Dequantise the network "
+            "first, or convert the one it was made of."
+        )
+    if value.layout != torch.strided:
+        raise InvalidGraphError(
+            f"{what} has layout {value.layout}; expected a dense tensor. Convert it with "
+            ".to_dense()."
+        )
+    if value.dtype not in (*DTYPES, *(_WHOLE if integer else ())):
+        raise InvalidGraphError(
+            f"{what} has dtype {value.dtype}; expected floating point, one of "
+            f"{', '.join(map(str, DTYPES))}. Convert the network first, for example with "
+            "module.to(torch.float32)."
+        )
+    return value
 
 
 def check_parameters(
@@ -28,61 +71,63 @@ def check_parameters(
         allow_nonfinite: whether NaN and infinity pass.
 
     Raises:
-        InvalidGraphError: if a name is missing or unknown, a shape differs, or the tensors differ
-            in dtype or device, or are not floating-point.
+        InvalidGraphError: if a name is missing or unknown, a shape differs, the tensors differ in
+            dtype or device, one is none that :func:`check_tensor` takes, or numbers are looked at
+            and there are none.
         NonFiniteError: if a tensor has a NaN or an infinity and they are not allowed.
     """
-    names = [parameter.name for parameter in architecture.parameters]
+    names = {parameter.name: parameter for parameter in architecture.parameters}
     if missing := [name for name in names if name not in parameters]:
         raise InvalidGraphError(
             f"parameter {missing[0]!r} is missing; got {_listed(parameters)}, "
             f"expected {_listed(names)}."
         )
-    if unknown := [name for name in parameters if name not in set(names)]:
+    if unknown := [name for name in parameters if name not in names]:
         raise InvalidGraphError(
             f"parameter {unknown[0]!r} is not in the architecture {architecture}; "
             f"expected {_listed(names)}."
         )
     first: Tensor | None = None
     checked: dict[str, Tensor] = {}
-    for parameter in architecture.parameters:
-        value = parameters[parameter.name]
-        if not isinstance(value, Tensor):
-            raise InvalidGraphError(
-                f"parameter {parameter.name!r} is a {type(value).__name__}; expected a tensor."
-            )
+    for name, parameter in names.items():
+        value = check_tensor(name, parameters[name], parameter.integer is not None)
+        checked[name] = value
         expected = (*lead, *parameter.shape)
         if tuple(value.shape) != expected:
             raise InvalidGraphError(
-                f"parameter {parameter.name!r} has shape {tuple(value.shape)}; expected {expected}."
+                f"parameter {name!r} has shape {tuple(value.shape)}; expected {expected}."
             )
         if parameter.integer is not None:
             if value.dtype != getattr(torch, parameter.integer):
                 raise InvalidGraphError(
-                    f"buffer {parameter.name!r} has dtype {value.dtype}; expected "
-                    f"{parameter.integer}."
+                    f"buffer {name!r} has dtype {value.dtype}; expected {parameter.integer}."
                 )
-            checked[parameter.name] = value
             continue
-        if not value.dtype.is_floating_point:
-            raise InvalidGraphError(
-                f"parameter {parameter.name!r} has dtype {value.dtype}; expected floating point."
-            )
         first = value if first is None else first
         if value.dtype != first.dtype or value.device != first.device:
             raise InvalidGraphError(
-                f"parameter {parameter.name!r} is {value.dtype} on {value.device} where "
-                f"{names[0]!r} is {first.dtype} on {first.device}; a graph has one dtype and one "
-                "device. Convert the network first, for example with module.to(torch.float32)."
+                f"parameter {name!r} is {value.dtype} on {value.device} where {next(iter(names))!r}"
+                f" is {first.dtype} on {first.device}; a graph has one dtype and one device. "
+                "Convert the network first, for example with module.to(torch.float32)."
             )
-        if not allow_nonfinite and not bool(torch.isfinite(value).all()):
-            raise NonFiniteError(
-                f"parameter {parameter.name!r} has {int((~torch.isfinite(value)).sum())} of "
-                f"{value.numel()} entries that are NaN or infinite; expected finite numbers. "
-                "Pass allow_nonfinite=True to convert them as they are."
-            )
-        checked[parameter.name] = value
+        if not allow_nonfinite:
+            _check_finite(name, value)
     return checked
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    if value.is_meta:
+        raise InvalidGraphError(
+            f"parameter {name!r} is on the meta device and has no numbers. Load the weights first, "
+            "for example with module.to_empty(device='cpu') and module.load_state_dict(...)."
+        )
+    finite = torch.isfinite(value)
+    if not bool(finite.all()):
+        raise NonFiniteError(
+            f"parameter {name!r} has {int((~finite).sum())} of {value.numel()} entries that are "
+            "NaN or infinite; expected finite numbers. Pass allow_nonfinite=True to convert them "
+            "as they are."
+        )
 
 
 def pack(
