@@ -175,31 +175,16 @@ def operator_activation(name: str, options: Mapping[str, Any]) -> Activation | N
 
 # -- activations to modules -----------------------------------------------------------------------
 
-#: activation name -> the module of torch that applies it with any options
-_TO_MODULE: dict[str, Callable[[Activation], nn.Module]] = {
-    "identity": lambda a: nn.Identity(),
-    "relu": lambda a: nn.ReLU(),
-    "leaky_relu": lambda a: nn.LeakyReLU(a["negative_slope"]),
-    "gelu": lambda a: nn.GELU(),
-    "gelu_tanh": lambda a: nn.GELU(approximate="tanh"),
-    "silu": lambda a: nn.SiLU(),
-    "sigmoid": lambda a: nn.Sigmoid(),
-    "softplus": lambda a: nn.Softplus(a["beta"], a["threshold"]),
-    "relu6": lambda a: nn.ReLU6(),
-    "hardswish": lambda a: nn.Hardswish(),
-    "hardsigmoid": lambda a: nn.Hardsigmoid(),
-    "mish": lambda a: nn.Mish(),
-    "selu": lambda a: nn.SELU(),
-    "tanh": lambda a: nn.Tanh(),
-    "sine": lambda a: Sine(a["w0"]),
-    "celu": lambda a: nn.CELU(a["alpha"]),
-    "softsign": lambda a: nn.Softsign(),
-    "tanhshrink": lambda a: nn.Tanhshrink(),
-    "softshrink": lambda a: nn.Softshrink(a["lambd"]),
-    "hardshrink": lambda a: nn.Hardshrink(a["lambd"]),
-    "threshold": lambda a: nn.Threshold(a["threshold"], a["value"]),
-    "log_sigmoid": lambda a: nn.LogSigmoid(),
-}
+#: activation name -> the module that applies it with any options, which it takes by name
+_TO_MODULE: dict[str, Callable[..., nn.Module]] = {
+    "identity": nn.Identity, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"), "silu": nn.SiLU, "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus, "relu6": nn.ReLU6, "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid, "mish": nn.Mish, "selu": nn.SELU, "tanh": nn.Tanh, "sine": Sine,
+    "celu": nn.CELU, "softsign": nn.Softsign, "tanhshrink": nn.Tanhshrink,
+    "softshrink": nn.Softshrink, "hardshrink": nn.Hardshrink, "threshold": nn.Threshold,
+    "log_sigmoid": nn.LogSigmoid,
+}  # fmt: skip
 
 
 def check_known(activation: Activation) -> None:
@@ -222,5 +207,6 @@ def activation_module(activation: Activation) -> nn.Module:
         return nn.ELU(activation["alpha"])
     if activation.name == "hardtanh" and activation["min_val"] < activation["max_val"]:
         return nn.Hardtanh(activation["min_val"], activation["max_val"])
-    make = _TO_MODULE.get(activation.name, Elementwise)
-    return make(activation)
+    if activation.name not in _TO_MODULE:
+        return Elementwise(activation)
+    return _TO_MODULE[activation.name](**dict(activation.options))

@@ -70,23 +70,17 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
     "identity": ActivationFunction(lambda u: u, symmetry="any_scale"),
     "relu": ActivationFunction(torch.relu, symmetry="positive_scale"),
     "leaky_relu": ActivationFunction(
-        lambda u, negative_slope: F.leaky_relu(u, negative_slope),
-        {"negative_slope": 0.01},
+        F.leaky_relu, {"negative_slope": 0.01},
         lambda negative_slope: "any_scale" if negative_slope == 1 else "positive_scale",
     ),
     "elu": ActivationFunction(
-        lambda u, alpha, scale, input_scale: torch.ops.aten.elu(u, alpha, scale, input_scale),
-        {"alpha": 1.0, "scale": 1.0, "input_scale": 1.0},
-        _of_elu,
+        torch.ops.aten.elu, {"alpha": 1.0, "scale": 1.0, "input_scale": 1.0}, _of_elu
     ),
     "gelu": ActivationFunction(F.gelu),
     "gelu_tanh": ActivationFunction(lambda u: F.gelu(u, approximate="tanh")),
     "silu": ActivationFunction(F.silu),
     "sigmoid": ActivationFunction(torch.sigmoid),
-    "softplus": ActivationFunction(
-        lambda u, beta, threshold: F.softplus(u, beta, threshold),
-        {"beta": 1.0, "threshold": 20.0},
-    ),
+    "softplus": ActivationFunction(F.softplus, {"beta": 1.0, "threshold": 20.0}),
     "relu6": ActivationFunction(F.relu6),
     "hardswish": ActivationFunction(F.hardswish),
     "hardsigmoid": ActivationFunction(F.hardsigmoid),
@@ -94,35 +88,25 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
     "selu": ActivationFunction(F.selu),
     "tanh": ActivationFunction(torch.tanh, symmetry="sign"),
     "sine": ActivationFunction(
-        lambda u, w0: torch.sin(w0 * u),
-        {"w0": 1.0},
+        lambda u, w0: torch.sin(w0 * u), {"w0": 1.0},
         lambda w0: "any_scale" if w0 == 0 else "phase",
     ),
     # What a network applies and this table does not know exactly; it cannot be run.
     "other": ActivationFunction(None),
-    "celu": ActivationFunction(lambda u, alpha: F.celu(u, alpha), {"alpha": 1.0}),
-    "hardtanh": ActivationFunction(
-        lambda u, min_val, max_val: F.hardtanh(u, min_val, max_val),
-        {"min_val": -1.0, "max_val": 1.0},
-        _of_hardtanh,
-    ),
+    "celu": ActivationFunction(F.celu, {"alpha": 1.0}),
+    "hardtanh": ActivationFunction(F.hardtanh, {"min_val": -1.0, "max_val": 1.0}, _of_hardtanh),
     "softsign": ActivationFunction(F.softsign, symmetry="sign"),
     "tanhshrink": ActivationFunction(F.tanhshrink, symmetry="sign"),
     "softshrink": ActivationFunction(
-        lambda u, lambd: F.softshrink(u, lambd),
-        {"lambd": 0.5},
-        lambda lambd: "any_scale" if lambd == 0 else "sign",
+        F.softshrink, {"lambd": 0.5}, lambda lambd: "any_scale" if lambd == 0 else "sign"
     ),
+    # Below 0 nothing is cut off.
     "hardshrink": ActivationFunction(
-        lambda u, lambd: F.hardshrink(u, lambd),
-        {"lambd": 0.5},
-        # Below 0 nothing is cut off.
-        lambda lambd: "any_scale" if lambd <= 0 else "sign",
+        F.hardshrink, {"lambd": 0.5}, lambda lambd: "any_scale" if lambd <= 0 else "sign"
     ),
     # torch has no defaults for these; those of 0 make it a ReLU.
     "threshold": ActivationFunction(
-        lambda u, threshold, value: F.threshold(u, threshold, value),
-        {"threshold": 0.0, "value": 0.0},
+        F.threshold, {"threshold": 0.0, "value": 0.0},
         lambda threshold, value: "positive_scale" if threshold == value == 0 else "none",
     ),
     "log_sigmoid": ActivationFunction(F.logsigmoid),
@@ -134,7 +118,7 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
     "square": ActivationFunction(torch.square),
     "atan": ActivationFunction(torch.atan, symmetry="sign"),
     "asinh": ActivationFunction(torch.asinh, symmetry="sign"),
-}
+}  # fmt: skip
 
 
 def _is_finite_number(value: object) -> bool:
