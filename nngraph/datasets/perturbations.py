@@ -8,7 +8,6 @@ from typing import TypeVar
 import torch
 from torch_geometric.transforms import BaseTransform
 
-from nngraph.datasets.transforms import with_parameters
 from nngraph.graph import NeuralGraph, NeuralGraphStack, sample_moves
 
 __all__ = ["DropWeights", "ScaleNeurons", "WeightNoise"]
@@ -44,8 +43,7 @@ class WeightNoise(BaseTransform):  # type: ignore[misc]
             axes = tuple(range(-len(parameter.shape), 0))
             size = value.square().mean(dim=axes, keepdim=True).sqrt() if axes else value.abs()
             values[parameter.name] = value + self.strength * size * torch.randn_like(value)
-        noisy: _Networks = with_parameters(networks, values)
-        return noisy
+        return networks.with_parameters(values)
 
 
 class DropWeights(BaseTransform):  # type: ignore[misc]
@@ -74,8 +72,7 @@ class DropWeights(BaseTransform):  # type: ignore[misc]
         for name in sorted(weights):
             kept = torch.rand_like(values[name]) >= self.probability
             values[name] = values[name] * kept * factor
-        thinned: _Networks = with_parameters(networks, values)
-        return thinned
+        return networks.with_parameters(values)
 
 
 class ScaleNeurons(BaseTransform):  # type: ignore[misc]
@@ -110,5 +107,4 @@ class ScaleNeurons(BaseTransform):  # type: ignore[misc]
             networks.architecture, networks.parameters(), spread=self.spread,
             max_steps=self.max_steps,
         )  # fmt: skip
-        scaled: _Networks = with_parameters(networks, values)
-        return scaled
+        return networks.with_parameters(values)

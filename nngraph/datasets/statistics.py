@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
-from nngraph.datasets.transforms import with_parameters
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
 from nngraph.zoo import SPLITS, Zoo
@@ -109,5 +108,4 @@ class Standardise(BaseTransform):  # type: ignore[misc]
             name: (value - found[name].mean) / (found[name].std or 1.0) if name in found else value
             for name, value in networks.parameters().items()
         }
-        standardised: _Networks = with_parameters(networks, values)
-        return standardised
+        return networks.with_parameters(values)

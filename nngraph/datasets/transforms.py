@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,16 +19,9 @@ from nngraph.graph import (
     chain_layers,
 )
 
-__all__ = ["CanonicaliseSines", "InputMotion", "Relabel", "moved_layer", "with_parameters"]
+__all__ = ["CanonicaliseSines", "InputMotion", "Relabel", "moved_layer"]
 
 _Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
-
-
-def with_parameters(networks: Any, parameters: Mapping[str, Tensor]) -> Any:
-    """Return a graph or stack of the same architecture and attributes with other parameters."""
-    if isinstance(networks, NeuralGraphStack):
-        return NeuralGraphStack.from_parameters(networks.architecture, parameters, networks.y)
-    return networks.with_parameters(parameters)
 
 
 class Relabel(BaseTransform):  # type: ignore[misc]
@@ -42,10 +34,9 @@ class Relabel(BaseTransform):  # type: ignore[misc]
         """Return a graph or a stack with its neurons relabelled, each network by its own draw."""
         symmetry = Symmetry(networks.architecture)
         if isinstance(networks, NeuralGraphStack):
-            relabelled: Any = symmetry.sample_stack(len(networks)).act_on_stack(networks)
-        else:
-            relabelled = symmetry.sample().act_on_graph(networks)
-        return relabelled  # type: ignore[no-any-return]
+            relabellings = symmetry.sample_stack(len(networks))
+            return relabellings.act_on_stack(networks)  # type: ignore[return-value]
+        return symmetry.sample().act_on_graph(networks)
 
 
 class CanonicaliseSines(BaseTransform):  # type: ignore[misc]
@@ -57,8 +48,7 @@ class CanonicaliseSines(BaseTransform):  # type: ignore[misc]
     def forward(self, networks: _Networks) -> _Networks:
         """Return a graph or a stack in canonical form."""
         values = canonicalise_neurons(networks.architecture, networks.parameters(), ["phase"])
-        canonical: _Networks = with_parameters(networks, values)
-        return canonical
+        return networks.with_parameters(values)
 
 
 class InputMotion(BaseTransform):  # type: ignore[misc]
@@ -114,8 +104,7 @@ class InputMotion(BaseTransform):  # type: ignore[misc]
         shift = torch.stack([draw(self.shift), draw(self.shift)], dim=-1)
         changed = weight @ motion, bias + (weight @ shift.unsqueeze(-1)).squeeze(-1)
         values.update(zip(names, changed, strict=True))
-        moved: _Networks = with_parameters(networks, values)
-        return moved
+        return networks.with_parameters(values)
 
 
 def moved_layer(architecture: Architecture) -> tuple[str, str] | None:

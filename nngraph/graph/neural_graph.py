@@ -371,6 +371,10 @@ class NeuralGraphStack:
         integers = pack_integers(architecture, parameters, lead) if architecture.integers else None
         return cls(architecture, x, edge_attr, y, integers)
 
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> NeuralGraphStack:
+        """Return networks of the same architecture and ``y`` with other parameters."""
+        return NeuralGraphStack.from_parameters(self.architecture, parameters, self.y)
+
     def parameters(self) -> dict[str, Tensor]:
         """Return every parameter ``[B, *shape]`` by its name, as views where it is one slab."""
         return unpack(self.architecture, self.x, self.edge_attr, self.integers)
