@@ -24,9 +24,9 @@ from nngraph.graph import (
     Symmetry,
     forward,
     hidden_layers,
-    join_copies,
+    join_ensemble,
     move_neurons,
-    run_copies,
+    run_ensemble,
     to_batch,
 )
 from nngraph.nn import EditingNetwork, MessagePassingNetwork, Metanetwork, SymmetricNetwork
@@ -199,8 +199,8 @@ def test_every_activation_runs_in_every_layout(activation: Activation):
     batch = to_batch([*networks, random_stack(chain(Activation("silu")), 1, 0)[0]])
     answers = ChainRunner(2).outputs(input_features(batch), POINTS, 2).view(3, 2, -1).mT
     assert relative(answers[:2], expected) < 1e-10
-    assert relative(run_copies([networks, networks], POINTS), expected) < 1e-10
-    joined = join_copies([networks, networks], [0.5, 0.5])
+    assert relative(run_ensemble([networks, networks], POINTS), expected) < 1e-10
+    joined = join_ensemble([networks, networks], [0.5, 0.5])
     assert relative(forward(joined, POINTS), expected) < 1e-10
 
 

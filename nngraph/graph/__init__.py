@@ -16,7 +16,7 @@ from nngraph.graph.batching import (
     split_networks,
 )
 from nngraph.graph.chain import ChainLayer, chain_layers
-from nngraph.graph.copies import join_copies, run_copies, with_widths
+from nngraph.graph.ensemble import join_ensemble, run_ensemble, with_widths
 from nngraph.graph.groups import MAX_SIZE
 from nngraph.graph.layout import INTEGERS, Slab, read_slab, slabs_of, write_slab
 from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, check_readable, to_batch
@@ -89,7 +89,7 @@ __all__ = [
     "forward",
     "group_permutation",
     "hidden_layers",
-    "join_copies",
+    "join_ensemble",
     "join_networks",
     "join_nodes",
     "move_neurons",
@@ -101,7 +101,7 @@ __all__ = [
     "pack",
     "read_slab",
     "restore_edges",
-    "run_copies",
+    "run_ensemble",
     "sample_moves",
     "slabs_of",
     "split_networks",

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from nngraph.graph import NeuralGraphStack, join_copies, run_copies
+from nngraph.graph import NeuralGraphStack, join_ensemble, run_ensemble
 from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Networks, output_networks
@@ -134,7 +134,7 @@ class EditingNetwork(NetworkModel):
         states, context = self._read(given)
         copies = self._copies(given, states, context)
         by_stack = [copies] if len(stacks) == 1 else list(zip(*copies, strict=True))
-        outputs = [run_copies(copies_of_one, inputs) for copies_of_one in by_stack]
+        outputs = [run_ensemble(copies_of_one, inputs) for copies_of_one in by_stack]
         if self.added is not None and context is not None:
             parts = torch.split(context, [len(stack) for stack in stacks])
             outputs = [
@@ -158,7 +158,7 @@ class EditingNetwork(NetworkModel):
         shares = [1 / len(copies)] * len(copies)
         if self.added is not None and context is not None:
             copies, shares = [*copies, self.added(context)], [*shares, 1.0]
-        return copies[0] if len(copies) == 1 else join_copies(copies, shares)
+        return copies[0] if len(copies) == 1 else join_ensemble(copies, shares)
 
     def _read(self, networks: Any) -> tuple[States, Tensor | None]:
         """Return the states of networks, and z ``[networks, context]``."""

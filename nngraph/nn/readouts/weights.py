@@ -48,8 +48,8 @@ class WeightReadout(nn.Module):
     Args:
         limits: of the networks to read.
         channels, edge_channels: C and C_e of the states; C_e is 0 where there are none of weights.
-        copies: k, networks made of each one: :func:`nngraph.graph.run_copies` averages them, and
-            :func:`nngraph.graph.join_copies` makes one network of them.
+        copies: k, networks made of each one: :func:`nngraph.graph.run_ensemble` averages them, and
+            :func:`nngraph.graph.join_ensemble` makes one network of them.
         context: length of z; 0 for none.
         rank: R.
         hidden: width of h.

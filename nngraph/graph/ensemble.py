@@ -18,10 +18,10 @@ from nngraph.graph.layout import Parameter
 from nngraph.graph.neural_graph import NeuralGraphStack
 from nngraph.graph.run import forward
 
-__all__ = ["join_copies", "joined_architecture", "run_copies", "with_widths"]
+__all__ = ["join_ensemble", "joined_architecture", "run_ensemble", "with_widths"]
 
 
-def run_copies(copies: Sequence[NeuralGraphStack], inputs: Tensor) -> Tensor:
+def run_ensemble(copies: Sequence[NeuralGraphStack], inputs: Tensor) -> Tensor:
     r"""Run k networks in place of each one and average their outputs: :math:`\frac1k\sum_c f_c(x)`.
 
     Args:
@@ -55,7 +55,7 @@ def joined_architecture(architectures: Sequence[Architecture]) -> Architecture:
     if last.name != "identity" and len(architectures) > 1:
         raise ArchitectureError(
             f"networks of {first} cannot be joined: their average is no such network, since "
-            f"{last} is applied to its outputs. Expected a linear output; run_copies averages any."
+            f"{last} is applied to its outputs. Expected a linear output; run_ensemble takes any."
         )
     sizes = [
         sum(widths) if group.role == "hidden" else group.size
@@ -95,7 +95,7 @@ def with_widths(architecture: Architecture, sizes: Sequence[int]) -> Architectur
     )
 
 
-def join_copies(
+def join_ensemble(
     copies: Sequence[NeuralGraphStack], shares: Sequence[float] | None = None
 ) -> NeuralGraphStack:
     r"""Join k networks into one that computes their average, or another sum of them, exactly.
