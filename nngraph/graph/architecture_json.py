@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from nngraph.errors import ArchitectureError
@@ -26,70 +27,34 @@ Parts = tuple[
 ]
 
 
+#: Fields that are left out where they say nothing: what MLPs do not have, so that their files stay
+#: as readers of old know them.
+_OPTIONAL = ("slabs", "integer", "aliases")
+
+
 def to_plain(parts: Parts) -> dict[str, Any]:
     """Return the description as plain lists, dicts, strings and numbers."""
-    groups, parameters, residuals, structure = parts
-    plain: dict[str, Any] = {
-        "format": "nngraph.architecture",
-        "version": SCHEMA_VERSION,
-        "groups": [
-            {
-                "name": group.name,
-                "size": group.size,
-                "role": group.role,
-                "activation": _activation_to_plain(group.activation),
-                "space": (
-                    [[factor.size, factor.space] for factor in group.space]
-                    if isinstance(group.space, tuple) else group.space
-                ),
-            }
-            for group in groups
-        ],
-        "parameters": [_parameter_to_plain(parameter) for parameter in parameters],
-    }
-    # What MLPs do not have is left out, so that their files stay as readers of old know them.
-    if residuals:
-        plain["residuals"] = [list(residual) for residual in residuals]
-    if structure:
-        plain["structure"] = [
-            {"name": s.name, "size": s.size, "within": list(s.within), "fixed": s.fixed}
-            for s in structure
-        ]
-    return plain
+    groups, parameters, residuals, structure = map(_plain, parts)
+    plain = {
+        "format": "nngraph.architecture", "version": SCHEMA_VERSION, "groups": groups,
+        "parameters": parameters,
+    }  # fmt: skip
+    further = {"residuals": residuals, "structure": structure}
+    return {**plain, **{name: value for name, value in further.items() if value}}
 
 
-def _activation_to_plain(activation: Activation) -> dict[str, Any]:
-    plain: dict[str, Any] = {"name": activation.name, **dict(activation.options)}
-    if activation.operator:
-        plain["operator"] = activation.operator
-    return plain
-
-
-def _parameter_to_plain(parameter: Parameter) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        "name": parameter.name,
-        "shape": list(parameter.shape),
-        "axes": list(parameter.axes),
-        "column": parameter.column,
-    }
-    if parameter.slabs:
-        plain["slabs"] = [
-            {
-                "axes": slab.axes,
-                "target": slab.target,
-                "source": slab.source,
-                "column": slab.column,
-                "window": [list(bounds) for bounds in slab.window],
-                "split": [list(sizes) for sizes in slab.split],
-                "part": [list(bounds) for bounds in slab.part],
-            }
-            for slab in parameter.slabs
-        ]
-    if parameter.integer is not None:
-        plain["integer"] = parameter.integer
-    if parameter.aliases:
-        plain["aliases"] = list(parameter.aliases)
-    return plain
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(map(_plain, value))
+    if isinstance(value, Factor):
+        return [value.size, value.space]
+    if isinstance(value, Activation):
+        operator = {"operator": value.operator} if value.operator else {}
+        return {"name": value.name, **dict(value.options), **operator}
+    if not is_dataclass(value):
+        return value
+    held = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {k: _plain(v) for k, v in held.items() if k not in _OPTIONAL or v not in ((), None)}
 
 
 def from_plain(data: object) -> Parts:
@@ -99,107 +64,125 @@ def from_plain(data: object) -> Parts:
         ArchitectureError: if the version is unknown, or anything is missing, of a wrong type, or
             inconsistent.
     """
-    fields = _fields(
+    found = _fields(
         data, "an architecture", ("format", "version", "groups", "parameters"),
         ("residuals", "structure"),
     )  # fmt: skip
-    if fields["format"] != "nngraph.architecture":
+    if found["format"] != "nngraph.architecture":
         raise ArchitectureError(
-            f"an architecture has format {fields['format']!r}; "
-            "expected 'nngraph.architecture'."
+            f"an architecture has format {found['format']!r}; expected 'nngraph.architecture'."
         )
-    if fields["version"] != SCHEMA_VERSION:
+    if found["version"] != SCHEMA_VERSION:
         raise ArchitectureError(
-            f"an architecture has version {fields['version']!r}; this nngraph reads version "
+            f"an architecture has version {found['version']!r}; this nngraph reads version "
             f"{SCHEMA_VERSION}. Read it with the nngraph that wrote it, or a newer one."
         )
-    residuals = [
-        tuple(_numbers(item, f"residuals[{i}]"))
-        for i, item in enumerate(_items(fields.get("residuals", []), "residuals"))
-    ]
-    return (
-        tuple(
-            _group(item, f"groups[{i}]")
-            for i, item in enumerate(_items(fields["groups"], "groups"))
-        ),
-        tuple(
-            _parameter(item, f"parameters[{i}]")
-            for i, item in enumerate(_items(fields["parameters"], "parameters"))
-        ),
-        tuple(residuals),  # type: ignore[arg-type]  # the architecture checks for pairs
-        tuple(
-            _space(item, f"structure[{i}]")
-            for i, item in enumerate(_items(fields.get("structure", []), "structure"))
-        ),
+    readers = {
+        "groups": _GROUP, "parameters": _PARAMETER, "residuals": _numbers, "structure": _SPACE
+    }
+    # Residuals are pairs, which the architecture checks.
+    groups, parameters, residuals, structure = (
+        _list_of(reader)(found.get(name, []), name) for name, reader in readers.items()
     )
+    return groups, parameters, residuals, structure
 
 
-def _group(item: object, where: str) -> NeuronGroup:
-    group = _fields(item, where, ("name", "size", "role", "activation", "space"))
-    activation = dict(_fields(group["activation"], f"{where}.activation", ("name",), None))
-    name = _string(activation.pop("name"), f"{where}.activation.name")
-    space = group["space"]
-    if isinstance(space, list):
-        factors = []
-        for factor in space:
-            size, owner = (*_items(factor, f"{where}.space"), None, None)[:2]
-            if owner is not None:
-                owner = _string(owner, f"{where}.space")
-            factors.append(Factor(_numbers([size], f"{where}.space")[0], owner))
-        space = tuple(factors)
-    return NeuronGroup(
-        group["name"], group["size"], group["role"], Activation(name, **activation), space
-    )
+# -- readers: of a value, and where it stands ------------------------------------------------------
+
+_Reader = Callable[[Any, str], Any]
 
 
-def _parameter(item: object, where: str) -> Parameter:
-    parameter = _fields(
-        item, where, ("name", "shape", "axes", "column"), ("slabs", "integer", "aliases")
-    )
-    slabs = []
-    for i, entry in enumerate(_items(parameter.get("slabs", []), f"{where}.slabs")):
-        here = f"{where}.slabs[{i}]"
-        slab = _fields(
-            entry, here, ("axes", "target", "source", "column", "window", "split", "part")
-        )
-        slabs.append(
-            Slab(
-                _string(slab["axes"], f"{here}.axes"),
-                slab["target"],
-                slab["source"],
-                _optional_string(slab["column"], f"{here}.column"),
-                _bounds(slab["window"], f"{here}.window"),
-                tuple(
-                    tuple(_numbers(sizes, f"{here}.split"))
-                    for sizes in _items(slab["split"], f"{here}.split")
-                ),
-                _bounds(slab["part"], f"{here}.part"),
-            )
-        )
-    return Parameter(
-        _string(parameter["name"], f"{where}.name"),
-        tuple(_items(parameter["shape"], f"{where}.shape")),
-        tuple(_items(parameter["axes"], f"{where}.axes")),
-        _optional_string(parameter["column"], f"{where}.column"),
-        tuple(slabs),
-        _optional_string(parameter.get("integer"), f"{where}.integer"),
-        tuple(
-            _string(alias, f"{where}.aliases")
-            for alias in _items(parameter.get("aliases", []), f"{where}.aliases")
-        ),
-    )
+def _any(data: object, where: str) -> Any:
+    return data  # checked by what is made of it
 
 
-def _space(item: object, where: str) -> Space:
-    space = _fields(item, where, ("name", "size", "within", "fixed"))
-    if not isinstance(space["fixed"], bool):
-        raise ArchitectureError(f"{where}.fixed is {space['fixed']!r}; expected true or false.")
-    return Space(
-        _string(space["name"], f"{where}.name"),
-        _numbers([space["size"]], f"{where}.size")[0],
-        tuple(_string(w, f"{where}.within") for w in _items(space["within"], f"{where}.within")),
-        space["fixed"],
-    )
+def _list_of(reader: _Reader) -> _Reader:
+    def read(data: Any, where: str) -> Any:
+        if not isinstance(data, list):
+            raise ArchitectureError(f"{where} is a {type(data).__name__}; expected a list.")
+        return tuple(reader(item, f"{where}[{i}]") for i, item in enumerate(data))
+
+    return read
+
+
+def _record(
+    make: Callable[..., Any], needed: Mapping[str, _Reader], further: Mapping[str, _Reader]
+) -> _Reader:
+    readers = {**needed, **further}
+
+    def read(data: Any, where: str) -> Any:
+        found = _fields(data, where, tuple(needed), tuple(further))
+        return make(**{k: readers[k](value, f"{where}.{k}") for k, value in found.items()})
+
+    return read
+
+
+def _number(data: object, where: str) -> int:
+    if not is_count(data) or not 0 <= data <= MAX_SIZE:
+        raise ArchitectureError(f"{where} is {data!r}; expected a whole number from 0.")
+    return data
+
+
+def _bounds(data: object, where: str) -> tuple[int, int]:
+    pair = _numbers(data, where)
+    if len(pair) != 2:
+        raise ArchitectureError(f"{where} is {pair}; expected a pair (start, stop).")
+    return pair  # type: ignore[no-any-return]
+
+
+def _string(data: object, where: str) -> str:
+    if not isinstance(data, str):
+        raise ArchitectureError(f"{where} is {data!r}; expected a string.")
+    return data
+
+
+def _optional(data: object, where: str) -> str | None:
+    if not (data is None or isinstance(data, str)):
+        raise ArchitectureError(f"{where} is {data!r}; expected a name or null.")
+    return data
+
+
+def _flag(data: object, where: str) -> bool:
+    if not isinstance(data, bool):
+        raise ArchitectureError(f"{where} is {data!r}; expected true or false.")
+    return data
+
+
+def _factor(data: Any, where: str) -> Factor:
+    size, space = (*_list_of(_any)(data, where), None, None)[:2]
+    return Factor(_number(size, where), _optional(space, where))
+
+
+def _space_of(data: object, where: str) -> Any:
+    return _list_of(_factor)(data, where) if isinstance(data, list) else data
+
+
+def _activation(data: Any, where: str) -> Activation:
+    options = dict(_fields(data, where, ("name",), None))
+    return Activation(_string(options.pop("name"), f"{where}.name"), **options)
+
+
+_numbers = _list_of(_number)
+_GROUP = _record(
+    NeuronGroup,
+    {"name": _any, "size": _any, "role": _any, "activation": _activation, "space": _space_of}, {},
+)  # fmt: skip
+_SLAB = _record(
+    Slab,
+    {
+        "axes": _string, "target": _any, "source": _any, "column": _optional,
+        "window": _list_of(_bounds), "split": _list_of(_numbers), "part": _list_of(_bounds),
+    },
+    {},
+)  # fmt: skip
+_PARAMETER = _record(
+    Parameter,
+    {"name": _string, "shape": _list_of(_any), "axes": _list_of(_any), "column": _optional},
+    {"slabs": _list_of(_SLAB), "integer": _optional, "aliases": _list_of(_string)},
+)
+_SPACE = _record(
+    Space, {"name": _string, "size": _number, "within": _list_of(_string), "fixed": _flag}, {}
+)
 
 
 def _fields(
@@ -226,32 +209,4 @@ def _fields(
 def _items(data: object, where: str) -> list[Any]:
     if not isinstance(data, list):
         raise ArchitectureError(f"{where} is a {type(data).__name__}; expected a list.")
-    return data
-
-
-def _bounds(data: object, where: str) -> tuple[tuple[int, int], ...]:
-    pairs = [_numbers(item, where) for item in _items(data, where)]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ArchitectureError(f"{where} is {pairs}; expected pairs (start, stop).")
-    return tuple((start, stop) for start, stop in pairs)
-
-
-def _numbers(data: object, where: str) -> list[int]:
-    """Check that ``data`` is a list of whole numbers from 0."""
-    items = _items(data, where)
-    for item in items:
-        if not is_count(item) or not 0 <= item <= MAX_SIZE:
-            raise ArchitectureError(f"{where} has {item!r}; expected whole numbers from 0.")
-    return items
-
-
-def _string(data: object, where: str) -> str:
-    if not isinstance(data, str):
-        raise ArchitectureError(f"{where} is {data!r}; expected a string.")
-    return data
-
-
-def _optional_string(data: object, where: str) -> str | None:
-    if not (data is None or isinstance(data, str)):
-        raise ArchitectureError(f"{where} is {data!r}; expected a name or null.")
     return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
@@ -20,7 +21,7 @@ MAX_SIZE = 2**40
 _IDENTITY = Activation("identity")
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether a value is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
