@@ -25,7 +25,7 @@ from nngraph.graph import (
     Space,
 )
 
-__all__ = ["Builder", "match"]
+__all__ = ["Builder", "first_unused", "match"]
 
 _IDENTITY = Activation("identity")
 #: Kinds of layers whose results count channels right after the batch.
@@ -163,9 +163,8 @@ class Builder:
     def source(self, layer: Layer, piece: Piece, used: set[int]) -> int:
         """The group of the inputs whose neurons a piece counts; a new fixed one if it is fixed."""
         candidates = [g for g in self.heard(layer) if match(piece, self.groups[g].factors)]
-        for group in (*(g for g in candidates if g not in used), *candidates):
-            used.add(group)
-            return group
+        if candidates:
+            return first_unused(candidates, used)
         others = reversed(range(len(self.groups)))
         last = next((g for g in others if match(piece, self.groups[g].factors)), None)
         if last is not None and not piece.is_fixed:
@@ -181,25 +180,29 @@ class Builder:
             self.carriers[layer.inputs[0]].append(group)
         return group
 
-    def column(self, name: str, group: int, piece: Piece, column: str) -> None:
-        """Put a parameter of one axis on the nodes of a group."""
+    def column(self, name: str, group: int, chosen: Sequence[Piece], column: str) -> None:
+        """Put one piece of each axis of a parameter on the nodes of a group."""
         while (group, column) in self.filled:
             column += "'"
         self.filled.add((group, column))
-        self.put(name, slab_of([piece], ["n" * len(piece.split)], target=group, column=column))
+        slab = slab_of(chosen, "n" * len(chosen), target=group, column=column)
+        self.slabs.setdefault(name, []).append(slab)
 
-    def put(self, name: str, slab: Slab) -> None:
-        """Record a slab of a parameter, cut where it has many taps."""
-        parts = [slab] if slab.column is not None else cut_taps(slab)
-        self.slabs.setdefault(name, []).extend(parts)
+    def put(
+        self, name: str, chosen: Sequence[Piece], letters: Sequence[str], target: int, source: int
+    ) -> None:
+        """Put one piece of each axis of a parameter on edges, cut where there are many taps."""
+        slab = slab_of(chosen, letters, target=target, source=source)
+        self.slabs.setdefault(name, []).extend(cut_taps(slab))
 
     # -- parameters of any kind -------------------------------------------------------------------
 
-    def place_anywhere(self, name: str) -> None:
-        """Place a parameter by its axes alone: those that move are the ends of its edges."""
-        self.slabs[name] = []
-        for chosen in product(*self.axis_pieces(name)):
-            self._place_choice(name, chosen)
+    def place_anywhere(self, *names: str) -> None:
+        """Place parameters by their axes alone: those that move are the ends of their edges."""
+        for name in names:
+            self.slabs[name] = []
+            for chosen in product(*self.axis_pieces(name)):
+                self._place_choice(name, chosen)
 
     def _place_choice(self, name: str, chosen: Sequence[Piece]) -> None:
         ends: list[list[int]] = []
@@ -229,16 +232,11 @@ class Builder:
         groups = [self._end(name, [chosen[i] for i in end], at == 1) for at, end in enumerate(ends)]
         if len(groups) < 2:
             group = groups[0] if groups else self.add_group(name, [Factor(1)])
-            column = "factor"
-            while (group, column) in self.filled:
-                column += "'"
-            self.filled.add((group, column))
-            letters = ["n" * len(p.split) for p in chosen]
-            self.put(name, slab_of(chosen, letters, target=group, column=column))
+            self.column(name, group, chosen, "factor")
             return
         letter = {i: "ts"[at] for at, end in enumerate(ends) for i in end}
-        letters = [letter.get(i, "f") * len(piece.split) for i, piece in enumerate(chosen)]
-        self.put(name, slab_of(chosen, letters, target=groups[0], source=groups[1]))
+        letters = [letter.get(i, "f") for i in range(len(chosen))]
+        self.put(name, chosen, letters, groups[0], groups[1])
 
     def spaces(self, piece: Piece) -> tuple[set[str], set[str]]:
         """Names of the spaces that a piece counts, and of those that they lie within."""
@@ -323,7 +321,14 @@ class Builder:
         return order
 
 
-def match(piece: Piece, factors: Sequence[Factor]) -> list[str] | None:
+def first_unused(groups: Sequence[int], used: set[int]) -> int:
+    """Return the first group that is not used yet, or else the first; it is used then."""
+    group = next((g for g in groups if g not in used), groups[0])
+    used.add(group)
+    return group
+
+
+def match(piece: Piece, factors: Sequence[Factor]) -> str | None:
     """Letters of a piece's factors where a group has these factors: ``s`` counts it, ``f`` not.
 
     ``None`` if the piece does not count the group. Fixed factors that the group lacks are features.
@@ -331,15 +336,15 @@ def match(piece: Piece, factors: Sequence[Factor]) -> list[str] | None:
     wanted = [factor for factor in factors if factor.size > 1]
     if piece.is_fixed and all(factor.space is None for factor in wanted):
         same = piece.size == math.prod(factor.size for factor in wanted)
-        return ["s"] * len(piece.split) if same else None
-    letters = []
+        return "s" * len(piece.split) if same else None
+    letters = ""
     for of_factor in piece.factors:
         own = [factor for factor in of_factor if factor.size > 1]
         if own and wanted[: len(own)] == own:
-            letters.append("s")
+            letters += "s"
             wanted = wanted[len(own) :]
         elif all(factor.space is None for factor in own):
-            letters.append("f")
+            letters += "f"
         else:
             return None
     return None if wanted else letters

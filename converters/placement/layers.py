@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from converters.placement.builder import Builder, match
-from converters.placement.slabs import Piece, pieces, slab_of
+from converters.placement.builder import Builder, first_unused, match
+from converters.placement.slabs import Piece, pieces
 from converters.symmetry.derive import Layer
 from nngraph.graph import Factor
 
@@ -120,7 +120,7 @@ def _connect(
     """Make the groups of a layer's outputs and the blocks that lead to them."""
     target_axis, source_axis = ends
     used: set[int] = set()
-    sources: list[tuple[int, list[str]]] = []
+    sources: list[tuple[int, str]] = []
     source_pieces, outers = list(axes[source_axis]), list(axes[outer_axis])
     if groups > 1 and outer_axis == target_axis:
         # Each part of the outputs hears of its part of the inputs: (parts, inputs of a part).
@@ -128,13 +128,11 @@ def _connect(
             count = _share(outer, outers, groups)
             lead, _ = _leading(outer, count)
             for inner in source_pieces:
-                whole = _product(lead, inner)
-                sources.append((builder.source(layer, whole, used), []))
+                sources.append((builder.source(layer, _product(lead, inner), used), "s"))
     else:
         for piece in source_pieces:
             group = builder.source(layer, piece, used)
-            counted = match(piece, builder.groups[group].factors)
-            sources.append((group, counted or ["s"] * len(piece.split)))
+            sources.append((group, match(piece, builder.groups[group].factors) or "s"))
     targets = []
     for piece in axes[target_axis]:
         factors, window = piece.flat, piece if outer_axis == target_axis else None
@@ -149,15 +147,15 @@ def _connect(
             chosen[target_axis], chosen[source_axis] = axes[target_axis][i], inner
             at = i * len(source_pieces) + j if groups > 1 and outer_axis == target_axis else j
             source, own = sources[at]
-            letters: dict[int, list[str]] = {}
-            letters[target_axis] = ["t"] * len(chosen[target_axis].split)
-            letters[source_axis] = own or ["s"] * len(inner.split)
+            letters = ["f"] * len(chosen)
+            letters[target_axis], letters[source_axis] = "t", own
             if groups > 1:
                 outer = chosen[outer_axis]
                 _, leading = _leading(outer, _share(outer, outers, groups))
-                letters[outer_axis][:leading] = ["b"] * leading
-            named = [letters.get(k, ["f"] * len(piece.split)) for k, piece in enumerate(chosen)]
-            builder.put(weight, slab_of(chosen, named, target=target, source=source))
+                letter, count = letters[outer_axis], len(outer.split)
+                whole = letter * count if len(letter) == 1 else letter
+                letters[outer_axis] = "b" * leading + whole[leading:]
+            builder.put(weight, chosen, letters, target, source)
     return targets
 
 
@@ -194,9 +192,15 @@ def _on_groups(
         for piece, group in zip(own, targets, strict=False)
     ):
         return False
-    for piece, group in zip(own, targets, strict=True):
-        builder.column(name, group, piece, _COLUMNS.get(role, "factor"))
+    _columns(builder, name, own, targets, role)
     return True
+
+
+def _columns(
+    builder: Builder, name: str, own: Sequence[Piece], groups: Sequence[int], role: str
+) -> None:
+    for piece, group in zip(own, groups, strict=True):
+        builder.column(name, group, [piece], _COLUMNS.get(role, "factor"))
 
 
 def _counts(piece: Piece) -> tuple[Factor, ...]:
@@ -205,7 +209,6 @@ def _counts(piece: Piece) -> tuple[Factor, ...]:
 
 def _shared(builder: Builder, layer: Layer, others: Sequence[tuple[str, str]]) -> list[int]:
     """A layer whose weight stands in the graph already: its output is at one of its ends."""
-    heard = builder.heard(layer)
     for _, name in layer.parameters:
         ends: list[int] = []
         for slab in builder.slabs.get(builder.known(name), []):
@@ -214,9 +217,8 @@ def _shared(builder: Builder, layer: Layer, others: Sequence[tuple[str, str]]) -
         if made:
             _biases(builder, others, made[:1])
             return made[:1]
-    for _, name in others:
-        builder.place_anywhere(name)
-    return builder.passed_on(layer) or heard
+    builder.place_anywhere(*(name for _, name in others))
+    return builder.passed_on(layer)
 
 
 def _is_made(builder: Builder, layer: Layer, group: int) -> bool:
@@ -231,8 +233,7 @@ def _norm(builder: Builder, layer: Layer) -> list[int]:
     own = builder.new_parameters(layer)
     one_axis = [(role, name) for role, name in own if builder.tensors[name].dim() == 1]
     if not one_axis or len(one_axis) < len(own):
-        for _, name in own:
-            builder.place_anywhere(name)
+        builder.place_anywhere(*(name for _, name in own))
         return builder.passed_on(layer)
     kept = builder.axis_pieces(one_axis[0][1])[0]
     targets = _after(builder, layer, kept)
@@ -241,10 +242,9 @@ def _norm(builder: Builder, layer: Layer) -> list[int]:
         if [p.flat for p in own_pieces] != [p.flat for p in kept]:
             builder.place_anywhere(name)
         elif role == "weight":
-            _diagonal(builder, name, own_pieces, targets)
+            _broadcast(builder, name, [own_pieces], 0, targets)
         else:
-            for piece, (_, target) in zip(own_pieces, targets, strict=True):
-                builder.column(name, target, piece, _COLUMNS.get(role, "factor"))
+            _columns(builder, name, own_pieces, [target for _, target in targets], role)
     if all(role != "weight" for role, _ in one_axis):
         builder.residuals += [(s, t) for s, t in targets if s is not None]
     return [target for _, target in targets]
@@ -260,53 +260,42 @@ def _after(
         before = [
             g for g in builder.heard(layer) if builder.groups[g].factors == _counts(piece)
         ]
-        source = next((g for g in before if g not in used), before[0] if before else None)
-        used.update(() if source is None else (source,))
+        source = first_unused(before, used) if before else None
         activation = builder.activation(layer, piece)
         new = builder.add_group(layer.module_path, piece.flat, activation=activation)
         pairs.append((source, new))
     return pairs
 
 
-def _diagonal(
-    builder: Builder, name: str, own: Sequence[Piece], pairs: Sequence[tuple[int | None, int]]
-) -> None:
-    for piece, (source, target) in zip(own, pairs, strict=True):
-        if source is None:
-            builder.column(name, target, piece, "factor")
-        else:
-            letters = ["b" * len(piece.split)]
-            builder.put(name, slab_of([piece], letters, target=target, source=source))
-
-
 def _pointwise(builder: Builder, layer: Layer) -> list[int]:
     """A sum or product: the neurons of every operand lead, one by one, to new neurons."""
     own = builder.new_parameters(layer)
-    heard = builder.heard(layer)
     operands = [builder.carriers[i] for i in layer.inputs]
     if not own and (len(operands) < 2 or len({_shape(builder, o) for o in operands}) > 1):
         return builder.passed_on(layer)
     operands = [builder.counted(layer, operand) for operand in operands]
     shapes = [o for o in operands if o]
     if not shapes:
-        for _, name in own:
-            builder.place_anywhere(name)
-        return heard
+        builder.place_anywhere(*(name for _, name in own))
+        return builder.heard(layer)
     activation, name = builder.activation(layer), layer.module_path or layer.kind
     targets = [
         builder.add_group(name, builder.groups[g].factors, activation=activation)
         for g in shapes[0]
     ]
     diagonal = False
-    for role, name in own:
+    for _, name in own:
         axes = builder.axis_pieces(name)
         moving = [i for i, axis in enumerate(axes) if sum(p.size for p in axis) > 1]
         if len(moving) == 1 and _matches(builder, axes[moving[0]], targets):
             if layer.kind == "multiply" and not diagonal:
-                _spread(builder, name, axes, moving[0], list(zip(shapes[0], targets, strict=True)))
+                pairs = list(zip(shapes[0], targets, strict=True))
+                _broadcast(builder, name, axes, moving[0], pairs)
                 diagonal = True
                 continue
-            if _column_of(builder, name, axes, moving[0], targets, role):
+            if not any((target, "bias") in builder.filled for target in targets):
+                for piece, target in zip(axes[moving[0]], targets, strict=True):
+                    builder.column(name, target, _choice(axes, moving[0], piece), "bias")
                 continue
         _beside(builder, layer, name, axes, targets)
     for operand in shapes:
@@ -326,29 +315,23 @@ def _matches(builder: Builder, own: Sequence[Piece], targets: Sequence[int]) -> 
     return [_counts(p) for p in own] == [builder.groups[g].factors for g in targets]
 
 
-def _spread(
+def _choice(axes: Sequence[Sequence[Piece]], moving: int, piece: Piece) -> list[Piece]:
+    """A piece of one axis, and of all others the only one."""
+    return [piece if i == moving else axis[0] for i, axis in enumerate(axes)]
+
+
+def _broadcast(
     builder: Builder, name: str, axes: Sequence[Sequence[Piece]], moving: int,
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[int | None, int]],
 ) -> None:  # fmt: skip
+    """Put scales on the edges from neurons to the new ones; on these, where there are none."""
+    letters = ["b" if i == moving else "f" for i in range(len(axes))]
     for piece, (source, target) in zip(axes[moving], pairs, strict=True):
-        chosen = [piece if i == moving else axis[0] for i, axis in enumerate(axes)]
-        letters = [("b" if i == moving else "f") * len(p.split) for i, p in enumerate(chosen)]
-        builder.put(name, slab_of(chosen, letters, target=target, source=source))
-
-
-def _column_of(
-    builder: Builder, name: str, axes: Sequence[Sequence[Piece]], moving: int,
-    targets: Sequence[int], role: str,
-) -> bool:  # fmt: skip
-    column = "bias"
-    if any((target, column) in builder.filled for target in targets):
-        return False
-    for piece, target in zip(axes[moving], targets, strict=True):
-        chosen = [piece if i == moving else axis[0] for i, axis in enumerate(axes)]
-        letters = ["n" * len(p.split) for p in chosen]
-        builder.filled.add((target, column))
-        builder.put(name, slab_of(chosen, letters, target=target, column=column))
-    return True
+        chosen = _choice(axes, moving, piece)
+        if source is None:
+            builder.column(name, target, chosen, "factor")
+        else:
+            builder.put(name, chosen, letters, target, source)
 
 
 def _beside(
@@ -366,10 +349,9 @@ def _beside(
         return
     factors = tuple(f for i in fixed for f in axes[i][0].flat)
     source = builder.add_group(f"{name}.places", factors)
+    letters = ["t" if i == moving[-1] else "s" for i in range(len(axes))]
     for piece, target in zip(axes[moving[-1]], targets, strict=True):
-        chosen = [piece if i == moving[-1] else axis[0] for i, axis in enumerate(axes)]
-        letters = [("t" if i == moving[-1] else "s") * len(p.split) for i, p in enumerate(chosen)]
-        builder.put(name, slab_of(chosen, letters, target=target, source=source))
+        builder.put(name, _choice(axes, moving[-1], piece), letters, target, source)
 
 
 def _recurrent(builder: Builder, layer: Layer) -> list[int]:
@@ -388,7 +370,7 @@ def _recurrent(builder: Builder, layer: Layer) -> list[int]:
         if len(axes) == 1:
             for gate, piece in zip(gates, axes[0], strict=True):
                 second = (gate, "bias") in builder.filled
-                builder.column(name, gate, piece, "bias_hh" if second else "bias")
+                builder.column(name, gate, [piece], "bias_hh" if second else "bias")
             continue
         if not kind.startswith("weight_"):
             builder.place_anywhere(name)
@@ -430,20 +412,15 @@ def _fill(
     """Put a weight on the edges from its sources to its targets, piece by piece."""
     for row, target in zip(axes[0], targets, strict=True):
         for column, source in zip(axes[1], sources, strict=True):
-            counted = match(column, builder.groups[source].factors) or ["s"] * len(column.split)
-            letters = [["t"] * len(row.split), counted]
-            builder.put(name, slab_of([row, column], letters, target=target, source=source))
+            counted = match(column, builder.groups[source].factors) or "s"
+            builder.put(name, [row, column], ["t", counted], target, source)
 
 
 def _found(
     builder: Builder, layer: Layer, piece: Piece, used: set[int], heard: Sequence[int]
 ) -> int:
     near = [g for g in heard if match(piece, builder.groups[g].factors) is not None]
-    if near:
-        group = next((g for g in near if g not in used), near[0])
-        used.add(group)
-        return group
-    return builder.source(layer, piece, used)
+    return first_unused(near, used) if near else builder.source(layer, piece, used)
 
 
 PLACERS: dict[str, Callable[[Builder, Layer], list[int]]] = {
@@ -468,6 +445,5 @@ def place(builder: Builder, layer: Layer) -> list[int]:
     """Place the parameters of a layer; return the groups that carry its output."""
     if layer.kind in PLACERS:
         return PLACERS[layer.kind](builder, layer)
-    for _, name in builder.new_parameters(layer):
-        builder.place_anywhere(name)
+    builder.place_anywhere(*(name for _, name in builder.new_parameters(layer)))
     return builder.passed_on(layer)

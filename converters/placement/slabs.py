@@ -119,12 +119,11 @@ def _plain(segment: Segment) -> Iterator[Factor]:
         yield Factor(factor.size, factor.space)
 
 
-def slab_of(
-    chosen: Sequence[Piece], letters: Sequence[Sequence[str]], **where: object
-) -> Slab:
-    """Return the slab of one piece per axis, with letters for the factors of each."""
+def slab_of(chosen: Sequence[Piece], letters: Sequence[str], **where: object) -> Slab:
+    """Return the slab of one piece per axis, with a letter per factor or one for all."""
+    named = zip(chosen, letters, strict=True)
     return Slab(
-        "".join("".join(of_axis) for of_axis in letters),
+        "".join(own * len(piece.split) if len(own) == 1 else own for piece, own in named),
         window=tuple(piece.window for piece in chosen),
         split=tuple(piece.split for piece in chosen),
         part=tuple(part for piece in chosen for part in piece.part),
