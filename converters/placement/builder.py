@@ -56,13 +56,13 @@ class Builder:
     """Groups and slabs as they are found, layer by layer.
 
     Attributes:
-        carriers: for each layer the groups whose neurons its output holds, in order.
+        output_groups: for each layer the groups whose neurons its output holds, in order.
     """
 
     derivation: Derivation
     tensors: Mapping[str, Tensor]
     groups: list[_Group] = field(default_factory=list)
-    carriers: list[list[int]] = field(default_factory=list)
+    output_groups: list[list[int]] = field(default_factory=list)
     slabs: dict[str, list[Slab]] = field(default_factory=dict)
     residuals: list[tuple[int, int]] = field(default_factory=list)
     filled: set[tuple[int, str]] = field(default_factory=set)
@@ -96,14 +96,14 @@ class Builder:
         """The pieces of each axis of a parameter."""
         return [pieces(axis) for axis in self.derivation.spec.parameters[name]]
 
-    def heard(self, layer: Layer) -> list[int]:
+    def input_groups(self, layer: Layer) -> list[int]:
         """Groups that carry the inputs of a layer, in order, each once."""
-        return list(dict.fromkeys(g for i in layer.inputs for g in self.carriers[i]))
+        return list(dict.fromkeys(g for i in layer.inputs for g in self.output_groups[i]))
 
     def passed_on(self, layer: Layer) -> list[int]:
         """Groups of the inputs that the output of a layer still counts."""
-        heard = self.heard(layer)
-        return self.counted(layer, heard) or heard
+        input_groups = self.input_groups(layer)
+        return self.counted(layer, input_groups) or input_groups
 
     def counted(self, layer: Layer, groups: Sequence[int]) -> list[int]:
         """Those of some groups that the output of a layer counts.
@@ -162,7 +162,7 @@ class Builder:
 
     def source(self, layer: Layer, piece: Piece, used: set[int]) -> int:
         """The group of the inputs whose neurons a piece counts; a new fixed one if it is fixed."""
-        candidates = [g for g in self.heard(layer) if match(piece, self.groups[g].factors)]
+        candidates = [g for g in self.input_groups(layer) if match(piece, self.groups[g].factors)]
         if candidates:
             return first_unused(candidates, used)
         others = reversed(range(len(self.groups)))
@@ -176,8 +176,8 @@ class Builder:
             spaced or piece.flat, "input" if is_input and not spaced else "hidden",
         )
         if len(layer.inputs) == 1 and is_input:
-            # Other layers that hear this input hear these neurons.
-            self.carriers[layer.inputs[0]].append(group)
+            # Other layers of this input take these neurons.
+            self.output_groups[layer.inputs[0]].append(group)
         return group
 
     def column(self, name: str, group: int, chosen: Sequence[Piece], column: str) -> None:

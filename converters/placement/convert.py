@@ -48,7 +48,7 @@ def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) ->
             return chain
     builder = Builder(derivation, tensors)
     for layer in derivation.layers:
-        builder.carriers.append(place(builder, layer))
+        builder.output_groups.append(place(builder, layer))
     return withheld(builder.finish(), read)
 
 

@@ -24,13 +24,13 @@ def _input(builder: Builder, layer: Layer) -> list[int]:
 
 
 def _output(builder: Builder, layer: Layer) -> list[int]:
-    heard = builder.heard(layer)
+    input_groups = builder.input_groups(layer)
     led_to = {s.target for slabs in builder.slabs.values() for s in slabs if s.source is not None}
     led_to |= {target for _, target in builder.residuals}
-    for group in heard:
+    for group in input_groups:
         if builder.groups[group].is_fixed and group in led_to:
             builder.groups[group].role = "output"
-    return heard
+    return input_groups
 
 
 def _split_parameters(builder: Builder, layer: Layer) -> tuple[str | None, list[tuple[str, str]]]:
@@ -123,7 +123,7 @@ def _connect(
     sources: list[tuple[int, str]] = []
     source_pieces, outers = list(axes[source_axis]), list(axes[outer_axis])
     if groups > 1 and outer_axis == target_axis:
-        # Each part of the outputs hears of its part of the inputs: (parts, inputs of a part).
+        # Each part of the outputs takes its part of the inputs: (parts, inputs of a part).
         for outer in outers:
             count = _share(outer, outers, groups)
             lead, _ = _leading(outer, count)
@@ -258,7 +258,7 @@ def _after(
     pairs: list[tuple[int | None, int]] = []
     for piece in kept:
         before = [
-            g for g in builder.heard(layer) if builder.groups[g].factors == _counts(piece)
+            g for g in builder.input_groups(layer) if builder.groups[g].factors == _counts(piece)
         ]
         source = first_unused(before, used) if before else None
         activation = builder.activation(layer, piece)
@@ -270,14 +270,14 @@ def _after(
 def _pointwise(builder: Builder, layer: Layer) -> list[int]:
     """A sum or product: the neurons of every operand lead, one by one, to new neurons."""
     own = builder.new_parameters(layer)
-    operands = [builder.carriers[i] for i in layer.inputs]
+    operands = [builder.output_groups[i] for i in layer.inputs]
     if not own and (len(operands) < 2 or len({_shape(builder, o) for o in operands}) > 1):
         return builder.passed_on(layer)
     operands = [builder.counted(layer, operand) for operand in operands]
     shapes = [o for o in operands if o]
     if not shapes:
         builder.place_anywhere(*(name for _, name in own))
-        return builder.heard(layer)
+        return builder.input_groups(layer)
     activation, name = builder.activation(layer), layer.module_path or layer.kind
     targets = [
         builder.add_group(name, builder.groups[g].factors, activation=activation)
@@ -355,13 +355,13 @@ def _beside(
 
 
 def _recurrent(builder: Builder, layer: Layer) -> list[int]:
-    """A recurrent layer: its gates hear of the inputs and of the state, and make the new state."""
-    heard = builder.heard(layer)
+    """A recurrent layer: its gates take the inputs and the state, and make the new state."""
+    input_groups = builder.input_groups(layer)
     arguments = dict(layer.arguments)
     path, cells = layer.module_path or layer.kind, int(arguments.get("directions", 1))
     gates: list[int] = []
     made: list[int] = []
-    before: list[int] = heard
+    before: list[int] = input_groups
     for _, name in builder.new_parameters(layer):
         axes = builder.axis_pieces(name)
         kind = name.rpartition(".")[2]
@@ -384,14 +384,14 @@ def _recurrent(builder: Builder, layer: Layer) -> list[int]:
             _fill(builder, name, axes, gates, [state])
         else:
             if made and len(made) % cells == 0:
-                before = made[-cells:]  # a further layer hears of the one before
+                before = made[-cells:]  # a further layer takes what the one before gives
             used: set[int] = set()
             sources = [_found(builder, layer, piece, used, before) for piece in axes[1]]
             gates = [builder.add_group(f"{path}.gate", _counts(piece)) for piece in axes[0]]
             _fill(builder, name, axes, gates, sources)
             made.append(builder.add_group(path, _counts(axes[0][0])))
             builder.residuals += [(gate, made[-1]) for gate in gates]
-    return made[-cells:] or heard
+    return made[-cells:] or input_groups
 
 
 def _by_gate(own: tuple[Piece, ...], gates: int) -> tuple[Piece, ...]:
@@ -417,9 +417,9 @@ def _fill(
 
 
 def _found(
-    builder: Builder, layer: Layer, piece: Piece, used: set[int], heard: Sequence[int]
+    builder: Builder, layer: Layer, piece: Piece, used: set[int], input_groups: Sequence[int]
 ) -> int:
-    near = [g for g in heard if match(piece, builder.groups[g].factors) is not None]
+    near = [g for g in input_groups if match(piece, builder.groups[g].factors) is not None]
     return first_unused(near, used) if near else builder.source(layer, piece, used)
 
 
