@@ -31,7 +31,7 @@ class TooLong(Exception):
 
 
 @dataclass(frozen=True)
-class Call:
+class Applied:
     """An activation or another operator, applied to expressions."""
 
     function: Activation | str
@@ -55,7 +55,7 @@ class Sum:
         return f"({' + '.join(term.text for term in self.terms)})"
 
 
-Factor: TypeAlias = "Call | Sum"
+ExpressionFactor: TypeAlias = "Applied | Sum"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Expression:
     """A number times factors in a fixed order; without factors it is the number."""
 
     coefficient: float
-    factors: tuple[Factor, ...] = ()
+    factors: tuple[ExpressionFactor, ...] = ()
 
     @cached_property
     def text(self) -> str:
@@ -86,7 +86,7 @@ class Expression:
     __rmul__ = __mul__
 
     def __add__(self, other: Expression | float) -> Expression:
-        collected: dict[tuple[Factor, ...], float] = {}
+        collected: dict[tuple[ExpressionFactor, ...], float] = {}
         for term in (*self.terms, *_expression(other).terms):
             collected[term.factors] = collected.get(term.factors, 0.0) + term.coefficient
         terms = [Expression(c, factors) for factors, c in collected.items() if c != 0]
@@ -121,7 +121,7 @@ class Expression:
 
 
 #: The pre-activation of a neuron.
-NEURON = Expression(1.0, (Call("u", ()),))
+NEURON = Expression(1.0, (Applied("u", ()),))
 
 
 def finite_number(value: object) -> float | None:
@@ -145,9 +145,9 @@ def _checked(expression: Expression) -> Expression:
     return expression
 
 
-def _parts(expression: Expression) -> Iterator[Expression | Factor]:
+def _parts(expression: Expression) -> Iterator[Expression | ExpressionFactor]:
     """All parts of an expression, no more of them than decide whether it is too long."""
-    stack: list[Expression | Factor] = [expression]
+    stack: list[Expression | ExpressionFactor] = [expression]
     for _ in range(_MAX_PARTS + 1):
         if not stack:
             return
@@ -156,7 +156,7 @@ def _parts(expression: Expression) -> Iterator[Expression | Factor]:
         if isinstance(part, Expression):
             stack += part.factors
         else:
-            stack += part.operands if isinstance(part, Call) else part.terms
+            stack += part.operands if isinstance(part, Applied) else part.terms
 
 
 def _reciprocal(expression: Expression) -> Expression:
@@ -164,7 +164,7 @@ def _reciprocal(expression: Expression) -> Expression:
         return _call("reciprocal", expression)
     result = Expression(1.0 / expression.coefficient)
     for factor in expression.factors:
-        if isinstance(factor, Call) and factor.function == "reciprocal":
+        if isinstance(factor, Applied) and factor.function == "reciprocal":
             result = result * factor.operands[0]
         else:
             result = result * _call("reciprocal", Expression(1.0, (factor,)))
@@ -174,7 +174,7 @@ def _reciprocal(expression: Expression) -> Expression:
 def _call(
     function: Activation | str, *operands: Expression | float, **options: Any
 ) -> Expression:
-    call = Call(function, tuple(map(_expression, operands)), tuple(sorted(options.items())))
+    call = Applied(function, tuple(map(_expression, operands)), tuple(sorted(options.items())))
     return _checked(Expression(1.0, (call,)))
 
 
@@ -286,7 +286,7 @@ def recognise(expression: Expression) -> Activation | None:
         return Activation("identity")
     if expression.coefficient == 1 and len(expression.factors) == 1:
         call = expression.factors[0]
-        if isinstance(call, Call) and isinstance(call.function, Activation):
+        if isinstance(call, Applied) and isinstance(call.function, Activation):
             found = _scaled(call.function, call.operands[0])
             if found is not None:
                 return found
@@ -311,7 +311,7 @@ def _scaled(activation: Activation, operand: Expression) -> Activation | None:
         return None  # no finite number
 
 
-def _numbers(part: Expression | Factor) -> Iterable[float]:
+def _numbers(part: Expression | ExpressionFactor) -> Iterable[float]:
     return (part.coefficient,) if isinstance(part, Expression) else ()
 
 

@@ -13,7 +13,7 @@ from converters.onnx_files.elements import ELEMENTS, element_name
 from converters.onnx_files.node import Node
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["Array", "Call", "Handler", "Number", "Value"]
+__all__ = ["Array", "Handler", "NodeCall", "Number", "Value"]
 
 #: A value that is known without running the network: a shape, an index, a scalar.
 Array = np.ndarray[Any, Any]
@@ -21,10 +21,10 @@ Number = float | int | bool
 #: What flows along an edge of the graph.
 Value = Tensor | Array
 #: Runs one node: one value, or as many as the node has outputs.
-Handler = Callable[["Call"], Value | Sequence[Value]]
+Handler = Callable[["NodeCall"], Value | Sequence[Value]]
 
 
-class Call:
+class NodeCall:
     """One node with the values of its inputs.
 
     Args:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["ELEMENTS", "Element", "array_of", "element_name"]
+__all__ = ["ELEMENTS", "ElementType", "array_of", "element_name"]
 
 
 @dataclass(frozen=True)
-class Element:
+class ElementType:
     """One element type.
 
     ``stored`` is how the bytes of an element are read, ``field`` where a message keeps the values
@@ -36,20 +36,20 @@ class Element:
 
 
 #: number in ``TensorProto.DataType`` -> element type
-ELEMENTS: dict[int, Element] = {
-    1: Element(torch.float32, np.float32, "float_data", np.float32),
-    2: Element(torch.uint8, np.uint8, "int32_data", np.uint8),
-    3: Element(torch.int8, np.int8, "int32_data", np.int8),
-    4: Element(torch.uint16, np.uint16, "int32_data", np.uint16),
-    5: Element(torch.int16, np.int16, "int32_data", np.int16),
-    6: Element(torch.int32, np.int32, "int32_data", np.int32),
-    7: Element(torch.int64, np.int64, "int64_data", np.int64),
-    9: Element(torch.bool, np.bool_, "int32_data", np.bool_),
-    10: Element(torch.float16, np.uint16, "int32_data", np.float16),
-    11: Element(torch.float64, np.float64, "double_data", np.float64),
-    12: Element(torch.uint32, np.uint32, "uint64_data", np.uint32),
-    13: Element(torch.uint64, np.uint64, "uint64_data", np.uint64),
-    16: Element(torch.bfloat16, np.uint16, "int32_data", np.float32),
+ELEMENTS: dict[int, ElementType] = {
+    1: ElementType(torch.float32, np.float32, "float_data", np.float32),
+    2: ElementType(torch.uint8, np.uint8, "int32_data", np.uint8),
+    3: ElementType(torch.int8, np.int8, "int32_data", np.int8),
+    4: ElementType(torch.uint16, np.uint16, "int32_data", np.uint16),
+    5: ElementType(torch.int16, np.int16, "int32_data", np.int16),
+    6: ElementType(torch.int32, np.int32, "int32_data", np.int32),
+    7: ElementType(torch.int64, np.int64, "int64_data", np.int64),
+    9: ElementType(torch.bool, np.bool_, "int32_data", np.bool_),
+    10: ElementType(torch.float16, np.uint16, "int32_data", np.float16),
+    11: ElementType(torch.float64, np.float64, "double_data", np.float64),
+    12: ElementType(torch.uint32, np.uint32, "uint64_data", np.uint32),
+    13: ElementType(torch.uint64, np.uint64, "uint64_data", np.uint64),
+    16: ElementType(torch.bfloat16, np.uint16, "int32_data", np.float32),
 }
 
 _OTHERS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.onnx_files.call import Array, Call, Handler
+from converters.onnx_files.call import Array, Handler, NodeCall
 from converters.onnx_files.elements import ELEMENTS
 from converters.onnx_files.ops.shape import slices, split_sizes, target_shape
 
@@ -23,18 +23,18 @@ __all__ = ["HOST"]
 MOST = 2**24
 
 
-def _bounded(call: Call, shape: Sequence[int]) -> tuple[int, ...]:
+def _bounded(call: NodeCall, shape: Sequence[int]) -> tuple[int, ...]:
     if math.prod(shape) > MOST or min(shape, default=0) < 0:
         raise call.refuse(f"its result has the shape {list(shape)}; at most {MOST} numbers are.")
     return tuple(shape)
 
 
-def _arrays(call: Call) -> list[Array]:
+def _arrays(call: NodeCall) -> list[Array]:
     return [call.array(place) for place in range(len(call.values))]
 
 
 def _pointwise(function: Callable[..., Any]) -> Handler:
-    def run(call: Call) -> Array:
+    def run(call: NodeCall) -> Array:
         arrays = _arrays(call)
         _bounded(call, np.broadcast_shapes(*(a.shape for a in arrays)))
         return np.asarray(function(*arrays))
@@ -53,7 +53,7 @@ def _divide(first: Array, second: Array) -> Array:
     return np.asarray(quotient * np.sign(first) * np.sign(second)).astype(first.dtype)
 
 
-def _modulo(call: Call) -> Array:
+def _modulo(call: NodeCall) -> Array:
     function = np.fmod if call.node.integer("fmod", 0) else np.mod
     return _pointwise(function)(call)  # type: ignore[return-value]
 
@@ -63,7 +63,7 @@ def _power(first: Array, second: Array) -> Array:
 
 
 def _reduce(function: Callable[..., Any]) -> Handler:
-    def run(call: Call) -> Array:
+    def run(call: NodeCall) -> Array:
         x, axes = call.array(0), call.integers_or(1, "axes")
         if not axes and call.node.integer("noop_with_empty_axes", 0):
             return x
@@ -74,36 +74,36 @@ def _reduce(function: Callable[..., Any]) -> Handler:
     return run
 
 
-def _cast(call: Call) -> Array:
+def _cast(call: NodeCall) -> Array:
     number = call.node.integer("to", 1)
     call.dtype(number)  # refuses what is no type
     return call.array(0).astype(ELEMENTS[number].array)
 
 
-def _reshape(call: Call) -> Array:
+def _reshape(call: NodeCall) -> Array:
     x = call.array(0)
     return x.reshape(target_shape(call, call.integers(1), x.shape))
 
 
-def _squeeze(call: Call) -> Array:
+def _squeeze(call: NodeCall) -> Array:
     axes = call.integers_or(1, "axes")
     return call.array(0).squeeze(None if axes is None else tuple(axes))
 
 
-def _slice(call: Call) -> Array:
+def _slice(call: NodeCall) -> Array:
     x = call.array(0)
     for axis, places in slices(call, x.shape).items():
         x = np.take(x, np.array(places, dtype=np.int64), axis)
     return x
 
 
-def _split(call: Call) -> list[Array]:
+def _split(call: NodeCall) -> list[Array]:
     x, axis = call.array(0), call.node.integer("axis", 0)
     ends = np.cumsum(split_sizes(call, x.shape[axis]))[:-1]
     return [np.array(piece) for piece in np.split(x, ends, axis)]
 
 
-def _constant_of_shape(call: Call) -> Array:
+def _constant_of_shape(call: NodeCall) -> Array:
     value = call.node.array("value")
     shape = _bounded(call, call.integers(0))
     if value is None:
@@ -111,7 +111,7 @@ def _constant_of_shape(call: Call) -> Array:
     return np.full(shape, value.reshape(()))
 
 
-def _range(call: Call) -> Array:
+def _range(call: NodeCall) -> Array:
     start, limit, step = (call.array(place).reshape(()) for place in range(3))
     if step == 0:
         raise call.refuse("its step is 0.")
@@ -120,13 +120,13 @@ def _range(call: Call) -> Array:
     return np.asarray(start + np.arange(count) * step).astype(start.dtype)
 
 
-def _expand(call: Call) -> Array:
+def _expand(call: NodeCall) -> Array:
     x = call.array(0)
     shape = _bounded(call, np.broadcast_shapes(x.shape, tuple(call.integers(1))))
     return np.array(np.broadcast_to(x, shape))
 
 
-def _tile(call: Call) -> Array:
+def _tile(call: NodeCall) -> Array:
     x, times = call.array(0), call.integers(1)
     _bounded(call, [x.size, *times])
     return np.tile(x, times)
@@ -136,26 +136,26 @@ def _one_array(function: Callable[[Array], Any]) -> Handler:
     return lambda call: np.asarray(function(call.array(0)))
 
 
-def _concatenate(call: Call) -> Array:
+def _concatenate(call: NodeCall) -> Array:
     arrays = _arrays(call)
     _bounded(call, [sum(array.size for array in arrays)])
     return np.concatenate(arrays, call.node.integer("axis", 0))
 
 
-def _gather(call: Call) -> Array:
+def _gather(call: NodeCall) -> Array:
     x, index, axis = call.array(0), call.array(1), call.node.integer("axis", 0)
     _bounded(call, [index.size, *np.delete(x.shape, axis).tolist()])
     return np.asarray(np.take(x, index, axis))
 
 
-def _cumulative(call: Call) -> Array:
+def _cumulative(call: NodeCall) -> Array:
     if call.node.integer("exclusive", 0) or call.node.integer("reverse", 0):
         raise call.refuse("exclusive and reverse are not supported on known values.")
     x = call.array(0)
     return np.cumsum(x, call.integer(1), dtype=x.dtype)
 
 
-def _scatter_nd(call: Call) -> Array:
+def _scatter_nd(call: NodeCall) -> Array:
     if call.node.text("reduction", "none") != "none":
         raise call.refuse("a reduction is not supported on known values.")
     x: Array = np.array(call.array(0))

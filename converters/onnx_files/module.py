@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from converters.onnx_files.call import Call, Value
+from converters.onnx_files.call import NodeCall, Value
 from converters.onnx_files.elements import ELEMENTS, element_name
 from converters.onnx_files.names import onnx_name, state_dict_keys
 from converters.onnx_files.roles import Roles, evaluate
@@ -89,7 +89,7 @@ class OnnxModule(nn.Module):
             values[name] = _tensor_at(self, key)
         for node in self._nodes:
             arguments = [values[name] if name else None for name in node.inputs]
-            call = Call(node, arguments, self._working, present.dtype, present.device)
+            call = NodeCall(node, arguments, self._working, present.dtype, present.device)
             for name, value in zip(node.outputs, self._run(call), strict=False):
                 if name:
                     values[name] = value  # type: ignore[assignment]
@@ -144,7 +144,7 @@ class OnnxModule(nn.Module):
                     f"numbers; its type is {element_name(declared.element)}."
                 )
 
-    def _run(self, call: Call) -> Sequence[object]:
+    def _run(self, call: NodeCall) -> Sequence[object]:
         values = [value for value in call.values if value is not None]
         host = call.node.op_type in HOST and not any(isinstance(v, Tensor) for v in values)
         try:

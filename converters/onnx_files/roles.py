@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.onnx_files.call import Array, Call
+from converters.onnx_files.call import Array, NodeCall
 from converters.onnx_files.elements import array_of
 from converters.onnx_files.node import Node
 from converters.onnx_files.structure import with_last_reads
@@ -94,7 +94,7 @@ def assign_roles(
     )
 
 
-def evaluate(call: Call, *, host: bool) -> Sequence[object]:
+def evaluate(call: NodeCall, *, host: bool) -> Sequence[object]:
     """Run one node, in numpy or in torch, and return one value for each of its outputs.
 
     Raises:
@@ -117,7 +117,7 @@ def evaluate(call: Call, *, host: bool) -> Sequence[object]:
 
 def _fold(node: Node, known: dict[str, Array]) -> Sequence[Array]:
     values = [known[name] if name else None for name in node.inputs]
-    call = Call(node, values, torch.float32, torch.float32, torch.device("cpu"))
+    call = NodeCall(node, values, torch.float32, torch.float32, torch.device("cpu"))
     try:
         return evaluate(call, host=True)  # type: ignore[return-value]
     except NNGraphError:

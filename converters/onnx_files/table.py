@@ -1,6 +1,6 @@
 """The one table of operators: what runs each, by its name in ONNX.
 
-A new operator is one function of a :class:`~converters.onnx_files.call.Call` in the file of its
+A new operator is one function of a :class:`~converters.onnx_files.call.NodeCall` in the file of its
 family and one entry in that file's table.
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.onnx_files.elements import ELEMENTS, Element, element_name
+from converters.onnx_files.elements import ELEMENTS, ElementType, element_name
 from converters.onnx_files.external import ExternalData
 from nngraph.errors import DataFileError, UnsupportedModuleError
 
@@ -98,12 +98,12 @@ def read_tensor(proto: TensorProto, what: str, budget: Budget, external: Externa
     return _shaped(torch.frombuffer(flat, dtype=stored), element, dims)
 
 
-def _shaped(flat: Tensor, element: Element, dims: list[int]) -> Tensor:
+def _shaped(flat: Tensor, element: ElementType, dims: list[int]) -> Tensor:
     # A boolean of a hostile file may be any byte; torch knows 0 and 1 only.
     return (flat != 0 if element.torch == torch.bool else flat).reshape(dims)
 
 
-def _typed(proto: TensorProto, element: Element, what: str) -> bytearray:
+def _typed(proto: TensorProto, element: ElementType, what: str) -> bytearray:
     values: np.ndarray[Any, Any] = np.array(getattr(proto, element.field))
     stored = values.astype(element.stored)
     if element.stored not in (np.float32, np.float64) and not np.array_equal(

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nngraph.alignment.terms import Term
+from nngraph.alignment.terms import PairTerm
 from nngraph.graph import Architecture, Factor
 
 __all__ = ["end_matrices", "soft_entries", "soft_inner_product", "split_factors"]
@@ -110,7 +110,7 @@ def soft_entries(
 
 
 def soft_inner_product(
-    architecture: Architecture, terms: Sequence[Term], matrices: Mapping[str, Tensor]
+    architecture: Architecture, terms: Sequence[PairTerm], matrices: Mapping[str, Tensor]
 ) -> Tensor:
     r""":math:`\langle A, P B \rangle` over terms; differentiable in the matrices."""
     products = [

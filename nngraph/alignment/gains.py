@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nngraph.alignment.factors import split_factors
-from nngraph.alignment.terms import Term
+from nngraph.alignment.terms import PairTerm
 from nngraph.graph import Architecture, Factor
 
 __all__ = ["Gains", "children", "group_gains", "lone_gains", "pair_gains", "space_gains", "touched"]
@@ -50,7 +50,7 @@ def _moves(factors: Iterable[Factor], spaces: Collection[str]) -> bool:
 
 
 def touched(
-    architecture: Architecture, terms: Sequence[Term], spaces: Collection[str]
+    architecture: Architecture, terms: Sequence[PairTerm], spaces: Collection[str]
 ) -> list[int]:
     """Return the places of the terms that change when the spaces move."""
     return [
@@ -61,7 +61,7 @@ def touched(
 
 def group_gains(
     architecture: Architecture,
-    terms: Sequence[Term],
+    terms: Sequence[PairTerm],
     spaces: Collection[str],
     known: Collection[str] | None = None,
 ) -> Gains:
@@ -76,7 +76,7 @@ def group_gains(
     exact = True
     told = architecture.spaces if known is None else {*known, *spaces}
 
-    def add(group: int, letters: str, term: Term) -> None:
+    def add(group: int, letters: str, term: PairTerm) -> None:
         size = architecture.groups[group].size
         gain = torch.einsum(letters, term.a, term.b).reshape(size, size)
         gains[group] = gains[group] + gain if group in gains else gain

@@ -19,7 +19,7 @@ from nngraph.alignment.canonical import flip_signs, signed_spaces
 from nngraph.alignment.gains import children, touched
 from nngraph.alignment.steps import Step, propose, propose_quadratic, propose_together
 from nngraph.alignment.terms import (
-    Term,
+    PairTerm,
     check_pair,
     feature_terms,
     inner_product,
@@ -154,7 +154,7 @@ def _units(features: Tensor, centre: bool) -> Tensor:
 class _State:
     """Network b as it is relabelled so far."""
 
-    def __init__(self, terms: Sequence[Term], start: Relabelling) -> None:
+    def __init__(self, terms: Sequence[PairTerm], start: Relabelling) -> None:
         self.architecture = start.architecture
         self.relabelling = start
         self.signs: dict[str, Tensor] = {}
@@ -188,7 +188,7 @@ class _State:
 
 def _descend(
     architecture: Architecture,
-    terms: list[Term],
+    terms: list[PairTerm],
     method: str,
     signed: Collection[str],
     starts: int,
@@ -213,7 +213,7 @@ def _descend(
     return Alignment(best.relabelling, best.signs, method, tuple(best.history))
 
 
-def _informed(symmetry: Symmetry, terms: list[Term], signed: Collection[str]) -> _State:
+def _informed(symmetry: Symmetry, terms: list[PairTerm], signed: Collection[str]) -> _State:
     """Match space by space in the order of computation, by what is known of each by then.
 
     Where the first of the two networks is the second, relabelled, that is often all: and it does

@@ -18,7 +18,7 @@ from nngraph.alignment.gains import (
     space_gains,
     touched,
 )
-from nngraph.alignment.terms import Term
+from nngraph.alignment.terms import PairTerm
 from nngraph.graph import Architecture
 
 __all__ = ["Step", "assign", "propose", "propose_quadratic", "propose_together"]
@@ -52,7 +52,7 @@ def _shaped(architecture: Architecture, space: str, index: Tensor) -> Tensor:
 
 def propose(
     architecture: Architecture,
-    terms: Sequence[Term],
+    terms: Sequence[PairTerm],
     space: str,
     signed: Collection[str] = (),
     known: Collection[str] | None = None,
@@ -78,7 +78,7 @@ def propose(
 
 def propose_together(
     architecture: Architecture,
-    terms: Sequence[Term],
+    terms: Sequence[PairTerm],
     space: str,
     known: Collection[str] | None = None,
 ) -> Step:
@@ -120,7 +120,7 @@ def _copies_of(
 
 
 def propose_quadratic(
-    architecture: Architecture, terms: Sequence[Term], space: str, undecided: bool = False
+    architecture: Architecture, terms: Sequence[PairTerm], space: str, undecided: bool = False
 ) -> Step:
     r"""Return a good relabelling of a space that a term has at both of its ends.
 

@@ -32,7 +32,7 @@ from nngraph.graph import (
     read_slab,
 )
 
-__all__ = ["Term", "check_pair", "feature_terms", "inner_product", "moved", "terms_of"]
+__all__ = ["PairTerm", "check_pair", "feature_terms", "inner_product", "moved", "terms_of"]
 
 #: Columns of node features that are statistics of data, and no parameters: they move with their
 #: neurons, and say nothing of how close two networks are.
@@ -40,7 +40,7 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
-class Term:
+class PairTerm:
     """One block or column of both networks.
 
     Attributes:
@@ -106,7 +106,7 @@ def _difference(one: Architecture, other: Architecture) -> str:
     return ""
 
 
-def terms_of(a: NeuralGraph, b: NeuralGraph) -> list[Term]:
+def terms_of(a: NeuralGraph, b: NeuralGraph) -> list[PairTerm]:
     """Return the terms of the parameters of two networks of one architecture."""
     architecture = a.architecture
     values = a.parameters(), b.parameters()
@@ -116,7 +116,7 @@ def terms_of(a: NeuralGraph, b: NeuralGraph) -> list[Term]:
             yield read_slab(value[parameter.name].detach(), parameter, slab).to(torch.float64)
 
     on_edges = [
-        Term(block.target, block.source, *entries(block.parameter, block.slab))
+        PairTerm(block.target, block.source, *entries(block.parameter, block.slab))
         for block in architecture.blocks
         if not block.identity
     ]
@@ -128,7 +128,7 @@ def terms_of(a: NeuralGraph, b: NeuralGraph) -> list[Term]:
     return on_edges + on_nodes
 
 
-def feature_terms(architecture: Architecture, a: Tensor, b: Tensor) -> list[Term]:
+def feature_terms(architecture: Architecture, a: Tensor, b: Tensor) -> list[PairTerm]:
     """Return the terms of features ``[N, K]`` of the neurons of two networks."""
     starts = architecture.node_starts
     return [
@@ -137,21 +137,21 @@ def feature_terms(architecture: Architecture, a: Tensor, b: Tensor) -> list[Term
     ]
 
 
-def _on_nodes(group: int, a: Tensor, b: Tensor) -> Term:
+def _on_nodes(group: int, a: Tensor, b: Tensor) -> PairTerm:
     """Return the term of entries ``[neurons, features]``."""
-    return Term(group, None, a[None, :, None], b[None, :, None])
+    return PairTerm(group, None, a[None, :, None], b[None, :, None])
 
 
-def inner_product(terms: Sequence[Term]) -> float:
+def inner_product(terms: Sequence[PairTerm]) -> float:
     r""":math:`\langle A, B \rangle` over terms."""
     return sum(float(torch.dot(term.a.reshape(-1), term.b.reshape(-1))) for term in terms)
 
 
 def moved(
-    terms: Sequence[Term],
+    terms: Sequence[PairTerm],
     relabelling: Relabelling,
     signs: Mapping[str, Tensor] | None = None,
-) -> list[Term]:
+) -> list[PairTerm]:
     """Return the terms with B relabelled, and the signs of its neurons flipped afterwards.
 
     Args:
@@ -176,7 +176,7 @@ def moved(
     ]
 
 
-def _moved(term: Term, places: Sequence[Tensor], flips: Sequence[Tensor | None]) -> Term:
+def _moved(term: PairTerm, places: Sequence[Tensor], flips: Sequence[Tensor | None]) -> PairTerm:
     b = term.b
     parts, rows, columns, _ = b.shape
     target = places[term.target].to(b.device).view(parts, rows)

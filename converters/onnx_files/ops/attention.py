@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 
 __all__ = ["HANDLERS"]
 
 _QUERY, _KEY, _VALUE, _MASK = range(4)
 
 
-def _heads(call: Call, place: int, attribute: str) -> Tensor:
+def _heads(call: NodeCall, place: int, attribute: str) -> Tensor:
     """Return ``[B, heads, T, dim]`` also of ``[B, T, heads * dim]``."""
     x = call.tensor(place)
     if x.dim() == 4:
@@ -23,7 +23,7 @@ def _heads(call: Call, place: int, attribute: str) -> Tensor:
     return x.reshape(*x.shape[:2], count, x.shape[-1] // count).transpose(1, 2)
 
 
-def _attention(call: Call) -> Tensor:
+def _attention(call: NodeCall) -> Tensor:
     node = call.node
     call.only_first_output("Keys and values of earlier calls are not supported.")
     if call.has(4) or call.has(5) or call.has(6):

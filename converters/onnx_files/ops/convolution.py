@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 from converters.onnx_files.ops.windows import crop, pad, spatial, windows
 
 __all__ = ["HANDLERS"]
@@ -14,14 +14,14 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def _kernel(call: Call, weight: Tensor) -> list[int]:
+def _kernel(call: NodeCall, weight: Tensor) -> list[int]:
     sizes = spatial(weight)
     if (given := call.node.integers("kernel_shape")) not in (None, sizes):
         raise call.refuse(f"its kernel_shape is {given}, and its weight has {sizes}.")
     return sizes
 
 
-def _conv(call: Call) -> Tensor:
+def _conv(call: NodeCall) -> Tensor:
     x, weight, bias = call.tensor(0), call.tensor(1), call.optional(2)
     window = windows(call, spatial(x), _kernel(call, weight))
     groups = call.node.integer("group", 1)
@@ -32,7 +32,7 @@ def _conv(call: Call) -> Tensor:
     return run(x, weight, bias, window.stride, padding, window.dilation, groups)
 
 
-def _transposed(call: Call) -> Tensor:
+def _transposed(call: NodeCall) -> Tensor:
     """Run a transposed convolution; uneven padding is cut off afterwards."""
     node = call.node
     x, weight, bias = call.tensor(0), call.tensor(1), call.optional(2)

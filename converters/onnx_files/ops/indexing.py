@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 
 __all__ = ["HANDLERS"]
 
 
-def _indices(call: Call, place: int, size: int) -> Tensor:
+def _indices(call: NodeCall, place: int, size: int) -> Tensor:
     """Return indices into an axis, with the negative ones counted from its end."""
     value = call.value(place)
     if isinstance(value, Tensor):
@@ -20,7 +20,7 @@ def _indices(call: Call, place: int, size: int) -> Tensor:
     return call.as_tensor(np.where(value < 0, value + size, value).astype(np.int64))
 
 
-def _gather(call: Call) -> Tensor:
+def _gather(call: NodeCall) -> Tensor:
     x, axis = call.tensor(0), call.node.integer("axis", 0)
     size = int(x.shape[axis])
     value = call.value(1)
@@ -36,33 +36,33 @@ def _gather(call: Call) -> Tensor:
     return found.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-def _gather_elements(call: Call) -> Tensor:
+def _gather_elements(call: NodeCall) -> Tensor:
     x, axis = call.tensor(0), call.node.integer("axis", 0)
     return torch.gather(x, axis, _indices(call, 1, int(x.shape[axis])).long())
 
 
-def _coordinates(call: Call, x: Tensor) -> tuple[Tensor, ...]:
+def _coordinates(call: NodeCall, x: Tensor) -> tuple[Tensor, ...]:
     """Return the last axis of the indices of GatherND and ScatterND as one index for each axis."""
     index = call.tensor(1).long()
     columns = index.unbind(-1)
     return tuple(torch.where(c < 0, c + n, c) for c, n in zip(columns, x.shape, strict=False))
 
 
-def _gather_nd(call: Call) -> Tensor:
+def _gather_nd(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     if call.node.integer("batch_dims", 0):
         raise call.refuse("batch_dims other than 0 are not supported.")
     return x[_coordinates(call, x)]
 
 
-def _scatter_nd(call: Call) -> Tensor:
+def _scatter_nd(call: NodeCall) -> Tensor:
     x, reduction = call.tensor(0), call.node.text("reduction", "none")
     if reduction not in ("none", "add"):
         raise call.refuse(f"its reduction is {reduction!r}; only none and add are supported.")
     return x.index_put(_coordinates(call, x), call.tensor(2), accumulate=reduction == "add")
 
 
-def _scatter_elements(call: Call) -> Tensor:
+def _scatter_elements(call: NodeCall) -> Tensor:
     x, axis = call.tensor(0), call.node.integer("axis", 0)
     index, updates = _indices(call, 1, int(x.shape[axis])).long(), call.tensor(2)
     reduction = call.node.text("reduction", "none")
@@ -72,7 +72,7 @@ def _scatter_elements(call: Call) -> Tensor:
     return x.scatter_reduce(axis, index, updates, names[reduction])
 
 
-def _one_hot(call: Call) -> Tensor:
+def _one_hot(call: NodeCall) -> Tensor:
     depth, (off, on) = call.integer(1), call.tensor(2).unbind(0)
     axis, index = call.node.integer("axis", -1), call.tensor(0).long()
     index = torch.where(index < 0, index + depth, index)

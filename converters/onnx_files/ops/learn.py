@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 
 __all__ = ["HANDLERS"]
 
 
-def _scaler(call: Call) -> Tensor:
+def _scaler(call: NodeCall) -> Tensor:
     """Standardise features: ``(x - offset) * scale``, of one number or one for each feature."""
     x = call.tensor(0)
     offset, scale = (
@@ -20,7 +20,7 @@ def _scaler(call: Call) -> Tensor:
     return (x.to(offset.dtype) - offset) * scale
 
 
-def _zip_map(call: Call) -> Tensor:
+def _zip_map(call: NodeCall) -> Tensor:
     """Return the numbers that it gives as dictionaries by class, as the tensor that they are."""
     return call.tensor(0)
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 
 __all__ = ["HANDLERS"]
 
 
-def _gemm(call: Call) -> Tensor:
+def _gemm(call: NodeCall) -> Tensor:
     """Run alpha A' B' + beta C, as torch's linear where it is one, and as addmm otherwise."""
     node = call.node
     first, second, added = call.tensor(0), call.tensor(1), call.optional(2)

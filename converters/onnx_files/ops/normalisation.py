@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 
 __all__ = ["HANDLERS"]
 
 
-def _batch(call: Call) -> Tensor:
+def _batch(call: NodeCall) -> Tensor:
     if call.node.integer("training_mode", 0):
         raise call.refuse("it is in training mode. Export the network in evaluation mode.")
     call.only_first_output("Export the network in evaluation mode.")
@@ -22,12 +22,12 @@ def _batch(call: Call) -> Tensor:
     return F.batch_norm(x, mean, variance, scale, shift, training=False, eps=eps)
 
 
-def _instance(call: Call) -> Tensor:
+def _instance(call: NodeCall) -> Tensor:
     x, scale, shift = (call.tensor(place) for place in range(3))
     return F.instance_norm(x, weight=scale, bias=shift, eps=call.node.real("epsilon", 1e-5))
 
 
-def _group(call: Call) -> Tensor:
+def _group(call: NodeCall) -> Tensor:
     x, scale, shift = (call.tensor(place) for place in range(3))
     groups, eps = call.node.integer("num_groups", 1), call.node.real("epsilon", 1e-5)
     if scale.shape[0] == x.shape[1]:
@@ -39,7 +39,7 @@ def _group(call: Call) -> Tensor:
     return F.group_norm(x, groups, eps=eps) * scale + shift
 
 
-def _layer(call: Call) -> Tensor:
+def _layer(call: NodeCall) -> Tensor:
     call.only_first_output("Mean and deviation are of use in training only.")
     x, scale, shift = call.tensor(0), call.tensor(1), call.optional(2)
     axis, eps = call.node.integer("axis", -1), call.node.real("epsilon", 1e-5)
@@ -50,7 +50,7 @@ def _layer(call: Call) -> Tensor:
     return y if shift is None else y + shift
 
 
-def _root_mean_square(call: Call) -> Tensor:
+def _root_mean_square(call: NodeCall) -> Tensor:
     x, scale = call.tensor(0), call.tensor(1)
     axis, eps = call.node.integer("axis", -1), call.node.real("epsilon", 1e-5)
     shape = list(x.shape[axis:])
@@ -59,18 +59,18 @@ def _root_mean_square(call: Call) -> Tensor:
     return F.rms_norm(x, shape, eps=eps) * scale
 
 
-def _mean_variance(call: Call) -> Tensor:
+def _mean_variance(call: NodeCall) -> Tensor:
     x, axes = call.tensor(0), call.node.integers("axes") or [0, 2, 3]
     centred = x - x.mean(axes, keepdim=True)
     return centred / (torch.sqrt((centred * centred).mean(axes, keepdim=True)) + 1e-9)
 
 
-def _unit(call: Call) -> Tensor:
+def _unit(call: NodeCall) -> Tensor:
     power, axis = call.node.integer("p", 2), call.node.integer("axis", -1)
     return F.normalize(call.tensor(0), float(power), axis)
 
 
-def _local_response(call: Call) -> Tensor:
+def _local_response(call: NodeCall) -> Tensor:
     node, size = call.node, call.node.integer("size", 1)
     if size % 2 == 0:
         raise call.refuse(f"its size is {size}; only odd sizes are supported.")

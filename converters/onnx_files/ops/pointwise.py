@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 
 __all__ = ["HANDLERS"]
 
@@ -23,7 +23,7 @@ def _unary(function: Callable[[Tensor], Tensor]) -> Handler:
 def _binary(function: Callable[[Any, Any], Tensor]) -> Handler:
     """Run a function whose second argument may be a number, and whose first may not."""
 
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         _, second = call.operands()
         return function(call.tensor(0), second)
 
@@ -33,7 +33,7 @@ def _binary(function: Callable[[Any, Any], Tensor]) -> Handler:
 def _commuting(function: Callable[[Any, Any], Tensor]) -> Handler:
     """Run a function whose arguments may be exchanged, so that either may be a number."""
 
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         first, second = call.operands()
         return function(first, second) if isinstance(first, Tensor) else function(second, first)
 
@@ -49,24 +49,24 @@ def _divide(first: Tensor, second: Tensor | float) -> Tensor:
     return torch.div(first, second, rounding_mode="trunc" if whole else None)
 
 
-def _power(call: Call) -> Tensor:
+def _power(call: NodeCall) -> Tensor:
     base, (_, exponent) = call.tensor(0), call.operands()
     return torch.pow(base, exponent).to(base.dtype)  # ONNX: the type of the base
 
 
-def _modulo(call: Call) -> Tensor:
+def _modulo(call: NodeCall) -> Tensor:
     function = torch.fmod if call.node.integer("fmod", 0) else torch.remainder
     _, second = call.operands()
     out: Tensor = function(call.tensor(0), second)
     return out
 
 
-def _mean(call: Call) -> Tensor:
+def _mean(call: NodeCall) -> Tensor:
     values = call.tensors()
     return functools.reduce(operator.add, values) / len(values)
 
 
-def _clip(call: Call) -> Tensor:
+def _clip(call: NodeCall) -> Tensor:
     bounds: list[Any] = []
     for place, attribute in ((1, "min"), (2, "max")):
         if call.has(place):
@@ -81,7 +81,7 @@ def _clip(call: Call) -> Tensor:
     return torch.clamp(x, *bounds)
 
 
-def _where(call: Call) -> Tensor:
+def _where(call: NodeCall) -> Tensor:
     condition = call.tensor(0)
     _, first, second = call.operands()
     if not isinstance(first, Tensor) and not isinstance(second, Tensor):
@@ -89,7 +89,7 @@ def _where(call: Call) -> Tensor:
     return torch.where(condition, first, second)
 
 
-def _is_infinite(call: Call) -> Tensor:
+def _is_infinite(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     out = torch.zeros_like(x, dtype=torch.bool)
     if call.node.integer("detect_positive", 1):
@@ -99,17 +99,17 @@ def _is_infinite(call: Call) -> Tensor:
     return out
 
 
-def _shift(call: Call) -> Tensor:
+def _shift(call: NodeCall) -> Tensor:
     left = call.node.text("direction", "") == "LEFT"
     function = torch.bitwise_left_shift if left else torch.bitwise_right_shift
     return function(call.tensor(0), call.tensor(1))
 
 
-def _cast(call: Call) -> Tensor:
+def _cast(call: NodeCall) -> Tensor:
     return call.tensor(0).to(call.dtype(call.node.integer("to", 1)))
 
 
-def _parametric_relu(call: Call) -> Tensor:
+def _parametric_relu(call: NodeCall) -> Tensor:
     x, slope = call.tensor(0), call.tensor(1)
     # [C, 1, .., 1] against [B, C, ..]: torch's own operator, which takes one slope per channel.
     channels = slope.dim() == x.dim() - 1 >= 1 and slope.numel() == slope.shape[0] == x.shape[1]
@@ -118,7 +118,7 @@ def _parametric_relu(call: Call) -> Tensor:
     return torch.where(x >= 0, x, slope * x)
 
 
-def _selu(call: Call) -> Tensor:
+def _selu(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     alpha, gamma = call.node.attributes.get("alpha"), call.node.attributes.get("gamma")
     if alpha is None and gamma is None:
@@ -128,27 +128,27 @@ def _selu(call: Call) -> Tensor:
     return gamma * torch.where(x > 0, x, alpha * torch.expm1(x))
 
 
-def _gelu(call: Call) -> Tensor:
+def _gelu(call: NodeCall) -> Tensor:
     return F.gelu(call.tensor(0), approximate=call.node.text("approximate", "none"))
 
 
-def _shrink(call: Call) -> Tensor:
+def _shrink(call: NodeCall) -> Tensor:
     x, bias, bound = call.tensor(0), call.node.real("bias", 0.0), call.node.real("lambd", 0.5)
     inner = torch.where(x > bound, x - bias, torch.zeros_like(x))
     return torch.where(x < -bound, x + bias, inner)
 
 
-def _swish(call: Call) -> Tensor:
+def _swish(call: NodeCall) -> Tensor:
     x, alpha = call.tensor(0), call.node.real("alpha", 1.0)
     return F.silu(x) if alpha == 1.0 else x * torch.sigmoid(alpha * x)
 
 
-def _hard_sigmoid(call: Call) -> Tensor:
+def _hard_sigmoid(call: NodeCall) -> Tensor:
     alpha, beta = call.node.real("alpha", 0.2), call.node.real("beta", 0.5)
     return torch.clamp(alpha * call.tensor(0) + beta, 0.0, 1.0)
 
 
-def _dropout(call: Call) -> Tensor:
+def _dropout(call: NodeCall) -> Tensor:
     if call.has(2) and call.integer(2):
         raise call.refuse("it drops at random, in training mode. Export in evaluation mode.")
     call.only_first_output("The mask of a dropout is of use in training only.")

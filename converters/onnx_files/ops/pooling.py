@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 from converters.onnx_files.ops.windows import Windows, pad, spatial, windows
 
 __all__ = ["HANDLERS"]
@@ -16,7 +16,7 @@ _ADAPTIVE_MEAN = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adapt
 _ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
 
 
-def _window(call: Call, x: Tensor) -> tuple[Windows, bool]:
+def _window(call: NodeCall, x: Tensor) -> tuple[Windows, bool]:
     """Return the windows, and whether torch's own padding can serve."""
     window = windows(call, spatial(x), call.node.integers("kernel_shape") or [])
     small = all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True))
@@ -28,7 +28,7 @@ def _window(call: Call, x: Tensor) -> tuple[Windows, bool]:
     return window, window.symmetric and small
 
 
-def _max_pool(call: Call) -> Tensor:
+def _max_pool(call: NodeCall) -> Tensor:
     call.only_first_output("The places of the maxima are not supported.")
     x = call.tensor(0)
     window, own = _window(call, x)
@@ -50,7 +50,7 @@ def _mean(x: Tensor, window: Windows, padding: list[int], ceil: bool, with_pad: 
     return run(x, window.kernel, window.stride, padding, ceil, with_pad)
 
 
-def _average_pool(call: Call) -> Tensor:
+def _average_pool(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     window, own = _window(call, x)
     if any(size != 1 for size in window.dilation):
@@ -67,7 +67,7 @@ def _average_pool(call: Call) -> Tensor:
     return y / _mean(inside, window, none, False, True)
 
 
-def _global(functions: dict[int, object], call: Call) -> Tensor:
+def _global(functions: dict[int, object], call: NodeCall) -> Tensor:
     x = call.tensor(0)
     rank = x.dim() - 2
     if rank not in functions:
@@ -76,7 +76,7 @@ def _global(functions: dict[int, object], call: Call) -> Tensor:
     return y
 
 
-def _power_mean(call: Call) -> Tensor:
+def _power_mean(call: NodeCall) -> Tensor:
     x, power = call.tensor(0), call.node.integer("p", 2)
     y: Tensor = torch.linalg.vector_norm(x, power, list(range(2, x.dim())), keepdim=True)
     return y

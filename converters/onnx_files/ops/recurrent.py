@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 
 __all__ = ["HANDLERS"]
 
@@ -48,7 +48,9 @@ class _Layer:
         return self.has_bias, 1, 0.0, False, self.bidirectional, False
 
 
-def _layer(call: Call, gates: tuple[int, ...], activations: list[str], state_count: int) -> _Layer:
+def _layer(
+    call: NodeCall, gates: tuple[int, ...], activations: list[str], state_count: int
+) -> _Layer:
     node = call.node
     direction = node.text("direction", "forward")
     count = 2 if direction == "bidirectional" else 1
@@ -96,7 +98,7 @@ def _layer(call: Call, gates: tuple[int, ...], activations: list[str], state_cou
     return _Layer(x, weights, bias is not None, states, count == 2, backwards, hidden)
 
 
-def _outputs(call: Call, layer: _Layer, y: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
+def _outputs(call: NodeCall, layer: _Layer, y: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
     """Return Y ``[T, directions, B, hidden]`` and the last states, as ONNX lays them out."""
     y = y.flip(0) if layer.backwards else y
     directions = 2 if layer.bidirectional else 1
@@ -106,7 +108,7 @@ def _outputs(call: Call, layer: _Layer, y: Tensor, states: list[Tensor]) -> tupl
     return y, *states
 
 
-def _lstm(call: Call) -> tuple[Tensor, ...]:
+def _lstm(call: NodeCall) -> tuple[Tensor, ...]:
     if call.has(7):
         raise call.refuse("peephole weights are not supported.")
     if call.node.integer("input_forget", 0):
@@ -116,7 +118,7 @@ def _lstm(call: Call) -> tuple[Tensor, ...]:
     return _outputs(call, layer, y, [last, cell])
 
 
-def _gru(call: Call) -> tuple[Tensor, ...]:
+def _gru(call: NodeCall) -> tuple[Tensor, ...]:
     layer = _layer(call, _GRU_GATES, ["Sigmoid", "Tanh"], 1)
     if call.node.integer("linear_before_reset", 0):
         y, last = torch.gru(layer.x, layer.states[0], layer.weights, *layer.options)
@@ -153,7 +155,7 @@ def _reset_first(x: Tensor, weights: list[Tensor], state: Tensor) -> list[Tensor
     return out
 
 
-def _rnn(call: Call) -> tuple[Tensor, ...]:
+def _rnn(call: NodeCall) -> tuple[Tensor, ...]:
     given = call.node.texts("activations") or ["Tanh"]
     relu = given[0].lower() == "relu"
     layer = _layer(call, _RNN_GATES, ["Relu" if relu else "Tanh"], 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call, Handler
+from converters.onnx_files.call import Handler, NodeCall
 
 __all__ = ["HANDLERS"]
 
@@ -18,7 +18,7 @@ _ONE_AXIS = 13
 
 
 def _reduce(function: Callable[[Tensor, list[int], bool], Tensor]) -> Handler:
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         x, axes = call.tensor(0), call.integers_or(1, "axes")
         if not axes and call.node.integer("noop_with_empty_axes", 0):
             axes = []
@@ -66,7 +66,7 @@ def _norm(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 def _along(function: Callable[[Tensor, int], Tensor]) -> Handler:
     """Run a softmax; before operator set 13 it works on all axes from one on, taken as one."""
 
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         x, opset = call.tensor(0), call.node.opset
         axis = call.node.integer("axis", -1 if opset >= _ONE_AXIS else 1)
         axis = axis + x.dim() if axis < 0 else axis
@@ -86,7 +86,7 @@ def _hardmax(x: Tensor, axis: int) -> Tensor:
 def _place(name: str) -> Handler:
     function = torch.argmax if name == "max" else torch.argmin
 
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         x, axis = call.tensor(0), call.node.integer("axis", 0)
         keep = bool(call.node.integer("keepdims", 1))
         if call.node.integer("select_last_index", 0):
@@ -96,7 +96,7 @@ def _place(name: str) -> Handler:
     return run
 
 
-def _top(call: Call) -> tuple[Tensor, Tensor]:
+def _top(call: NodeCall) -> tuple[Tensor, Tensor]:
     count = call.integer(1) if call.has(1) else call.node.integer("k", 1)
     axis = call.node.integer("axis", -1)
     largest = bool(call.node.integer("largest", 1))
@@ -104,7 +104,7 @@ def _top(call: Call) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
-def _running_sum(call: Call) -> Tensor:
+def _running_sum(call: NodeCall) -> Tensor:
     x, axis = call.tensor(0), call.integer(1)
     backwards = call.node.integer("reverse", 0)
     x = x.flip(axis) if backwards else x

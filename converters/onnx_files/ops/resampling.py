@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Array, Call, Handler
+from converters.onnx_files.call import Array, Handler, NodeCall
 
 __all__ = ["HANDLERS"]
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-def _targets(call: Call, x: Tensor, scales: list[float], sizes: list[int]) -> list[int]:
+def _targets(call: NodeCall, x: Tensor, scales: list[float], sizes: list[int]) -> list[int]:
     """Return the size of every axis after a Resize."""
     before = [int(n) for n in x.shape]
     axes = call.node.integers("axes") or list(range(x.dim()))
@@ -29,7 +29,7 @@ def _targets(call: Call, x: Tensor, scales: list[float], sizes: list[int]) -> li
     return out
 
 
-def _resize(call: Call) -> Tensor:
+def _resize(call: NodeCall) -> Tensor:
     node, x = call.node, call.tensor(0)
     first = 1 if node.opset < 11 else 2  # operator set 11 put a region of interest before
     scales = call.numbers(first) if call.has(first) else []
@@ -49,14 +49,16 @@ def _resize(call: Call) -> Tensor:
     return _interpolated(call, x, target, factors, where, mode)
 
 
-def _upsample(call: Call) -> Tensor:
+def _upsample(call: NodeCall) -> Tensor:
     if (mode := call.node.text("mode", "nearest")) != "nearest":
         raise call.refuse(f"its mode is {mode!r}; only nearest is supported. Use Resize.")
     x, scales = call.tensor(0), call.numbers(1)
     return _nearest(call, x, _targets(call, x, scales, []), scales, "asymmetric")
 
 
-def _nearest(call: Call, x: Tensor, target: list[int], factors: list[float], where: str) -> Tensor:
+def _nearest(
+    call: NodeCall, x: Tensor, target: list[int], factors: list[float], where: str
+) -> Tensor:
     """Take for each place the nearest one; as torch's own operator where it takes the same."""
     rounding = call.node.text(
         "nearest_mode", "floor" if call.node.opset < 11 else "round_prefer_floor"
@@ -79,7 +81,7 @@ def _nearest(call: Call, x: Tensor, target: list[int], factors: list[float], whe
 
 
 def _nearest_places(
-    call: Call, size: int, out: int, factor: float, where: str, rounding: str
+    call: NodeCall, size: int, out: int, factor: float, where: str, rounding: str
 ) -> Array:
     at = np.arange(out, dtype=np.float64)
     if where == "asymmetric":
@@ -105,7 +107,7 @@ def _nearest_places(
 
 
 def _interpolated(
-    call: Call, x: Tensor, target: list[int], factors: list[float], where: str, mode: str
+    call: NodeCall, x: Tensor, target: list[int], factors: list[float], where: str, mode: str
 ) -> Tensor:
     node, spatial = call.node, target[2:]
     kind = _LINEAR.get(len(spatial)) if mode == "linear" else mode
@@ -135,7 +137,7 @@ def _interpolated(
     return F.interpolate(x, scale_factor=factors[2:], mode=str(kind), align_corners=False)
 
 
-def _grid_sample(call: Call) -> Tensor:
+def _grid_sample(call: NodeCall) -> Tensor:
     names = {"linear": "bilinear", "cubic": "bicubic"}
     mode = call.node.text("mode", "bilinear" if call.node.opset < 20 else "linear")
     return F.grid_sample(

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Array, Call, Handler
+from converters.onnx_files.call import Array, Handler, NodeCall
 
 __all__ = ["HANDLERS", "slices", "split_sizes", "target_shape"]
 
 
-def target_shape(call: Call, shape: list[int], sizes: tuple[int, ...]) -> list[int]:
+def target_shape(call: NodeCall, shape: list[int], sizes: tuple[int, ...]) -> list[int]:
     """Return the sizes of a Reshape: 0 keeps a size (unless ``allowzero``), -1 is what is left."""
     if not call.node.integer("allowzero", 0):
         if any(n == 0 and axis >= len(sizes) for axis, n in enumerate(shape)):
@@ -23,7 +23,7 @@ def target_shape(call: Call, shape: list[int], sizes: tuple[int, ...]) -> list[i
     return shape
 
 
-def slices(call: Call, sizes: tuple[int, ...]) -> dict[int, range]:
+def slices(call: NodeCall, sizes: tuple[int, ...]) -> dict[int, range]:
     """Return for each axis of a Slice the places that it takes, in their order."""
     starts, ends = call.integers_or(1, "starts"), call.integers_or(2, "ends")
     if starts is None or ends is None:
@@ -40,7 +40,7 @@ def slices(call: Call, sizes: tuple[int, ...]) -> dict[int, range]:
     return out
 
 
-def split_sizes(call: Call, size: int) -> list[int]:
+def split_sizes(call: NodeCall, size: int) -> list[int]:
     """Return the sizes of the pieces of a Split."""
     if (given := call.integers_or(1, "split")) is not None:
         return given
@@ -49,12 +49,12 @@ def split_sizes(call: Call, size: int) -> list[int]:
     return [max(min(piece, size - piece * index), 0) for index in range(count)]
 
 
-def _reshape(call: Call) -> Tensor:
+def _reshape(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     return x.reshape(target_shape(call, call.integers(1), tuple(x.shape)))
 
 
-def _flatten(call: Call) -> Tensor:
+def _flatten(call: NodeCall) -> Tensor:
     x, axis = call.tensor(0), call.node.integer("axis", 1)
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 1 and x.dim() > 1:
@@ -62,12 +62,12 @@ def _flatten(call: Call) -> Tensor:
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-def _transpose(call: Call) -> Tensor:
+def _transpose(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     return x.permute(call.node.integers("perm") or list(reversed(range(x.dim()))))
 
 
-def _squeeze(call: Call) -> Tensor:
+def _squeeze(call: NodeCall) -> Tensor:
     x, axes = call.tensor(0), call.integers_or(1, "axes")
     if axes is None:
         return x.squeeze()
@@ -77,7 +77,7 @@ def _squeeze(call: Call) -> Tensor:
     return x.squeeze(axes[0]) if len(axes) == 1 else x.squeeze(axes)
 
 
-def _unsqueeze(call: Call) -> Tensor:
+def _unsqueeze(call: NodeCall) -> Tensor:
     x, axes = call.tensor(0), call.integers_or(1, "axes") or []
     rank = x.dim() + len(axes)
     for axis in sorted(axis % rank for axis in axes):
@@ -85,12 +85,12 @@ def _unsqueeze(call: Call) -> Tensor:
     return x
 
 
-def _split(call: Call) -> tuple[Tensor, ...]:
+def _split(call: NodeCall) -> tuple[Tensor, ...]:
     x, axis = call.tensor(0), call.node.integer("axis", 0)
     return torch.split(x, split_sizes(call, int(x.shape[axis])), axis)
 
 
-def _slice(call: Call) -> Tensor:
+def _slice(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     for axis, places in slices(call, tuple(x.shape)).items():
         forward = places if places.step > 0 else places[::-1]
@@ -102,22 +102,22 @@ def _slice(call: Call) -> Tensor:
     return x
 
 
-def _expand(call: Call) -> Tensor:
+def _expand(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(call.integers(1))))
 
 
-def _shape(call: Call) -> Array:
+def _shape(call: NodeCall) -> Array:
     sizes = [int(n) for n in call.tensor(0).shape]
     start, end = call.node.integer("start", 0), call.node.integer("end", len(sizes))
     return np.array(sizes[start:end], dtype=np.int64)
 
 
-def _size(call: Call) -> Array:
+def _size(call: NodeCall) -> Array:
     return np.array(math.prod(int(n) for n in call.tensor(0).shape), dtype=np.int64)
 
 
-def _pad(call: Call) -> Tensor:
+def _pad(call: NodeCall) -> Tensor:
     """Pad by a number, or by places of the tensor itself."""
     x, mode = call.tensor(0), call.node.text("mode", "constant")
     pads = call.integers_or(1, "pads") or []
@@ -157,7 +157,7 @@ def _places(mode: str, size: int, before: int, after: int) -> Array:
     return np.minimum(folded, period - folded) if size > 1 else np.zeros_like(wanted)
 
 
-def _depth_to_space(call: Call) -> Tensor:
+def _depth_to_space(call: NodeCall) -> Tensor:
     x, block = call.tensor(0), call.node.integer("blocksize", 1)
     if call.node.text("mode", "DCR") == "CRD":
         return F.pixel_shuffle(x, block)
@@ -167,7 +167,7 @@ def _depth_to_space(call: Call) -> Tensor:
     return x.reshape(count, channels // block**2, height * block, width * block)
 
 
-def _space_to_depth(call: Call) -> Tensor:
+def _space_to_depth(call: NodeCall) -> Tensor:
     x, block = call.tensor(0), call.node.integer("blocksize", 1)
     count, channels, height, width = x.shape
     x = x.reshape(count, channels, height // block, block, width // block, block)
@@ -175,13 +175,13 @@ def _space_to_depth(call: Call) -> Tensor:
     return x.reshape(count, channels * block**2, height // block, width // block)
 
 
-def _triangle(call: Call) -> Tensor:
+def _triangle(call: NodeCall) -> Tensor:
     diagonal = call.integer(1) if call.has(1) else 0
     keep = torch.triu if call.node.integer("upper", 1) else torch.tril
     return keep(call.tensor(0), diagonal)
 
 
-def _eye(call: Call) -> Tensor:
+def _eye(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     dtype = call.dtype(call.node.integer("dtype", 0)) if call.node.has("dtype") else x.dtype
     rows, columns = (int(n) for n in x.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Call
+from converters.onnx_files.call import NodeCall
 
 __all__ = ["Windows", "crop", "pad", "spatial", "windows"]
 
@@ -34,7 +34,7 @@ class Windows:
         return self.before == self.after
 
 
-def windows(call: Call, sizes: list[int], kernel: list[int]) -> Windows:
+def windows(call: NodeCall, sizes: list[int], kernel: list[int]) -> Windows:
     """Read the windows of a convolution or pooling over spatial axes of these sizes."""
     node, rank = call.node, len(sizes)
     if not 1 <= rank <= 3:
