@@ -116,7 +116,7 @@ class NodeCall:
 
     def integers_or(self, place: int, attribute: str) -> list[int] | None:
         """Return what newer operator sets have as an input and older ones as an attribute."""
-        return self.integers(place) if self.has(place) else self.node.integers(attribute)
+        return self.integers(place) if self.has(place) else self.node.listed(attribute)
 
     def as_tensor(self, array: Array) -> Tensor:
         """Return a known value as a tensor, on the device of the weights."""

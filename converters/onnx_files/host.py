@@ -163,27 +163,23 @@ def _scatter_nd(call: NodeCall) -> Array:
     return x
 
 
+#: operators that are a function of numpy by the same name in small letters
+_NAMED = "Abs Ceil Equal Exp Floor Greater Less Log Reciprocal Round Sign Sqrt Where"
+
 HOST: dict[str, Handler] = {
-    "Abs": _pointwise(np.abs),
+    **{name: _pointwise(getattr(np, name.lower())) for name in _NAMED.split()},
     "Add": _variadic(np.add),
     "And": _variadic(np.logical_and),
     "Cast": _cast,
-    "Ceil": _pointwise(np.ceil),
     "Concat": _concatenate,
     "ConstantOfShape": _constant_of_shape,
     "CumSum": _cumulative,
     "Div": _pointwise(_divide),
-    "Equal": _pointwise(np.equal),
-    "Exp": _pointwise(np.exp),
     "Expand": _expand,
-    "Floor": _pointwise(np.floor),
     "Gather": _gather,
-    "Greater": _pointwise(np.greater),
     "GreaterOrEqual": _pointwise(np.greater_equal),
     "Identity": lambda call: call.array(0),
-    "Less": _pointwise(np.less),
     "LessOrEqual": _pointwise(np.less_equal),
-    "Log": _pointwise(np.log),
     "Max": _variadic(np.maximum),
     "Min": _variadic(np.minimum),
     "Mod": _modulo,
@@ -194,30 +190,25 @@ HOST: dict[str, Handler] = {
     "Or": _variadic(np.logical_or),
     "Pow": _pointwise(_power),
     "Range": _range,
-    "Reciprocal": _pointwise(np.reciprocal),
     "ReduceMax": _reduce(np.max),
     "ReduceMin": _reduce(np.min),
     "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum),
     "Reshape": _reshape,
-    "Round": _pointwise(np.round),
     "ScatterND": _scatter_nd,
     "Shape": lambda call: np.array(
         call.array(0).shape[call.node.integer("start", 0) : call.node.attributes.get("end")],
         dtype=np.int64,
     ),
-    "Sign": _pointwise(np.sign),
     "Size": _one_array(lambda x: np.array(x.size, dtype=np.int64)),
     "Slice": _slice,
     "Split": _split,
-    "Sqrt": _pointwise(np.sqrt),
     "Squeeze": _squeeze,
     "Sub": _pointwise(np.subtract),
     "Sum": _variadic(np.add),
     "Tile": _tile,
-    "Transpose": lambda call: call.array(0).transpose(call.node.integers("perm")),
+    "Transpose": lambda call: call.array(0).transpose(call.node.listed("perm")),
     "Unsqueeze": lambda call: np.expand_dims(
         call.array(0), tuple(call.integers_or(1, "axes") or ())
     ),
-    "Where": _pointwise(np.where),
 }

@@ -48,8 +48,8 @@ class Node:
         """Return an integer attribute."""
         return cast(int, self.attributes.get(attribute, default))
 
-    def integers(self, attribute: str) -> list[int] | None:
-        """Return a list of integers, or ``None`` if it is not given."""
+    def listed(self, attribute: str) -> list[Any] | None:
+        """Return a list of numbers or strings, or ``None`` if it is not given."""
         value = self.attributes.get(attribute)
         return None if value is None else list(value)
 
@@ -57,19 +57,9 @@ class Node:
         """Return a floating-point attribute."""
         return cast(float, self.attributes.get(attribute, default))
 
-    def reals(self, attribute: str) -> list[float] | None:
-        """Return a list of numbers, or ``None`` if it is not given."""
-        value = self.attributes.get(attribute)
-        return None if value is None else list(value)
-
     def text(self, attribute: str, default: str) -> str:
         """Return a string attribute."""
         return cast(str, self.attributes.get(attribute, default))
-
-    def texts(self, attribute: str) -> list[str] | None:
-        """Return a list of strings, or ``None`` if it is not given."""
-        value = self.attributes.get(attribute)
-        return None if value is None else list(value)
 
     def array(self, attribute: str) -> np.ndarray[Any, Any] | None:
         """Return an array, or ``None`` if it is not given."""

@@ -26,19 +26,9 @@ from converters.onnx_files.ops import (
 __all__ = ["HANDLERS", "HOST", "LEARN", "STATES", "STEERING"]
 
 _FAMILIES = (
-    pointwise,
-    linear,
-    convolution,
-    pooling,
-    normalisation,
-    shape,
-    reduction,
-    indexing,
-    recurrent,
-    attention,
-    resampling,
-    learn,
-)
+    pointwise, linear, convolution, pooling, normalisation, shape, reduction, indexing, recurrent,
+    attention, resampling, learn,
+)  # fmt: skip
 
 #: those of the domain ai.onnx.ml
 LEARN = frozenset(learn.HANDLERS)

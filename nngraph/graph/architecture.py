@@ -351,10 +351,6 @@ class Architecture:
         """Number of permutations that a relabelling has of a space: 1 unless within others."""
         return copies(self.all_spaces, space)
 
-    def groups_of_role(self, role: str) -> tuple[int, ...]:
-        """Indices of the groups of one role."""
-        return tuple(i for i, group in enumerate(self.groups) if group.role == role)
-
     @cached_property
     def chain_fault(self) -> str | None:
         """What keeps it from being a chain of affine maps, in words; ``None`` if it is one."""

@@ -204,9 +204,3 @@ def _fields(
             f"expected {', '.join((*names, *further))}."
         )
     return data
-
-
-def _items(data: object, where: str) -> list[Any]:
-    if not isinstance(data, list):
-        raise ArchitectureError(f"{where} is a {type(data).__name__}; expected a list.")
-    return data

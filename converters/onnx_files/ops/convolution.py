@@ -16,7 +16,7 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 
 def _kernel(call: NodeCall, weight: Tensor) -> list[int]:
     sizes = spatial(weight)
-    if (given := call.node.integers("kernel_shape")) not in (None, sizes):
+    if (given := call.node.listed("kernel_shape")) not in (None, sizes):
         raise call.refuse(f"its kernel_shape is {given}, and its weight has {sizes}.")
     return sizes
 
@@ -38,9 +38,9 @@ def _transposed(call: NodeCall) -> Tensor:
     x, weight, bias = call.tensor(0), call.tensor(1), call.optional(2)
     window = windows(call, spatial(x), _kernel(call, weight))
     rank = len(window.kernel)
-    extra = node.integers("output_padding") or [0] * rank
+    extra = node.listed("output_padding") or [0] * rank
     before, after = window.before, window.after
-    wanted = node.integers("output_shape")
+    wanted = node.listed("output_shape")
     mode = node.text("auto_pad", "NOTSET")
     if wanted is None and mode.startswith("SAME"):
         wanted = [n * s for n, s in zip(spatial(x), window.stride, strict=True)]

@@ -14,7 +14,7 @@ def _scaler(call: NodeCall) -> Tensor:
     """Standardise features: ``(x - offset) * scale``, of one number or one for each feature."""
     x = call.tensor(0)
     offset, scale = (
-        call.as_tensor(np.asarray(call.node.reals(name) or [default], dtype=np.float32))
+        call.as_tensor(np.asarray(call.node.listed(name) or [default], dtype=np.float32))
         for name, default in (("offset", 0.0), ("scale", 1.0))
     )
     return (x.to(offset.dtype) - offset) * scale

@@ -60,7 +60,7 @@ def _root_mean_square(call: NodeCall) -> Tensor:
 
 
 def _mean_variance(call: NodeCall) -> Tensor:
-    x, axes = call.tensor(0), call.node.integers("axes") or [0, 2, 3]
+    x, axes = call.tensor(0), call.node.listed("axes") or [0, 2, 3]
     centred = x - x.mean(axes, keepdim=True)
     return centred / (torch.sqrt((centred * centred).mean(axes, keepdim=True)) + 1e-9)
 

@@ -160,7 +160,14 @@ def _with(attribute: str, default: float, function: Callable[..., Tensor]) -> Ha
     return lambda call: function(call.tensor(0), call.node.real(attribute, default))
 
 
+#: operators that are a function of torch by the same name in small letters
+_NAMED = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Exp Floor IsNaN Log Neg Reciprocal "
+    "Relu Round Sigmoid Sign Sin Sinh Sqrt Tan Tanh"
+)
+
 HANDLERS: dict[str, Handler] = {
+    **{name: _unary(getattr(torch, name.lower())) for name in _NAMED.split()},
     # arithmetic
     "Add": _commuting(torch.add),
     "Sub": _binary(torch.sub),
@@ -172,29 +179,7 @@ HANDLERS: dict[str, Handler] = {
     "Mean": _mean,
     "Max": _variadic(torch.maximum),
     "Min": _variadic(torch.minimum),
-    "Neg": _unary(torch.neg),
-    "Abs": _unary(torch.abs),
-    "Sign": _unary(torch.sign),
-    "Reciprocal": _unary(torch.reciprocal),
-    "Sqrt": _unary(torch.sqrt),
-    "Exp": _unary(torch.exp),
-    "Log": _unary(torch.log),
-    "Erf": _unary(torch.erf),
-    "Floor": _unary(torch.floor),
-    "Ceil": _unary(torch.ceil),
-    "Round": _unary(torch.round),
     "Clip": _clip,
-    "Sin": _unary(torch.sin),
-    "Cos": _unary(torch.cos),
-    "Tan": _unary(torch.tan),
-    "Asin": _unary(torch.asin),
-    "Acos": _unary(torch.acos),
-    "Atan": _unary(torch.atan),
-    "Sinh": _unary(torch.sinh),
-    "Cosh": _unary(torch.cosh),
-    "Asinh": _unary(torch.asinh),
-    "Acosh": _unary(torch.acosh),
-    "Atanh": _unary(torch.atanh),
     # comparisons, logic, types
     "Equal": _commuting(torch.eq),
     "Less": _binary(torch.lt),
@@ -210,7 +195,6 @@ HANDLERS: dict[str, Handler] = {
     "BitwiseXor": _variadic(torch.bitwise_xor),
     "BitwiseNot": _unary(torch.bitwise_not),
     "BitShift": _shift,
-    "IsNaN": _unary(torch.isnan),
     "IsInf": _is_infinite,
     "Where": _where,
     "Cast": _cast,
@@ -218,7 +202,6 @@ HANDLERS: dict[str, Handler] = {
     "Identity": lambda call: call.value(0),
     "Dropout": _dropout,
     # activations
-    "Relu": _unary(F.relu),
     "LeakyRelu": _with("alpha", 0.01, F.leaky_relu),
     "PRelu": _parametric_relu,
     "ThresholdedRelu": _with("alpha", 1.0, lambda x, alpha: F.threshold(x, alpha, 0.0)),
@@ -226,13 +209,11 @@ HANDLERS: dict[str, Handler] = {
     "Celu": _with("alpha", 1.0, F.celu),
     "Selu": _selu,
     "Gelu": _gelu,
-    "Sigmoid": _unary(torch.sigmoid),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _unary(F.hardswish),
     "Mish": _unary(F.mish),
     "Swish": _swish,
     "Softplus": _unary(F.softplus),
     "Softsign": _unary(F.softsign),
-    "Tanh": _unary(torch.tanh),
     "Shrink": _shrink,
 }

@@ -18,7 +18,7 @@ _ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adapti
 
 def _window(call: NodeCall, x: Tensor) -> tuple[Windows, bool]:
     """Return the windows, and whether torch's own padding can serve."""
-    window = windows(call, spatial(x), call.node.integers("kernel_shape") or [])
+    window = windows(call, spatial(x), call.node.listed("kernel_shape") or [])
     small = all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True))
     if not (window.symmetric and small) and call.node.integer("ceil_mode", 0):
         raise call.refuse(

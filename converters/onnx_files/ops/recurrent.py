@@ -54,7 +54,7 @@ def _layer(
     node = call.node
     direction = node.text("direction", "forward")
     count = 2 if direction == "bidirectional" else 1
-    given = [name.lower() for name in node.texts("activations") or activations * count]
+    given = [name.lower() for name in node.listed("activations") or activations * count]
     if given != [name.lower() for name in activations * count]:
         raise call.refuse(
             f"its activations are {given}; torch's operator has {activations} in each direction."
@@ -156,7 +156,7 @@ def _reset_first(x: Tensor, weights: list[Tensor], state: Tensor) -> list[Tensor
 
 
 def _rnn(call: NodeCall) -> tuple[Tensor, ...]:
-    given = call.node.texts("activations") or ["Tanh"]
+    given = call.node.listed("activations") or ["Tanh"]
     relu = given[0].lower() == "relu"
     layer = _layer(call, _RNN_GATES, ["Relu" if relu else "Tanh"], 1)
     run = torch.rnn_relu if relu else torch.rnn_tanh

@@ -20,7 +20,7 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 def _targets(call: NodeCall, x: Tensor, scales: list[float], sizes: list[int]) -> list[int]:
     """Return the size of every axis after a Resize."""
     before = [int(n) for n in x.shape]
-    axes = call.node.integers("axes") or list(range(x.dim()))
+    axes = call.node.listed("axes") or list(range(x.dim()))
     out = list(before)
     if len(sizes or scales) != len(axes):
         raise call.refuse(f"it has {len(sizes or scales)} sizes or scales for {len(axes)} axes.")
@@ -38,7 +38,7 @@ def _resize(call: NodeCall) -> Tensor:
         raise call.refuse("keep_aspect_ratio_policy other than stretch is not supported.")
     target = _targets(call, x, scales, sizes)
     factors = [1.0] * x.dim()
-    for place, axis in enumerate(node.integers("axes") or range(x.dim())):
+    for place, axis in enumerate(node.listed("axes") or range(x.dim())):
         factors[axis] = scales[place] if scales else target[axis] / x.shape[axis]
     mode = node.text("mode", "nearest")
     where = node.text(

@@ -64,7 +64,7 @@ def _flatten(call: NodeCall) -> Tensor:
 
 def _transpose(call: NodeCall) -> Tensor:
     x = call.tensor(0)
-    return x.permute(call.node.integers("perm") or list(reversed(range(x.dim()))))
+    return x.permute(call.node.listed("perm") or list(reversed(range(x.dim()))))
 
 
 def _squeeze(call: NodeCall) -> Tensor:

@@ -40,9 +40,9 @@ def windows(call: NodeCall, sizes: list[int], kernel: list[int]) -> Windows:
     if not 1 <= rank <= 3:
         raise call.refuse(f"it has {rank} spatial axes; expected 1, 2 or 3.")
     ones = [1] * rank
-    stride = node.integers("strides") or ones
-    dilation = node.integers("dilations") or ones
-    pads = node.integers("pads") or [0] * (2 * rank)
+    stride = node.listed("strides") or ones
+    dilation = node.listed("dilations") or ones
+    pads = node.listed("pads") or [0] * (2 * rank)
     mode = node.text("auto_pad", "NOTSET")
     if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         raise call.refuse(f"its auto_pad is {mode!r}, which ONNX does not have.")
