@@ -8,18 +8,7 @@ import torch
 
 from converters.state_dicts import refuse_batch
 from nngraph.errors import ArchitectureError, InvalidGraphError
-from nngraph.graph import (
-    DTYPES,
-    Architecture,
-    NeuralGraph,
-    check_readable,
-    edge_block,
-    edge_index,
-    node_group,
-    node_mask,
-    node_position,
-    node_role,
-)
+from nngraph.graph import DTYPES, STRUCTURE, Architecture, NeuralGraph, check_readable
 
 if TYPE_CHECKING:
     import networkx
@@ -72,7 +61,7 @@ def to_networkx(graph: NeuralGraph) -> networkx.DiGraph:
     )
     if architecture.integers:
         out.graph["integers"] = graph.integers.tolist()
-    features, masks = graph.x.tolist(), node_mask(architecture).tolist()
+    features, masks = graph.x.tolist(), STRUCTURE["x_mask"](architecture).tolist()
     for g, group in enumerate(architecture.groups):
         for position in range(group.size):
             node = architecture.node_starts[g] + position
@@ -86,7 +75,7 @@ def to_networkx(graph: NeuralGraph) -> networkx.DiGraph:
                    for name, value, there in columns if there},
             )
     values = graph.edge_attr.tolist()
-    sources, targets = edge_index(architecture).tolist()
+    sources, targets = STRUCTURE["edge_index"](architecture).tolist()
     for block in architecture.blocks:
         for edge in range(block.start, block.stop):
             weight, *others = values[edge]
@@ -138,7 +127,7 @@ def from_networkx(graph: networkx.DiGraph) -> NeuralGraph:
         for node in range(column.start, column.stop):
             columns[node][column.column] = _number(graph.nodes.get(node, {}), key, f"node {node}")
     edges = []
-    for source, target in zip(*edge_index(architecture).tolist(), strict=True):
+    for source, target in zip(*STRUCTURE["edge_index"](architecture).tolist(), strict=True):
         where = f"edge {source} -> {target}"
         values: dict[str, Any] = graph.get_edge_data(source, target, default={})
         others = values.get("features", ())
@@ -152,9 +141,8 @@ def from_networkx(graph: networkx.DiGraph) -> NeuralGraph:
     out.edge_attr = (
         torch.tensor(edges, dtype=torch.float64).reshape(architecture.num_edges, channels).to(dtype)
     )
-    for structure in (edge_index, edge_block, node_group, node_role, node_position):
-        out[structure.__name__] = structure(architecture)
-    out.x_mask = node_mask(architecture)
+    for name, derive in STRUCTURE.items():
+        out[name] = derive(architecture)
     if architecture.integers:
         out.integers = _integers(kept.get("integers"), sum(p.numel for p in architecture.integers))
     for name, value in kept.get("attributes", {}).items():

@@ -56,16 +56,12 @@ def relabel_softly(network: NeuralGraph, matrices: dict[str, Tensor]) -> NeuralG
     like = next(value for value in values.values() if value.is_floating_point())
     matrices = {space: matrix.to(like) for space, matrix in matrices.items()}
     mixed: dict[str, Tensor] = {}
-    slabs = [
-        *((b.parameter, b.slab, b.target, b.source) for b in architecture.blocks if not b.identity),
-        *((c.parameter, c.slab, c.group, None) for c in architecture.columns),
-    ]
-    for parameter, slab, target, source in slabs:
+    for parameter, slab in architecture.slabs:
         entries = read_slab(values[parameter.name], parameter, slab)
         shape = entries.shape
-        if source is None:
+        if slab.source is None:
             entries = entries[None, :, None]
-        entries = soft_entries(architecture, entries, target, source, matrices)
+        entries = soft_entries(architecture, entries, slab.target, slab.source, matrices)
         out = mixed.setdefault(parameter.name, torch.empty_like(values[parameter.name]))
         write_slab(entries.reshape(shape), out, parameter, slab)
     return network.with_parameters({**values, **mixed})

@@ -15,7 +15,7 @@ identity stands for "as now".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,9 +25,7 @@ from nngraph.errors import InvalidGraphError, NonFiniteError
 from nngraph.graph import (
     Architecture,
     NeuralGraph,
-    Parameter,
     Relabelling,
-    Slab,
     group_permutation,
     read_slab,
 )
@@ -111,21 +109,17 @@ def terms_of(a: NeuralGraph, b: NeuralGraph) -> list[PairTerm]:
     architecture = a.architecture
     values = a.parameters(), b.parameters()
 
-    def entries(parameter: Parameter, slab: Slab) -> Iterator[Tensor]:
-        for value in values:
-            yield read_slab(value[parameter.name].detach(), parameter, slab).to(torch.float64)
-
-    on_edges = [
-        PairTerm(block.target, block.source, *entries(block.parameter, block.slab))
-        for block in architecture.blocks
-        if not block.identity
-    ]
-    on_nodes = [
-        _on_nodes(column.group, *entries(column.parameter, column.slab))
-        for column in architecture.columns
-        if column.slab.column not in _STATISTICS
-    ]
-    return on_edges + on_nodes
+    terms = []
+    for parameter, slab in architecture.slabs:
+        if slab.column not in _STATISTICS:
+            own = (value[parameter.name].detach() for value in values)
+            pair = (read_slab(value, parameter, slab).to(torch.float64) for value in own)
+            on_nodes = slab.source is None
+            terms.append(
+                _on_nodes(slab.target, *pair) if on_nodes
+                else PairTerm(slab.target, slab.source, *pair)
+            )
+    return terms
 
 
 def feature_terms(architecture: Architecture, a: Tensor, b: Tensor) -> list[PairTerm]:

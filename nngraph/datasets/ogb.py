@@ -11,7 +11,6 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,7 @@ from torch import Tensor
 from nngraph.datasets.evaluator import METRICS
 from nngraph.errors import DataFileError, InvalidGraphError, MissingDependencyError
 from nngraph.files import TEMPORARY, read_bounded
-from nngraph.graph import (
-    Architecture,
-    edge_block,
-    edge_index,
-    node_group,
-    node_mask,
-    node_position,
-    node_role,
-)
+from nngraph.graph import STRUCTURE
 from nngraph.zoo import SPLITS, Zoo
 
 __all__ = ["export_ogb", "load_ogb", "ogb_meta"]
@@ -38,12 +29,7 @@ __all__ = ["export_ogb", "load_ogb", "ogb_meta"]
 _META = "meta.json"
 #: OGB's names of the splits.
 _OGB_SPLITS = dict(zip(("train", "valid", "test"), SPLITS, strict=True))
-_NODE: dict[str, Callable[[Architecture], Tensor]] = {
-    "node_group": node_group,
-    "node_role": node_role,
-    "node_position": node_position,
-}
-_EDGE: dict[str, Callable[[Architecture], Tensor]] = {"edge_block": edge_block}
+_NODE, _EDGE = ("node_group", "node_role", "node_position"), ("edge_block",)
 _README = """# {name}
 
 {count} neural networks as graphs, in the file format of the Open Graph Benchmark: neurons are
@@ -173,13 +159,13 @@ def _arrays(zoo: Zoo, columns: list[str]) -> dict[str, np.ndarray[Any, Any]]:
         which = torch.tensor([columns.index(name) for name in architecture.column_names])
         index = (rows.unsqueeze(-1), which)
         found["node_feat"][index] = stack.x.float()
-        found["node_mask"][index] = node_mask(architecture).to(torch.int64)
+        found["node_mask"][index] = STRUCTURE["x_mask"](architecture).to(torch.int64)
         found["edge_feat"][places, : stack.edge_attr.shape[-1]] = stack.edge_attr.float()
-        for index_of, group in ((_NODE, rows), (_EDGE, places)):
-            for name, derive in index_of.items():
-                found[name][group] = derive(architecture)
+        for names, group in ((_NODE, rows), (_EDGE, places)):
+            for name in names:
+                found[name][group] = STRUCTURE[name](architecture)
         for end in (0, 1):
-            found["edge_index"][end, places] = edge_index(architecture)[end]
+            found["edge_index"][end, places] = STRUCTURE["edge_index"](architecture)[end]
     counts = {"num_nodes_list": nodes, "num_edges_list": edges}
     return {name: value.numpy() for name, value in {**found, **counts}.items()}
 

@@ -33,14 +33,7 @@ from nngraph.graph.parameters import DTYPES, check_parameters, check_tensor, pac
 from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
 from nngraph.graph.spaces import Factor, Space, group_permutation
-from nngraph.graph.structure import (
-    edge_block,
-    edge_index,
-    node_group,
-    node_mask,
-    node_position,
-    node_role,
-)
+from nngraph.graph.structure import STRUCTURE
 from nngraph.graph.symmetry import Symmetry
 from nngraph.graph.topology.kinds import BLOCK_KINDS, COLUMN_KINDS, KERNEL_AXES
 from nngraph.graph.topology.parts import Bucket, Meetings, Nodes
@@ -57,6 +50,7 @@ __all__ = [
     "ROLES",
     "SCALED",
     "SIGNED",
+    "STRUCTURE",
     "Activation",
     "ActivationFunction",
     "Alike",
@@ -84,8 +78,6 @@ __all__ = [
     "check_parameters",
     "check_readable",
     "check_tensor",
-    "edge_block",
-    "edge_index",
     "forward",
     "group_permutation",
     "hidden_layers",
@@ -93,10 +85,6 @@ __all__ = [
     "join_networks",
     "join_nodes",
     "move_neurons",
-    "node_group",
-    "node_mask",
-    "node_position",
-    "node_role",
     "order_edges",
     "pack",
     "read_slab",

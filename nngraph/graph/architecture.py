@@ -326,6 +326,12 @@ class Architecture:
         return tuple(columns)
 
     @cached_property
+    def slabs(self) -> tuple[tuple[Parameter, Slab], ...]:
+        """Each slab after its parameter: those on edges in the order of the blocks, then others."""
+        on_edges = [(b.parameter, b.slab) for b in self.blocks if not b.identity]
+        return (*on_edges, *((c.parameter, c.slab) for c in self.columns))
+
+    @cached_property
     def integers(self) -> tuple[Parameter, ...]:
         """The buffers of whole numbers, which are carried beside the features."""
         return tuple(parameter for parameter in self.parameters if parameter.integer is not None)

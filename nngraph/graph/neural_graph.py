@@ -17,9 +17,10 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import Architecture, NeuronGroup
 from nngraph.graph.layout import Parameter, Slab, read_slab
-from nngraph.graph.own_indices import STRUCTURE, are_own, is_same_edges, note_own
+from nngraph.graph.own_indices import are_own, is_same_edges, note_own
 from nngraph.graph.parameters import check_parameters, pack, pack_integers, unpack
 from nngraph.graph.spaces import Factor, Space
+from nngraph.graph.structure import STRUCTURE
 
 __all__ = ["NeuralGraph", "NeuralGraphStack", "check_readable", "to_batch"]
 

@@ -10,20 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from nngraph.graph import structure
 from nngraph.graph.architecture import Architecture
+from nngraph.graph.structure import STRUCTURE
 
-__all__ = ["STRUCTURE", "are_own", "is_same_edges", "note_own"]
-
-#: Index tensors of a graph, each a function of its architecture.
-STRUCTURE = {
-    "edge_index": structure.edge_index,
-    "x_mask": structure.node_mask,
-    "node_group": structure.node_group,
-    "node_role": structure.node_role,
-    "node_position": structure.node_position,
-    "edge_block": structure.edge_block,
-}
+__all__ = ["are_own", "is_same_edges", "note_own"]
 
 # What was found of a tensor holds as long as the tensor is that object and has that version:
 # indices are compared again only after they were replaced or written to.
@@ -66,7 +56,7 @@ def is_same_edges(edge_index: Tensor, architecture: Architecture) -> bool:
     size = architecture.num_nodes
     if not bool(((edge_index >= 0) & (edge_index < size)).all()):
         return False
-    own = structure.edge_index(architecture).to(edge_index.device)
+    own = STRUCTURE["edge_index"](architecture).to(edge_index.device)
     found, expected = ((i[0] * size + i[1]).sort().values for i in (edge_index, own))
     return torch.equal(found, expected)
 

@@ -9,17 +9,10 @@ from torch import Tensor
 
 from nngraph.graph.architecture import ROLES, Architecture
 
-__all__ = [
-    "edge_block",
-    "edge_index",
-    "node_group",
-    "node_mask",
-    "node_position",
-    "node_role",
-]
+__all__ = ["STRUCTURE"]
 
 
-def edge_index(architecture: Architecture) -> Tensor:
+def _edge_index(architecture: Architecture) -> Tensor:
     """Return ``[2, E]``: source and target neuron of each edge, block by block.
 
     Edges of a block are sorted by part, target and source, the order of a flattened ``[out, in]``
@@ -42,29 +35,29 @@ def _repeat(values: Sequence[int], counts: Sequence[int]) -> Tensor:
     )
 
 
-def edge_block(architecture: Architecture) -> Tensor:
+def _edge_block(architecture: Architecture) -> Tensor:
     """Return ``[E]``: index of the block of each edge."""
     blocks = architecture.blocks
     return _repeat([b.index for b in blocks], [b.stop - b.start for b in blocks])
 
 
-def node_group(architecture: Architecture) -> Tensor:
+def _node_group(architecture: Architecture) -> Tensor:
     """Return ``[N]``: index of the neuron group of each node."""
     return _repeat(range(len(architecture.groups)), architecture.widths)
 
 
-def node_role(architecture: Architecture) -> Tensor:
+def _node_role(architecture: Architecture) -> Tensor:
     """Return ``[N]``: role of each node, an index into ``ROLES`` (input 0, hidden 1, output 2)."""
     return _repeat([ROLES.index(group.role) for group in architecture.groups], architecture.widths)
 
 
-def node_position(architecture: Architecture) -> Tensor:
+def _node_position(architecture: Architecture) -> Tensor:
     """Return ``[N]``: place of each node within its group, from 0."""
     starts = _repeat(architecture.node_starts[:-1], architecture.widths)
     return torch.arange(architecture.num_nodes) - starts
 
 
-def node_mask(architecture: Architecture) -> Tensor:
+def _node_mask(architecture: Architecture) -> Tensor:
     """Return ``[N, F]``: whether a parameter fills this column of this node.
 
     An input neuron has no bias, nor has a neuron of a layer without biases: there the feature is
@@ -74,3 +67,14 @@ def node_mask(architecture: Architecture) -> Tensor:
     for column in architecture.columns:
         mask[column.start : column.stop, column.column : column.column + column.width] = True
     return mask
+
+
+#: Index tensors of a graph, each a function of its architecture.
+STRUCTURE = {
+    "edge_index": _edge_index,
+    "x_mask": _node_mask,
+    "node_group": _node_group,
+    "node_role": _node_role,
+    "node_position": _node_position,
+    "edge_block": _edge_block,
+}

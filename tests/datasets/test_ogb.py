@@ -10,7 +10,6 @@ from torch_geometric.loader import DataLoader
 
 from nngraph.datasets import Evaluator, export_ogb, load_ogb, ogb_meta
 from nngraph.errors import DataFileError, InvalidGraphError
-from nngraph.graph import structure
 from nngraph.testing import random_stack, structured_architectures
 from nngraph.zoo import Fact, Origin, Zoo, append_networks, create_zoo
 
@@ -76,9 +75,7 @@ def test_networks_of_any_kind_are_exported_for_regression(tmp_path: Path):
         graph, wanted = dataset[number], zoo.network(number)
         kept = [columns.index(name) for name in wanted.architecture.column_names]
         assert torch.equal(graph.x[:, kept], wanted.x)
-        assert torch.equal(graph.node_mask[:, kept].bool(), structure.node_mask(
-            wanted.architecture
-        ))  # fmt: skip
+        assert torch.equal(graph.node_mask[:, kept].bool(), wanted.x_mask)
         assert torch.equal(graph.edge_attr[:, : wanted.edge_attr.shape[1]], wanted.edge_attr)
         assert float(graph.edge_attr[:, wanted.edge_attr.shape[1] :].abs().sum()) == 0
         assert torch.equal(graph.edge_index, wanted.edge_index)
