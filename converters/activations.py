@@ -70,11 +70,7 @@ class Elementwise(nn.Module):
 _SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
 
 
-def _plain(name: str) -> Callable[..., Activation]:
-    return lambda: Activation(name)
-
-
-def _optional(name: str) -> Callable[..., Activation]:
+def _named(name: str) -> Callable[..., Activation]:
     """An operator whose arguments are the options of the activation, by the same names."""
     return lambda **options: Activation(name, **options)
 
@@ -126,26 +122,22 @@ def _rrelu(
 #: for its arguments after the first, by name; ``None`` for arguments that no activation has
 OPERATORS: dict[str, Callable[..., Activation | None]] = {
     **{
-        name: _plain(name)
+        name: _named(name)
         for name in (
             "relu", "silu", "sigmoid", "relu6", "hardswish", "hardsigmoid", "mish", "selu", "tanh",
             "softsign", "tanhshrink", "log_sigmoid", "exp", "sinc", "erf", "abs", "square", "atan",
-            "asinh",
+            "asinh", "leaky_relu", "softplus", "celu", "softshrink", "hardshrink",
         )
     },
-    **{
-        name: _optional(name)
-        for name in ("leaky_relu", "softplus", "celu", "softshrink", "hardshrink")
-    },
-    "special_expit": _plain("sigmoid"),
-    "special_erf": _plain("erf"),
-    "special_sinc": _plain("sinc"),
-    "absolute": _plain("abs"),
-    "arctan": _plain("atan"),
-    "arcsinh": _plain("asinh"),
-    "log_sigmoid_forward": _plain("log_sigmoid"),
-    "sin": _plain("sine"),
-    "cos": _plain("cosine"),
+    "special_expit": _named("sigmoid"),
+    "special_erf": _named("erf"),
+    "special_sinc": _named("sinc"),
+    "absolute": _named("abs"),
+    "arctan": _named("atan"),
+    "arcsinh": _named("asinh"),
+    "log_sigmoid_forward": _named("log_sigmoid"),
+    "sin": _named("sine"),
+    "cos": _named("cosine"),
     "elu": _elu,
     "gelu": _gelu,
     "hardtanh": _hardtanh,

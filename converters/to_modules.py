@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 import torch
@@ -15,7 +15,7 @@ from converters.state_dicts import refuse_batch, to_state_dict
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Activation, ChainLayer, NeuralGraph, chain_layers
 
-__all__ = ["AffineChain", "to_module"]
+__all__ = ["AffineChain", "submodule_at", "to_module"]
 
 
 def to_module(graph: NeuralGraph, template: nn.Module | None = None) -> nn.Module:
@@ -95,12 +95,7 @@ class AffineChain(nn.Module):
         self._maps = tuple(maps)
         for name, value in parameters.items():
             *path, last = name.split(".")
-            owner: nn.Module = self
-            for part in path:
-                if part not in owner._modules:
-                    owner.add_module(part, nn.Module())
-                owner = owner.get_submodule(part)
-            owner.register_parameter(last, nn.Parameter(value))
+            submodule_at(self, path).register_parameter(last, nn.Parameter(value))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Apply the maps: ``[*, d_0]`` -> ``[*, d_L]``."""
@@ -126,9 +121,8 @@ def _is_sequential(maps: Sequence[ChainLayer]) -> bool:
     # A container is left once: what it holds stands together. A layer is no container.
     left: set[str] = set()
     previous: list[str] = []
-    for prefix in prefixes:
-        path = prefix.split(".")
-        containers = [".".join(path[: i + 1]) for i in range(len(path))]
+    for affine in maps:
+        containers = _paths(affine.weight)
         left.update(name for name in previous if name not in containers)
         if not left.isdisjoint(containers):
             return False
@@ -142,13 +136,7 @@ def _sequential(maps: Sequence[ChainLayer], values: dict[str, Tensor]) -> nn.Seq
     taken = {name for affine in maps for name in _paths(affine.weight)}
     for affine in maps:
         *path, name, _ = affine.weight.split(".")
-        owner = root
-        for part in path:
-            if part not in owner._modules:
-                owner.add_module(part, nn.Sequential())
-            inner = owner.get_submodule(part)
-            assert isinstance(inner, nn.Sequential)
-            owner = inner
+        owner = submodule_at(root, path, nn.Sequential)
         weight = values[affine.weight]
         # Made without numbers: drawing initial weights would cost time, and random state.
         linear = nn.Linear(
@@ -164,6 +152,17 @@ def _sequential(maps: Sequence[ChainLayer], values: dict[str, Tensor]) -> nn.Seq
                 beside = f"{name}_activation" if beside.isdecimal() else f"{beside}_"
             taken.add(".".join([*path, beside]))
             owner.add_module(beside, activation_module(affine.activation))
+    return root
+
+
+def submodule_at(
+    root: nn.Module, path: Sequence[str], make: Callable[[], nn.Module] = nn.Module
+) -> nn.Module:
+    """Return the submodule at a path, made where it is not there yet."""
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, make())
+        root = root.get_submodule(part)
     return root
 
 

@@ -89,7 +89,10 @@ def _in_place(name: str) -> Callable[..., Any]:
     return recorded
 
 
-for _name in ("iadd", "isub", "imul", "itruediv", "ipow", "imatmul"):
+#: Operators of Python that work in place -> what they do
+_IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "ipow": "pow",
+             "imatmul": "matmul"}  # fmt: skip
+for _name in _IN_PLACE:
     setattr(_Proxy, f"__{_name}__", _in_place(_name))
 
 
@@ -307,8 +310,7 @@ def _base_name(node: fx.Node) -> str:
 
 
 #: Functions of torch -> the operator that they are
-_SAME = {"logsigmoid": "log_sigmoid", "truediv": "div", "itruediv": "div", "imul": "mul",
-         "iadd": "add", "isub": "sub", "ipow": "pow", "imatmul": "matmul"}  # fmt: skip
+_SAME = {"logsigmoid": "log_sigmoid", "truediv": "div", **_IN_PLACE}
 
 
 def _is_of_torch(target: Any) -> bool:
@@ -326,12 +328,8 @@ def _is_in_place(node: fx.Node) -> bool:
     if name in ("requires_grad_", "detach_"):
         return False
     in_place = name.endswith("_") and not name.endswith("__")
-    of_operator = target in (
-        operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow,
-        operator.imatmul,
-    )
     flag = _bound(node, _base_name(node)).get("inplace", False)
-    return in_place or of_operator or bool(flag) or "out" in node.kwargs
+    return in_place or name in _IN_PLACE or bool(flag) or "out" in node.kwargs
 
 
 def _bound(node: fx.Node, name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from converters.onnx_files.names import onnx_name, state_dict_keys
 from converters.onnx_files.roles import Roles, evaluate
 from converters.onnx_files.structure import Declaration
 from converters.onnx_files.table import HOST
+from converters.to_modules import submodule_at
 from nngraph.errors import InvalidGraphError, NNGraphError
 
 __all__ = ["OnnxModule"]
@@ -86,7 +88,7 @@ class OnnxModule(nn.Module):
         self._check(inputs)
         values.update(self._known)
         for name, key in self._keys.items():
-            values[name] = _tensor_at(self, key)
+            values[name] = attrgetter(key)(self)
         for node in self._nodes:
             arguments = [values[name] if name else None for name in node.inputs]
             call = NodeCall(node, arguments, self._working, present.dtype, present.device)
@@ -113,12 +115,7 @@ class OnnxModule(nn.Module):
     def _holder(self, name: str) -> tuple[nn.Module, str]:
         """Return the module that holds a tensor, and its name there; submodules are made."""
         *path, last = self._keys[name].split(".")
-        holder: nn.Module = self
-        for part in path:
-            if part not in dict(holder.named_children()):
-                holder.add_module(part, nn.Module())
-            holder = holder.get_submodule(part)
-        return holder, last
+        return submodule_at(self, path), last
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
         expected = f"expected {', '.join(map(str, self.inputs))}"
@@ -161,14 +158,6 @@ class OnnxModule(nn.Module):
         if isinstance(value, Tensor):
             return value
         return torch.from_numpy(value.copy()).to(present.device)
-
-
-def _tensor_at(module: nn.Module, key: str) -> Tensor:
-    found = module
-    for part in key.split("."):
-        found = getattr(found, part)
-    assert isinstance(found, Tensor)
-    return found
 
 
 def _working_type(tensors: Sequence[Tensor]) -> torch.dtype:

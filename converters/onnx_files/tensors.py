@@ -20,14 +20,9 @@ __all__ = ["Budget", "read_tensor"]
 
 _EXTERNAL = 1
 _FIELDS = (
-    "float_data",
-    "int32_data",
-    "int64_data",
-    "double_data",
-    "uint64_data",
-    "string_data",
+    "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data",
     "raw_data",
-)
+)  # fmt: skip
 
 
 class Budget:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import accumulate, pairwise, zip_longest
 from typing import Any
@@ -402,12 +402,7 @@ class Architecture:
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the cached properties: string hashes differ from process to process.
-        return {
-            "groups": self.groups,
-            "parameters": self.parameters,
-            "residuals": self.residuals,
-            "structure": self.structure,
-        }
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -210,11 +210,11 @@ class Relabelling:
                 if group is not None:
                     value = self._move(value, group, axis - len(parameter.axes))
             values[parameter.name] = value
+        moved: dict[str, Tensor] = {}
         slabs = [
             *((b.parameter, b.slab, b) for b in architecture.blocks if not b.identity),
             *((c.parameter, c.slab, None) for c in architecture.columns),
         ]
-        moved: dict[str, Tensor] = {}
         for parameter, slab, block in slabs:
             if parameter.slabs:
                 entries = read_slab(values[parameter.name], parameter, slab)
