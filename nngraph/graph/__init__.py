@@ -19,7 +19,7 @@ from nngraph.graph.chain import ChainLayer, chain_layers
 from nngraph.graph.ensemble import join_ensemble, run_ensemble, with_widths
 from nngraph.graph.groups import MAX_SIZE
 from nngraph.graph.layout import INTEGERS, Slab, read_slab, slabs_of, write_slab
-from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, check_readable, to_batch
+from nngraph.graph.neural_graph import NeuralGraph, check_readable
 from nngraph.graph.neuron_symmetry import (
     SCALED,
     SIGNED,
@@ -33,6 +33,7 @@ from nngraph.graph.parameters import DTYPES, check_parameters, check_tensor, pac
 from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
 from nngraph.graph.spaces import Factor, Space, group_permutation
+from nngraph.graph.stack import NeuralGraphStack, to_batch
 from nngraph.graph.structure import STRUCTURE
 from nngraph.graph.symmetry import Symmetry
 from nngraph.graph.topology.kinds import BLOCK_KINDS, COLUMN_KINDS, KERNEL_AXES

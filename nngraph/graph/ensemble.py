@@ -15,8 +15,8 @@ from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.chain import chain_layers
 from nngraph.graph.layout import Parameter
-from nngraph.graph.neural_graph import NeuralGraphStack
 from nngraph.graph.run import forward
+from nngraph.graph.stack import NeuralGraphStack
 
 __all__ = ["join_ensemble", "joined_architecture", "run_ensemble", "with_widths"]
 

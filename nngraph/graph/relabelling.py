@@ -33,9 +33,10 @@ from torch_geometric.data import Batch
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.layout import Block, read_slab, write_slab
-from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, check_readable
+from nngraph.graph.neural_graph import NeuralGraph, check_readable
 from nngraph.graph.parameters import check_parameters
 from nngraph.graph.spaces import group_permutation, outer_permutation
+from nngraph.graph.stack import NeuralGraphStack
 
 __all__ = ["Relabelling"]
 

@@ -10,7 +10,8 @@ from torch_geometric.data import Batch
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.chain import ChainLayer, chain_layers
-from nngraph.graph.neural_graph import NeuralGraph, NeuralGraphStack, check_readable
+from nngraph.graph.neural_graph import NeuralGraph, check_readable
+from nngraph.graph.stack import NeuralGraphStack
 
 __all__ = ["forward"]
 
