@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from converters.symmetry.demands import Demands, find_demands
 from converters.symmetry.dims import Dim, atom, fix, unify
 from converters.symmetry.expansion import Expansion
 from converters.symmetry.program import Operation, Program, Ref, Result, references
+from converters.symmetry.symmetric import SymmetricMatrices
 from converters.symmetry.values import MAX_ENTRIES, Constant, Reason, Value, tensors
 from converters.symmetry.writes import settle_writes
 
@@ -61,6 +63,16 @@ class Engine:
         self.expansion = Expansion(self.program, lambda o: self._rule(o) is not None)
         #: operators whose pieces are being run
         self.whole: list[Any] = []
+
+    @cached_property
+    def symmetric_matrices(self) -> SymmetricMatrices:
+        """Which tensors are known to be symmetric matrices."""
+
+        def constant(ref: Ref) -> Tensor | None:
+            found = self.values[ref].constant if ref in self.values else None
+            return None if found is None else found.value
+
+        return SymmetricMatrices(self.program, constant)
 
     def _rule(self, operation: Operation) -> Rule | None:
         return self.rules.get(operation.name) or self.fallback(operation)

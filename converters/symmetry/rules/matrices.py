@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, unify
+from converters.symmetry.program import references
 from converters.symmetry.rules.common import broadcast, table
 from converters.symmetry.values import Value, tensors
 
@@ -21,6 +22,13 @@ def _matrix(call: Call) -> Value:
     for place in (value.rank - 2, value.rank - 1):
         call.mixes(value, [place])
     return value
+
+
+def _fix_unless_symmetric(call: Call, value: Value) -> None:
+    """Fix the rows and columns of a matrix that may differ from its mirror image."""
+    matrix = next(references(call.operation.args))
+    if not call.engine.symmetric_matrices.holds(matrix):
+        call.fix(value.dims[-2:], "has one triangle read, and is not known to be symmetric")
 
 
 def _results(call: Call, value: Value, known: dict[int, Sequence[Dim]]) -> list[Value | None]:
@@ -40,6 +48,8 @@ def _results(call: Call, value: Value, known: dict[int, Sequence[Dim]]) -> list[
 def inverse(call: Call) -> list[Value | None]:
     r""":math:`(P A Q)^{-1} = Q^{-1} A^{-1} P^{-1}`: what counted rows counts columns."""
     value = _matrix(call)
+    if call.get("hermitian"):
+        _fix_unless_symmetric(call, value)
     *lead, rows, columns = value.dims
     return _results(call, value, {0: [*lead, columns, rows], 1: lead})
 
@@ -75,6 +85,7 @@ def exponential(call: Call) -> Value:
 def eigenvalues(call: Call) -> list[Value | None]:
     """Eigenvalues of a symmetric matrix, in order; the sign of an eigenvector is arbitrary."""
     value = _matrix(call)
+    _fix_unless_symmetric(call, value)
     *lead, rows, columns = value.dims
     unify(rows, columns)
     return _results(call, value, {0: [*lead, call.fixed(rows.size)]})

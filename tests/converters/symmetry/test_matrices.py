@@ -25,6 +25,10 @@ FUNCTIONS = {
     "spectral norm": lambda h: h / torch.linalg.matrix_norm(h, 2),
     "nuclear norm": lambda h: h / torch.linalg.norm(h, "nuc"),
     "largest eigenvalue": lambda h: h / torch.linalg.eigvalsh(gram(h))[-1],
+    "eigenvalue of a symmetric part": lambda h: (
+        h / torch.linalg.eigvalsh((gram(h) / 9).exp() + gram(h).mT)[-1]
+    ),
+    "pseudo-inverse of a symmetric one": lambda h: h @ torch.linalg.pinv(gram(h), hermitian=True),
     "buckets": lambda h: torch.bucketize(h, torch.linspace(-1, 1, 4, dtype=h.dtype)) * h,
     "rows repeated": lambda h: h.repeat_interleave(torch.tensor([1, 0, 2, 1]), 0),
     "bags": lambda h: F.embedding_bag(torch.tensor([[0, 1], [2, 3]]), h, mode="sum"),
@@ -41,6 +45,8 @@ def test_neurons_are_free_as_the_function_allows(name):
 TOLD = {
     "cholesky": lambda h: h @ torch.linalg.cholesky(gram(h)),
     "eigenvectors": lambda h: h @ torch.linalg.eigh(gram(h))[1].abs(),
+    "eigenvalues by one triangle": lambda h: h * torch.linalg.eigvalsh(gram(h) + h[0])[-1],
+    "pseudo-inverse by one triangle": lambda h: h @ torch.linalg.pinv(gram(h) - h[0], 0.01, True),
     "boundaries of neurons": lambda h: h + torch.searchsorted(h, h.detach()),
 }
 
