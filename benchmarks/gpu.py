@@ -58,7 +58,7 @@ def draw(
 ) -> list[Tensor]:
     """Return e, A, s, t and b."""
     torch.manual_seed(0)
-    edges, nodes, blocks = topology.num_edges, topology.num_nodes, len(topology.block_size)
+    edges, nodes, blocks = topology.num_edges, topology.num_nodes, len(topology.blocks.size)
     shapes = [(networks, n, channels) for n in (edges, nodes, nodes, blocks)]
     shapes.insert(1, (channels, channels))
     drawn = [torch.randn(shape, dtype=dtype, device=device) for shape in shapes]
@@ -104,7 +104,7 @@ def least_work(
     those of products: one by A forward; backward one by A, and one for its gradient.
     """
     edges = networks * topology.num_edges
-    nodes, blocks = networks * topology.num_nodes, networks * len(topology.block_size)
+    nodes, blocks = networks * topology.num_nodes, networks * len(topology.blocks.size)
     ends, matrix = channels * (2 * nodes + blocks), channels**2
     read = channels * edges + ends + matrix
     made = channels * edges + ends

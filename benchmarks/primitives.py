@@ -24,6 +24,7 @@ from torch import Tensor
 from nngraph import kernels
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
+from nngraph.testing import IrregularTopology
 
 KEYS = ("primitive", "backend", "case", "channels", "device", "threads", "cpu")
 BACKENDS = ("dense", "scatter", "reference")
@@ -97,15 +98,15 @@ def primitives(case: Case, channels: int, dtype: torch.dtype, device: str) -> It
         made = torch.randn(shape, generator=generator, dtype=dtype, device=device)
         return made.requires_grad_()
 
-    blocks = len(t.block_size)
+    blocks = len(t.blocks.size)
     e, w = draw(*lead, t.num_edges, channels), draw(*lead, t.num_edges)
     x, y = draw(*lead, t.num_nodes, channels), draw(*lead, t.num_nodes, channels)
     z, score = draw(*lead, blocks, channels), draw(*lead, t.num_edges, 2)
     matrix, matrices = draw(channels, channels), draw(blocks, channels, channels)
 
     def levels(backend: str, weight: Tensor, x: Tensor) -> Sequence[Tensor]:
-        states = [kernels.take(x, t.level_nodes[0])]
-        for level in range(1, len(t.level_nodes)):
+        states = [kernels.take(x, t.levels[0].nodes)]
+        for level in range(1, len(t.levels)):
             states.append(kernels.propagate_level(t, level, weight, states, backend=backend))
         return states[1:]
 
@@ -133,7 +134,7 @@ def primitives(case: Case, channels: int, dtype: torch.dtype, device: str) -> It
             lambda b, w, x, s=end: [kernels.propagate(t, w, x, s, b)],
             (w, x),
         )
-    if t.levels:
+    if len(t.levels) > 1:
         yield Primitive("propagate_level, all", levels, (w, x))
     yield Primitive(
         "multiply_blocks", lambda b, e, m: [kernels.multiply_blocks(t, e, m, b)], (e, matrices)
@@ -281,7 +282,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[Case, int]]:
         if nodes:
             generator = torch.Generator().manual_seed(0)
             ends = torch.randint(nodes, (2, 32 * nodes), generator=generator)
-            irregular = Topology.of_edges(ends, nodes)
+            irregular = IrregularTopology.of_edges(ends, nodes)
             yield Case(f"irregular: {nodes} nodes", irregular, ()), channels
     for width in arguments.width:
         topology = Topology.of(Architecture.mlp([2, width, width, 1]))

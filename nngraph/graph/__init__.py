@@ -37,7 +37,16 @@ from nngraph.graph.stack import NeuralGraphStack, to_batch
 from nngraph.graph.structure import STRUCTURE
 from nngraph.graph.symmetry import Symmetry
 from nngraph.graph.topology.kinds import BLOCK_KINDS, COLUMN_KINDS, KERNEL_AXES
-from nngraph.graph.topology.parts import Bucket, Meetings, Nodes
+from nngraph.graph.topology.tables import (
+    Blocks,
+    Bucket,
+    Groups,
+    Level,
+    Meetings,
+    Members,
+    Neurons,
+    Nodes,
+)
 from nngraph.graph.topology.topology import Topology
 
 __all__ = [
@@ -57,16 +66,21 @@ __all__ = [
     "Alike",
     "Architecture",
     "Block",
+    "Blocks",
     "Bucket",
     "ChainLayer",
     "Column",
     "Factor",
+    "Groups",
+    "Level",
     "Meetings",
+    "Members",
     "NeuralGraph",
     "NeuralGraphStack",
     "NeuronGroup",
     "NeuronLayer",
     "NeuronSymmetry",
+    "Neurons",
     "Nodes",
     "Parameter",
     "Relabelling",

@@ -114,7 +114,7 @@ def _parameters(architecture: Architecture, x: Tensor, edge_attr: Tensor) -> dic
 @lru_cache(maxsize=16)
 def _places(topology: Topology) -> tuple[_Places, ...]:
     distinct = {a: i for i, a in enumerate(dict.fromkeys(topology.architectures))}
-    device = topology.node_group.device
+    device = topology.nodes.level.device
     kind = torch.tensor([distinct[a] for a in topology.architectures], device=device)
 
     def rows(own: Tensor, size: int, sizes: list[int]) -> Tensor:

@@ -31,26 +31,27 @@ def propagate_level(
     Args:
         level: of the targets, from 1.
         weight: ``[*, E]``, of all edges.
-        x: ``[*, n, C]``, features of the neurons ``topology.level_nodes[l]`` of every level l
+        x: ``[*, n, C]``, features of the neurons ``topology.levels[l].nodes`` of every level l
             before; those of the last of them alone will do where no block skips a level.
         to: ``"source"`` runs backwards, :math:`\sum_i w_{ij} x_i`, from features of the level.
 
     Returns:
-        ``[*, m, C]`` at the neurons ``topology.level_nodes[level]``; backwards at those of the
+        ``[*, m, C]`` at the neurons ``topology.levels[level].nodes``; backwards at those of the
         level before, or, where blocks skip levels, of all levels before, one after another.
 
     Raises:
         InvalidGraphError: if the topology has no such level, or blocks skip levels and only the
             features of one are given.
     """
-    if not 1 <= level <= len(topology.levels):
+    last = len(topology.levels) - 1
+    if not 1 <= level <= last:
         raise InvalidGraphError(
-            f"level {level} was asked of a topology with {len(topology.levels)}; expected 1 to "
+            f"level {level} was asked of a topology with {last}; expected 1 to "
             "that. An irregular graph has none."
         )
     if to == "source":
         received = x if isinstance(x, Tensor) else x[level]
-    elif topology.level_skips[level - 1]:
+    elif topology.levels[level].skips:
         if isinstance(x, Tensor) or len(x) < level:
             raise InvalidGraphError(
                 f"level {level} hears of neurons of other levels than the one before, as skip "

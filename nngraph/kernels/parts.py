@@ -82,12 +82,12 @@ def broadcast_blocks(topology: Topology, blocks: Tensor, backend: str = "auto") 
 
 def pool_groups(topology: Topology, x: Tensor) -> Tensor:
     """Return the mean over each group's neurons: ``[*, N, C] -> [*, G, C]`` for G groups."""
-    return reference.mean_by(x, topology.node_group, topology.group_size)
+    return reference.mean_by(x, topology.nodes.group.index, topology.groups.size)
 
 
 def broadcast_groups(topology: Topology, groups: Tensor) -> Tensor:
     """Return each group's features at each of its neurons: ``[*, G, C] -> [*, N, C]``."""
-    return groups.index_select(-2, topology.node_group)
+    return groups.index_select(-2, topology.nodes.group.index)
 
 
 def pool_graphs(topology: Topology, values: Tensor, of: Tensor) -> Tensor:
@@ -133,4 +133,4 @@ def quantiles(topology: Topology, e: Tensor, side: Side, shares: Sequence[float]
 
 def quantiles_of_groups(topology: Topology, x: Tensor, shares: Sequence[float]) -> Tensor:
     """Return quantiles of the neurons of each group: ``[*, N, C] -> [*, G, Q, C]``."""
-    return sets.quantiles_by(x, topology.node_group, topology.group_size, shares)
+    return sets.quantiles_by(x, topology.nodes.group.index, topology.groups.size, shares)

@@ -140,14 +140,16 @@ def reference(
     # For each set, the rows of `values` that each token is made of, by its role.
     sets: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
     at = 0
-    for rows, columns, parts, source, target in topology.blocks[:, :5].tolist():
+    blocks = topology.blocks
+    table = (blocks.rows, blocks.columns, blocks.parts, blocks.source, blocks.target)
+    for rows, columns, parts, source, target in torch.stack(table, dim=1).tolist():
         for share in range(parts):
             array = torch.arange(at, at + rows * columns).reshape(rows, columns)
             at += rows * columns
             sets.setdefault((target + share * rows, rows), []).append((0, array.mT))
             sets.setdefault((source + share * columns, columns), []).append((1, array))
     first = 0
-    for size in topology.group_size.tolist():
+    for size in topology.groups.size.tolist():
         neurons = count + torch.arange(first, first + size).unsqueeze(0)
         sets.setdefault((first, size), []).append((2, neurons))
         first += size

@@ -5,6 +5,7 @@ from nngraph.testing.equivariance import (
     assert_invariant,
     assert_not_equivariant,
 )
+from nngraph.testing.irregular import IrregularTopology
 from nngraph.testing.networks import (
     every_activation,
     random_architectures,
@@ -16,6 +17,7 @@ from nngraph.testing.networks import (
 from nngraph.testing.precision import assert_as_precise
 
 __all__ = [
+    "IrregularTopology",
     "assert_as_precise",
     "assert_equivariant",
     "assert_invariant",

@@ -33,7 +33,7 @@ def draw(topology: Topology, lead: tuple[int, ...], channels: int = 3) -> list[T
     generator = torch.Generator().manual_seed(0)
     sizes = (topology.num_edges, channels, topology.num_nodes, topology.num_nodes)
     shapes = [(*(lead if i != 1 else ()), size, channels) for i, size in enumerate(sizes)]
-    shapes.append((*lead, len(topology.block_size), channels))
+    shapes.append((*lead, len(topology.blocks.size), channels))
     return [
         torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
         for shape in shapes

@@ -16,7 +16,7 @@ from nngraph.graph.topology.topology import Topology
 from nngraph.kernels import Side
 from nngraph.kernels.backends import choice as backends
 from nngraph.kernels.backends.choice import is_dense, kernel_of
-from nngraph.testing import random_architectures, structured_architectures
+from nngraph.testing import IrregularTopology, random_architectures, structured_architectures
 
 mlp = Architecture.mlp
 NAMED = dict(random_architectures())
@@ -76,7 +76,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 def rows_of(topology: Topology, side: Side) -> tuple[list[int], int]:
     if side == "block":
-        return topology.edge_block.tolist(), len(topology.block_size)
+        return topology.edge_block.tolist(), len(topology.blocks.size)
     return [pair[side == "target"] for pair in ends(topology)], topology.num_nodes
 
 
@@ -135,7 +135,7 @@ class TestAgainstLoops:
 
     def test_multiply_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
         e = draw(*lead, topology.num_edges, 2)
-        weight = draw(len(topology.block_size), 3, 2, seed=1)
+        weight = draw(len(topology.blocks.size), 3, 2, seed=1)
         rows = [weight[k] @ e[..., i, :, None] for i, k in enumerate(topology.edge_block.tolist())]
         found = kernels.multiply_blocks(topology, e, weight, backend)
         close(found, torch.stack(rows, dim=-3)[..., 0])
@@ -167,46 +167,46 @@ class TestAgainstLoops:
     def test_propagate_level(self, topology: Topology, lead: tuple[int, ...], backend: str):
         weight, x = draw(*lead, topology.num_edges), draw(*lead, topology.num_nodes, 2, seed=1)
         # Weights of other levels must not reach the answer, not even infinite ones.
-        for level in range(1, len(topology.levels) + 1):
+        for level in range(1, len(topology.levels)):
             expected = torch.zeros_like(x)
             others = weight.clone()
             for k, (i, j) in enumerate(ends(topology)):
-                if int(topology.node_level[j]) == level:
+                if int(topology.nodes.level[j]) == level:
                     expected[..., j, :] += weight[..., k, None] * x[..., i, :]
                 else:
                     others[..., k] = torch.inf
-            before = [kernels.take(x, nodes) for nodes in topology.level_nodes[:level]]
+            before = [kernels.take(x, before.nodes) for before in topology.levels[:level]]
             found = kernels.propagate_level(topology, level, others, before, backend=backend)
-            if not topology.level_skips[level - 1]:
+            if not topology.levels[level].skips:
                 alone = kernels.propagate_level(
                     topology, level, others, before[-1], backend=backend
                 )
                 assert torch.equal(alone, found)
-            close(found, expected[..., topology.node_level == level, :])
+            close(found, expected[..., topology.nodes.level == level, :])
 
     def test_propagate_level_backwards(
         self, topology: Topology, lead: tuple[int, ...], backend: str
     ):
         weight, x = draw(*lead, topology.num_edges), draw(*lead, topology.num_nodes, 2, seed=1)
-        for level in range(1, len(topology.levels) + 1):
+        for level in range(1, len(topology.levels)):
             expected = torch.zeros_like(x)
             others = weight.clone()
             for k, (i, j) in enumerate(ends(topology)):
-                if int(topology.node_level[j]) == level:
+                if int(topology.nodes.level[j]) == level:
                     expected[..., i, :] += weight[..., k, None] * x[..., j, :]
                 else:
                     others[..., k] = torch.inf
-            after = kernels.take(x, topology.level_nodes[level])
+            after = kernels.take(x, topology.levels[level].nodes)
             found = kernels.propagate_level(topology, level, others, after, "source", backend)
-            before = range(0 if topology.level_skips[level - 1] else level - 1, level)
+            before = range(0 if topology.levels[level].skips else level - 1, level)
             heard = torch.cat(
-                [expected[..., topology.node_level == earlier, :] for earlier in before], dim=-2
+                [expected[..., topology.nodes.level == earlier, :] for earlier in before], dim=-2
             )
             close(found, heard)
 
     def test_normalise_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
         e = 3 + draw(*lead, topology.num_edges, 2)
-        weight, bias = draw(2, len(topology.block_size), 2, seed=1)
+        weight, bias = draw(2, len(topology.blocks.size), 2, seed=1)
         blocks = topology.edge_block
         expected = torch.empty_like(e)
         for k in range(len(weight)):
@@ -228,7 +228,7 @@ class TestAgainstLoops:
 @pytest.mark.parametrize(("topology", "lead"), TOPOLOGIES)
 def test_pools_of_groups_and_graphs_and_their_way_back(topology: Topology, lead: tuple[int, ...]):
     x = draw(*lead, topology.num_nodes, 2)
-    groups = topology.node_group.tolist()
+    groups = topology.nodes.group.index.tolist()
     expected = summed(x, groups, max(groups) + 1)
     for group in range(max(groups) + 1):
         expected[..., group, :] /= groups.count(group)
@@ -237,7 +237,7 @@ def test_pools_of_groups_and_graphs_and_their_way_back(topology: Topology, lead:
     spread = kernels.broadcast_groups(topology, pooled)
     for node, group in enumerate(groups):
         assert torch.equal(spread[..., node, :], pooled[..., group, :])
-    blocks = draw(*lead, len(topology.block_size), 2)
+    blocks = draw(*lead, len(topology.blocks.size), 2)
     spread = kernels.broadcast_blocks(topology, blocks)
     for edge, block in enumerate(topology.edge_block.tolist()):
         assert torch.equal(spread[..., edge, :], blocks[..., block, :])
@@ -246,9 +246,9 @@ def test_pools_of_groups_and_graphs_and_their_way_back(topology: Topology, lead:
 @pytest.mark.parametrize(("topology", "lead"), TOPOLOGIES)
 def test_take(topology: Topology, lead: tuple[int, ...]):
     x = draw(*lead, topology.num_nodes, 2)
-    for level, nodes in enumerate(topology.level_nodes):
-        chosen = topology.node_level == level
-        assert torch.equal(kernels.take(x, nodes), x[..., chosen, :])
+    for number, level in enumerate(topology.levels):
+        chosen = topology.nodes.level == number
+        assert torch.equal(kernels.take(x, level.nodes), x[..., chosen, :])
 
 
 def cases(
@@ -259,8 +259,8 @@ def cases(
 
     e = draw(*lead, topology.num_edges, 2).requires_grad_()
     w = draw(*lead, topology.num_edges, seed=3).requires_grad_()
-    blocks = draw(len(topology.block_size), 2, 2, seed=4).requires_grad_()
-    scales = draw(2, len(topology.block_size), 2, seed=6).requires_grad_()
+    blocks = draw(len(topology.blocks.size), 2, 2, seed=4).requires_grad_()
+    scales = draw(2, len(topology.blocks.size), 2, seed=6).requires_grad_()
     t, b = topology, backend
     return [
         (lambda x: kernels.gather(t, x, "source", b), (nodes(1),)),
@@ -280,20 +280,20 @@ def cases(
         (lambda w, x: kernels.propagate(t, w, x, "source", b), (w, nodes(1))),
         (
             lambda w, x: kernels.propagate_level(
-                t, 1, w, kernels.take(x, t.level_nodes[0]), backend=b
+                t, 1, w, kernels.take(x, t.levels[0].nodes), backend=b
             ),
             (w, nodes(1)),
         ),
         (
             lambda w, x: kernels.propagate_level(
-                t, 1, w, kernels.take(x, t.level_nodes[1]), "source", b
+                t, 1, w, kernels.take(x, t.levels[1].nodes), "source", b
             ),
             (w, nodes(1)),
         ),
         (lambda e, m: kernels.normalise_blocks(t, e, m[0], m[1], 0.1, b), (e, scales)),
         (lambda e: kernels.pool_blocks(t, e, b), (e,)),
         (lambda x: kernels.pool_groups(t, x), (nodes(1),)),
-        (lambda x: kernels.take(x, t.level_nodes[1]), (nodes(1),)),
+        (lambda x: kernels.take(x, t.levels[1].nodes), (nodes(1),)),
     ]
 
 
@@ -414,9 +414,9 @@ def test_unknown_names_are_refused():
 
 def test_a_level_that_hears_of_all_before_wants_them_all():
     topology = Topology.of(STRUCTURED["residual"])
-    assert topology.level_skips == (False, False, True, False)
+    assert [level.skips for level in topology.levels] == [False, False, False, True, False]
     weight, x = draw(topology.num_edges), draw(topology.num_nodes, 2)
-    before = [kernels.take(x, nodes) for nodes in topology.level_nodes]
+    before = [kernels.take(x, level.nodes) for level in topology.levels]
     for given in (before[2], before[:2]):
         with pytest.raises(InvalidGraphError, match="features of all 3 levels"):
             kernels.propagate_level(topology, 3, weight, given)
@@ -426,7 +426,7 @@ class TestIrregular:
     """Any graph: here with a node that nothing reaches, an edge twice and a loop."""
 
     EDGES = torch.tensor([[4, 0, 1, 1, 2, 2], [2, 1, 0, 0, 2, 4]])
-    GRAPH = Topology.of_edges(EDGES, 6, torch.tensor([0, 0, 1, 1, 1, 1]))
+    GRAPH = IrregularTopology.of_edges(EDGES, 6, torch.tensor([0, 0, 1, 1, 1, 1]))
 
     @pytest.mark.parametrize("backend", ["reference", "scatter", "auto"])
     def test_against_loops(self, backend: str):
@@ -442,9 +442,10 @@ class TestIrregular:
         weight = draw(6)
         expected = summed(weight[:, None] * x[self.EDGES[0]], self.EDGES[1].tolist(), 6)
         close(kernels.propagate(t, weight, x, backend=backend), expected)
-        graphs = kernels.pool_graphs(t, x, t.node_graph)
+        graphs = kernels.pool_graphs(t, x, t.nodes.graph.index)
         close(graphs, torch.stack([x[:2].mean(0), x[2:].mean(0)]))
-        assert torch.equal(kernels.broadcast_graphs(graphs, t.node_graph)[:2], graphs[[0, 0]])
+        back = kernels.broadcast_graphs(graphs, t.nodes.graph.index)
+        assert torch.equal(back[:2], graphs[[0, 0]])
 
     def test_dense_and_levels_are_refused(self):
         with pytest.raises(InvalidGraphError, match="no blocks; expected 'scatter'"):
@@ -464,7 +465,7 @@ class TestIrregular:
     )
     def test_what_is_no_graph_is_refused(self, arguments, message: str):
         with pytest.raises(InvalidGraphError, match=message):
-            Topology.of_edges(*arguments)
+            IrregularTopology.of_edges(*arguments)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -494,10 +495,10 @@ def everything(t: Topology, e: Tensor, x: Tensor, backend: str) -> Tensor:
     parts.append(kernels.attend(t, z, z, "source", backend))
     parts.append(kernels.propagate(t, z[..., 0], x, "source", backend))
     parts.append(kernels.inner(t, x, x, 2, backend))
-    first = kernels.take(x, t.level_nodes[0])
+    first = kernels.take(x, t.levels[0].nodes)
     parts.append(kernels.propagate_level(t, 1, z[..., 0], first, backend=backend))
     parts.append(kernels.pool_blocks(t, z, backend))
-    ones = z.new_ones(len(t.block_size), z.shape[-1])
+    ones = z.new_ones(len(t.blocks.size), z.shape[-1])
     parts.append(kernels.normalise_blocks(t, z, ones, ones, backend=backend))
     parts.append(kernels.pool_groups(t, x))
     return torch.cat([part.flatten() for part in parts])

@@ -74,7 +74,7 @@ def test_the_fused_update_errs_no_more_than_twice_as_much_as_the_plain_one(
 ):
     """In values and gradients; that in Triton is held in test_triton.py."""
     topology = Topology.of(NAMED["depth-six"]).to(gpu)
-    edges, nodes, blocks = topology.num_edges, topology.num_nodes, len(topology.block_size)
+    edges, nodes, blocks = topology.num_edges, topology.num_nodes, len(topology.blocks.size)
     shapes = [(3, edges, 8), (8, 8), (3, nodes, 8), (3, nodes, 8), (3, blocks, 8)]
     given = [draw(*shape, seed=i).to(gpu, dtype) for i, shape in enumerate(shapes)]
 
@@ -94,7 +94,8 @@ def test_irregular_graphs(backend: str, gpu: str):
         made += [kernels.reduce(t, e, "target", op, backend) for op in ("sum", "max", "std")]
         made.append(kernels.softmax(t, e, "source", backend))
         made.append(kernels.propagate(t, e[:, 0], x, "target", backend))
-        made.append(kernels.broadcast_graphs(kernels.pool_graphs(t, x, t.node_graph), t.node_graph))
+        graph = t.nodes.graph.index
+        made.append(kernels.broadcast_graphs(kernels.pool_graphs(t, x, graph), graph))
         return [value.cpu() for value in made]
 
     there = graph.to(gpu)

@@ -14,7 +14,7 @@ from nngraph import kernels
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
-from nngraph.testing import random_architectures, structured_architectures
+from nngraph.testing import IrregularTopology, random_architectures, structured_architectures
 
 mlp = Architecture.mlp
 STRUCTURED = dict(structured_architectures())
@@ -119,6 +119,6 @@ def test_what_is_refused():
     for keys, heads in ((2, 4), (4, 4), (5, 1), (0, 1), (2, 0)):
         with pytest.raises(ValueError, match="shared evenly by"):
             kernels.row_column_attention(topology, e, x, keys, heads)
-    graph = Topology.of_edges(torch.tensor([[0, 1], [1, 0]]), 2)
+    graph = IrregularTopology.of_edges(torch.tensor([[0, 1], [1, 0]]), 2)
     with pytest.raises(InvalidGraphError, match="irregular"):
         kernels.row_column_attention(graph, draw(2, 3), draw(2, 3), 1)

@@ -17,7 +17,7 @@ def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "torch_scatter", None)
     topology = Topology.of(Architecture.mlp([2, 3, 1]))
     x, e = torch.ones(topology.num_nodes, 1), torch.ones(topology.num_edges, 1)
-    weight = torch.ones(len(topology.block_size), 1, 1)
+    weight = torch.ones(len(topology.blocks.size), 1, 1)
     for ask in (
         lambda: kernels.gather(topology, x, "source", "scatter"),
         lambda: kernels.reduce(topology, e, "target", "max", "scatter"),

@@ -10,6 +10,7 @@ from torch import Tensor
 from nngraph import kernels
 from nngraph.graph.topology.topology import Topology
 from nngraph.kernels import Side
+from nngraph.testing import IrregularTopology
 
 SHARES = (0.0, 0.2, 0.5, 0.75, 1.0)
 
@@ -34,14 +35,14 @@ class TestAgainstLoops:
 
     def test_quantiles_of_groups(self, topology: Topology, lead: tuple[int, ...]):
         x = draw(*lead, topology.num_nodes, 2)
-        expected = by_hand(x, topology.node_group.tolist(), len(topology.group_size))
+        expected = by_hand(x, topology.nodes.group.index.tolist(), len(topology.groups.size))
         close(kernels.quantiles_of_groups(topology, x, SHARES), expected)
 
     def test_attend_graphs(self, topology: Topology, lead: tuple[int, ...]):
         x, score = draw(*lead, topology.num_nodes, 4), draw(*lead, topology.num_nodes, 2, seed=1)
-        found = kernels.attend_graphs(topology, x, 300 * score, topology.node_graph)
+        found = kernels.attend_graphs(topology, x, 300 * score, topology.nodes.graph.index)
         for graph in range(topology.num_graphs):
-            own = topology.node_graph == graph
+            own = topology.nodes.graph.index == graph
             share = (300 * score[..., own, :]).softmax(-2).repeat_interleave(2, -1)
             close(found[..., graph, :], (x[..., own, :] * share).sum(-2))
 
@@ -50,7 +51,7 @@ class TestAgainstLoops:
 def test_derivatives(topology: Topology, lead: tuple[int, ...]):
     e = draw(*lead, topology.num_edges, 2).requires_grad_()
     x, score = (draw(*lead, topology.num_nodes, 2, seed=s).requires_grad_() for s in (1, 2))
-    graph = topology.node_graph
+    graph = topology.nodes.graph.index
     for function, inputs in (
         (lambda e: kernels.quantiles(topology, e, "target", SHARES), (e,)),
         (lambda x, s: kernels.attend_graphs(topology, x, s, graph), (x, score)),
@@ -60,7 +61,7 @@ def test_derivatives(topology: Topology, lead: tuple[int, ...]):
 
 
 def test_networks_without_any_get_nothing():
-    topology = Topology.of_edges(torch.tensor([[0], [1]]), 3, torch.tensor([0, 0, 1]))
+    topology = IrregularTopology.of_edges(torch.tensor([[0], [1]]), 3, torch.tensor([0, 0, 1]))
     found = kernels.quantiles(topology, torch.ones(1, 1), "block", SHARES)
     assert found.tolist() == [[[1.0]] * 5, [[0.0]] * 5]
     assert kernels.quantiles(topology, torch.ones(2, 0, 1), "block", (0.5,)).shape == (2, 2, 1, 1)

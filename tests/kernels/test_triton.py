@@ -22,6 +22,7 @@ from nngraph.errors import InvalidGraphError, MissingDependencyError
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
 from nngraph.kernels.triton import edges as triton_edges
+from nngraph.testing import IrregularTopology
 
 ROOT = Path(__file__).parents[2]
 TRIANGLE = Topology.of(Architecture.mlp([2, 3, 1]))
@@ -31,7 +32,7 @@ def features(
     topology: Topology, channels: int = 3, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
     rows = (topology.num_edges, channels, topology.num_nodes, topology.num_nodes)
-    return [torch.ones(size, channels, dtype=dtype) for size in (*rows, len(topology.block_size))]
+    return [torch.ones(size, channels, dtype=dtype) for size in (*rows, len(topology.blocks.size))]
 
 
 def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch):
@@ -94,7 +95,7 @@ if find_spec("triton") is not None:
         given[1] = given[1].to("meta")
         with pytest.raises(InvalidGraphError, match="on cpu, meta; expected all"):
             kernels.edge_update(TRIANGLE, *given, backend="triton")
-        graph = Topology.of_edges(torch.tensor([[0, 1], [1, 0]]), 2)
+        graph = IrregularTopology.of_edges(torch.tensor([[0, 1], [1, 0]]), 2)
         with pytest.raises(InvalidGraphError, match="irregular graph"):
             kernels.edge_update(graph, *features(graph), backend="triton")
 

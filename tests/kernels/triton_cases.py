@@ -36,7 +36,7 @@ def draw(
     generator = torch.Generator().manual_seed(0)
     rows = (topology.num_edges, channels, topology.num_nodes, topology.num_nodes)
     shapes = [(*(lead if i != 1 else ()), size, channels) for i, size in enumerate(rows)]
-    shapes.append((*lead, len(topology.block_size), channels))
+    shapes.append((*lead, len(topology.blocks.size), channels))
     drawn = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
     return [value.to(device, dtype).requires_grad_() for value in drawn]
 

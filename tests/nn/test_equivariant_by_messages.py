@@ -37,7 +37,7 @@ class Messages:
         self.architecture = architecture
         self.topology = Topology.of(architecture)
         self.depth = len(architecture.widths) - 1
-        self.tensors = len(self.topology.block_size) + len(self.topology.group_size)
+        self.tensors = len(self.topology.blocks.size) + len(self.topology.groups.size)
         #: channel of each (tensor, places on the free axes)
         self.channels: dict[tuple[str, tuple[int, ...]], int] = {}
         self.position: dict[str, int] = {}

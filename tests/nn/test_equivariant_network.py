@@ -161,7 +161,8 @@ def test_the_shared_norm_against_a_loop():
     nodes, edges = norm(topology, x, e)
     kinds = Kinds.of(topology, 1)
     for index, given, found, own in (
-        (topology.edge_block, e, edges, kinds.block), (topology.node_group, x, nodes, kinds.group)
+        (topology.edge_block, e, edges, kinds.block),
+        (topology.nodes.group.index, x, nodes, kinds.group),
     ):  # fmt: skip
         which = 0 if given is e else 1
         for k, kind in enumerate(own.tolist()):
@@ -170,5 +171,5 @@ def test_the_shared_norm_against_a_loop():
             expected = apart / (apart.square().mean() + 0.1).sqrt() * norm.weight[which, kind]
             expected = expected + norm.bias[which, kind]
             if given is x:
-                expected = expected * topology.node_has_bias[index == k].unsqueeze(-1)
+                expected = expected * topology.nodes.has_bias[index == k].unsqueeze(-1)
             torch.testing.assert_close(found[index == k], expected)

@@ -60,7 +60,7 @@ class TestPlacesOfOutputs:
         with torch.no_grad():
             model.encoder.positions["outputs"].rows.table += 1
         moved = self.states(model, Batch.from_data_list(graphs))[0] - together
-        role = Topology.of_batch([g.architecture for g in graphs]).node_role
+        role = Topology.of_batch([g.architecture for g in graphs]).nodes.role
         torch.testing.assert_close(moved, (role == 2).double().unsqueeze(-1).expand_as(moved))
 
 
@@ -199,8 +199,8 @@ class TestOptions:
         groups, blocks = nodes(batch, x, e)
         for graph in range(batch.num_graphs):
             kinds = (
-                (groups, x, batch.node_group, batch.group_graph, nodes.groups),
-                (blocks, e, batch.edge_block, batch.block_graph, nodes.blocks),
+                (groups, x, batch.nodes.group.index, batch.groups.graph.index, nodes.groups),
+                (blocks, e, batch.edge_block, batch.blocks.graph.index, nodes.blocks),
             )
             z = [
                 torch.stack(
@@ -349,9 +349,9 @@ class TestStreamedEdges:
             kernels.StreamedUpdate(
                 draw(4, 4), draw(3, t.num_nodes, 4), draw(3, t.num_nodes, 4), block
             )
-            for block in (None, draw(3, len(t.block_size), 4))
+            for block in (None, draw(3, len(t.blocks.size), 4))
         ]
-        start = features.taps, draw(4, 1), draw(len(t.block_size), 4)
+        start = features.taps, draw(4, 1), draw(len(t.blocks.size), 4)
         found = [
             kernels.streamed_edge_means(t, *start, updates, backend=backend)
             for backend in kernels.BACKENDS

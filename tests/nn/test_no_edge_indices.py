@@ -88,7 +88,7 @@ def test_a_layer_that_did_would_be_found(line: str):
         "y = kernels.gather(topology, x, 'source')",
         "e = update(self.source(x), self.target.weight)",
         "p = permuted[block.source]",
-        "y = table[topology.node_level]",
+        "y = table[topology.nodes.level]",
         "a, b = layer(x, e, edge_index)",
     ],
 )

@@ -124,7 +124,7 @@ def test_outputs_of_networks_with_fewer_are_padded():
     graphs = [random_stack(mlp([1, 2, n]), 1, n)[0] for n in (1, 3, 2)]
     features = input_features(Batch.from_data_list(graphs))
     topology = features.topology
-    values = [(2, kernels.take(features.bias, topology.level_nodes[2]))]
+    values = [(2, kernels.take(features.bias, topology.levels[2].nodes))]
     bias = [graph.parameters()["1.bias"].tolist() for graph in graphs]
     expected = [[*b, *[0.0] * (3 - len(b))] for b in bias]
     assert at_outputs(topology, values, 3).tolist() == expected

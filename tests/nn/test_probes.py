@@ -87,7 +87,7 @@ def joined(features: Features, levels: list[Tensor]) -> Tensor:
     topology = features.topology
     out = torch.full((*features.x.shape[:-1], levels[0].shape[-1]), torch.nan).double()
     for level, values in enumerate(levels):
-        rows = torch.nonzero(topology.node_level == level).squeeze(1)
+        rows = torch.nonzero(topology.nodes.level == level).squeeze(1)
         out[..., rows, :] = values.detach()
     return out
 

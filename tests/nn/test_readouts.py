@@ -145,12 +145,11 @@ class TestSummaries:
     def test_level_means(self):
         t, x, e = self.states(self.BATCH)
         found = LevelMeans(3, 6, 4)(t, x, e)
+        at = t.nodes.level.clamp(max=2)
         for graph in range(3):
-            nodes = [
-                (t.node_graph == graph) & (t.node_level.clamp(max=2) == level) for level in range(3)
-            ]
-            level = t.block_level.clamp(max=2)[t.edge_block]
-            edges = [(t.block_graph[t.edge_block] == graph) & (level == k) for k in range(3)]
+            nodes = [(t.nodes.graph.index == graph) & (at == level) for level in range(3)]
+            level = t.blocks.level.clamp(max=2)[t.edge_block]
+            edges = [(t.blocks.graph.index[t.edge_block] == graph) & (level == k) for k in range(3)]
             means = [x[rows].mean(0) for rows in nodes] + [e[rows].mean(0) for rows in edges]
             torch.testing.assert_close(found[graph], torch.cat(means).nan_to_num())
 
@@ -160,8 +159,9 @@ class TestSummaries:
         found = built(t, x, e)
         silu = nn.functional.silu
         for graph in range(3):
-            groups = [x[t.node_group == g].mean(0) for g in (t.group_graph == graph).nonzero()]
-            blocks = [e[t.edge_block == k].mean(0) for k in (t.block_graph == graph).nonzero()]
+            own = [(of.graph.index == graph).nonzero() for of in (t.groups, t.blocks)]
+            groups = [x[t.nodes.group.index == g].mean(0) for g in own[0]]
+            blocks = [e[t.edge_block == k].mean(0) for k in own[1]]
             expected = [
                 silu(built.groups(torch.stack(groups))).mean(0),
                 silu(built.blocks(torch.stack(blocks))).mean(0),
@@ -180,10 +180,10 @@ class TestSummaries:
         for graph in range(3):
             blocks = [
                 attended(e[t.edge_block == k], built.weights)
-                for k in (t.block_graph == graph).nonzero()
+                for k in (t.blocks.graph.index == graph).nonzero()
             ]
             expected = [
-                attended(x[t.node_graph == graph], built.neurons),
+                attended(x[t.nodes.graph.index == graph], built.neurons),
                 attended(torch.stack(blocks), built.blocks),
             ]
             torch.testing.assert_close(found[graph], torch.cat(expected))

@@ -102,10 +102,10 @@ def test_one_round_joins_what_meets_and_the_tensors_join_the_rest():
 def test_attention_among_tensors_against_a_loop():
     topology = Topology.of_batch([mlp([2, 3, 1]), mlp([2, 4]), mlp([1, 3, 1])])
     module = TensorAttention(4, 2).double()
-    blocks = torch.randn(len(topology.block_graph), 4, dtype=torch.float64)
-    groups = torch.randn(len(topology.group_graph), 4, dtype=torch.float64)
+    blocks = torch.randn(len(topology.blocks.size), 4, dtype=torch.float64)
+    groups = torch.randn(len(topology.groups.size), 4, dtype=torch.float64)
     found = torch.cat(module(topology, blocks, groups))
-    graph = torch.cat([topology.block_graph, topology.group_graph])
+    graph = torch.cat([topology.blocks.graph.index, topology.groups.graph.index])
     tokens = module.read(torch.cat([blocks, groups]))
     expected = torch.zeros_like(found)
     for network in range(3):

@@ -204,7 +204,7 @@ def test_against_a_loop_over_edges():
         for edge, (j, i) in enumerate(zip(topology.source, topology.target, strict=True)):
             a, b = readout.target(hidden[i])[wide], readout.source(hidden[j])[wide]
             said = readout.edge.weight[copy] @ states.edge_attr[0, edge]
-            level = topology.node_level[i]
+            level = topology.nodes.level[i]
             size = readout.weight_scale[level, copy] * readout.scales.weight[level]
             expected = networks.edge_attr[0, edge, 0] + size * (a @ b / 3**0.5 + said)
             torch.testing.assert_close(edited.edge_attr[0, edge, 0], expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -14,23 +14,17 @@ from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import ROLES, Architecture
 from nngraph.graph.topology.kinds import KERNEL_AXES, block_kind, column_kind, kernel_size
 from nngraph.graph.topology.meetings import meetings
-from nngraph.graph.topology.parts import Bucket, Nodes
+from nngraph.graph.topology.tables import Blocks, Bucket, Groups, Level, Members, Neurons, Nodes
 
 __all__ = ["build"]
 
 #: The topology, which imports this module.
 Made = TypeVar("Made")
 
-
-def _levels(architecture: Architecture) -> tuple[list[int], list[int]]:
-    """Longest distance of each group from the inputs and to the outputs, in blocks."""
-    level, height = [0] * len(architecture.groups), [0] * len(architecture.groups)
-    # Groups stand in the order of computation; parameters in that of the state dict.
-    for block in sorted(architecture.blocks, key=lambda block: block.source):
-        level[block.target] = max(level[block.target], level[block.source] + 1)
-    for block in sorted(architecture.blocks, key=lambda block: -block.target):
-        height[block.source] = max(height[block.source], height[block.target] + 1)
-    return level, height
+_GROUP_COLUMNS = ("graph", "size", "role", "level", "depth_from_output", "activation", "moves")
+_BLOCK_COLUMNS = ("graph", "rows", "columns", "parts", "source", "target", "edge", "level", "kind")
+_ENDS = ("source_group", "target_group")
+_OUTPUT = ROLES.index("output")
 
 
 def build(
@@ -43,167 +37,192 @@ def build(
         architectures: of the networks, in order.
         reorder: whether blocks of equal shape are brought together.
     """
-    distinct = {a: i for i, a in enumerate(dict.fromkeys(architectures))}
-    kind = np.array([distinct[a] for a in architectures])
-    nodes = np.array([a.num_nodes for a in distinct])[kind]
-    edges = np.array([a.num_edges for a in distinct])[kind]
-    node_start = np.concatenate([[0], np.cumsum(nodes)])
-    edge_start = np.concatenate([[0], np.cumsum(edges)])
-    functions = {a: i for i, a in enumerate(
-        dict.fromkeys(group.activation for a in distinct for group in a.groups)
-    )}
-    # Which kinds of columns the neurons of each group fill, as rows of one table.
-    width = max(len(a.column_names) for a in distinct)
-    kinds_of = {a: np.zeros(len(a.groups), dtype=np.int64) for a in distinct}
-    rows_of: dict[frozenset[tuple[int, int]], int] = {frozenset(): 0}
-    for a in distinct:
-        own: list[set[tuple[int, int]]] = [set() for _ in a.groups]
-        for c in a.columns:
-            own[c.group].update((c.column + i, column_kind(c)) for i in range(c.width))
-        kinds_of[a][:] = [rows_of.setdefault(frozenset(columns), len(rows_of)) for columns in own]
-    filled = np.zeros((len(rows_of), width), dtype=np.int64)
-    for columns, row in rows_of.items():
-        for column, kind_of_column in columns:
-            filled[row, column] = kind_of_column
-    group_count = np.array([len(a.groups) for a in distinct])[kind]
-    first_group = np.concatenate([[0], np.cumsum(group_count)])
-    block_parts, group_parts = [], []
-    for a, i in distinct.items():
-        graphs = np.flatnonzero(kind == i)[:, None]
-        level, height = _levels(a)
-        table = np.array(
-            [
-                (b.rows, b.columns, b.parts, a.node_starts[b.source], a.node_starts[b.target],
-                 b.start, level[b.target], b.index, b.source, b.target)
-                for b in a.blocks
-            ],
-            dtype=np.int64,
-        ).reshape(-1, 10)
-        shift = np.zeros((len(graphs), 1, 10), dtype=np.int64)
-        shift[:, :, 3:5] = node_start[graphs][:, :, None]
-        shift[:, :, 5] = edge_start[graphs]
-        shift[:, :, 8:] = first_group[graphs][:, :, None]
-        part = table[None] + shift
-        owner = np.broadcast_to(graphs[:, :, None], (*part.shape[:2], 1))
-        nature = np.array(
-            [(block_kind(b), *kernel_size(b)) for b in a.blocks], dtype=np.int64
-        ).reshape(-1, 1 + KERNEL_AXES)
-        nature = np.broadcast_to(nature[None], (len(graphs), *nature.shape))
-        every = np.concatenate([part, owner, nature], axis=2)
-        block_parts.append(every.reshape(-1, every.shape[-1]))
-        table = np.array(
-            [
-                (group.size, ROLES.index(group.role), level[g], height[g], kinds_of[a][g],
-                 functions[group.activation], g,
-                 any(factor.space in a.spaces for factor in group.factors))
-                for g, group in enumerate(a.groups)
-            ],
-            dtype=np.int64,
-        )
-        part = np.broadcast_to(table[None], (len(graphs), *table.shape))
-        owner = np.broadcast_to(graphs[:, :, None], (*part.shape[:2], 1))
-        group_parts.append(np.concatenate([part, owner], axis=2).reshape(-1, 9))
-    blocks, groups = np.concatenate(block_parts), np.concatenate(group_parts)
-    groups = groups[np.lexsort((groups[:, 6], groups[:, 8]))]
-    # Native order is by network and block; ragged batches sort by shape, then level.
-    keys = [7, 10, 6, 2, 1, 0] if reorder else [7, 10]
-    blocks = blocks[np.lexsort(tuple(blocks[:, key] for key in keys))]
+    distinct = tuple(dict.fromkeys(architectures))
+    activations = tuple(dict.fromkeys(group.activation for a in distinct for group in a.groups))
+    groups, blocks = _tables(architectures, distinct, activations, reorder)
+    sizes = blocks["rows"] * blocks["columns"] * blocks["parts"]
+    starts, group_start = _starts(sizes), _starts(groups["size"])
+    node_group = np.repeat(np.arange(len(groups)), groups["size"])
+    node = groups[node_group]
+    depth = int(groups["level"].max())
+    level_rows = [np.flatnonzero(node["level"] == level) for level in range(depth + 1)]
+    in_order = np.concatenate(level_rows)
+    skipping = set(blocks["level"][node["level"][blocks["source"]] + 1 != blocks["level"]].tolist())
+    group_sizes, num_graphs = _tensor(groups["size"]), len(architectures)
 
-    sizes = blocks[:, :3].prod(axis=1)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    group_size = groups[:, 0]
-    node_group = np.repeat(np.arange(len(groups)), group_size)
-    group_start = np.concatenate([[0], np.cumsum(group_size)])
-    num_nodes = int(node_start[-1])
-    degrees = np.zeros((2, len(groups)), dtype=np.int64)
-    np.add.at(degrees[0], blocks[:, 9], blocks[:, 1])
-    np.add.at(degrees[1], blocks[:, 8], blocks[:, 0])
+    def degree(group: str, count: str) -> Tensor:
+        """Edges of each neuron: of each block as many at every neuron of a group."""
+        return _tensor(np.bincount(blocks[group], blocks[count], len(groups))[node_group])
 
-    def tensor(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
-
-    depth = int(groups[:, 2].max())
-    level_rows = [np.flatnonzero(groups[node_group, 2] == level) for level in range(depth + 1)]
-    levels, skips = _layers(blocks, starts, level_rows, groups[node_group, 2])
-    output = ROLES.index("output")
-    outputs = groups[groups[:, 1] == output]
-    node_role = groups[node_group, 1]
-    is_output = node_role == output
-    graph_of_node = groups[node_group, 8]
-    before = np.cumsum(is_output) - is_output
-    place = np.where(is_output, before - before[node_start[:-1]][graph_of_node], -1)
+    nodes = Neurons(
+        group=Members(_tensor(node_group), group_sizes),
+        graph=_members(node["graph"], num_graphs),
+        role=_tensor(node["role"]),
+        position=_tensor(np.arange(len(node)) - group_start[node_group]),
+        output_position=_tensor(_output_position(node, num_graphs)),
+        moves=_tensor(node["moves"]).bool(),
+        level=_tensor(node["level"]),
+        depth_from_output=_tensor(node["depth_from_output"]),
+        level_order=_tensor(np.argsort(in_order)),
+        in_degree=degree("target_group", "columns"),
+        out_degree=degree("source_group", "rows"),
+        activation=_tensor(node["activation"]),
+        mask=_tensor(node["columns"]) > 0,
+        columns=_tensor(node["columns"]),
+    )
+    fixed = (groups["level"] == 0) & (groups["moves"] == 0)
+    tensors = np.concatenate([groups["graph"], blocks["graph"]])
     return make(
-        num_nodes=num_nodes,
+        num_nodes=len(node),
         num_edges=int(starts[-1]),
-        num_graphs=len(architectures),
-        node_group=tensor(node_group),
-        node_graph=tensor(groups[node_group, 8]),
-        block_graph=tensor(blocks[:, 10]),
-        group_graph=tensor(groups[:, 8]),
-        node_role=tensor(node_role),
-        node_position=tensor(np.arange(num_nodes) - group_start[node_group]),
-        node_moves=tensor(groups[node_group, 7]).bool(),
-        node_level=tensor(groups[node_group, 2]),
-        node_height=tensor(groups[node_group, 3]),
-        node_mask=torch.from_numpy(filled[groups[node_group, 4]] > 0),
-        node_columns=torch.from_numpy(filled[groups[node_group, 4]]),
-        output_place=tensor(place),
-        in_level_order=bool((np.diff(np.concatenate(level_rows)) == 1).all()),
-        output_rows={
-            level: tensor(np.flatnonzero(node_role[level_rows[level]] == output))
-            for level in sorted(set(outputs[:, 2].tolist()))
-        },
-        level_order=tensor(np.argsort(np.concatenate(level_rows))),
-        max_inputs=int(groups[(groups[:, 2] == 0) & (groups[:, 7] == 0), 0].max(initial=0)),
-        max_outputs=int(place.max()) + 1,
-        group_level=tensor(groups[:, 2]),
-        block_level=tensor(blocks[:, 6]),
-        block_kind=tensor(blocks[:, 11]),
-        kernel_size=tensor(blocks[:, 12:]),
-        in_degree=tensor(degrees[0][node_group]),
-        out_degree=tensor(degrees[1][node_group]),
-        block_size=tensor(sizes),
-        group_size=tensor(group_size),
-        buckets=tuple(
-            bucket for bucket, _ in _runs(blocks, starts, blocks[:, :3])
+        num_graphs=num_graphs,
+        nodes=nodes,
+        groups=Groups(
+            _members(groups["graph"], num_graphs), group_sizes, _tensor(groups["level"])
         ),
-        levels=levels,
-        level_skips=skips,
-        level_nodes=tuple(_nodes(rows, 1) for rows in level_rows),
-        places=_places(groups[node_group, 2:4]),
-        level_activations=tuple(
-            _by_activation(tuple(functions), groups[node_group[rows], 5]) for rows in level_rows
+        blocks=Blocks(
+            graph=_members(blocks["graph"], num_graphs),
+            size=_tensor(sizes),
+            **{name: _tensor(blocks[name]) for name in (*_BLOCK_COLUMNS[1:], "kernel_size")},
         ),
-        activations=tuple(functions),
-        node_activation=tensor(groups[node_group, 5]),
-        max_tensors=int(np.bincount(np.concatenate([groups[:, 8], blocks[:, 10]])).max()),
-        meetings=meetings(blocks[:, :5], starts, group_start[:-1], group_size),
-        blocks=tensor(blocks[:, :6]),
-        reordered=reorder and not _is_range(blocks[:, 5], sizes),
+        levels=_levels(blocks, starts, level_rows, node, skipping, activations),
+        buckets=tuple(bucket for bucket, _ in _runs(blocks, starts, ("rows", "columns", "parts"))),
+        meetings=meetings(blocks, starts, group_start[:-1], groups["size"]),
+        places=_places(np.stack([node["level"], node["depth_from_output"]], axis=1)),
+        activations=activations,
         architectures=architectures,
-        num_taps=max(a.num_taps for a in set(architectures)),
-        chains=all(a.is_chain for a in set(architectures)),
+        max_inputs=int(groups["size"][fixed].max(initial=0)),
+        max_outputs=int(nodes.output_position.max()) + 1,
+        max_tensors=int(np.bincount(tensors).max()),
+        num_taps=max(a.num_taps for a in distinct),
+        chains=all(a.is_chain for a in distinct),
+        in_level_order=bool((np.diff(in_order) == 1).all()),
+        reordered=reorder and not _is_range(blocks["edge"], sizes),
     )
 
 
-def _layers(
-    blocks: np.ndarray, starts: np.ndarray, level_rows: list[np.ndarray], node_level: np.ndarray
-) -> tuple[tuple[tuple[Bucket, ...], ...], tuple[bool, ...]]:
+def _tables(
+    architectures: Sequence[Architecture],
+    distinct: Sequence[Architecture],
+    activations: Sequence[Activation],
+    reorder: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Groups and blocks of all networks, as arrays with named columns."""
+    width = max(len(a.column_names) for a in distinct)
+    number = {activation: i for i, activation in enumerate(activations)}
+    own = {a: (_group_table(a, number, width), _block_table(a)) for a in distinct}
+    groups, blocks = (
+        np.concatenate([own[a][kind] for a in architectures]) for kind in (0, 1)
+    )
+    networks = np.arange(len(architectures))
+    for kind, table in enumerate((groups, blocks)):
+        table["graph"] = np.repeat(networks, [len(own[a][kind]) for a in architectures])
+    of = blocks["graph"]
+    for columns, counts in (
+        (("source", "target"), [a.num_nodes for a in architectures]),
+        (("edge",), [a.num_edges for a in architectures]),
+        (_ENDS, [len(a.groups) for a in architectures]),
+    ):
+        for column in columns:
+            blocks[column] += _starts(counts)[of]
+    if reorder:
+        # By shape, then level; those alike stay in the order of networks and blocks.
+        keys = ("level", "parts", "columns", "rows")
+        blocks = blocks[np.lexsort([blocks[key] for key in keys])]
+    return groups, blocks
+
+
+def _group_table(
+    architecture: Architecture, activations: dict[Activation, int], width: int
+) -> np.ndarray:
+    level, height = _distances(architecture)
+    made = np.zeros(len(architecture.groups), _dtype(_GROUP_COLUMNS, "columns", width))
+    for row, group in zip(made, architecture.groups, strict=True):
+        row["size"], row["role"] = group.size, ROLES.index(group.role)
+        row["activation"] = activations[group.activation]
+        row["moves"] = any(factor.space in architecture.spaces for factor in group.factors)
+    made["level"], made["depth_from_output"] = level, height
+    for c in architecture.columns:
+        made["columns"][c.group, c.column : c.column + c.width] = column_kind(c)
+    return made
+
+
+def _block_table(architecture: Architecture) -> np.ndarray:
+    level, _ = _distances(architecture)
+    first = architecture.node_starts
+    rows = [
+        (0, b.rows, b.columns, b.parts, first[b.source], first[b.target], b.start,
+         level[b.target], block_kind(b), b.source, b.target, kernel_size(b))
+        for b in architecture.blocks
+    ]  # fmt: skip
+    return np.array(rows, _dtype((*_BLOCK_COLUMNS, *_ENDS), "kernel_size", KERNEL_AXES))
+
+
+def _dtype(names: Sequence[str], wide: str, width: int) -> np.dtype:
+    """Columns of whole numbers; one of them is ``width`` numbers wide."""
+    return np.dtype([*((name, np.int64) for name in names), (wide, np.int64, (width,))])
+
+
+def _distances(architecture: Architecture) -> tuple[list[int], list[int]]:
+    """Longest distance of each group from the inputs and to the outputs, in blocks."""
+    level, height = [0] * len(architecture.groups), [0] * len(architecture.groups)
+    # Groups stand in the order of computation; parameters in that of the state dict.
+    for block in sorted(architecture.blocks, key=lambda block: block.source):
+        level[block.target] = max(level[block.target], level[block.source] + 1)
+    for block in sorted(architecture.blocks, key=lambda block: -block.target):
+        height[block.source] = max(height[block.source], height[block.target] + 1)
+    return level, height
+
+
+def _starts(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
+
+
+def _members(graph: np.ndarray, num_graphs: int) -> Members:
+    return Members(_tensor(graph), _tensor(np.bincount(graph, minlength=num_graphs)))
+
+
+def _output_position(node: np.ndarray, num_graphs: int) -> np.ndarray:
+    is_output = node["role"] == _OUTPUT
+    each = np.bincount(node["graph"][is_output], minlength=num_graphs)
+    position = np.cumsum(is_output) - 1 - _starts(each)[node["graph"]]
+    return np.where(is_output, position, -1)
+
+
+def _levels(
+    blocks: np.ndarray,
+    starts: np.ndarray,
+    level_rows: Sequence[np.ndarray],
+    node: np.ndarray,
+    skipping: set[int],
+    activations: Sequence[Activation],
+) -> tuple[Level, ...]:
     """Group the blocks by level, neurons counted within their level, or within all before."""
     order = np.argsort(np.concatenate(level_rows))
-    first = np.concatenate([[0], np.cumsum([len(rows) for rows in level_rows])])
-    skipping = set(blocks[node_level[blocks[:, 3]] + 1 != blocks[:, 6], 6].tolist())
+    first = _starts([len(rows) for rows in level_rows])
     skips = np.array([level in skipping for level in range(len(level_rows))])
     within = blocks.copy()
-    before = np.where(skips[blocks[:, 6]], 0, first[node_level[blocks[:, 3]]])
-    within[:, 3] = order[blocks[:, 3]] - before
-    within[:, 4] = order[blocks[:, 4]] - first[blocks[:, 6]]
-    runs = _runs(within, starts, blocks[:, [0, 1, 2, 6]])
-    levels = tuple(
-        tuple(bucket for bucket, at in runs if blocks[at, 6] == level)
-        for level in range(1, len(level_rows))
+    before = np.where(skips[blocks["level"]], 0, first[node["level"][blocks["source"]]])
+    within["source"] = order[blocks["source"]] - before
+    within["target"] = order[blocks["target"]] - first[blocks["level"]]
+    runs: dict[int, list[Bucket]] = {}
+    for bucket, at in _runs(within, starts, ("rows", "columns", "parts", "level")):
+        runs.setdefault(int(blocks["level"][at]), []).append(bucket)
+    return tuple(
+        Level(
+            _nodes(rows, 1),
+            tuple(runs.get(level, ())),
+            bool(skips[level]),
+            _by_activation(activations, node["activation"][rows]),
+            _tensor(outputs) if len(outputs) else None,
+        )
+        for level, rows in enumerate(level_rows)
+        for outputs in [np.flatnonzero(node["role"][rows] == _OUTPUT)]
     )
-    return levels, tuple(skips[1:].tolist())
 
 
 def _is_range(first: np.ndarray, sizes: np.ndarray) -> bool:
@@ -212,37 +231,29 @@ def _is_range(first: np.ndarray, sizes: np.ndarray) -> bool:
 
 
 def _runs(
-    blocks: np.ndarray, starts: np.ndarray, keys: np.ndarray
+    blocks: np.ndarray, starts: np.ndarray, keys: Sequence[str]
 ) -> list[tuple[Bucket, int]]:
-    """Join neighbouring blocks of equal key; each with the index of its first block."""
-    change = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1
-    bounds = [0, *change.tolist(), len(blocks)] if len(blocks) else [0]
+    """Join neighbouring blocks of equal keys; each with the index of its first block."""
+    if not len(blocks):
+        return []
+    change = np.any([np.diff(blocks[key]) != 0 for key in keys], axis=0)
     runs = []
-    for first, last in pairwise(bounds):
-        rows, columns, parts = blocks[first, :3].tolist()
-        within = np.arange(parts)
-        sources = blocks[first:last, 3, None] + within * columns
-        targets = blocks[first:last, 4, None] + within * rows
-        runs.append(
-            (
-                Bucket(
-                    int(starts[first]),
-                    int(starts[last]),
-                    (last - first) * parts,
-                    rows,
-                    columns,
-                    _nodes(sources.reshape(-1), columns),
-                    _nodes(targets.reshape(-1), rows),
-                    parts,
-                ),
-                first,
-            )
+    for first, last in pairwise([0, *(np.flatnonzero(change) + 1).tolist(), len(blocks)]):
+        rows, columns, parts = (int(blocks[key][first]) for key in ("rows", "columns", "parts"))
+        source, target = (
+            (blocks[end][first:last, None] + np.arange(parts) * size).reshape(-1)
+            for end, size in (("source", columns), ("target", rows))
         )
+        bucket = Bucket(
+            int(starts[first]), int(starts[last]), (last - first) * parts, rows, columns,
+            _nodes(source, columns), _nodes(target, rows), parts,
+        )  # fmt: skip
+        runs.append((bucket, first))
     return runs
 
 
 def _places(place: np.ndarray) -> tuple[tuple[int, int, Nodes], ...]:
-    """Group neurons by their level and height."""
+    """Group neurons by their level and their depth from the output."""
     distinct, which = np.unique(place, axis=0, return_inverse=True)
     return tuple(
         (level, height, _nodes(np.flatnonzero(which.reshape(-1) == i), 1))
@@ -251,14 +262,12 @@ def _places(place: np.ndarray) -> tuple[tuple[int, int, Nodes], ...]:
 
 
 def _by_activation(
-    functions: tuple[Activation, ...], kinds: np.ndarray
+    functions: Sequence[Activation], kinds: np.ndarray
 ) -> tuple[tuple[Activation, Tensor | None], ...]:
     present = np.unique(kinds)
     if len(present) == 1:
         return ((functions[present[0]], None),)
-    return tuple(
-        (functions[kind], torch.from_numpy(np.flatnonzero(kinds == kind))) for kind in present
-    )
+    return tuple((functions[kind], _tensor(np.flatnonzero(kinds == kind))) for kind in present)
 
 
 def _nodes(first: np.ndarray, size: int) -> Nodes:
@@ -266,4 +275,4 @@ def _nodes(first: np.ndarray, size: int) -> Nodes:
     if _is_range(first, np.full(len(first), size)):
         return Nodes(len(first), size, start, None)
     rows = (first[:, None] + np.arange(size)).reshape(-1)
-    return Nodes(len(first), size, start, torch.from_numpy(rows))
+    return Nodes(len(first), size, start, _tensor(rows))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nngraph.graph.topology.parts import Meeting, Meetings
+from nngraph.graph.topology.tables import Meeting, Meetings
 
 __all__ = ["meetings"]
 
@@ -20,16 +20,18 @@ def meetings(
     """Group sets of neurons by their size and by the arrays that have them as an axis.
 
     Args:
-        blocks: rows, columns, parts, first source and first target of each, in the order of edges.
+        blocks: rows, columns, parts, first source and first target of each, by these names, in the
+            order of edges.
         starts: first edge of each block.
         group_start, group_size: first neuron and size of each group.
     """
-    rows, columns, parts = blocks[:, :3].T
+    parts = blocks["parts"]
     part = np.concatenate([np.arange(count) for count in parts] or [np.zeros(0, dtype=np.int64)])
     each = np.repeat(np.arange(len(blocks)), parts)
-    rows, columns = rows[each], columns[each]
+    rows, columns = blocks["rows"][each], blocks["columns"][each]
     first_edge = starts[each] + part * rows * columns
-    source, target = (blocks[each, 3] + part * columns, blocks[each, 4] + part * rows)
+    source = blocks["source"][each] + part * columns
+    target = blocks["target"][each] + part * rows
     # One entry for each end of each array, and the sets that they and the groups name.
     ends = np.concatenate(
         [

@@ -110,5 +110,5 @@ def known_side(side: Side) -> Side:
 def count_of(topology: Topology, side: str) -> Tensor:
     """Number of edges of each neuron on one side, or of each block."""
     if side == "block":
-        return topology.block_size
-    return topology.in_degree if side == "target" else topology.out_degree
+        return topology.blocks.size
+    return topology.nodes.in_degree if side == "target" else topology.nodes.out_degree

@@ -14,7 +14,7 @@ from torch.nn.functional import layer_norm
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Bucket, Nodes, Topology
-from nngraph.kernels.backends.reference import heard_levels, rows_of
+from nngraph.kernels.backends.reference import heard_levels
 from nngraph.kernels.modes import follows_operations
 
 __all__ = [
@@ -359,11 +359,11 @@ def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`."""
-    buckets = topology.levels[level - 1]
+    buckets = topology.levels[level].buckets
     if to == "target":
-        size = rows_of(topology, level)
+        size = topology.levels[level].size
         parts = [(b.target, _matrix(weight, b) @ _take(x, b.source)) for b in buckets]
     else:
-        size = sum(rows_of(topology, before) for before in heard_levels(topology, level))
+        size = sum(topology.levels[before].size for before in heard_levels(topology, level))
         parts = [(b.source, _matrix(weight, b).mT @ _take(x, b.target)) for b in buckets]
     return _assemble(size, x, parts)

@@ -20,7 +20,6 @@ __all__ = [
     "propagate_level",
     "reduce_extreme",
     "reduce_sum",
-    "rows_of",
     "sum_by",
 ]
 
@@ -28,7 +27,7 @@ __all__ = [
 def ends(topology: Topology, side: str) -> tuple[Tensor, int]:
     """Return the row that each edge is reduced to, ``[E]``, and the number of rows."""
     if side == "block":
-        return topology.edge_block, len(topology.block_size)
+        return topology.edge_block, len(topology.blocks.size)
     return topology.target if side == "target" else topology.source, topology.num_nodes
 
 
@@ -84,7 +83,7 @@ def normalise_blocks(
     topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
     """See :func:`nngraph.kernels.normalise_blocks`."""
-    block, sizes = topology.edge_block, topology.block_size
+    block, sizes = topology.edge_block, topology.blocks.size
     mean = mean_by(e, block, sizes).mean(-1, keepdim=True)
     # Around the mean, not E[e^2] - E[e]^2, which cancels.
     apart = e - mean.index_select(-2, block)
@@ -99,27 +98,21 @@ def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     return reduce_sum(topology, messages, to)
 
 
-def rows_of(topology: Topology, level: int) -> int:
-    """Return the number of neurons of a level."""
-    nodes = topology.level_nodes[level]
-    return nodes.count * nodes.size
-
-
 def heard_levels(topology: Topology, level: int) -> range:
     """Return the levels whose neurons a level hears: the one before, or all before."""
-    return range(0 if topology.level_skips[level - 1] else level - 1, level)
+    return range(0 if topology.levels[level].skips else level - 1, level)
 
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
-    rows = torch.argsort(topology.level_order)
-    here = sum(rows_of(topology, before) for before in range(level))
-    first = here - sum(rows_of(topology, before) for before in heard_levels(topology, level))
-    sending, receiving = rows[first:here], rows[here : here + rows_of(topology, level)]
+    rows = torch.argsort(topology.nodes.level_order)
+    here = sum(topology.levels[before].size for before in range(level))
+    first = here - sum(topology.levels[before].size for before in heard_levels(topology, level))
+    sending, receiving = rows[first:here], rows[here : here + topology.levels[level].size]
     if to == "source":
         sending, receiving = receiving, sending
     state = x.new_zeros(*x.shape[:-2], topology.num_nodes, x.shape[-1])
     state = state.index_copy(-2, sending, x)
-    there = (topology.block_level == level)[topology.edge_block]
+    there = (topology.blocks.level == level)[topology.edge_block]
     own = weight.where(there, torch.zeros_like(weight))
     return propagate(topology, own, state, to).index_select(-2, receiving)

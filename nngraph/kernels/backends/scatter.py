@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nngraph.errors import MissingDependencyError
 from nngraph.graph import Topology
-from nngraph.kernels.backends.reference import ends, heard_levels, rows_of
+from nngraph.kernels.backends.reference import ends, heard_levels
 
 __all__ = [
     "edge_affine",
@@ -103,7 +103,7 @@ def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Ten
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.multiply_blocks`; the edges of a block lie together."""
     torch_scatter()
-    parts = torch.split(e, topology.block_size.tolist(), dim=-2)
+    parts = torch.split(e, topology.blocks.size.tolist(), dim=-2)
     products = [part @ matrix.mT for part, matrix in zip(parts, weight, strict=True)]
     return torch.cat(products, dim=-2) if products else e.new_zeros(*e.shape[:-1], weight.shape[1])
 
@@ -112,7 +112,7 @@ def normalise_blocks(
     topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
     """See :func:`nngraph.kernels.normalise_blocks`."""
-    block, sizes = topology.edge_block, topology.block_size.unsqueeze(-1)
+    block, sizes = topology.edge_block, topology.blocks.size.unsqueeze(-1)
 
     def average(values: Tensor) -> Tensor:
         return (_sum(values, block, len(sizes)) / sizes).mean(-1, keepdim=True)
@@ -130,13 +130,14 @@ def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
-    edges = (topology.block_level == level)[topology.edge_block].nonzero().flatten()
-    here = sum(rows_of(topology, before) for before in range(level))
-    received = sum(rows_of(topology, before) for before in heard_levels(topology, level))
-    before = topology.level_order[topology.source[edges]] - (here - received)
-    after = topology.level_order[topology.target[edges]] - here
+    edges = (topology.blocks.level == level)[topology.edge_block].nonzero().flatten()
+    here = sum(topology.levels[before].size for before in range(level))
+    received = sum(topology.levels[before].size for before in heard_levels(topology, level))
+    before = topology.nodes.level_order[topology.source[edges]] - (here - received)
+    after = topology.nodes.level_order[topology.target[edges]] - here
+    size = topology.levels[level].size
     sending, receiving, size = (
-        (before, after, rows_of(topology, level)) if to == "target" else (after, before, received)
+        (before, after, size) if to == "target" else (after, before, received)
     )
     messages = weight.index_select(-1, edges).unsqueeze(-1) * x.index_select(-2, sending)
     return _sum(messages, receiving, size)

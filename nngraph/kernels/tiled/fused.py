@@ -143,7 +143,7 @@ def _entering(
 
 def _counts(topology: Topology, like: Tensor) -> list[Tensor]:
     """Edges into and out of each neuron ``[N, 1]``, and of each block ``[K, 1]``, at least 1."""
-    counts = (topology.in_degree, topology.out_degree, topology.block_size)
+    counts = (topology.nodes.in_degree, topology.nodes.out_degree, topology.blocks.size)
     return [count.clamp(min=1).to(like.dtype).unsqueeze(-1) for count in counts]
 
 

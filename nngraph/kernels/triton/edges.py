@@ -95,7 +95,7 @@ def _check_place(topology: Topology, features: list[Tensor]) -> None:
             "the backend 'triton' was asked of an irregular graph, whose edges are in no blocks; "
             "expected 'scatter', 'reference' or 'auto'."
         )
-    devices = sorted({str(value.device) for value in (topology.in_degree, *features)})
+    devices = sorted({str(value.device) for value in (topology.nodes.in_degree, *features)})
     if len(devices) > 1 or (features[0].device.type != "cuda" and not interpreted):
         raise InvalidGraphError(
             f"the backend 'triton' was given tensors on {', '.join(devices)}; expected all, those "
@@ -162,7 +162,7 @@ def _launch(given: Given, bucket: Bucket, e: Tensor, first_block: int) -> _Launc
     arguments = (
         bucket.source.index, bucket.target.index, bucket.source.start, bucket.target.start,
         bucket.start, first_block, topology.num_edges, topology.num_nodes,
-        len(topology.block_size), bucket.count, bucket.parts, bucket.rows, bucket.columns, jobs,
+        len(topology.blocks.size), bucket.count, bucket.parts, bucket.rows, bucket.columns, jobs,
         each,
     )  # fmt: skip
     language = import_module("triton.language")
@@ -217,7 +217,7 @@ class _Sums:
 
 def _counts(topology: Topology, like: Tensor) -> list[Tensor]:
     """Edges into and out of each neuron ``[N, 1]``, and of each block ``[K, 1]``, at least 1."""
-    counts = (topology.in_degree, topology.out_degree, topology.block_size)
+    counts = (topology.nodes.in_degree, topology.nodes.out_degree, topology.blocks.size)
     return [count.clamp(min=1).to(like.dtype).unsqueeze(-1) for count in counts]
 
 

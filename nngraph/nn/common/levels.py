@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Topology
+from nngraph.graph import Blocks, Groups, Topology
 
 __all__ = ["at_inputs", "at_outputs", "by_input", "by_output", "join_levels", "level_means"]
 
@@ -25,11 +25,11 @@ def at_inputs(topology: Topology, table: Tensor) -> Tensor:
         raise ArchitectureError(
             f"a network has {topology.max_inputs} inputs; the model was built for {len(table)}."
         )
-    first = topology.level_nodes[0]
-    if topology.num_graphs == 1 and first.count * first.size == len(table) == topology.max_inputs:
+    first = topology.levels[0]
+    if topology.num_graphs == 1 and first.size == len(table) == topology.max_inputs:
         return table
-    moves = kernels.take(topology.node_moves.unsqueeze(-1), first)
-    place = kernels.take(topology.node_position.unsqueeze(-1), first)
+    moves = kernels.take(topology.nodes.moves.unsqueeze(-1), first.nodes)
+    place = kernels.take(topology.nodes.position.unsqueeze(-1), first.nodes)
     return table[place.masked_fill(moves, 0)[:, 0]] * ~moves
 
 
@@ -70,13 +70,13 @@ def at_outputs(
     ]
     if topology.num_graphs == 1 and topology.max_outputs == size == padded[0].shape[-2]:
         return padded[0].reshape(-1, size * channels)
-    index = topology.node_graph * size + topology.output_place
+    index = topology.nodes.graph.index * size + topology.nodes.output_position
     shape = (*padded[0].shape[:-2], topology.num_graphs * size, channels)
     placed = padded[0].new_zeros(shape)
     for (level, _), values in zip(levels, padded, strict=True):
-        rows = topology.output_rows[level]
-        nodes = topology.level_nodes[level]
-        place = kernels.take(index.unsqueeze(-1), nodes)[rows, 0]
+        rows = topology.levels[level].outputs
+        assert rows is not None
+        place = kernels.take(index.unsqueeze(-1), topology.levels[level].nodes)[rows, 0]
         placed = placed.index_copy(-2, place, values.index_select(-2, rows))
     return placed.reshape(-1, size * channels)
 
@@ -90,7 +90,7 @@ def by_input(topology: Topology, table: Tensor) -> Tensor:
     first = at_inputs(topology, table)
     rest = first.new_zeros(topology.num_nodes - len(first), first.shape[-1])
     joined = torch.cat([first, rest])
-    return joined if topology.in_level_order else joined.index_select(0, topology.level_order)
+    return joined if topology.in_level_order else joined.index_select(0, topology.nodes.level_order)
 
 
 def by_output(topology: Topology, table: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def by_output(topology: Topology, table: Tensor) -> Tensor:
         raise ArchitectureError(
             f"a network has {topology.max_outputs} outputs; the model was built for {len(table)}."
         )
-    return pad(table, (0, 0, 0, 1))[topology.output_place]  # the last row is 0
+    return pad(table, (0, 0, 0, 1))[topology.nodes.output_position]  # the last row is 0
 
 
 def join_levels(topology: Topology, levels: list[Tensor]) -> Tensor:
@@ -111,23 +111,20 @@ def join_levels(topology: Topology, levels: list[Tensor]) -> Tensor:
     joined = torch.cat(levels, dim=-2)
     if topology.in_level_order:
         return joined
-    return joined.index_select(-2, topology.level_order)
+    return joined.index_select(-2, topology.nodes.level_order)
 
 
-def level_means(topology: Topology, values: Tensor, level: Tensor, slots: int, size: Tensor,
-                graph: Tensor) -> Tensor:  # fmt: skip
+def level_means(values: Tensor, of: Groups | Blocks, slots: int) -> Tensor:
     """Average node or edge features over each layer of each network: ``-> [networks, slots * C]``.
 
     Args:
         values: ``[*, K, C]``, mean features of each group or block.
-        level: ``[K]`` layer of each; those beyond the last slot share it.
-        size: ``[K]`` number of neurons or edges behind each mean.
-        graph: ``[K]`` network of each.
+        of: these groups or blocks; levels beyond the last slot share it.
     """
-    index = graph * slots + level.clamp(max=slots - 1)
-    weight = size.to(values.dtype)
-    total = torch.zeros(topology.num_graphs * slots, dtype=values.dtype, device=values.device)
+    index = of.graph.index * slots + of.level.clamp(max=slots - 1)
+    weight = of.size.to(values.dtype)
+    total = torch.zeros(of.graph.count * slots, dtype=values.dtype, device=values.device)
     share = weight / total.index_add(0, index, weight)[index]
-    shape = (*values.shape[:-2], topology.num_graphs * slots, values.shape[-1])
+    shape = (*values.shape[:-2], len(total), values.shape[-1])
     pooled = values.new_zeros(shape).index_add(-2, index, values * share.unsqueeze(-1))
     return pooled.reshape(-1, slots * values.shape[-1])

@@ -112,7 +112,7 @@ class TensorNorm(nn.Module):
 
     def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
         topology = self.topology.to(x.device)
-        sizes = [len(topology.group_size), len(topology.block_size)]
+        sizes = [len(topology.groups.size), len(topology.blocks.size)]
         if self.statistics == "network":
             weights, biases = torch.split(self.weight, sizes), torch.split(self.bias, sizes)
             groups, blocks = zip(weights, biases, strict=True)
@@ -127,7 +127,7 @@ class TensorNorm(nn.Module):
         x = x + kernels.broadcast_groups(topology, group_shift)
         edge_attr = edge_attr * kernels.broadcast_blocks(topology, block_scale)
         edge_attr = edge_attr + kernels.broadcast_blocks(topology, block_shift)
-        return x * topology.node_has_bias.to(x.dtype).unsqueeze(-1), edge_attr
+        return x * topology.nodes.has_bias.to(x.dtype).unsqueeze(-1), edge_attr
 
     def _moments(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel of each tensor over a batch, ``[tensors, C]``."""
@@ -141,7 +141,7 @@ class TensorNorm(nn.Module):
             return values.mean(axes) if axes else values
 
         mean = average(x, edge_attr)
-        groups = len(topology.group_size)
+        groups = len(topology.groups.size)
         # Around the mean, not E[A^2] - E[A]^2, which cancels.
         variance = average(
             (x - kernels.broadcast_groups(topology, mean[:groups])).square(),
@@ -175,7 +175,7 @@ def normalise_tensors(
     scale, shift = groups
     x = apart * kernels.broadcast_groups(topology, scale * (variance + eps).rsqrt())
     x = x + kernels.broadcast_groups(topology, shift)
-    return x * topology.node_has_bias.to(x.dtype).unsqueeze(-1), edge_attr
+    return x * topology.nodes.has_bias.to(x.dtype).unsqueeze(-1), edge_attr
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

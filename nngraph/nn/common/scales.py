@@ -57,8 +57,8 @@ class TensorScales(Fitted):
             edges = edges * fan_in(topology, edges.dtype)
         kinds = (
             (self.weight.unsqueeze(-1), kernels.pool_blocks(topology, edges.square()),
-             topology.block_level),
-            (self.bias, kernels.pool_groups(topology, nodes.square()), topology.group_level),
+             topology.blocks.level),
+            (self.bias, kernels.pool_groups(topology, nodes.square()), topology.groups.level),
         )  # fmt: skip
         for scale, power, level in kinds:
             power = power.flatten(0, -3).mean(0) if power.dim() > 2 else power
@@ -96,14 +96,14 @@ class TensorScales(Fitted):
         topology = features.topology
         edges, nodes = self._padded(features)
         dtype = features.x.dtype
-        per_block = self.weight[self._slot(topology.block_level)].to(dtype).unsqueeze(-1)
+        per_block = self.weight[self._slot(topology.blocks.level)].to(dtype).unsqueeze(-1)
         scale = kernels.broadcast_blocks(topology, per_block)
         if not self.fan_in:
             scale = scale * fan_in(topology, dtype)
-        return edges / scale, nodes / self.bias[self._slot(topology.node_level)].to(dtype)
+        return edges / scale, nodes / self.bias[self._slot(topology.nodes.level)].to(dtype)
 
 
 def fan_in(topology: Topology, dtype: torch.dtype) -> Tensor:
     """Return the root of the number of edges into each edge's target, ``[E, 1]``."""
-    root = topology.in_degree.to(dtype).sqrt().unsqueeze(-1)
+    root = topology.nodes.in_degree.to(dtype).sqrt().unsqueeze(-1)
     return kernels.gather(topology, root, "target")

@@ -45,7 +45,7 @@ class SizeLimits:
         return cls(
             max(t.max_inputs for t in topologies),
             max(t.max_outputs for t in topologies),
-            max(len(t.level_nodes) for t in topologies),
+            max(len(t.levels) for t in topologies),
             max(len(a.column_names) for a in architectures),
             max(a.num_taps for a in architectures),
             all(a.is_chain for a in architectures),

@@ -140,9 +140,9 @@ class NetworkEncoder(nn.Module):
             outputs = make_rows(positions, limits.outputs, channels)
             self.positions["outputs"] = OutputPositions(outputs)
         if from_inputs:
-            self.positions["levels"] = Lookup(depth, channels, attrgetter("node_level"))
+            self.positions["levels"] = Lookup(depth, channels, attrgetter("nodes.level"))
         if from_outputs:
-            depths = Lookup(depth, channels, attrgetter("node_height"))
+            depths = Lookup(depth, channels, attrgetter("nodes.depth_from_output"))
             self.positions["depths_from_output"] = depths
         if options.activations:
             self.positions["activations"] = ActivationFeatures(channels)
@@ -153,12 +153,13 @@ class NetworkEncoder(nn.Module):
         self.edge = nn.Linear(taps + waves, edge_channels) if edge_channels else None
         self.block_positions = nn.ModuleDict()
         if edge_channels and from_inputs:
-            self.block_positions["levels"] = Lookup(depth, edge_channels, attrgetter("block_level"))
+            levels = Lookup(depth, edge_channels, attrgetter("blocks.level"))
+            self.block_positions["levels"] = levels
         if edge_channels and from_outputs:
             depths = Lookup(depth, edge_channels, _block_depths)
             self.block_positions["depths_from_output"] = depths
         if edge_channels and options.kinds:
-            kinds = attrgetter("block_kind")
+            kinds = attrgetter("blocks.kind")
             self.block_positions["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, kinds)
         if edge_channels and options.kernel_sizes:
             self.block_positions["kernel_sizes"] = KernelSizes(edge_channels)
@@ -209,7 +210,7 @@ class NetworkEncoder(nn.Module):
         terms, outputs = [], []
         if self.ordered is not None:
             levels, outputs = self.ordered(topology, taps, columns)
-            first = topology.level_nodes[0]
+            first = topology.levels[0].nodes
             shape = (*columns.shape[:-2], first.count * first.size, self.channels)
             terms.append(join_levels(topology, [columns.new_zeros(shape), *levels]))
         if self.own is not None:
@@ -312,4 +313,4 @@ def _total(terms: list[Tensor]) -> Tensor:
 
 def _block_depths(topology: Topology) -> Tensor:
     """Distance of each block's target from the outputs, in blocks: ``[K]``."""
-    return topology.node_height[topology.blocks[:, 4]]
+    return topology.nodes.depth_from_output[topology.blocks.target]

@@ -103,18 +103,18 @@ class OrderedPass(nn.Module):
         table = self.inputs(topology.max_inputs)
         first = at_inputs(topology, table).expand(*columns.shape[:-2], -1, -1)
         if not self.chains:
-            first = first + self.first(kernels.take(entries, topology.level_nodes[0]))
+            first = first + self.first(kernels.take(entries, topology.levels[0].nodes))
         messages = [first]
         reads = (weight @ self.reads if weight.shape[-1] > 1 else weight).unbind(-1)
         states, outputs = [], []
-        for level, nodes in enumerate(topology.level_nodes[1:], start=1):
+        for level in range(1, len(topology.levels)):
             sums = self._received(topology, level, reads, messages)
-            sums = torch.cat([sums, kernels.take(entries, nodes)], dim=-1)
-            if level in topology.output_rows:
+            sums = torch.cat([sums, kernels.take(entries, topology.levels[level].nodes)], dim=-1)
+            if level in topology.output_levels:
                 outputs.append((level, sums))
             last = min(level, len(self.layers)) - 1
             states.append(self.layers[last](sums))
-            if level < len(topology.levels):
+            if level + 1 < len(topology.levels):
                 messages.append(self.messages[min(level, len(self.messages)) - 1](states[-1]))
         return states, outputs
 
@@ -136,6 +136,6 @@ class OrderedPass(nn.Module):
 
 def node_entries(topology: Topology, columns: Tensor) -> Tensor:
     """Return the columns of the nodes and which of them a parameter fills: ``[*, N, 2 F]``."""
-    filled = topology.node_mask.to(columns.dtype)
+    filled = topology.nodes.mask.to(columns.dtype)
     filled = pad(filled, (0, columns.shape[-1] - filled.shape[-1])).expand_as(columns)
     return torch.cat([columns, filled], dim=-1)

@@ -185,7 +185,7 @@ class ColumnFeatures(nn.Module):
         self.table = nn.Parameter(torch.randn(len(COLUMN_KINDS) - 1, channels) * 0.1)
 
     def forward(self, topology: Topology) -> Tensor:
-        return pad(self.table, (0, 0, 1, 0))[topology.node_columns].sum(-2)
+        return pad(self.table, (0, 0, 1, 0))[topology.nodes.columns].sum(-2)
 
 
 class HiddenPositions(nn.Module):
@@ -202,15 +202,15 @@ class HiddenPositions(nn.Module):
     def forward(self, topology: Topology) -> Tensor:
         if not self.active:
             return self.rows.map.weight.new_zeros(topology.num_nodes, len(self.rows.map.weight))
-        size = int(topology.group_size.max())
+        size = int(topology.groups.size.max())
         table: Tensor = self.rows(size)
-        return table[topology.node_position] * topology.node_moves.unsqueeze(-1)
+        return table[topology.nodes.position] * topology.nodes.moves.unsqueeze(-1)
 
 
 def _activation_kinds(topology: Topology) -> Tensor:
     """Index into ``ACTIVATIONS`` of each neuron's activation, ``[N]``."""
     kinds = [list(ACTIVATIONS).index(activation.name) for activation in topology.activations]
-    return torch.tensor(kinds, device=topology.node_activation.device)[topology.node_activation]
+    return torch.tensor(kinds, device=topology.nodes.activation.device)[topology.nodes.activation]
 
 
 # -- of blocks ------------------------------------------------------------------------------------
@@ -224,4 +224,4 @@ class KernelSizes(nn.Module):
         self.map = nn.Linear(KERNEL_AXES, channels, bias=False)
 
     def forward(self, topology: Topology) -> Tensor:
-        return self.map(topology.kernel_size.to(self.map.weight).log())  # type: ignore[no-any-return]
+        return self.map(topology.blocks.kernel_size.to(self.map.weight).log())  # type: ignore[no-any-return]

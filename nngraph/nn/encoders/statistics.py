@@ -127,7 +127,7 @@ class NetworkStatistics(Standardised):
         positions = [position for known in self._known.values() for position in known.values()]
         self.kinds = sorted({kind for kind, _, _ in positions})
         self.levels = 1 + max((level for _, level, _ in positions), default=0)
-        depths = {len(Topology.of(a).level_nodes) for a in architectures}
+        depths = {len(Topology.of(a).levels) for a in architectures}
         self.ends = 1 if len(depths) == 1 else 2
         self.rows = len(self.kinds) * self.levels * self.ends
         self.start_units(self.width)
@@ -177,8 +177,9 @@ class NetworkStatistics(Standardised):
 def _positions(architecture: Architecture) -> dict[str, tuple[str, int, int]]:
     """Return kind, and level from the inputs and from the outputs, of each tensor by its name."""
     topology = Topology.of(architecture)
-    levels = topology.group_level.tolist()
-    depths_from_output = topology.node_height[list(architecture.node_starts[:-1])].tolist()
+    levels = topology.groups.level.tolist()
+    first = list(architecture.node_starts[:-1])
+    depths_from_output = topology.nodes.depth_from_output[first].tolist()
     positions = {}
     for parameter in architecture.parameters:
         if parameter.integer is not None:

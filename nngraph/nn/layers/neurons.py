@@ -324,16 +324,14 @@ def hidden_kinds(architectures: Sequence[Architecture]) -> list[str]:
 
 def kinds_of_level(topology: Topology, level: int) -> Kinds:
     """Return the kinds of a level's hidden neurons; none where all are outputs."""
-    activations = topology.level_activations[level]
-    outputs = topology.output_rows.get(level)
-    nodes = topology.level_nodes[level]
-    size = nodes.count * nodes.size
+    here = topology.levels[level]
+    activations, outputs, size = here.activations, here.outputs, here.size
     if outputs is not None and len(outputs) == size:
         return []
     kinds = list(dict.fromkeys(kind_of(activation) for activation, _ in activations))
     if len(kinds) == 1 and outputs is None:
         return [(kinds[0], None)]
-    own = torch.zeros(size, dtype=torch.long, device=topology.node_role.device)
+    own = torch.zeros(size, dtype=torch.long, device=topology.nodes.role.device)
     for activation, rows in activations:
         number = kinds.index(kind_of(activation))
         own = own.fill_(number) if rows is None else own.index_fill_(0, rows, number)

@@ -117,12 +117,12 @@ class TensorNodes(nn.Module):
         self.update = nn.Linear(2 * channels, channels)
 
     def forward(self, topology: Topology, x: Tensor, e: Tensor | None) -> tuple[Tensor, Tensor]:
-        z, graph = self.groups(kernels.pool_groups(topology, x)), topology.group_graph
+        z, graph = self.groups(kernels.pool_groups(topology, x)), topology.groups.graph.index
         if e is not None and self.blocks is not None:
             z = torch.cat([z, self.blocks(kernels.pool_blocks(topology, e))], dim=-2)
-            graph = torch.cat([graph, topology.block_graph])
+            graph = torch.cat([graph, topology.blocks.graph.index])
         z = nn.functional.silu(z)
         summary = kernels.broadcast_graphs(kernels.pool_graphs(topology, z, graph), graph)
         u = self.update(torch.cat([z, summary], dim=-1))
-        groups = len(topology.group_graph)
+        groups = len(topology.groups.size)
         return u[..., :groups, :], u[..., groups:, :]

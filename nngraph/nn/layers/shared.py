@@ -32,10 +32,10 @@ class Kinds:
     @classmethod
     def of(cls, topology: Topology, levels: int) -> Kinds:
         """Derive the kinds; distances of ``levels`` and beyond count alike."""
-        level, height = topology.node_level, topology.node_height
+        level, height = topology.nodes.level, topology.nodes.depth_from_output
         node = level.clamp(max=levels) * (levels + 1) + height.clamp(max=levels)
-        first_node = topology.group_size.cumsum(0) - topology.group_size
-        return cls(node[topology.blocks[:, 4]], node[first_node])
+        first_node = topology.groups.size.cumsum(0) - topology.groups.size
+        return cls(node[topology.blocks.target], node[first_node])
 
 
 class SharedEquivariantLinear(nn.Module):
@@ -113,7 +113,7 @@ class SharedEquivariantLinear(nn.Module):
     def forward(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
         """Map features of any batch of networks."""
         kinds = Kinds.of(topology, self.levels)
-        has_bias = topology.node_has_bias.to(x.dtype).unsqueeze(-1)
+        has_bias = topology.nodes.has_bias.to(x.dtype).unsqueeze(-1)
         x = x * has_bias
         incoming, outgoing, blocks = self._pool_edges(topology, edge_attr)
         received = torch.cat([incoming, outgoing, x], dim=-1)
@@ -156,8 +156,8 @@ class SharedEquivariantLinear(nn.Module):
         count = len(self.edge_weight)
         slot = torch.cat(
             [
-                topology.block_graph * 2 * count + kinds.block,
-                topology.group_graph * 2 * count + count + kinds.group,
+                topology.blocks.graph.index * 2 * count + kinds.block,
+                topology.groups.graph.index * 2 * count + count + kinds.group,
             ]
         )
         own = torch.cat([kinds.block, kinds.group + count])

@@ -166,11 +166,11 @@ class SymmetricPass(nn.Module):
     def _forwards(self, topology: Topology, weight: Tensor, bias: Tensor) -> list[Level]:
         positions = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
         levels = [Level([], positions, positions)]
-        for number, nodes in enumerate(topology.level_nodes[1:], start=1):
-            own = kernels.take(bias, nodes)
+        for number, here in enumerate(topology.levels[1:], start=1):
+            own = kernels.take(bias, here.nodes)
             level = Level(self._known_kinds(topology, number), own, own)
             sums = self._sums(topology, number, weight, levels[-1])
-            if number in topology.output_rows:
+            if number in topology.output_levels:
                 level.ends = torch.cat([own, pad(sums, (0, self.messages - sums.shape[-1]))], -1)
             if level.kinds:
                 level.received = Received(sums, own)
@@ -182,8 +182,7 @@ class SymmetricPass(nn.Module):
         """Return u: what the neurons of a level hear from the level before."""
         if number == 1:
             return kernels.propagate_level(topology, 1, weight, before.z)
-        sizes = [topology.level_nodes[i].count * topology.level_nodes[i].size
-                 for i in (number - 1, number)]  # fmt: skip
+        sizes = [topology.levels[i].size for i in (number - 1, number)]
         if len(before.kinds) == 1 and before.kinds[0][1] is None and sizes[1] < sizes[0]:
             # One map for all: it is applied to the sums, of which there are fewer.
             sums = kernels.propagate_level(topology, number, weight, before.z)
@@ -212,10 +211,11 @@ class SymmetricPass(nn.Module):
                 above = number + 1
                 level.backward = kernels.propagate_level(topology, above, weight, sent, "source")
             sent = torch.zeros_like(level.backward)
-            if level.ends is not None:
-                rows, nodes = topology.output_rows[number], topology.level_nodes[number]
+            here = topology.levels[number]
+            rows = here.outputs
+            if level.ends is not None and rows is not None:
                 received = level.ends.index_select(-2, rows)
-                position = kernels.take(positions, nodes).index_select(-2, rows)
+                position = kernels.take(positions, here.nodes).index_select(-2, rows)
                 sent = put(sent, self.start(received) + position, rows)
             if level.kinds:
                 y = self.of_layers(number, level, "backwards")
@@ -321,8 +321,8 @@ def _sines(topology: Topology) -> tuple[Tensor, Tensor]:
     values = [
         a["w0"] if sine else 1.0 for a, sine in zip(topology.activations, kinds, strict=True)
     ]
-    device = topology.node_activation.device
+    device = topology.nodes.activation.device
     # In float64: w0 = 10.1 is not a float32, and sign flips must cancel to the last bits.
-    frequency = torch.tensor(values, dtype=torch.float64, device=device)[topology.node_activation]
-    sines = torch.tensor(kinds, device=device)[topology.node_activation]
-    return frequency.unsqueeze(-1), (sines & (topology.node_role == 1)).unsqueeze(-1)
+    frequency = torch.tensor(values, dtype=torch.float64, device=device)[topology.nodes.activation]
+    sines = torch.tensor(kinds, device=device)[topology.nodes.activation]
+    return frequency.unsqueeze(-1), (sines & (topology.nodes.role == 1)).unsqueeze(-1)

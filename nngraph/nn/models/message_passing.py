@@ -343,7 +343,7 @@ class MessagePassingNetwork(StateNetwork):
         edge, place = self.encoder.edge, self.encoder.blocks(topology, taps)
         assert edge is not None
         if place is None:
-            place = edge.bias.new_zeros(len(topology.block_size), len(edge.bias))
+            place = edge.bias.new_zeros(len(topology.blocks.size), len(edge.bias))
         start = taps, edge.weight, place + edge.bias
         updates: list[kernels.StreamedUpdate] = []
         blocks = None

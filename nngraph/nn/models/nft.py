@@ -54,13 +54,13 @@ class TensorAttention(nn.Module):
         weight = score.masked_fill(~taken[:, None, None], -torch.inf).softmax(-1)
         u = torch.einsum("...hab,...bhc->...ahc", weight, v).flatten(-2).flatten(-3, -2)
         u = u.index_select(-2, seat)
-        count = len(topology.block_graph)
+        count = len(topology.blocks.size)
         return u[..., :count, :], u[..., count:, :]
 
 
 def _seats(topology: Topology) -> Tensor:
     """Give the blocks and groups of each network places of its own, ``[K + G]``."""
-    graph = torch.cat([topology.block_graph, topology.group_graph])
+    graph = torch.cat([topology.blocks.graph.index, topology.groups.graph.index])
     order = graph.argsort(stable=True)
     counts = graph.new_zeros(topology.num_graphs).index_add(0, graph, torch.ones_like(graph))
     first = counts.cumsum(0) - counts

@@ -84,7 +84,7 @@ class FilmLayer(nn.Module):
         received = kernels.aggregate(topology, messages, end, self.aggregations)
         if self.mean_log_degree is None:
             return received
-        degree = topology.in_degree if end == "target" else topology.out_degree
+        degree = topology.nodes.in_degree if end == "target" else topology.nodes.out_degree
         scale = (degree.to(received.dtype).log1p() / self.mean_log_degree).unsqueeze(-1)
         inverse = 1 / scale.where(scale > 0, torch.ones_like(scale))
         return torch.cat([received, received * scale, received * inverse], dim=-1)
@@ -152,5 +152,5 @@ class FilmNetwork(LayeredNetwork):
 def _mean_log_degree(architecture: Architectures) -> float:
     """Mean of log(number of messages + 1) over the neurons of some architectures."""
     topologies = [Topology.of(one) for one in several(architecture)]
-    total = sum(float(t.in_degree.double().log1p().sum()) for t in topologies)
+    total = sum(float(t.nodes.in_degree.double().log1p().sum()) for t in topologies)
     return max(total / sum(t.num_nodes for t in topologies), math.log(2))

@@ -223,8 +223,8 @@ class SymmetricNetwork(StateNetwork, Standardised):
                     back = self.passes.each(self.reads_back, number, level.kinds, level.backward)
                     free = torch.cat([free, level.z * back], dim=-1)
                 x = self.passes.each(self.hidden_states, number, level.kinds, free)
-            if level.ends is not None:
-                rows = topology.output_rows[number]
+            rows = topology.levels[number].outputs
+            if level.ends is not None and rows is not None:
                 x = put(x, self.output_state(level.ends.index_select(-2, rows)), rows)
             states.append(x)
         return join_levels(topology, states)
@@ -239,8 +239,8 @@ class SymmetricNetwork(StateNetwork, Standardised):
                 entries = self.passes.of_layers(number, level, "entries")
                 into = self.passes.each(self.incoming, number, level.kinds, entries)
                 out = self.passes.each(self.outgoing, number, level.kinds, level.backward)
-            if level.ends is not None:
-                rows = topology.output_rows[number]
+            rows = topology.levels[number].outputs
+            if level.ends is not None and rows is not None:
                 into = put(into, self.output_incoming(level.ends.index_select(-2, rows)), rows)
             incoming.append(into)
             outgoing.append(out)
@@ -267,12 +267,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
             parts.append(self.probes.at_outputs(topology, self.probes(features), outputs))
         if self.bidirectional:
             groups = kernels.pool_groups(topology, silu(self._states(topology, levels)))
-            parts.append(
-                level_means(
-                    topology, groups, topology.group_level, self.levels, topology.group_size,
-                    topology.group_graph,
-                )
-            )  # fmt: skip
+            parts.append(level_means(groups, topology.groups, self.levels))
         return torch.cat(parts, dim=-1)
 
     def forward(self, networks: Networks) -> Tensor:

@@ -80,7 +80,7 @@ class Probes(nn.Module):
     @staticmethod
     def at_outputs(topology: Topology, responses: list[Tensor], size: int) -> Tensor:
         """Return the responses of the output neurons, ``[networks, size * P]``."""
-        return at_outputs(topology, [(i, responses[i]) for i in topology.output_rows], size)
+        return at_outputs(topology, [(i, responses[i]) for i in topology.output_levels], size)
 
 
 class StandardAnswers(Probes, Standardised):

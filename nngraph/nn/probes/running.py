@@ -44,7 +44,7 @@ class Runner(ABC):
         mean.
 
         Returns:
-            per level ``[*, n_l, P]``, of the neurons ``topology.level_nodes[l]``.
+            per level ``[*, n_l, P]``, of the neurons ``topology.levels[l].nodes``.
         """
 
     def outputs(self, features: Features, inputs: Tensor, size: int) -> Tensor:
@@ -57,7 +57,7 @@ class Runner(ABC):
         """
         responses = self.responses(features, inputs)
         topology = features.topology
-        return at_outputs(topology, [(i, responses[i]) for i in topology.output_rows], size)
+        return at_outputs(topology, [(i, responses[i]) for i in topology.output_levels], size)
 
 
 class ChainRunner(Runner):
@@ -86,16 +86,16 @@ class ChainRunner(Runner):
             )
         values = at_inputs(topology, inputs.T).expand(*features.x.shape[:-2], -1, -1)
         levels = [_activated(topology, 0, values)]
-        for level in range(1, len(topology.level_nodes)):
+        for level in range(1, len(topology.levels)):
             values = kernels.propagate_level(topology, level, features.weight, levels[-1])
-            values = values + kernels.take(features.bias, topology.level_nodes[level])
+            values = values + kernels.take(features.bias, topology.levels[level].nodes)
             levels.append(_activated(topology, level, values))
         return levels
 
 
 def _activated(topology: Topology, level: int, values: Tensor) -> Tensor:
     """Apply the activations of a level's neurons."""
-    for activation, rows in topology.level_activations[level]:
+    for activation, rows in topology.levels[level].activations:
         if rows is None:
             return activation(values)
         values = values.index_copy(-2, rows, activation(values.index_select(-2, rows)))
@@ -156,7 +156,7 @@ class ModuleRunner(Runner):
             for part in split_networks(topology, features.x, features.edge_attr)
         ]
         x = join_nodes(topology, parts, features.x.shape[:-2])
-        return [kernels.take(x, nodes) for nodes in topology.level_nodes]
+        return [kernels.take(x, level.nodes) for level in topology.levels]
 
     def outputs(self, features: Features, inputs: Tensor, size: int) -> Tensor:
         topology = features.topology

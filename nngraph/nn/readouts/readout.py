@@ -75,12 +75,10 @@ class LevelMeans(Summary):
     ) -> Tensor:
         t = topology
         groups = kernels.pool_groups(t, x)
-        parts = [level_means(t, groups, t.group_level, self.levels, t.group_size, t.group_graph)]
+        parts = [level_means(groups, t.groups, self.levels)]
         blocks = _block_means(t, e, blocks)
         if blocks is not None:
-            parts.append(
-                level_means(t, blocks, t.block_level, self.levels, t.block_size, t.block_graph)
-            )
+            parts.append(level_means(blocks, t.blocks, self.levels))
         return torch.cat(parts, dim=-1)
 
 
@@ -108,11 +106,11 @@ class LayerwiseMeans(Summary):
         self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
     ) -> Tensor:
         layers = nn.functional.silu(self.groups(kernels.pool_groups(topology, x)))
-        parts = [kernels.pool_graphs(topology, layers, topology.group_graph)]
+        parts = [kernels.pool_graphs(topology, layers, topology.groups.graph.index)]
         blocks = _block_means(topology, e, blocks)
         if blocks is not None and self.blocks is not None:
             layers = nn.functional.silu(self.blocks(blocks))
-            parts.append(kernels.pool_graphs(topology, layers, topology.block_graph))
+            parts.append(kernels.pool_graphs(topology, layers, topology.blocks.graph.index))
         return torch.cat(parts, dim=-1).reshape(-1, self.size)
 
 
@@ -151,10 +149,11 @@ class Attention(Summary):
         self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
     ) -> Tensor:
         assert self.neurons is not None
-        parts = [kernels.attend_graphs(topology, x, self.neurons(x), topology.node_graph)]
+        parts = [kernels.attend_graphs(topology, x, self.neurons(x), topology.nodes.graph.index)]
         if e is not None and self.weights is not None and self.blocks is not None:
             z = kernels.attend(topology, e, self.weights(e), "block")
-            parts.append(kernels.attend_graphs(topology, z, self.blocks(z), topology.block_graph))
+            graph = topology.blocks.graph.index
+            parts.append(kernels.attend_graphs(topology, z, self.blocks(z), graph))
         return torch.cat(parts, dim=-1).reshape(-1, self.size)
 
 
@@ -176,7 +175,7 @@ class OutputStates(Summary):
     def forward(
         self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
     ) -> Tensor:
-        ends = [(i, kernels.take(x, topology.level_nodes[i])) for i in topology.output_rows]
+        ends = [(i, kernels.take(x, topology.levels[i].nodes)) for i in topology.output_levels]
         return at_outputs(topology, ends, self.outputs, self.channels, x)
 
 

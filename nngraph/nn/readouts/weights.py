@@ -124,7 +124,7 @@ class WeightReadout(nn.Module):
         if self.received is not None:
             received = self.received(context).reshape(*x.shape[:-2], topology.num_graphs, -1)
             if topology.num_graphs > 1:  # else one row, which broadcasts
-                received = kernels.broadcast_graphs(received, topology.node_graph)
+                received = kernels.broadcast_graphs(received, topology.nodes.graph.index)
             gain, shift = received.chunk(2, dim=-1)
             hidden = hidden * (1 + gain) + shift
         return silu(self.mix(silu(hidden)))
@@ -132,7 +132,7 @@ class WeightReadout(nn.Module):
     def _weight_changes(self, states: States, hidden: Tensor) -> Tensor:
         """Return what is added to the weights of each copy, ``[*, E, copies, taps]``."""
         topology = states.topology
-        level = topology.node_level.clamp(max=self.limits.levels - 1)
+        level = topology.nodes.level.clamp(max=self.limits.levels - 1)
         # The level of a block is that of its targets.
         scale = self.weight_scale[level] * self.scales.weight[level].unsqueeze(-1)
         heads = scale.shape[-1]
@@ -166,29 +166,29 @@ class WeightReadout(nn.Module):
         topology, change = states.topology, self.node(hidden)
         if self.equivariant_vectors:
             change = change * self.own_incoming(self._equivariant_vectors(states)[0])
-        level = topology.node_level.clamp(max=self.limits.levels - 1)
+        level = topology.nodes.level.clamp(max=self.limits.levels - 1)
         change, scale = (
             torch.unflatten(value, -1, (self.copies, -1))
             for value in (change, self.bias_scale[level])
         )
         change = change * (scale * self.scales.bias[level].unsqueeze(-2)).to(change)
-        return change[..., : topology.node_mask.shape[-1]]
+        return change[..., : topology.nodes.mask.shape[-1]]
 
 
 def _learned(topology: Topology) -> tuple[Tensor, Tensor | None]:
     """Whether a parameter that is learned fills each entry: ``[N, F]``, ``[E, taps]`` or all."""
-    if topology.chains and topology.node_mask.shape[-1] == 1:
-        return topology.node_mask, None
+    if topology.chains and topology.nodes.mask.shape[-1] == 1:
+        return topology.nodes.mask, None
     entries = [_learned_entries(architecture) for architecture in topology.architectures]
     nodes, edges = (
         torch.cat([pad(value, (0, width - value.shape[-1])) for value in part])
         for part, width in zip(
             zip(*entries, strict=True),
-            (topology.node_mask.shape[-1], topology.num_taps),
+            (topology.nodes.mask.shape[-1], topology.num_taps),
             strict=True,
         )
     )
-    device = topology.node_mask.device
+    device = topology.nodes.mask.device
     return nodes.to(device), order_edges(topology, edges.to(device))
 
 
