@@ -1,7 +1,7 @@
 """The primitives that every layer stands on, behind one door: gather, reduce, pool, broadcast.
 
-Every function takes the :class:`~nngraph.graph.Topology` first, then features
-``[*, N, C]`` on nodes or ``[*, E, C]`` on edges, with any leading shape, and ``backend=``:
+Functions of edges take the :class:`~nngraph.graph.Topology` first, then features ``[*, N, C]`` on
+nodes or ``[*, E, C]`` on edges, with any leading shape, and ``backend=``:
 
 - ``"reference"``: plain torch over the index tensors; the definition;
 - ``"scatter"``: torch-scatter's kernels over the index tensors; needs that package;
@@ -14,18 +14,24 @@ Every function takes the :class:`~nngraph.graph.Topology` first, then features
   ``"dense"`` and a third of its memory (``benchmarks/gpu.py``); small ones were not timed.
 
 A backend that is named is used, or refused with an error; none replaces another silently.
+
+Functions of sets of rows, as the neurons of groups are, take features and
+:class:`~nngraph.graph.Members`: :func:`pool`, :func:`broadcast`, :func:`attend_members`,
+:func:`quantiles`.
 """
 
 from __future__ import annotations
 
 from nngraph.kernels.backends.choice import BACKENDS, REDUCTIONS, End, Reduction, Side
-from nngraph.kernels.backends.reference import mean_by
 from nngraph.kernels.edges import (
     aggregate,
     attend,
     edge_affine,
+    edges_at,
     gather,
     inner,
+    multiply_blocks,
+    normalise_blocks,
     propagate,
     reduce,
     softmax,
@@ -35,21 +41,8 @@ from nngraph.kernels.equivariant.mixing import mix_tables, pool_globally
 from nngraph.kernels.equivariant.scatter_mixing import ScatterMixing
 from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms
 from nngraph.kernels.levels import propagate_level, take
-from nngraph.kernels.parts import (
-    attend_graphs,
-    broadcast_blocks,
-    broadcast_graphs,
-    broadcast_groups,
-    multiply_blocks,
-    normalise_blocks,
-    pool_blocks,
-    pool_graphs,
-    pool_groups,
-    quantiles,
-    quantiles_of_groups,
-)
 from nngraph.kernels.row_column import row_column_attention
-from nngraph.kernels.sets import quantile_ranks
+from nngraph.kernels.sets import attend_members, broadcast, pool, quantile_ranks, quantiles
 from nngraph.kernels.tiled.streamed import StreamedUpdate
 from nngraph.kernels.updates import EdgeUpdate, edge_update, map_edges, streamed_edge_means
 
@@ -68,28 +61,23 @@ __all__ = [
     "Terms",
     "aggregate",
     "attend",
-    "attend_graphs",
-    "broadcast_blocks",
-    "broadcast_graphs",
-    "broadcast_groups",
+    "attend_members",
+    "broadcast",
     "edge_affine",
     "edge_update",
+    "edges_at",
     "gather",
     "inner",
     "map_edges",
-    "mean_by",
     "mix_tables",
     "multiply_blocks",
     "normalise_blocks",
-    "pool_blocks",
+    "pool",
     "pool_globally",
-    "pool_graphs",
-    "pool_groups",
     "propagate",
     "propagate_level",
     "quantile_ranks",
     "quantiles",
-    "quantiles_of_groups",
     "reduce",
     "row_column_attention",
     "softmax",

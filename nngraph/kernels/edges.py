@@ -1,4 +1,4 @@
-"""Primitives between edges and the neurons at their ends: gather, reduce, attend, propagate."""
+"""Primitives of edges, the neurons at their ends and their blocks: gather, reduce, propagate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nngraph.graph import Topology
+from nngraph.graph import Members, Topology
 from nngraph.kernels.backends.choice import (
     REDUCTIONS,
     End,
@@ -19,6 +19,7 @@ from nngraph.kernels.backends.choice import (
     kernel_of,
     known_side,
 )
+from nngraph.kernels.backends.reference import ends
 from nngraph.kernels.modes import follows_operations
 from nngraph.kernels.tiled import aggregated
 
@@ -26,8 +27,11 @@ __all__ = [
     "aggregate",
     "attend",
     "edge_affine",
+    "edges_at",
     "gather",
     "inner",
+    "multiply_blocks",
+    "normalise_blocks",
     "propagate",
     "reduce",
     "softmax",
@@ -175,3 +179,49 @@ def inner(
     """
     kernel = kernel_of(topology, backend, "inner", source)
     return cast(Tensor, kernel(topology, source, target, heads))
+
+
+def multiply_blocks(
+    topology: Topology, e: Tensor, weight: Tensor, backend: str = "auto"
+) -> Tensor:
+    r"""Multiply each edge's features by the matrix of its block: :math:`\Theta_{k(e)} e`.
+
+    Args:
+        e: ``[*, E, C]``.
+        weight: ``[K, C_out, C]``, one matrix for each block.
+
+    Returns:
+        ``[*, E, C_out]``.
+    """
+    return cast(Tensor, kernel_of(topology, backend, "multiply_blocks")(topology, e, weight))
+
+
+def normalise_blocks(
+    topology: Topology,
+    e: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Standardise each block of each network over its edges and channels, then scale and shift.
+
+    .. math:: e'_{ij} = \gamma_k \frac{e_{ij} - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta_k
+
+    with k the edge's block, and :math:`\mu_k`, :math:`\sigma_k` the mean and deviation of all its
+    numbers.
+
+    Args:
+        e: ``[*, E, C]``.
+        weight, bias: :math:`\gamma` and :math:`\beta`, ``[K, C]``.
+
+    Returns:
+        ``[*, E, C]``.
+    """
+    kernel = kernel_of(topology, backend, "normalise_blocks")
+    return cast(Tensor, kernel(topology, e, weight, bias, eps))
+
+
+def edges_at(topology: Topology, side: Side) -> Members:
+    """Return which neuron at that end each edge has, or which block it is in."""
+    return Members(ends(topology, known_side(side))[0], count_of(topology, side))

@@ -1,4 +1,8 @@
-"""Quantiles and attention over sets of rows of any size: one sort, or one softmax, for all sets."""
+"""Primitives of sets of rows: the neurons of groups, and all that belongs to one network.
+
+Each takes features ``[*, K, C]`` and the :class:`~nngraph.graph.Members` that say which of S sets
+each row belongs to, such as ``topology.nodes.group`` or ``topology.blocks.graph``.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nngraph.kernels.backends.reference import sum_by
+from nngraph.graph import Members
+from nngraph.kernels.backends.reference import mean_by, sum_by
 
-__all__ = ["attend_by", "quantile_ranks", "quantiles_by"]
+__all__ = ["attend_members", "broadcast", "pool", "quantile_ranks", "quantiles"]
 
 
-def quantiles_by(values: Tensor, index: Tensor, sizes: Tensor, shares: Sequence[float]) -> Tensor:
-    """Return the quantiles of each channel over the rows that share an index.
+def pool(values: Tensor, of: Members) -> Tensor:
+    """Return the mean over the rows of each set: ``[*, K, C] -> [*, S, C]``; 0 if it is empty."""
+    return mean_by(values, of.index, of.sizes)
 
-    Between two values it is linear, as torch and numpy have it by default. Two sorts of all rows,
-    whatever the number of sets and their sizes.
 
-    Shape:
-        values ``[*, K, C]``, index ``[K]``, sizes ``[S]`` of the sets -> ``[*, S, Q, C]``, 0 for
-        sets that are empty.
+def broadcast(sets: Tensor, of: Members) -> Tensor:
+    """Return each set's features at each of its rows: ``[*, S, C] -> [*, K, C]``."""
+    return sets.index_select(-2, of.index)
+
+
+def quantiles(values: Tensor, of: Members, shares: Sequence[float]) -> Tensor:
+    """Return the quantiles of each channel over the rows of each set: ``-> [*, S, Q, C]``.
+
+    Between two values it is linear, as torch and numpy have it by default; 0 for sets that are
+    empty. Two sorts of all rows, whatever the number of sets and their sizes.
     """
+    index, sizes = of.index, of.sizes
     shape = (*values.shape[:-2], len(sizes), len(shares), values.shape[-1])
     if not values.shape[-2]:
         return values.new_zeros(shape)
@@ -51,13 +63,17 @@ def quantile_ranks(size: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tenso
     return below, (below + 1).clamp(max=last), rank - below
 
 
-def attend_by(values: Tensor, score: Tensor, index: Tensor, size: int) -> Tensor:
-    """Average the rows that share an index by the softmax of a score.
+def attend_members(values: Tensor, score: Tensor, of: Members) -> Tensor:
+    r"""Average the rows of each set by the softmax of a score: :math:`\sum_k a_k v_k`.
 
-    Shape:
-        values ``[*, K, C]``, score ``[*, K, H]`` for H heads, which share the channels evenly,
-        index ``[K]`` -> ``[*, size, C]``, 0 for sets that are empty.
+    Args:
+        values: ``[*, K, C]``.
+        score: ``[*, K, H]``, one for each of H heads, which share the channels evenly.
+
+    Returns:
+        ``[*, S, C]``, 0 for sets that are empty.
     """
+    index, size = of.index, of.count
     heads = torch.unflatten(values, -1, (score.shape[-1], -1))
     if size == 1:
         weight = score.softmax(-2).unsqueeze(-1)

@@ -12,7 +12,6 @@ from nngraph.graph import Topology
 from nngraph.kernels.backends.choice import TRITON, is_dense, refuse_triton
 from nngraph.kernels.edges import edge_affine, gather, reduce
 from nngraph.kernels.modes import follows_operations
-from nngraph.kernels.parts import broadcast_blocks, pool_blocks
 from nngraph.kernels.tiled import fused, mapped, streamed
 from nngraph.kernels.tiled.mapped import EdgeFunction, To
 from nngraph.kernels.tiled.streamed import StreamedUpdate
@@ -85,13 +84,13 @@ def edge_update(
         own = layer_norm(e, e.shape[-1:], eps=fused.EPS) if normalise else e
         own = linear(own, weight)
         if block is not None:
-            own = own + broadcast_blocks(topology, block, steps)
+            own = own + gather(topology, block, "block", steps)
         e = e + edge_affine(topology, own, source, target, steps, silu)
         return EdgeUpdate(
             e,
             reduce(topology, e, "target", "mean", steps),
             reduce(topology, e, "source", "mean", steps),
-            pool_blocks(topology, e, steps),
+            reduce(topology, e, "block", "mean", steps),
         )
 
     if backend == TRITON or is_dense(topology, backend, e):
@@ -182,7 +181,7 @@ def streamed_edge_means(
     refuse_triton(backend, "streamed_edge_means")
     if is_dense(topology, backend):
         return streamed.edge_means(topology, taps, encoder, place, updates, normalise)
-    e = linear(taps, encoder) + broadcast_blocks(topology, place, backend)
+    e = linear(taps, encoder) + gather(topology, place, "block", backend)
     for weight, source, target, block in updates:
         e = edge_update(
             topology, e, weight, source, target, block, normalise, backend=backend
@@ -190,5 +189,5 @@ def streamed_edge_means(
     return (
         reduce(topology, e, "target", "mean", backend),
         reduce(topology, e, "source", "mean", backend),
-        pool_blocks(topology, e, backend),
+        reduce(topology, e, "block", "mean", backend),
     )

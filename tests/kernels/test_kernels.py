@@ -216,14 +216,6 @@ class TestAgainstLoops:
             expected[..., blocks == k, :] = (own - mean) / deviation * weight[k] + bias[k]
         close(kernels.normalise_blocks(topology, e, weight, bias, 0.1, backend), expected)
 
-    def test_pool_blocks(self, topology: Topology, lead: tuple[int, ...], backend: str):
-        e = draw(*lead, topology.num_edges, 2)
-        blocks = topology.edge_block.tolist()
-        expected = summed(e, blocks, max(blocks) + 1)
-        for block in range(max(blocks) + 1):
-            expected[..., block, :] /= blocks.count(block)
-        close(kernels.pool_blocks(topology, e, backend), expected)
-
 
 @pytest.mark.parametrize(("topology", "lead"), TOPOLOGIES)
 def test_pools_of_groups_and_graphs_and_their_way_back(topology: Topology, lead: tuple[int, ...]):
@@ -232,13 +224,13 @@ def test_pools_of_groups_and_graphs_and_their_way_back(topology: Topology, lead:
     expected = summed(x, groups, max(groups) + 1)
     for group in range(max(groups) + 1):
         expected[..., group, :] /= groups.count(group)
-    pooled = kernels.pool_groups(topology, x)
+    pooled = kernels.pool(x, topology.nodes.group)
     close(pooled, expected)
-    spread = kernels.broadcast_groups(topology, pooled)
+    spread = kernels.broadcast(pooled, topology.nodes.group)
     for node, group in enumerate(groups):
         assert torch.equal(spread[..., node, :], pooled[..., group, :])
     blocks = draw(*lead, len(topology.blocks.size), 2)
-    spread = kernels.broadcast_blocks(topology, blocks)
+    spread = kernels.gather(topology, blocks, "block")
     for edge, block in enumerate(topology.edge_block.tolist()):
         assert torch.equal(spread[..., edge, :], blocks[..., block, :])
 
@@ -291,8 +283,8 @@ def cases(
             (w, nodes(1)),
         ),
         (lambda e, m: kernels.normalise_blocks(t, e, m[0], m[1], 0.1, b), (e, scales)),
-        (lambda e: kernels.pool_blocks(t, e, b), (e,)),
-        (lambda x: kernels.pool_groups(t, x), (nodes(1),)),
+        (lambda e: kernels.reduce(t, e, "block", "mean", b), (e,)),
+        (lambda x: kernels.pool(x, t.nodes.group), (nodes(1),)),
         (lambda x: kernels.take(x, t.levels[1].nodes), (nodes(1),)),
     ]
 
@@ -442,9 +434,9 @@ class TestIrregular:
         weight = draw(6)
         expected = summed(weight[:, None] * x[self.EDGES[0]], self.EDGES[1].tolist(), 6)
         close(kernels.propagate(t, weight, x, backend=backend), expected)
-        graphs = kernels.pool_graphs(t, x, t.nodes.graph.index)
+        graphs = kernels.pool(x, t.nodes.graph)
         close(graphs, torch.stack([x[:2].mean(0), x[2:].mean(0)]))
-        back = kernels.broadcast_graphs(graphs, t.nodes.graph.index)
+        back = kernels.broadcast(graphs, t.nodes.graph)
         assert torch.equal(back[:2], graphs[[0, 0]])
 
     def test_dense_and_levels_are_refused(self):
@@ -497,10 +489,10 @@ def everything(t: Topology, e: Tensor, x: Tensor, backend: str) -> Tensor:
     parts.append(kernels.inner(t, x, x, 2, backend))
     first = kernels.take(x, t.levels[0].nodes)
     parts.append(kernels.propagate_level(t, 1, z[..., 0], first, backend=backend))
-    parts.append(kernels.pool_blocks(t, z, backend))
+    parts.append(kernels.reduce(t, z, "block", "mean", backend))
     ones = z.new_ones(len(t.blocks.size), z.shape[-1])
     parts.append(kernels.normalise_blocks(t, z, ones, ones, backend=backend))
-    parts.append(kernels.pool_groups(t, x))
+    parts.append(kernels.pool(x, t.nodes.group))
     return torch.cat([part.flatten() for part in parts])
 
 

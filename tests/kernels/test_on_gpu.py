@@ -95,7 +95,7 @@ def test_irregular_graphs(backend: str, gpu: str):
         made.append(kernels.softmax(t, e, "source", backend))
         made.append(kernels.propagate(t, e[:, 0], x, "target", backend))
         graph = t.nodes.graph.index
-        made.append(kernels.broadcast_graphs(kernels.pool_graphs(t, x, graph), graph))
+        made.append(kernels.broadcast(kernels.pool(x, graph), graph))
         return [value.cpu() for value in made]
 
     there = graph.to(gpu)

@@ -131,7 +131,7 @@ def test_a_permutation_of_one_weight_alone_is_noticed(name: str):
     built = encoder([architecture], **OPTIONS[name])
     found, expected = (built(input_features(n))[0].detach() for n in (wrong, networks))
     # Sums of squares over each layer, which a relabelling leaves.
-    apart = kernels.pool_groups(Topology.of(architecture), found.square() - expected.square())
+    apart = kernels.pool(found.square() - expected.square(), Topology.of(architecture).nodes.group)
     assert float(apart.abs().max()) > 1e-3
 
 

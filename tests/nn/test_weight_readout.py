@@ -306,7 +306,7 @@ def test_nothing_of_edge_size_but_the_weights(monkeypatch: pytest.MonkeyPatch):
     def refused(*_: Any, **__: Any) -> Tensor:
         raise AssertionError("features of edges are made")
 
-    for name in ("gather", "edge_affine", "broadcast_blocks"):
+    for name in ("gather", "edge_affine"):
         monkeypatch.setattr(kernels, name, refused)
     (edited,) = model.readout(states, context)
     assert edited.topology == Topology.of(mlp([2, 4, 3, 1]))

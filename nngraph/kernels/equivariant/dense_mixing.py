@@ -2,7 +2,7 @@ r"""Pool, mix, broadcast on dense blocks: the arithmetic of the equivariant line
 
 With P the means of every tensor into the tables of
 :class:`~nngraph.kernels.equivariant.terms.Terms`, M the mixing of slots and channels within each
-table, S the spreading of a table back to the entries, and D the product of each edge with its own
+table, S the broadcast of a table back to the entries, and D the product of each edge with its own
 weight, the layer is
 
 .. math:: y = D e + S (M P e + \beta)

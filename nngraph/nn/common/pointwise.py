@@ -123,10 +123,10 @@ class TensorNorm(nn.Module):
         (group_scale, block_scale), (group_shift, block_shift) = (
             torch.split(value, sizes) for value in (scale, shift)
         )
-        x = x * kernels.broadcast_groups(topology, group_scale)
-        x = x + kernels.broadcast_groups(topology, group_shift)
-        edge_attr = edge_attr * kernels.broadcast_blocks(topology, block_scale)
-        edge_attr = edge_attr + kernels.broadcast_blocks(topology, block_shift)
+        x = x * kernels.broadcast(group_scale, topology.nodes.group)
+        x = x + kernels.broadcast(group_shift, topology.nodes.group)
+        edge_attr = edge_attr * kernels.gather(topology, block_scale, "block")
+        edge_attr = edge_attr + kernels.gather(topology, block_shift, "block")
         return x * topology.nodes.has_bias.to(x.dtype).unsqueeze(-1), edge_attr
 
     def _moments(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,10 @@ class TensorNorm(nn.Module):
         axes = list(range(x.dim() - 2))
 
         def average(x: Tensor, edge_attr: Tensor) -> Tensor:
-            pooled = kernels.pool_groups(topology, x), kernels.pool_blocks(topology, edge_attr)
+            pooled = (
+                kernels.pool(x, topology.nodes.group),
+                kernels.reduce(topology, edge_attr, "block", "mean"),
+            )
             values = torch.cat(pooled, dim=-2)
             return values.mean(axes) if axes else values
 
@@ -144,8 +147,8 @@ class TensorNorm(nn.Module):
         groups = len(topology.groups.size)
         # Around the mean, not E[A^2] - E[A]^2, which cancels.
         variance = average(
-            (x - kernels.broadcast_groups(topology, mean[:groups])).square(),
-            (edge_attr - kernels.broadcast_blocks(topology, mean[groups:])).square(),
+            (x - kernels.broadcast(mean[:groups], topology.nodes.group)).square(),
+            (edge_attr - kernels.gather(topology, mean[groups:], "block")).square(),
         )
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
@@ -169,12 +172,12 @@ def normalise_tensors(
         groups, blocks: scales and shifts, ``[G, C]`` of each group and ``[K, C]`` of each block.
     """
     edge_attr = kernels.normalise_blocks(topology, edge_attr, *blocks, eps)
-    mean = kernels.pool_groups(topology, x).mean(-1, keepdim=True)
-    apart = x - kernels.broadcast_groups(topology, mean)
-    variance = kernels.pool_groups(topology, apart.square()).mean(-1, keepdim=True)
+    mean = kernels.pool(x, topology.nodes.group).mean(-1, keepdim=True)
+    apart = x - kernels.broadcast(mean, topology.nodes.group)
+    variance = kernels.pool(apart.square(), topology.nodes.group).mean(-1, keepdim=True)
     scale, shift = groups
-    x = apart * kernels.broadcast_groups(topology, scale * (variance + eps).rsqrt())
-    x = x + kernels.broadcast_groups(topology, shift)
+    x = apart * kernels.broadcast(scale * (variance + eps).rsqrt(), topology.nodes.group)
+    x = x + kernels.broadcast(shift, topology.nodes.group)
     return x * topology.nodes.has_bias.to(x.dtype).unsqueeze(-1), edge_attr
 
 

@@ -56,9 +56,9 @@ class TensorScales(Fitted):
         if self.fan_in:
             edges = edges * fan_in(topology, edges.dtype)
         kinds = (
-            (self.weight.unsqueeze(-1), kernels.pool_blocks(topology, edges.square()),
+            (self.weight.unsqueeze(-1), kernels.reduce(topology, edges.square(), "block", "mean"),
              topology.blocks.level),
-            (self.bias, kernels.pool_groups(topology, nodes.square()), topology.groups.level),
+            (self.bias, kernels.pool(nodes.square(), topology.nodes.group), topology.groups.level),
         )  # fmt: skip
         for scale, power, level in kinds:
             power = power.flatten(0, -3).mean(0) if power.dim() > 2 else power
@@ -97,7 +97,7 @@ class TensorScales(Fitted):
         edges, nodes = self._padded(features)
         dtype = features.x.dtype
         per_block = self.weight[self._slot(topology.blocks.level)].to(dtype).unsqueeze(-1)
-        scale = kernels.broadcast_blocks(topology, per_block)
+        scale = kernels.gather(topology, per_block, "block")
         if not self.fan_in:
             scale = scale * fan_in(topology, dtype)
         return edges / scale, nodes / self.bias[self._slot(topology.nodes.level)].to(dtype)

@@ -231,7 +231,7 @@ class NetworkEncoder(nn.Module):
         waves = [] if self.edge_waves is None else [self.edge_waves(own)]
         e: Tensor = self.edge(torch.cat([own, *waves], dim=-1) if waves else own)
         blocks = self.blocks(topology, taps)
-        return e if blocks is None else e + kernels.broadcast_blocks(topology, blocks)
+        return e if blocks is None else e + kernels.gather(topology, blocks, "block")
 
     def blocks(self, topology: Topology, taps: Tensor) -> Tensor | None:
         """Return what e has of its block, ``[K, C_e]``, or with statistics ``[*, K, C_e]``."""

@@ -65,7 +65,7 @@ class ParameterStatistics(nn.Module):
         own: Tensor = self.groups(group_statistics(topology, columns))
         incoming: Tensor = self.incoming(edge_statistics(topology, weights, "target"))
         outgoing: Tensor = self.outgoing(edge_statistics(topology, weights, "source"))
-        return incoming + outgoing + kernels.broadcast_groups(topology, own)
+        return incoming + outgoing + kernels.broadcast(own, topology.nodes.group)
 
     def edges(self, topology: Topology, weights: Tensor) -> Tensor:
         """Return e of each block."""
@@ -76,18 +76,19 @@ class ParameterStatistics(nn.Module):
 def edge_statistics(topology: Topology, e: Tensor, side: kernels.Side) -> Tensor:
     """Return mean, deviation and quartiles of edges: ``[*, E, C] -> [*, N, 7 C]``, or of blocks."""
     moments = [kernels.reduce(topology, e, side, op) for op in ("mean", "std")]
-    return torch.cat([*moments, kernels.quantiles(topology, e, side, SHARES).flatten(-2)], dim=-1)
+    quantiles = kernels.quantiles(e, kernels.edges_at(topology, side), SHARES)
+    return torch.cat([*moments, quantiles.flatten(-2)], dim=-1)
 
 
 def group_statistics(topology: Topology, x: Tensor) -> Tensor:
     """Return mean, deviation and quartiles of each group: ``[*, N, C] -> [*, G, 7 C]``."""
-    mean = kernels.pool_groups(topology, x)
-    apart = x - kernels.broadcast_groups(topology, mean)
-    variance = kernels.pool_groups(topology, apart.square())
+    mean = kernels.pool(x, topology.nodes.group)
+    apart = x - kernels.broadcast(mean, topology.nodes.group)
+    variance = kernels.pool(apart.square(), topology.nodes.group)
     varies = variance > 0
     # Its slope is 0 where nothing varies.
     deviation = variance.where(varies, torch.ones_like(variance)).sqrt() * varies
-    quantiles = kernels.quantiles_of_groups(topology, x, SHARES).flatten(-2)
+    quantiles = kernels.quantiles(x, topology.nodes.group, SHARES).flatten(-2)
     return torch.cat([mean, deviation, quantiles], dim=-1)
 
 

@@ -117,12 +117,12 @@ class TensorNodes(nn.Module):
         self.update = nn.Linear(2 * channels, channels)
 
     def forward(self, topology: Topology, x: Tensor, e: Tensor | None) -> tuple[Tensor, Tensor]:
-        z, graph = self.groups(kernels.pool_groups(topology, x)), topology.groups.graph.index
+        z, graph = self.groups(kernels.pool(x, topology.nodes.group)), topology.groups.graph
         if e is not None and self.blocks is not None:
-            z = torch.cat([z, self.blocks(kernels.pool_blocks(topology, e))], dim=-2)
-            graph = torch.cat([graph, topology.blocks.graph.index])
+            z = torch.cat([z, self.blocks(kernels.reduce(topology, e, "block", "mean"))], dim=-2)
+            graph = graph.joined(topology.blocks.graph)
         z = nn.functional.silu(z)
-        summary = kernels.broadcast_graphs(kernels.pool_graphs(topology, z, graph), graph)
+        summary = kernels.broadcast(kernels.pool(z, graph), graph)
         u = self.update(torch.cat([z, summary], dim=-1))
         groups = len(topology.groups.size)
         return u[..., :groups, :], u[..., groups:, :]

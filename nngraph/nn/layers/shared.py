@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from nngraph import kernels
-from nngraph.graph import Topology
-from nngraph.kernels import mean_by
+from nngraph.graph import Members, Topology
 from nngraph.nn.common.pointwise import normalise_tensors
 
 __all__ = ["Kinds", "SharedEquivariantLinear", "SharedTensorNorm"]
@@ -118,13 +117,13 @@ class SharedEquivariantLinear(nn.Module):
         incoming, outgoing, blocks = self._pool_edges(topology, edge_attr)
         received = torch.cat([incoming, outgoing, x], dim=-1)
         h_in, h_out, h_bias = self._mix_neurons(topology, received).chunk(3, dim=-1)
-        groups = kernels.pool_groups(topology, x)
+        groups = kernels.pool(x, topology.nodes.group)
         block_part, group_part = self._mix(topology, kinds, blocks, groups)
         weight = self.edge_weight[kinds.block]
         mixed = kernels.multiply_blocks(topology, edge_attr, weight, self.backend)
-        mixed = mixed + kernels.broadcast_blocks(topology, block_part, self.backend)
+        mixed = mixed + kernels.gather(topology, block_part, "block", self.backend)
         edges = kernels.edge_affine(topology, mixed, h_out, h_in, backend=self.backend)
-        nodes = h_bias + kernels.broadcast_groups(topology, group_part)
+        nodes = h_bias + kernels.broadcast(group_part, topology.nodes.group)
         return nodes * has_bias, edges
 
     def _pool_edges(self, topology: Topology, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +131,7 @@ class SharedEquivariantLinear(nn.Module):
         return (
             kernels.reduce(topology, e, "target", "mean", backend=self.backend),
             kernels.reduce(topology, e, "source", "mean", backend=self.backend),
-            kernels.pool_blocks(topology, e, backend=self.backend),
+            kernels.reduce(topology, e, "block", "mean", backend=self.backend),
         )
 
     def _mix_neurons(self, topology: Topology, received: Tensor) -> Tensor:
@@ -164,7 +163,7 @@ class SharedEquivariantLinear(nn.Module):
         values = torch.cat([blocks, groups], dim=-2)
         rows = topology.num_graphs * 2 * count
         sizes = slot.new_zeros(rows).index_add(0, slot, torch.ones_like(slot))
-        table = mean_by(values, slot, sizes)
+        table = kernels.pool(values, Members(slot, sizes))
         # Sizes in full: of an empty stack none could be inferred.
         width = 2 * count * values.shape[-1]
         table = table.reshape(*values.shape[:-2], topology.num_graphs, width)

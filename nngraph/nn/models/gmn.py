@@ -56,17 +56,17 @@ class GraphLayer(nn.Module):
         self, topology: Topology, x: Tensor, e: Tensor, u: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         normal, whole = self.norm(x), self.graph_norm(u)
-        blocks = kernels.broadcast_graphs(self.block(whole), topology.blocks.graph.index)
+        blocks = kernels.broadcast(self.block(whole), topology.blocks.graph)
         found = self.edges(topology, normal, e, blocks)
-        messages = kernels.broadcast_graphs(whole, topology.nodes.graph.index)
+        messages = kernels.broadcast(whole, topology.nodes.graph)
         received = [normal, found.incoming, found.outgoing, messages]
         x = x + self.update(torch.cat(received, dim=-1))
         if self.graph is None:
             return x, found.edges, u
         pooled = [
             whole,
-            kernels.pool_graphs(topology, x, topology.nodes.graph.index),
-            kernels.pool_graphs(topology, found.blocks, topology.blocks.graph.index),
+            kernels.pool(x, topology.nodes.graph),
+            kernels.pool(found.blocks, topology.blocks.graph),
         ]
         return x, found.edges, u + self.graph(torch.cat(pooled, dim=-1))
 

@@ -122,7 +122,7 @@ class MessagePassingLayer(nn.Module):
                     self.outgoing(topology, update.edges, "source"),
                 ]
         if messages is not None:
-            received.append(kernels.broadcast_groups(topology, messages[0]))
+            received.append(kernels.broadcast(messages[0], topology.nodes.group))
         return x + self.update(torch.cat(received, dim=-1)), update
 
     def stream(

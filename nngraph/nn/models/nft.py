@@ -126,11 +126,13 @@ class SetAttentionLayer(nn.Module):
             topology, self.edge_read(own_e), self.node_read(own_x), self.keys, self.heads
         )
         blocks, groups = self.tensors(
-            topology, kernels.pool_blocks(topology, own_e), kernels.pool_groups(topology, own_x)
+            topology,
+            kernels.reduce(topology, own_e, "block", "mean"),
+            kernels.pool(own_x, topology.nodes.group),
         )
-        messages = kernels.broadcast_groups(topology, self.groups(groups))
+        messages = kernels.broadcast(self.groups(groups), topology.nodes.group)
         x = x + self.node_out(silu(self.node_in(torch.cat([own_x, node], dim=-1)) + messages))
-        messages = kernels.broadcast_blocks(topology, self.blocks(blocks))
+        messages = kernels.gather(topology, self.blocks(blocks), "block")
         received = self.edge_in(torch.cat([own_e, column, row], dim=-1))
         return x, e + self.edge_out(silu(received + messages))
 

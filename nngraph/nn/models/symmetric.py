@@ -266,7 +266,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         if self.probes is not None:
             parts.append(self.probes.at_outputs(topology, self.probes(features), outputs))
         if self.bidirectional:
-            groups = kernels.pool_groups(topology, silu(self._states(topology, levels)))
+            groups = kernels.pool(silu(self._states(topology, levels)), topology.nodes.group)
             parts.append(level_means(groups, topology.groups, self.levels))
         return torch.cat(parts, dim=-1)
 

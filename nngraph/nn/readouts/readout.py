@@ -74,7 +74,7 @@ class LevelMeans(Summary):
         self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
     ) -> Tensor:
         t = topology
-        groups = kernels.pool_groups(t, x)
+        groups = kernels.pool(x, t.nodes.group)
         parts = [level_means(groups, t.groups, self.levels)]
         blocks = _block_means(t, e, blocks)
         if blocks is not None:
@@ -105,12 +105,12 @@ class LayerwiseMeans(Summary):
     def forward(
         self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
     ) -> Tensor:
-        layers = nn.functional.silu(self.groups(kernels.pool_groups(topology, x)))
-        parts = [kernels.pool_graphs(topology, layers, topology.groups.graph.index)]
+        layers = nn.functional.silu(self.groups(kernels.pool(x, topology.nodes.group)))
+        parts = [kernels.pool(layers, topology.groups.graph)]
         blocks = _block_means(topology, e, blocks)
         if blocks is not None and self.blocks is not None:
             layers = nn.functional.silu(self.blocks(blocks))
-            parts.append(kernels.pool_graphs(topology, layers, topology.blocks.graph.index))
+            parts.append(kernels.pool(layers, topology.blocks.graph))
         return torch.cat(parts, dim=-1).reshape(-1, self.size)
 
 
@@ -149,11 +149,10 @@ class Attention(Summary):
         self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
     ) -> Tensor:
         assert self.neurons is not None
-        parts = [kernels.attend_graphs(topology, x, self.neurons(x), topology.nodes.graph.index)]
+        parts = [kernels.attend_members(x, self.neurons(x), topology.nodes.graph)]
         if e is not None and self.weights is not None and self.blocks is not None:
             z = kernels.attend(topology, e, self.weights(e), "block")
-            graph = topology.blocks.graph.index
-            parts.append(kernels.attend_graphs(topology, z, self.blocks(z), graph))
+            parts.append(kernels.attend_members(z, self.blocks(z), topology.blocks.graph))
         return torch.cat(parts, dim=-1).reshape(-1, self.size)
 
 
@@ -300,4 +299,6 @@ class Readout(nn.Module):
 
 
 def _block_means(topology: Topology, e: Tensor | None, blocks: Tensor | None) -> Tensor | None:
-    return kernels.pool_blocks(topology, e) if blocks is None and e is not None else blocks
+    if blocks is None and e is not None:
+        return kernels.reduce(topology, e, "block", "mean")
+    return blocks

@@ -124,7 +124,7 @@ class WeightReadout(nn.Module):
         if self.received is not None:
             received = self.received(context).reshape(*x.shape[:-2], topology.num_graphs, -1)
             if topology.num_graphs > 1:  # else one row, which broadcasts
-                received = kernels.broadcast_graphs(received, topology.nodes.graph.index)
+                received = kernels.broadcast(received, topology.nodes.graph)
             gain, shift = received.chunk(2, dim=-1)
             hidden = hidden * (1 + gain) + shift
         return silu(self.mix(silu(hidden)))
