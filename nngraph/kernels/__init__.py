@@ -22,6 +22,7 @@ Functions of sets of rows, as the neurons of groups are, take features and
 
 from __future__ import annotations
 
+from nngraph.kernels.backends.arrays import take
 from nngraph.kernels.backends.choice import BACKENDS, REDUCTIONS, End, Reduction, Side
 from nngraph.kernels.edges import (
     aggregate,
@@ -40,7 +41,7 @@ from nngraph.kernels.equivariant.dense_mixing import DenseMixing
 from nngraph.kernels.equivariant.mixing import mix_tables, pool_globally
 from nngraph.kernels.equivariant.scatter_mixing import ScatterMixing
 from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms
-from nngraph.kernels.levels import propagate_level, take
+from nngraph.kernels.levels import propagate_level
 from nngraph.kernels.row_column import row_column_attention
 from nngraph.kernels.sets import attend_members, broadcast, pool, quantile_ranks, quantiles
 from nngraph.kernels.tiled.streamed import StreamedUpdate

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import Nodes, Topology
+from nngraph.graph import Topology
 from nngraph.kernels.backends.choice import End, kernel_of
 
-__all__ = [
-    "propagate_level",
-    "take",
-]
+__all__ = ["propagate_level"]
 
 
 def propagate_level(
@@ -62,10 +59,3 @@ def propagate_level(
         received = x if isinstance(x, Tensor) else x[level - 1]
     kernel = kernel_of(topology, backend, "propagate_level")
     return cast(Tensor, kernel(topology, level, weight, received, to))
-
-
-def take(x: Tensor, nodes: Nodes) -> Tensor:
-    """Return the features of some neurons: ``[*, N, C] -> [*, n, C]``; a view where contiguous."""
-    if nodes.index is None:
-        return x[..., nodes.start : nodes.stop, :]
-    return x.index_select(-2, nodes.index)

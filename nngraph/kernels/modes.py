@@ -1,11 +1,13 @@
-"""When a function with a backward pass of its own must stand aside for plain operations."""
+"""When a function with a backward pass of its own stands aside for plain operations, and how."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["follows_operations"]
+__all__ = ["derivatives", "follows_operations"]
 
 
 def follows_operations(like: Tensor) -> bool:
@@ -21,3 +23,32 @@ def follows_operations(like: Tensor) -> bool:
         or (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind))
         or torch._C._are_functorch_transforms_active()
     )
+
+
+def derivatives(
+    plain: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a function's plain form, which torch differentiates again.
+
+    Args:
+        plain: the function in operations of torch.
+        inputs: its arguments, of which those that ``needed`` says have gradients.
+        gradients: of what it returns; ``None`` for 0.
+    """
+    with torch.enable_grad():
+        pairs = [
+            (value, gradient)
+            for value, gradient in zip(plain(*inputs), gradients, strict=True)
+            if gradient is not None and value.requires_grad
+        ]
+        if not pairs:
+            return (None,) * len(needed)
+        asked = [v for v, need in zip(inputs, needed, strict=False) if need and v is not None]
+        values, above = zip(*pairs, strict=True)
+        found = iter(
+            torch.autograd.grad(values, asked, above, create_graph=True, allow_unused=True)
+        )
+    return tuple(next(found) if need else None for need in needed)

@@ -15,6 +15,7 @@ from nngraph.kernels.modes import follows_operations
 from nngraph.kernels.tiled import fused, mapped, streamed
 from nngraph.kernels.tiled.mapped import EdgeFunction, To
 from nngraph.kernels.tiled.streamed import StreamedUpdate
+from nngraph.kernels.tiled.tiles import EPS
 from nngraph.kernels.triton import edges as triton_edges
 
 __all__ = [
@@ -81,7 +82,7 @@ def edge_update(
     def plain(
         e: Tensor, weight: Tensor, source: Tensor, target: Tensor, block: Tensor | None
     ) -> EdgeUpdate:
-        own = layer_norm(e, e.shape[-1:], eps=fused.EPS) if normalise else e
+        own = layer_norm(e, e.shape[-1:], eps=EPS) if normalise else e
         own = linear(own, weight)
         if block is not None:
             own = own + gather(topology, block, "block", steps)

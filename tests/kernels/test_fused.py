@@ -13,7 +13,7 @@ from torch.nn.functional import layer_norm, silu
 from nngraph import kernels
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.tiled import fused
+from nngraph.kernels.tiled import tiles
 from nngraph.testing import random_architectures, structured_architectures
 
 mlp = Architecture.mlp
@@ -45,7 +45,7 @@ def draw(topology: Topology, lead: tuple[int, ...], channels: int = 3) -> list[T
 def test_it_is_the_plain_update(
     topology: Topology, lead: tuple[int, ...], tile: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(fused, "TILE", tile)
+    monkeypatch.setattr(tiles, "TILE", tile)
     inputs = draw(topology, lead)
     for count, normalise, recompute in itertools.product((4, 5), (True, False), (True, False)):
         given = inputs[:count]

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from nngraph import kernels
 from nngraph.graph import Architecture
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.tiled import mapped
+from nngraph.kernels.tiled import tiles
 from nngraph.testing import random_architectures, structured_architectures
 
 mlp = Architecture.mlp
@@ -48,7 +48,7 @@ def function(e: Tensor, source: Tensor, target: Tensor, weight: Tensor) -> tuple
 def test_it_is_the_plain_map(
     topology: Topology, lead: tuple[int, ...], tile: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(mapped, "TILE", tile)
+    monkeypatch.setattr(tiles, "TILE", tile)
     e, source, target, weight = draw(topology, lead)
     inputs = (e, source, target, weight)
     found, expected = (

@@ -13,7 +13,7 @@ from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack, to_batch
 from nngraph.graph.topology.topology import Topology
-from nngraph.kernels.tiled import streamed
+from nngraph.kernels.tiled import tiles
 from nngraph.nn import MessagePassingLayer, MessagePassingNetwork, input_features
 from nngraph.testing import (
     assert_equivariant,
@@ -314,7 +314,7 @@ class TestStreamedEdges:
     def test_the_same_answers_and_gradients(
         self, name: str, norm: bool, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(streamed, "TILE", 16)  # several tiles, also within a row of blocks
+        monkeypatch.setattr(tiles, "TILE", 16)  # several tiles, also within a row of blocks
         networks = self.CASES[name]
         every = [*STRUCTURED.values(), mlp([2, 4, 3]), mlp([2, 5, 4, 2])]
         models = [

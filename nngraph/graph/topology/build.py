@@ -86,7 +86,7 @@ def build(
             **{name: _tensor(blocks[name]) for name in (*_BLOCK_COLUMNS[1:], "kernel_size")},
         ),
         levels=_levels(blocks, starts, level_rows, node, skipping, activations),
-        buckets=tuple(bucket for bucket, _ in _runs(blocks, starts, ("rows", "columns", "parts"))),
+        buckets=tuple(_runs(blocks, starts, ("rows", "columns", "parts"))),
         meetings=meetings(blocks, starts, group_start[:-1], groups["size"]),
         places=_places(np.stack([node["level"], node["depth_from_output"]], axis=1)),
         activations=activations,
@@ -210,8 +210,8 @@ def _levels(
     within["source"] = order[blocks["source"]] - before
     within["target"] = order[blocks["target"]] - first[blocks["level"]]
     runs: dict[int, list[Bucket]] = {}
-    for bucket, at in _runs(within, starts, ("rows", "columns", "parts", "level")):
-        runs.setdefault(int(blocks["level"][at]), []).append(bucket)
+    for bucket in _runs(within, starts, ("rows", "columns", "parts", "level")):
+        runs.setdefault(int(blocks["level"][bucket.first_block]), []).append(bucket)
     return tuple(
         Level(
             _nodes(rows, 1),
@@ -230,10 +230,8 @@ def _is_range(first: np.ndarray, sizes: np.ndarray) -> bool:
     return bool((np.diff(first) == sizes[:-1]).all())
 
 
-def _runs(
-    blocks: np.ndarray, starts: np.ndarray, keys: Sequence[str]
-) -> list[tuple[Bucket, int]]:
-    """Join neighbouring blocks of equal keys; each with the index of its first block."""
+def _runs(blocks: np.ndarray, starts: np.ndarray, keys: Sequence[str]) -> list[Bucket]:
+    """Join neighbouring blocks of equal keys."""
     if not len(blocks):
         return []
     change = np.any([np.diff(blocks[key]) != 0 for key in keys], axis=0)
@@ -244,11 +242,12 @@ def _runs(
             (blocks[end][first:last, None] + np.arange(parts) * size).reshape(-1)
             for end, size in (("source", columns), ("target", rows))
         )
-        bucket = Bucket(
-            int(starts[first]), int(starts[last]), (last - first) * parts, rows, columns,
-            _nodes(source, columns), _nodes(target, rows), parts,
+        runs.append(
+            Bucket(
+                int(starts[first]), int(starts[last]), (last - first) * parts, rows, columns,
+                _nodes(source, columns), _nodes(target, rows), parts, first,
+            )
         )  # fmt: skip
-        runs.append((bucket, first))
     return runs
 
 

@@ -154,7 +154,8 @@ class Bucket(Table):
     """``count`` arrays of one shape whose edges ``start:stop`` lie one after the other.
 
     Their edge features are a view ``[..., count, rows, columns, C]``: row the target, column the
-    source. ``parts`` of them in a row make a block, one but for grouped and diagonal blocks.
+    source. ``parts`` of them in a row make a block, one but for grouped and diagonal blocks; the
+    first is block ``first_block``.
     """
 
     start: int
@@ -164,7 +165,8 @@ class Bucket(Table):
     columns: int
     source: Nodes
     target: Nodes
-    parts: int = 1
+    parts: int
+    first_block: int
 
     @property
     def blocks(self) -> int:

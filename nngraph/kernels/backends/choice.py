@@ -57,6 +57,8 @@ def kernel_of(topology: Topology, backend: str, name: str, like: Tensor | None =
         raise ValueError(
             f"backend is {backend!r}; expected one of 'auto', {', '.join(map(repr, BACKENDS))}."
         )
+    if backend == "scatter":
+        scatter.torch_scatter()  # refuse also what reads edges without that package
     return getattr(BACKENDS[backend], name)
 
 

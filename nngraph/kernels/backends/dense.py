@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import reduce
-from operator import le
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from nngraph.errors import InvalidGraphError
-from nngraph.graph import Bucket, Nodes, Topology
+from nngraph.graph import Bucket, Topology
+from nngraph.kernels.backends.arrays import (
+    assemble,
+    block_rows,
+    buckets_of,
+    edges_of,
+    ends_of,
+    sets_of,
+)
 from nngraph.kernels.backends.reference import heard_levels
 from nngraph.kernels.modes import follows_operations
 
@@ -38,68 +43,6 @@ _LARGER: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 #: Channels from which a row of features is long enough to be copied by itself.
 _LONG = 32
-
-
-def _buckets(topology: Topology) -> tuple[Bucket, ...]:
-    if topology.buckets is None:
-        raise InvalidGraphError(
-            "the backend 'dense' was asked of an irregular graph, whose edges are in no blocks; "
-            "expected 'scatter', 'reference' or 'auto'."
-        )
-    return topology.buckets
-
-
-def _take(x: Tensor, nodes: Nodes) -> Tensor:
-    """Rows of ``[*, N, C]`` as ``[*, count, size, C]``; a view where they are contiguous."""
-    if nodes.index is None:
-        rows = x[..., nodes.start : nodes.stop, :]
-    else:
-        rows = x.index_select(-2, nodes.index)
-    return rows.reshape(*rows.shape[:-2], nodes.count, nodes.size, rows.shape[-1])
-
-
-def _edges(e: Tensor, bucket: Bucket) -> Tensor:
-    """Edges of a bucket as ``[*, count, rows, columns, C]``, a view of ``[*, E, C]``."""
-    shape = (*e.shape[:-2], bucket.count, bucket.rows, bucket.columns, e.shape[-1])
-    return e[..., bucket.start : bucket.stop, :].reshape(shape)
-
-
-def _rows(nodes: Nodes, device: torch.device) -> Tensor:
-    if nodes.index is None:
-        return torch.arange(nodes.start, nodes.stop, device=device)
-    return nodes.index
-
-
-def _assemble(
-    num_nodes: int, like: Tensor, parts: list[tuple[Nodes, Tensor]], op: str = "sum"
-) -> Tensor:
-    """Bring parts ``[*, count, size, C]`` together at their nodes: ``[*, N, C]``."""
-    if not parts:
-        return like.new_zeros(*like.shape[:-2], num_nodes, like.shape[-1])
-    first = parts[0][1]
-    lead, channels = first.shape[:-3], first.shape[-1]
-    if all(n.index is None for n, _ in parts):
-        ordered = sorted(parts, key=lambda part: part[0].start)
-        starts, stops = [n.start for n, _ in ordered], [n.stop for n, _ in ordered]
-        if all(map(le, [0, *stops], [*starts, num_nodes])):
-            # Disjoint slices, as in any chain: set side by side, nothing is added.
-            pieces, at = [], 0
-            for nodes, part in ordered:
-                if nodes.start > at:
-                    pieces.append(part.new_zeros(*lead, nodes.start - at, channels))
-                pieces.append(part.flatten(-3, -2))
-                at = nodes.stop
-            if at < num_nodes:
-                pieces.append(first.new_zeros(*lead, num_nodes - at, channels))
-            return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
-    # One operation for all parts: one each would copy all neurons once per bucket.
-    index = torch.cat([_rows(n, first.device) for n, _ in parts])
-    values = torch.cat([part.flatten(-3, -2) for _, part in parts], dim=-2)
-    out = values.new_zeros(*lead, num_nodes, channels)
-    if op == "sum":
-        return out.index_add(-2, index, values)
-    at_rows = index.unsqueeze(-1).expand_as(values)
-    return out.scatter_reduce(-2, at_rows, values, f"a{op}", include_self=False)
 
 
 def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
@@ -189,8 +132,8 @@ class _EdgeAffine(torch.autograd.Function):
         given = [source, target, *([] if e is None else [e])]
         dtype = reduce(torch.promote_types, [value.dtype for value in given])
         total = _broadcast(topology, target.to(dtype), "target")
-        for bucket in _buckets(topology):
-            _edges(total, bucket).add_(_take(source, bucket.source).unsqueeze(-3))
+        for bucket in buckets_of(topology):
+            edges_of(total, bucket).add_(ends_of(source, bucket, "source"))
         return total if e is None else total.add_(e)
 
     @staticmethod
@@ -201,20 +144,16 @@ class _EdgeAffine(torch.autograd.Function):
 
 def _joined(topology: Topology, x: Tensor, side: str) -> Tensor:
     """What :func:`_broadcast` writes, in operations that torch differentiates itself."""
-    pieces, first = [x[..., :0, :]], 0
-    for bucket in _buckets(topology):
-        shape = (bucket.count, bucket.rows, bucket.columns)
+    pieces = [x[..., :0, :]]
+    for bucket in buckets_of(topology):
         if side == "block":
-            count = bucket.count // bucket.parts
-            rows = x[..., first : first + count, :].unsqueeze(-2)
-            first += count
-            rows = rows.expand(*rows.shape[:-2], math.prod(shape) // count, -1)
+            rows = block_rows(x, bucket).unsqueeze(-2)
+            size = bucket.parts * bucket.rows * bucket.columns
+            rows = rows.expand(*rows.shape[:-2], size, -1)
             pieces.append(rows.flatten(-3, -2))
             continue
-        if side == "target":
-            rows = _take(x, bucket.target).unsqueeze(-2)
-        else:
-            rows = _take(x, bucket.source).unsqueeze(-3)
+        shape = (bucket.count, bucket.rows, bucket.columns)
+        rows = ends_of(x, bucket, side)
         pieces.append(rows.expand(*rows.shape[:-4], *shape, -1).flatten(-4, -2))
     return torch.cat(pieces, dim=-2)
 
@@ -222,17 +161,15 @@ def _joined(topology: Topology, x: Tensor, side: str) -> Tensor:
 def _broadcast(topology: Topology, x: Tensor, side: str) -> Tensor:
     """Write what edges read of their end or block next to one another: ``-> [*, E, C]``."""
     out = x.new_empty(*x.shape[:-2], topology.num_edges, x.shape[-1])
-    first = 0
-    for bucket in _buckets(topology):
+    for bucket in buckets_of(topology):
         if side == "block":
-            count = bucket.count // bucket.parts
-            edges = torch.unflatten(out[..., bucket.start : bucket.stop, :], -2, (count, -1))
-            edges.copy_(x[..., first : first + count, :].unsqueeze(-2))
-            first += count
+            edges = out[..., bucket.start : bucket.stop, :]
+            edges = torch.unflatten(edges, -2, (bucket.blocks, -1))
+            edges.copy_(block_rows(x, bucket).unsqueeze(-2))
         elif side == "source":
-            _edges(out, bucket).copy_(_take(x, bucket.source).unsqueeze(-3))
+            edges_of(out, bucket).copy_(ends_of(x, bucket, side))
         else:
-            _repeat(_edges(out, bucket), _take(x, bucket.target))
+            _repeat(edges_of(out, bucket), sets_of(x, bucket.target))
     return out
 
 
@@ -253,17 +190,17 @@ def _fold(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
     fold = _FOLDS[op]
     if side == "block":
         pieces = []
-        for bucket in _buckets(topology):
+        for bucket in buckets_of(topology):
             size = bucket.parts * bucket.rows * bucket.columns
             edges = e[..., bucket.start : bucket.stop, :]
             pieces.append(fold(torch.unflatten(edges, -2, (-1, size)), -2))
         return torch.cat(pieces, dim=-2) if pieces else e[..., :0, :]
     parts = [
-        (bucket.target, fold(_halved(_edges(e, bucket), op), -2)) if side == "target"
-        else (bucket.source, fold(_edges(e, bucket), -3))
-        for bucket in _buckets(topology)
+        (bucket.target, fold(_halved(edges_of(e, bucket), op), -2)) if side == "target"
+        else (bucket.source, fold(edges_of(e, bucket), -3))
+        for bucket in buckets_of(topology)
     ]
-    return _assemble(topology.num_nodes, e, parts, op)
+    return assemble(topology.num_nodes, e, parts, op)
 
 
 def _halved(edges: Tensor, op: str) -> Tensor:
@@ -285,8 +222,8 @@ def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Ten
         torch.unflatten(x, -1, (heads, -1)).movedim(-2, 0) for x in (source, target)
     )
     pieces = []
-    for bucket in _buckets(topology):
-        product = _take(targets, bucket.target) @ _take(sources, bucket.source).mT
+    for bucket in buckets_of(topology):
+        product = sets_of(targets, bucket.target) @ sets_of(sources, bucket.source).mT
         pieces.append(product.flatten(-3).movedim(0, -1))
     if not pieces:
         return source.new_zeros(*source.shape[:-2], 0, heads)
@@ -295,10 +232,10 @@ def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Ten
 
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.multiply_blocks`."""
-    buckets = _buckets(topology)
+    buckets = buckets_of(topology)
     if not buckets:
         return e.new_zeros(*e.shape[:-1], weight.shape[1])
-    counts = [bucket.count // bucket.parts for bucket in buckets]
+    counts = [bucket.blocks for bucket in buckets]
     # Split at once, so that the gradient of the edges is put together in one step.
     edges = torch.split(e, [bucket.stop - bucket.start for bucket in buckets], dim=-2)
     pieces = []
@@ -315,8 +252,8 @@ def normalise_blocks(
     topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
     """See :func:`nngraph.kernels.normalise_blocks`; a block's numbers are one layer to torch."""
-    buckets = _buckets(topology)
-    counts = [bucket.count // bucket.parts for bucket in buckets]
+    buckets = buckets_of(topology)
+    counts = [bucket.blocks for bucket in buckets]
     dtype = torch.promote_types(e.dtype, weight.dtype)
     e, weight, bias = e.to(dtype), weight.to(dtype), bias.to(dtype)
     pieces = []
@@ -346,15 +283,15 @@ def _matrix(weight: Tensor, bucket: Bucket) -> Tensor:
 def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate`."""
     parts = []
-    buckets = _buckets(topology)
+    buckets = buckets_of(topology)
     sizes = [bucket.stop - bucket.start for bucket in buckets]
     for bucket, own in zip(buckets, torch.split(weight, sizes, dim=-1), strict=True):
         matrix = torch.unflatten(own, -1, (bucket.count, bucket.rows, bucket.columns))
         if to == "target":
-            parts.append((bucket.target, matrix @ _take(x, bucket.source)))
+            parts.append((bucket.target, matrix @ sets_of(x, bucket.source)))
         else:
-            parts.append((bucket.source, matrix.mT @ _take(x, bucket.target)))
-    return _assemble(topology.num_nodes, x, parts)
+            parts.append((bucket.source, matrix.mT @ sets_of(x, bucket.target)))
+    return assemble(topology.num_nodes, x, parts)
 
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
@@ -362,8 +299,8 @@ def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, t
     buckets = topology.levels[level].buckets
     if to == "target":
         size = topology.levels[level].size
-        parts = [(b.target, _matrix(weight, b) @ _take(x, b.source)) for b in buckets]
+        parts = [(b.target, _matrix(weight, b) @ sets_of(x, b.source)) for b in buckets]
     else:
         size = sum(topology.levels[before].size for before in heard_levels(topology, level))
-        parts = [(b.source, _matrix(weight, b).mT @ _take(x, b.target)) for b in buckets]
-    return _assemble(size, x, parts)
+        parts = [(b.source, _matrix(weight, b).mT @ sets_of(x, b.target)) for b in buckets]
+    return assemble(size, x, parts)

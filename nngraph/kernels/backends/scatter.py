@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nngraph.errors import MissingDependencyError
 from nngraph.graph import Topology
-from nngraph.kernels.backends.reference import ends, heard_levels
+from nngraph.kernels.backends.reference import edge_affine, ends, gather, heard_levels, inner
 
 __all__ = [
     "edge_affine",
@@ -63,12 +63,6 @@ def _(values: Tensor, index: Tensor, size: int, op: str) -> Tensor:
     return values.new_empty(shape, dtype=torch.long)
 
 
-def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
-    """See :func:`nngraph.kernels.gather`."""
-    torch_scatter()  # refuse here as in the other primitives, not at the first reduction
-    return x.index_select(-2, ends(topology, side)[0])
-
-
 def reduce_sum(topology: Topology, e: Tensor, side: str) -> Tensor:
     """See :func:`nngraph.kernels.reduce`."""
     return _sum(e, *ends(topology, side))
@@ -78,7 +72,6 @@ def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
     """See :func:`nngraph.kernels.reduce`; ``op`` is ``"max"`` or ``"min"``."""
     index, size = ends(topology, side)
     if not e.numel():
-        torch_scatter()
         return e.new_zeros(*e.shape[:-2], size, e.shape[-1])
     # Its place is what the kernel is asked for: reading it is differentiable to any order, which
     # the kernel is not.
@@ -88,21 +81,8 @@ def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
     return found.where(reached, torch.zeros_like(found))
 
 
-def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.edge_affine`."""
-    total = gather(topology, source, "source") + gather(topology, target, "target")
-    return total if e is None else total + e
-
-
-def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Tensor:
-    """See :func:`nngraph.kernels.inner`."""
-    products = gather(topology, source, "source") * gather(topology, target, "target")
-    return torch.unflatten(products, -1, (heads, -1)).sum(-1)
-
-
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.multiply_blocks`; the edges of a block lie together."""
-    torch_scatter()
     parts = torch.split(e, topology.blocks.size.tolist(), dim=-2)
     products = [part @ matrix.mT for part, matrix in zip(parts, weight, strict=True)]
     return torch.cat(products, dim=-2) if products else e.new_zeros(*e.shape[:-1], weight.shape[1])

@@ -26,7 +26,7 @@ from torch.nn.functional import linear
 
 from nngraph.kernels.equivariant.table_layout import Layout, Run, Tile
 from nngraph.kernels.equivariant.terms import Terms
-from nngraph.kernels.modes import follows_operations
+from nngraph.kernels.modes import derivatives, follows_operations
 
 __all__ = ["DenseMixing"]
 
@@ -318,17 +318,7 @@ class _Mix(torch.autograd.Function):
         needed = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             inputs = [x, edge_attr, bias, *weights]
-            with torch.enable_grad():
-                found = iter(
-                    torch.autograd.grad(
-                        mixing.plain(x, edge_attr, bias, *weights),
-                        [value for value, need in zip(inputs, needed, strict=True) if need],
-                        (grad_x, grad_edges),
-                        create_graph=True,
-                        allow_unused=True,
-                    )
-                )
-            return None, *(next(found) if need else None for need in needed)
+            return None, *derivatives(mixing.plain, inputs, needed, (grad_x, grad_edges))
         count = len(mixing.terms.tables) + 1
         edge_gradients = _WeightGradients(edge_attr, grad_edges)
         sums, total = mixing.pool(grad_x, grad_edges, mean=False, visit=edge_gradients.add)

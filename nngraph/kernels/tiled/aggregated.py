@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nngraph.graph import Bucket, Topology
-from nngraph.kernels.backends.dense import _broadcast, _buckets, _edges, _fold, _take
+from nngraph.graph import Topology
+from nngraph.kernels.backends.arrays import buckets_of, edges_of, ends_of
+from nngraph.kernels.backends.dense import _broadcast, _fold
+from nngraph.kernels.modes import derivatives
 
 __all__ = ["aggregate"]
 
@@ -58,12 +60,10 @@ class _Aggregate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         e, out, mean = ctx.saved_tensors
-        none, side, buckets = (None, None), ctx.side, _buckets(ctx.topology)
+        none, side, buckets = (None, None), ctx.side, buckets_of(ctx.topology)
         if torch.is_grad_enabled():
-            with torch.enable_grad():
-                again = ctx.plain(e)
-                (found,) = torch.autograd.grad(again, e, gradient, create_graph=True)
-            return *none, found, None, None, None
+            found = derivatives(lambda e: [ctx.plain(e)], [e], [True], [gradient])
+            return *none, *found, None, None, None
         channels = e.shape[-1]
         gradients, values = (torch.split(both, channels, -1) for both in (gradient, out))
         # What is the same for all edges of a neuron, and what multiplies their distance from it.
@@ -78,26 +78,19 @@ class _Aggregate(torch.autograd.Function):
             else:
                 shift = shift + (given if op == "sum" else given / ctx.count)
         written = torch.empty_like(e)
-        rooms = [(bucket, _edges(e, bucket), _edges(written, bucket)) for bucket in buckets]
+        rooms = [(bucket, edges_of(e, bucket), edges_of(written, bucket)) for bucket in buckets]
         for bucket, edges, room in rooms:
             if slope is None:
-                room.copy_(_at(bucket, side, shift))
+                room.copy_(ends_of(shift, bucket, side))
             else:
-                torch.sub(edges, _at(bucket, side, mean), out=room)
-                room.mul_(_at(bucket, side, slope)).add_(_at(bucket, side, shift))
+                torch.sub(edges, ends_of(mean, bucket, side), out=room)
+                room.mul_(ends_of(slope, bucket, side)).add_(ends_of(shift, bucket, side))
         for given, value in extremes:
             # Written as numbers: several times as fast as truth values that are made numbers.
             has_it = torch.empty_like(e)
             for bucket, edges, _ in rooms:
-                torch.eq(edges, _at(bucket, side, value), out=_edges(has_it, bucket))
+                torch.eq(edges, ends_of(value, bucket, side), out=edges_of(has_it, bucket))
             share = given / _fold(ctx.topology, has_it, side, "sum").clamp_(min=1)
             for bucket, _, room in rooms:
-                room.addcmul_(_edges(has_it, bucket), _at(bucket, side, share))
+                room.addcmul_(edges_of(has_it, bucket), ends_of(share, bucket, side))
         return *none, written, None, None, None
-
-
-def _at(bucket: Bucket, side: str, x: Tensor) -> Tensor:
-    """Features of neurons as a bucket's edges read them, an axis of size 1 for the other end."""
-    if side == "target":
-        return _take(x, bucket.target).unsqueeze(-2)
-    return _take(x, bucket.source).unsqueeze(-3)

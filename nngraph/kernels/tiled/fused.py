@@ -9,22 +9,18 @@ backward pass is to recompute them, what enters the product and the silu. Dense 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from nngraph.graph import Bucket, Topology
-from nngraph.kernels.backends.dense import _assemble, _buckets, _edges, _take
-from nngraph.kernels.modes import follows_operations
+from nngraph.graph import Topology
+from nngraph.kernels.backends.arrays import buckets_of, edges_of
+from nngraph.kernels.modes import derivatives, follows_operations
+from nngraph.kernels.tiled.tiles import EPS, Sums, accumulate, at_ends, counts, flat, tiles
 
-__all__ = ["EPS", "TILE", "Given", "Updated", "applied", "edge_update"]
-
-#: Under the root of the norm, as in ``torch.nn.LayerNorm``.
-EPS = 1e-5
-#: Numbers of a tile on a CPU: a few arrays of this size stay in a core's own cache.
-TILE = 2**18
+__all__ = ["Given", "Updated", "applied", "edge_update", "normalised"]
 
 #: e', its means at targets ``[*, N, C]``, at sources, and over blocks ``[*, K, C]``.
 Updated = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -66,61 +62,15 @@ def applied(
 ) -> Updated:
     """Apply a function of features ``[B, *, C]`` to those of any leading shape."""
     lead = e.shape[:-2]
-    flat = [
-        value.expand(*lead, *value.shape[-2:]).reshape(-1, *value.shape[-2:])
-        for value in (e, source, target, *(() if block is None else (block,)))
-    ]
-    found = function.apply(given, flat[0], weight, *flat[1:])  # type: ignore[no-untyped-call]
+    own = [flat(v, lead) for v in (e, source, target, *(() if block is None else (block,)))]
+    found = function.apply(given, own[0], weight, *own[1:])  # type: ignore[no-untyped-call]
     edges, incoming, outgoing, blocks = (
         value.reshape(*lead, *value.shape[-2:]) for value in found
     )
     return edges, incoming, outgoing, blocks
 
 
-class _Tile(NamedTuple):
-    """A slice of networks, of arrays and of rows of a bucket."""
-
-    networks: slice
-    arrays: slice
-    rows: slice
-
-    def edges(self, array: Tensor) -> Tensor:
-        """Its part of ``[B, count, rows, columns, C]``, a view."""
-        return array[self.networks, self.arrays, self.rows]
-
-    def targets(self, array: Tensor) -> Tensor:
-        """Its part of ``[B, count, rows, C]``."""
-        return array[self.networks, self.arrays, self.rows]
-
-    def sources(self, array: Tensor) -> Tensor:
-        """Its part of ``[B, count, columns, C]``."""
-        return array[self.networks, self.arrays]
-
-
-def _steps(size: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, size)) for start in range(0, size, step))
-
-
-def _tiles(
-    e: Tensor, bucket: Bucket, channels: int | None = None, size: int | None = None
-) -> Iterator[_Tile]:
-    """Cut a bucket of ``[B, E, C]`` into tiles: some networks, some arrays, or some rows of one.
-
-    Args:
-        channels, size: numbers of an edge and of a tile, if not C and ``TILE``.
-    """
-    if e.device.type != "cpu":
-        yield _Tile(slice(None), slice(None), slice(0, None))
-        return
-    rows = max(1, (size or TILE) // (bucket.columns * (channels or e.shape[-1])))
-    arrays = max(1, rows // bucket.rows)
-    for networks in _steps(len(e), max(1, arrays // bucket.count)):
-        for some in _steps(bucket.count, arrays):
-            for part in _steps(bucket.rows, rows):
-                yield _Tile(networks, some, part)
-
-
-def _normalised(edges: Tensor) -> tuple[Tensor, Tensor]:
+def normalised(edges: Tensor) -> tuple[Tensor, Tensor]:
     """Edges with mean 0 and variance 1 over channels, and one over their deviation.
 
     In passes over a tile: torch's own layer norm took three times as long at 64 channels.
@@ -131,36 +81,16 @@ def _normalised(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entering(
-    given: Given, edges: Tensor, weight: Tensor, source: Tensor, target: Tensor
+    given: Given, edges: Tensor, weight: Tensor, total: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """What enters the product ``[n, C]``, its scale ``[n, 1]``, and what enters the silu."""
-    normal, scale = _normalised(edges) if given.normalise else (edges, None)
+    """What enters the product ``[n, C]``, its scale ``[n, 1]``, and what enters the silu.
+
+    The last is added to ``total``, what both ends say.
+    """
+    normal, scale = normalised(edges) if given.normalise else (edges, None)
     normal = normal.reshape(-1, edges.shape[-1])
-    total = torch.add(target.unsqueeze(-2), source.unsqueeze(-3))
     total.view(normal.shape).addmm_(normal, weight.mT)
     return normal, scale, total
-
-
-def _counts(topology: Topology, like: Tensor) -> list[Tensor]:
-    """Edges into and out of each neuron ``[N, 1]``, and of each block ``[K, 1]``, at least 1."""
-    counts = (topology.nodes.in_degree, topology.nodes.out_degree, topology.blocks.size)
-    return [count.clamp(min=1).to(like.dtype).unsqueeze(-1) for count in counts]
-
-
-def _at_ends(
-    bucket: Bucket, source: Tensor, target: Tensor, block: Tensor | None, first: int
-) -> tuple[Tensor, Tensor]:
-    """Node features at a bucket's sources and targets; those of its blocks join the targets."""
-    at_source, at_target = _take(source, bucket.source), _take(target, bucket.target)
-    if block is not None:
-        own = block[:, first : first + bucket.count // bucket.parts].unsqueeze(2)
-        at_target = at_target + own.expand(-1, -1, bucket.parts, -1).flatten(1, 2).unsqueeze(2)
-    return at_source, at_target
-
-
-def _over_blocks(bucket: Bucket, at_target: Tensor) -> Tensor:
-    """Sum of ``[B, count, rows, C]`` over each block, ``[B, blocks, C]``."""
-    return torch.unflatten(at_target.sum(2), 1, (-1, bucket.parts)).sum(2)
 
 
 class _EdgeUpdate(torch.autograd.Function):
@@ -176,38 +106,25 @@ class _EdgeUpdate(torch.autograd.Function):
         target: Tensor,
         block: Tensor | None = None,
     ) -> Updated:
-        topology = given.topology
-        out = torch.empty_like(e)
+        out, sums = torch.empty_like(e), Sums(given.topology, e[:, :0])
         kept: list[Tensor | None] = []
-        at_targets, at_sources, at_blocks, first = [], [], [], 0
-        for bucket in _buckets(topology):
-            sources, targets = _at_ends(bucket, source, target, block, first)
-            edges, written = _edges(e, bucket), _edges(out, bucket)
+        for bucket in buckets_of(given.topology):
+            sources, targets = at_ends(bucket, source, target, block)
+            edges, written = edges_of(e, bucket), edges_of(out, bucket)
             incoming, outgoing = torch.empty_like(targets), torch.empty_like(sources)
-            for tile in _tiles(e, bucket):
+            for tile in tiles(bucket, len(e), e.shape[-1], whole=not e.is_cpu):
                 part, made = tile.edges(edges), tile.edges(written)
-                normal, scale, total = _entering(
-                    given, part, weight, tile.sources(sources), tile.targets(targets)
-                )
+                normal, scale, total = _entering(given, part, weight, tile.ends(sources, targets))
                 torch.add(part, torch.nn.functional.silu(total), out=made)
                 torch.sum(made, -2, out=tile.targets(incoming))
-                _accumulate(tile, made, outgoing)
+                accumulate(tile, made, outgoing)
                 if not given.recompute:
                     kept += [normal, scale, total]
-            at_targets.append((bucket.target, incoming))
-            at_sources.append((bucket.source, outgoing))
-            at_blocks.append(_over_blocks(bucket, incoming))
-            first += at_blocks[-1].shape[1]
-        counts = _counts(topology, e)
+            sums.add(bucket, incoming, outgoing)
         ctx.given = given
         ctx.save_for_backward(e, weight, source, target, block, *kept)
         ctx.set_materialize_grads(False)
-        return (
-            out,
-            _assemble(topology.num_nodes, e, at_targets) / counts[0],
-            _assemble(topology.num_nodes, e, at_sources) / counts[1],
-            torch.cat([e[:, :0], *at_blocks], dim=1) / counts[2],
-        )
+        return (out, *sums.means())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -215,64 +132,43 @@ class _EdgeUpdate(torch.autograd.Function):
         saved = ctx.saved_tensors
         inputs, kept = saved[:5], iter(saved[5:])
         if torch.is_grad_enabled():
-            return None, *_differentiable(given, inputs, ctx.needs_input_grad[1:], gradients)
-        topology = given.topology
+            return None, *derivatives(given.plain, inputs, ctx.needs_input_grad[1:], gradients)
         e, weight, source, target, block = inputs
         above = gradients[0]
-        counts = _counts(topology, e)
         to_target, to_source, to_block = (
             None if gradient is None else gradient / count
-            for gradient, count in zip(gradients[1:], counts, strict=True)
+            for gradient, count in zip(gradients[1:], counts(given.topology, e), strict=True)
         )
         to_target = torch.zeros_like(target) if to_target is None else to_target
         to_source = torch.zeros_like(source) if to_source is None else to_source
         grad_e, grad_weight = torch.empty_like(e), torch.zeros_like(weight)
-        at_targets, at_sources, at_blocks, first = [], [], [], 0
-        for bucket in _buckets(topology):
-            from_source, from_target = _at_ends(bucket, to_source, to_target, to_block, first)
-            sources, targets = _at_ends(bucket, source, target, block, first)
-            edges, written = _edges(e, bucket), _edges(grad_e, bucket)
-            higher = None if above is None else _edges(above, bucket)
+        sums = Sums(given.topology, e[:, :0])
+        for bucket in buckets_of(given.topology):
+            from_source, from_target = at_ends(bucket, to_source, to_target, to_block)
+            sources, targets = at_ends(bucket, source, target, block)
+            edges, written = edges_of(e, bucket), edges_of(grad_e, bucket)
+            higher = None if above is None else edges_of(above, bucket)
             grad_targets, grad_sources = torch.empty_like(targets), torch.empty_like(sources)
-            for tile in _tiles(e, bucket):
+            for tile in tiles(bucket, len(e), e.shape[-1], whole=not e.is_cpu):
                 if given.recompute:
                     normal, scale, total = _entering(
-                        given, tile.edges(edges), weight, tile.sources(sources),
-                        tile.targets(targets),
-                    )  # fmt: skip
+                        given, tile.edges(edges), weight, tile.ends(sources, targets)
+                    )
                 else:
                     normal, scale, total = next(kept), next(kept), next(kept)
-                gradient = torch.add(
-                    tile.targets(from_target).unsqueeze(-2), tile.sources(from_source).unsqueeze(-3)
-                )
+                gradient = tile.ends(from_source, from_target)
                 if higher is not None:
                     gradient += tile.edges(higher)
                 inner = torch.ops.aten.silu_backward(gradient, total)
                 torch.sum(inner, -2, out=tile.targets(grad_targets))
-                _accumulate(tile, inner, grad_sources)
+                accumulate(tile, inner, grad_sources)
                 flat = inner.view(normal.shape)
                 grad_weight.addmm_(flat.mT, normal)
                 _through_norm(flat @ weight, normal, scale, gradient, tile.edges(written))
-            at_targets.append((bucket.target, grad_targets))
-            at_sources.append((bucket.source, grad_sources))
-            at_blocks.append(_over_blocks(bucket, grad_targets))
-            first += at_blocks[-1].shape[1]
-        return (
-            None,
-            grad_e,
-            grad_weight,
-            _assemble(topology.num_nodes, e, at_sources),
-            _assemble(topology.num_nodes, e, at_targets),
-            None if block is None else torch.cat([e[:, :0], *at_blocks], dim=1),
-        )
-
-
-def _accumulate(tile: _Tile, edges: Tensor, out: Tensor) -> None:
-    """Add edges ``[b, k, r, c, C]`` up over their rows; a tile may hold some of the rows only."""
-    if tile.rows.start:
-        tile.sources(out).add_(edges.sum(-3))
-    else:
-        torch.sum(edges, -3, out=tile.sources(out))
+            sums.add(bucket, grad_targets, grad_sources)
+        grad_target, grad_source, grad_block = sums.all()
+        of_block = None if block is None else grad_block
+        return None, grad_e, grad_weight, grad_source, grad_target, of_block
 
 
 def _through_norm(
@@ -297,24 +193,3 @@ def _through_norm(
     )[0]
     scale = scale.view(*beside.shape[:-1], 1)
     torch.addcmul(beside, found.view(beside.shape), scale, out=out)
-
-
-def _differentiable(
-    given: Given,
-    inputs: tuple[Tensor | None, ...],
-    needed: tuple[bool, ...],
-    gradients: tuple[Tensor | None, ...],
-) -> tuple[Tensor | None, ...]:
-    with torch.enable_grad():
-        out = given.plain(*inputs)  # type: ignore[arg-type]
-        pairs = [(o, g) for o, g in zip(out, gradients, strict=True) if g is not None]
-        found = iter(
-            torch.autograd.grad(
-                [o for o, _ in pairs],
-                [v for v, need in zip(inputs, needed, strict=False) if need and v is not None],
-                [g for _, g in pairs],
-                create_graph=True,
-                allow_unused=True,
-            )
-        )
-    return tuple(next(found) if need else None for need in needed)

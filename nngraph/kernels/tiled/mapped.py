@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from nngraph.graph import Bucket, Nodes, Topology
-from nngraph.kernels.backends.dense import _assemble, _buckets, _edges, _take
-from nngraph.kernels.tiled.fused import _accumulate, _Tile, _tiles
+from nngraph.kernels.backends.arrays import assemble, buckets_of, edges_of, sets_of
+from nngraph.kernels.modes import derivatives
+from nngraph.kernels.tiled.tiles import Tile, accumulate, flat, tiles
 
-__all__ = ["TILE", "EdgeFunction", "Given", "To", "map_edges"]
-
-#: Numbers of the widest input of a tile on a CPU.
-TILE = 2**18
+__all__ = ["EdgeFunction", "Given", "To", "map_edges"]
 
 #: Where what a function makes of an edge goes: it stays there, or is summed at a neuron.
 To = Literal["edge", "source", "target"]
@@ -45,11 +43,7 @@ def map_edges(
     if not e.numel():  # no tile would say how many channels the function makes
         return given.plain(e, source, target, *parameters)
     lead = torch.broadcast_shapes(*(v.shape[:-2] for v in features))  # type: ignore[no-untyped-call]
-    flat = [
-        value.expand(*lead, *value.shape[-2:]).reshape(-1, *value.shape[-2:])
-        for value in features
-    ]
-    found = _Map.apply(given, *flat, *parameters)  # type: ignore[no-untyped-call]
+    found = _Map.apply(given, *(flat(v, lead) for v in features), *parameters)  # type: ignore[no-untyped-call]
     return tuple(value.reshape(*lead, *value.shape[-2:]) for value in found)
 
 
@@ -60,10 +54,10 @@ class _Ends(NamedTuple):
     sources: Tensor
     targets: Tensor
 
-    def of(self, tile: _Tile, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def of(self, tile: Tile, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a function is given of a tile: ``[b, k, r, c, *]``, with axes of size 1."""
         return (
-            tile.edges(_edges(edges, self.bucket)).contiguous(),  # as products want it
+            tile.edges(edges_of(edges, self.bucket)).contiguous(),  # as products want it
             tile.sources(self.sources).unsqueeze(-3),
             tile.targets(self.targets).unsqueeze(-2),
         )
@@ -71,12 +65,12 @@ class _Ends(NamedTuple):
 
 def _visit(
     topology: Topology, e: Tensor, source: Tensor, target: Tensor
-) -> Iterator[tuple[_Ends, Iterator[_Tile]]]:
+) -> Iterator[tuple[_Ends, Iterator[Tile]]]:
     """Every bucket and its tiles."""
     width = max(1, *(value.shape[-1] for value in (e, source, target)))
-    for bucket in _buckets(topology):
-        ends = _Ends(bucket, _take(source, bucket.source), _take(target, bucket.target))
-        yield ends, _tiles(e, bucket, width, TILE)
+    for bucket in buckets_of(topology):
+        ends = _Ends(bucket, sets_of(source, bucket.source), sets_of(target, bucket.target))
+        yield ends, tiles(bucket, len(e), width, whole=not e.is_cpu)
 
 
 class _Place:
@@ -92,7 +86,7 @@ class _Place:
         self.bucket = bucket
         self.room: Tensor | None = None
 
-    def add(self, tile: _Tile, value: Tensor) -> None:
+    def add(self, tile: Tile, value: Tensor) -> None:
         """Take what a tile sends, ``[b, k, r, c, C]``; axes of size 1 are sums already."""
         if self.room is None:
             self.room = self._room(value.shape[-1])
@@ -101,14 +95,14 @@ class _Place:
         elif self.to == "target":
             torch.sum(value, -2, out=tile.targets(self.room))
         else:
-            _accumulate(tile, value, self.room)
+            accumulate(tile, value, self.room)
 
     def _room(self, channels: int) -> Tensor:
         networks = len(self.like)
         if self.to == "edge":
             if self.edges is None:
                 self.edges = self.like.new_empty(networks, self.topology.num_edges, channels)
-            return _edges(self.edges, self.bucket)
+            return edges_of(self.edges, self.bucket)
         nodes = self.bucket.target if self.to == "target" else self.bucket.source
         room = self.like.new_empty(networks, nodes.count, nodes.size, channels)
         self.parts.append((nodes, room))
@@ -118,7 +112,7 @@ class _Place:
         """All of it: ``[B, E, C]`` or ``[B, N, C]``."""
         if self.edges is not None:
             return self.edges
-        return _assemble(self.topology.num_nodes, self.like, self.parts)
+        return assemble(self.topology.num_nodes, self.like, self.parts)
 
 
 def _made(given: Given, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -138,10 +132,10 @@ class _Map(torch.autograd.Function):
         ctx.save_for_backward(e, source, target, *parameters)
         ctx.set_materialize_grads(False)
         out = [_Place(given.topology, to, e) for to in given.to]
-        for ends, tiles in _visit(given.topology, e, source, target):
+        for ends, cut in _visit(given.topology, e, source, target):
             for place in out:
                 place.begin(ends.bucket)
-            for tile in tiles:
+            for tile in cut:
                 made = _made(given, (*ends.of(tile, e), *parameters))
                 for place, value in zip(out, made, strict=True):
                     place.add(tile, value)
@@ -153,7 +147,7 @@ class _Map(torch.autograd.Function):
         inputs: tuple[Tensor, ...] = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            return None, *_differentiable(given, inputs, needed, gradients)
+            return None, *derivatives(given.plain, inputs, needed, gradients)
         e = inputs[0]
         places: tuple[To, ...] = ("edge", "source", "target")
         out = [
@@ -166,14 +160,14 @@ class _Map(torch.autograd.Function):
             for value, need in zip(inputs[3:], needed[3:], strict=True)
             if need
         ]
-        for ends, tiles in _visit(given.topology, *inputs[:3]):
+        for ends, cut in _visit(given.topology, *inputs[:3]):
             above = [
                 (to, None if gradient is None else _taken(ends.bucket, to, gradient))
                 for to, gradient in zip(given.to, gradients, strict=True)
             ]
             for place in out:
                 place.begin(ends.bucket)
-            for tile in tiles:
+            for tile in cut:
                 found = _of_tile(given, tile, (*ends.of(tile, e), *inputs[3:]), needed, above)
                 for place in out:
                     place.add(tile, next(found))
@@ -186,13 +180,13 @@ class _Map(torch.autograd.Function):
 def _taken(bucket: Bucket, to: To, gradient: Tensor) -> Tensor:
     """Gradients at a bucket's edges, sources or targets."""
     if to == "edge":
-        return _edges(gradient, bucket)
-    return _take(gradient, bucket.source if to == "source" else bucket.target)
+        return edges_of(gradient, bucket)
+    return sets_of(gradient, bucket.source if to == "source" else bucket.target)
 
 
 def _of_tile(
     given: Given,
-    tile: _Tile,
+    tile: Tile,
     inputs: Sequence[Tensor],
     needed: Sequence[bool],
     above: Sequence[tuple[To, Tensor | None]],
@@ -212,36 +206,8 @@ def _of_tile(
         else:
             gradient = tile.targets(gradient).unsqueeze(-2)
         pairs.append((value, gradient.expand_as(value)))
-    return iter(_derivatives(pairs, [value for value in own if value.requires_grad]))
-
-
-def _derivatives(
-    pairs: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Tensor], create_graph: bool = False
-) -> Sequence[Tensor]:
+    asked = [value for value in own if value.requires_grad]
     if not pairs:
-        return [torch.zeros_like(value) for value in inputs]
-    return torch.autograd.grad(
-        [value for value, _ in pairs], inputs, [gradient for _, gradient in pairs],
-        create_graph=create_graph, materialize_grads=True,
-    )  # fmt: skip
-
-
-def _differentiable(
-    given: Given,
-    inputs: Sequence[Tensor],
-    needed: Sequence[bool],
-    gradients: Sequence[Tensor | None],
-) -> list[Tensor | None]:
-    with torch.enable_grad():
-        made = given.plain(*inputs)
-        pairs = [
-            (value, gradient)
-            for value, gradient in zip(made, gradients, strict=True)
-            if gradient is not None and value.requires_grad
-        ]
-        found = iter(
-            _derivatives(
-                pairs, [v for v, need in zip(inputs, needed, strict=True) if need], True
-            )
-        )
-    return [next(found) if need else None for need in needed]
+        return (torch.zeros_like(value) for value in asked)
+    values, gradients = zip(*pairs, strict=True)
+    return iter(torch.autograd.grad(values, asked, gradients, materialize_grads=True))

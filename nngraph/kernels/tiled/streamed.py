@@ -21,14 +21,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import layer_norm, silu
 
-from nngraph.graph import Bucket, Topology
-from nngraph.kernels.backends.dense import _assemble, _buckets, _edges
-from nngraph.kernels.tiled.fused import EPS, _at_ends, _counts, _normalised, _over_blocks, _steps
+from nngraph.graph import Bucket, Nodes, Topology
+from nngraph.kernels.backends.arrays import buckets_of, edges_of
+from nngraph.kernels.tiled.fused import normalised
+from nngraph.kernels.tiled.tiles import (
+    EPS,
+    Sums,
+    Tile,
+    accumulate,
+    at_ends,
+    counts,
+    flat,
+    over_blocks,
+    tiles,
+)
 
-__all__ = ["TILE", "StreamedUpdate", "edge_means"]
-
-#: Numbers of a tile's states on a CPU: a few arrays of this size stay in a core's own cache.
-TILE = 2**18
+__all__ = ["StreamedUpdate", "edge_means"]
 
 
 class StreamedUpdate(NamedTuple):
@@ -46,14 +54,10 @@ def edge_means(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """See :func:`nngraph.kernels.streamed_edge_means`."""
     lead = taps.shape[:-2]
-
-    def flat(value: Tensor) -> Tensor:
-        return value.expand(*lead, *value.shape[-2:]).reshape(-1, *value.shape[-2:])
-
-    tensors: list[Tensor | None] = [flat(taps), encoder, place]
+    tensors: list[Tensor | None] = [flat(taps, lead), encoder, place]
     for update in updates:
-        tensors += [update.weight, flat(update.source), flat(update.target)]
-        tensors.append(None if update.block is None else flat(update.block))
+        tensors += [update.weight, flat(update.source, lead), flat(update.target, lead)]
+        tensors.append(None if update.block is None else flat(update.block, lead))
     found = _EdgeMeans.apply(topology, normalise, *tensors)  # type: ignore[no-untyped-call]
     incoming, outgoing, blocks = (v.reshape(*lead, *v.shape[-2:]) for v in found)
     return incoming, outgoing, blocks
@@ -66,6 +70,14 @@ class _Step(NamedTuple):
     sources: Tensor
     targets: Tensor
 
+    def of(self, tile: Tile) -> _Step:
+        """Its part at the ends of a tile."""
+        return _Step(self.weight, tile.sources(self.sources), tile.targets(self.targets))
+
+    def ends(self) -> Tensor:
+        """What both ends say together."""
+        return torch.add(self.targets.unsqueeze(-2), self.sources.unsqueeze(-3))
+
 
 def _states(
     taps: Tensor, encoder: Tensor, place: Tensor, steps: Sequence[_Step], normalise: bool
@@ -74,8 +86,7 @@ def _states(
     e = taps @ encoder.mT + place
     for step in steps:
         normal = layer_norm(e, e.shape[-1:], eps=EPS) if normalise else e
-        ends = step.targets.unsqueeze(-2) + step.sources.unsqueeze(-3)
-        e = e + silu(normal @ step.weight.mT + ends)
+        e = e + silu(normal @ step.weight.mT + step.ends())
     return e
 
 
@@ -88,28 +99,22 @@ def _states_in_place(
     else:
         e = (taps @ encoder.mT).add_(place)
     for step in steps:
-        normal = _normalised(e)[0] if normalise else e
-        total = torch.add(step.targets.unsqueeze(-2), step.sources.unsqueeze(-3))
+        normal = normalised(e)[0] if normalise else e
+        total = step.ends()
         total.view(-1, e.shape[-1]).addmm_(normal.view(-1, e.shape[-1]), step.weight.mT)
         e += torch.nn.functional.silu(total, inplace=True)
     return e
 
 
-def _tiles(bucket: Bucket, networks: int, channels: int) -> list[tuple[slice, slice, slice]]:
-    """Cut a bucket into networks, arrays and rows."""
-    rows = max(1, TILE // (bucket.columns * channels))
-    arrays = max(1, rows // bucket.rows)
-    return [
-        (some, part, row)
-        for some in _steps(networks, max(1, arrays // bucket.count))
-        for part in _steps(bucket.count, arrays)
-        for row in _steps(bucket.rows, rows)
-    ]
+def _steps(bucket: Bucket, tensors: Sequence[Any]) -> list[_Step]:
+    """The updates at a bucket; what they are given comes after the first three tensors."""
+    groups = (tensors[i : i + 4] for i in range(3, len(tensors), 4))
+    return [_Step(weight, *at_ends(bucket, *ends)) for weight, *ends in groups]
 
 
-def _parted(bucket: Bucket, place: Tensor, first: int) -> Tensor:
+def _parted(bucket: Bucket, place: Tensor) -> Tensor:
     """What each array of a bucket starts from, ``[count, 1, 1, C]``: a row of its block."""
-    own = place[first : first + bucket.count // bucket.parts]
+    own = place[bucket.first_block : bucket.first_block + bucket.blocks]
     return own.repeat_interleave(bucket.parts, 0).view(bucket.count, 1, 1, -1)
 
 
@@ -117,41 +122,25 @@ class _EdgeMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, topology: Topology, normalise: bool, *tensors: Any) -> Any:
         taps, encoder, place = tensors[:3]
-        groups = [tensors[i : i + 4] for i in range(3, len(tensors), 4)]
         channels = encoder.shape[0]
-        shape = (len(taps), topology.num_nodes, channels)
-        like = taps.new_empty(shape)
-        at_targets, at_sources, at_blocks, first = [], [], [], 0
-        for bucket in _buckets(topology):
-            steps = [
-                _Step(weight, *_at_ends(bucket, source, target, block, first))
-                for weight, source, target, block in groups
-            ]
-            starts, edges = _parted(bucket, place, first), _edges(taps, bucket)
+        sums = Sums(topology, taps.new_empty(len(taps), 0, channels))
+        for bucket in buckets_of(topology):
+            steps = _steps(bucket, tensors)
+            starts, edges = _parted(bucket, place), edges_of(taps, bucket)
             sizes = (len(taps), bucket.count)
             incoming = taps.new_empty(*sizes, bucket.rows, channels)
-            outgoing = taps.new_zeros(*sizes, bucket.columns, channels)
-            for networks, arrays, rows in _tiles(bucket, len(taps), channels):
-                cut = [
-                    _Step(s.weight, s.sources[networks, arrays], s.targets[networks, arrays, rows])
-                    for s in steps
-                ]
-                part = edges[networks, arrays, rows]
-                e = _states_in_place(part, encoder, starts[arrays], cut, normalise)
-                torch.sum(e, -2, out=incoming[networks, arrays, rows])
-                outgoing[networks, arrays] += e.sum(-3)
-            at_targets.append((bucket.target, incoming))
-            at_sources.append((bucket.source, outgoing))
-            at_blocks.append(_over_blocks(bucket, incoming))
-            first += at_blocks[-1].shape[1]
-        counts = _counts(topology, taps)
+            outgoing = taps.new_empty(*sizes, bucket.columns, channels)
+            for tile in tiles(bucket, len(taps), channels):
+                cut = [step.of(tile) for step in steps]
+                e = _states_in_place(
+                    tile.edges(edges), encoder, starts[tile.arrays], cut, normalise
+                )
+                torch.sum(e, -2, out=tile.targets(incoming))
+                accumulate(tile, e, outgoing)
+            sums.add(bucket, incoming, outgoing)
         ctx.topology, ctx.normalise = topology, normalise
         ctx.save_for_backward(*tensors)
-        return (
-            _assemble(topology.num_nodes, like, at_targets) / counts[0],
-            _assemble(topology.num_nodes, like, at_sources) / counts[1],
-            torch.cat([like[:, :0], *at_blocks], dim=1) / counts[2],
-        )
+        return sums.means()
 
     @staticmethod
     @once_differentiable
@@ -159,34 +148,25 @@ class _EdgeMeans(torch.autograd.Function):
         topology: Topology = ctx.topology
         tensors = ctx.saved_tensors
         taps, encoder, place = tensors[:3]
-        groups = [tensors[i : i + 4] for i in range(3, len(tensors), 4)]
         needed = ctx.needs_input_grad[2:]
         to_target, to_source, to_block = (
             gradient / count
-            for gradient, count in zip(gradients, _counts(topology, taps), strict=True)
+            for gradient, count in zip(gradients, counts(topology, taps), strict=True)
         )
         totals = [
             torch.zeros_like(value) if value is not None and need else None
             for value, need in zip(tensors, needed, strict=True)
         ]
-        first = 0
-        for bucket in _buckets(topology):
-            blocks = slice(first, first + bucket.count // bucket.parts)
-            from_source, from_target = _at_ends(bucket, to_source, to_target, to_block, first)
-            steps = [
-                _Step(weight, *_at_ends(bucket, source, target, block, first))
-                for weight, source, target, block in groups
-            ]
-            starts, edges = _parted(bucket, place, first), _edges(taps, bucket)
+        for bucket in buckets_of(topology):
+            blocks = slice(bucket.first_block, bucket.first_block + bucket.blocks)
+            above = at_ends(bucket, to_source, to_target, to_block)
+            steps = _steps(bucket, tensors)
+            starts, edges = _parted(bucket, place), edges_of(taps, bucket)
             made = [torch.zeros_like(end) for step in steps for end in step[1:]]
             at_start = torch.zeros_like(starts)
-            for networks, arrays, rows in _tiles(bucket, len(taps), encoder.shape[0]):
-                inputs = [edges[networks, arrays, rows], encoder, starts[arrays]]
-                for step in steps:
-                    inputs += [
-                        step.weight, step.sources[networks, arrays],
-                        step.targets[networks, arrays, rows],
-                    ]  # fmt: skip
+            for tile in tiles(bucket, len(taps), encoder.shape[0]):
+                inputs = [tile.edges(edges), encoder, starts[tile.arrays]]
+                inputs += [value for step in steps for value in step.of(tile)]
                 inputs = [value.detach() for value in inputs]
                 wanted = [needed[0], True, True] + [True] * (3 * len(steps))
                 for value, want in zip(inputs, wanted, strict=True):
@@ -194,28 +174,24 @@ class _EdgeMeans(torch.autograd.Function):
                 with torch.enable_grad():
                     cut = [_Step(*inputs[i : i + 3]) for i in range(3, len(inputs), 3)]
                     e = _states(inputs[0], inputs[1], inputs[2], cut, ctx.normalise)
-                above = from_target[networks, arrays, rows].unsqueeze(-2) + from_source[
-                    networks, arrays
-                ].unsqueeze(-3)
                 asked = [value for value, want in zip(inputs, wanted, strict=True) if want]
-                found = iter(torch.autograd.grad(e, asked, above))
+                found = iter(torch.autograd.grad(e, asked, tile.ends(*above)))
                 if totals[0] is not None:
-                    _edges(totals[0], bucket)[networks, arrays, rows] = next(found)
+                    tile.edges(edges_of(totals[0], bucket)).copy_(next(found))
                 _add(totals[1], next(found))
-                at_start[arrays] += next(found)
+                at_start[tile.arrays] += next(found)
                 for i in range(len(steps)):
                     _add(totals[3 + 4 * i], next(found))
-                    made[2 * i][networks, arrays] += next(found)
-                    made[2 * i + 1][networks, arrays, rows] += next(found)
+                    _add(tile.sources(made[2 * i]), next(found))
+                    _add(tile.targets(made[2 * i + 1]), next(found))
             if totals[2] is not None:
                 parts = torch.unflatten(at_start.flatten(1), 0, (-1, bucket.parts))
                 totals[2][blocks] += parts.sum(1)
             for i in range(len(steps)):
-                _broadcast(totals[4 + 4 * i], bucket.source, made[2 * i])
-                _broadcast(totals[5 + 4 * i], bucket.target, made[2 * i + 1])
+                _add_at(totals[4 + 4 * i], bucket.source, made[2 * i])
+                _add_at(totals[5 + 4 * i], bucket.target, made[2 * i + 1])
                 if (total := totals[6 + 4 * i]) is not None:
-                    total[:, blocks] += _over_blocks(bucket, made[2 * i + 1])
-            first = blocks.stop
+                    total[:, blocks] += over_blocks(bucket, made[2 * i + 1])
         return None, None, *totals
 
 
@@ -224,7 +200,7 @@ def _add(total: Tensor | None, value: Tensor) -> None:
         total += value
 
 
-def _broadcast(total: Tensor | None, nodes: Any, value: Tensor) -> None:
+def _add_at(total: Tensor | None, nodes: Nodes, value: Tensor) -> None:
     """Add ``[B, count, size, C]`` up at its nodes, in place."""
     if total is None:
         return

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, MissingDependencyError
-from nngraph.graph import Bucket, Nodes, Topology
-from nngraph.kernels.backends.dense import _assemble
-from nngraph.kernels.modes import follows_operations
-from nngraph.kernels.tiled.fused import EPS, Given, Updated, _differentiable, _over_blocks, applied
+from nngraph.graph import Bucket, Topology
+from nngraph.kernels.modes import derivatives, follows_operations
+from nngraph.kernels.tiled.fused import Given, Updated, applied
+from nngraph.kernels.tiled.tiles import EPS, Sums, counts
 
 __all__ = ["DTYPES", "MATRIX_BYTES", "PROGRAMS", "STEPS", "TILE_BYTES", "edge_update"]
 
@@ -148,7 +148,7 @@ def _tile(rows: int, columns: int, edge_bytes: int) -> tuple[int, int]:
     return high, max(wide, 16 // high)
 
 
-def _launch(given: Given, bucket: Bucket, e: Tensor, first_block: int) -> _Launch:
+def _launch(given: Given, bucket: Bucket, e: Tensor) -> _Launch:
     channels = e.shape[-1]
     padded = max(16, _padded(channels))
     high, wide = _tile(bucket.rows, bucket.columns, padded * e.element_size())
@@ -161,7 +161,7 @@ def _launch(given: Given, bucket: Bucket, e: Tensor, first_block: int) -> _Launc
     topology = given.topology
     arguments = (
         bucket.source.index, bucket.target.index, bucket.source.start, bucket.target.start,
-        bucket.start, first_block, topology.num_edges, topology.num_nodes,
+        bucket.start, bucket.first_block, topology.num_edges, topology.num_nodes,
         len(topology.blocks.size), bucket.count, bucket.parts, bucket.rows, bucket.columns, jobs,
         each,
     )  # fmt: skip
@@ -176,49 +176,19 @@ def _launch(given: Given, bucket: Bucket, e: Tensor, first_block: int) -> _Launc
     return _Launch(tiles, spans, -(-jobs // each) if jobs else 0, arguments, options)
 
 
-class _Sums:
-    """The sums of a pass at targets, at sources and over blocks, brought together bucket by bucket.
-
-    Programs write parts of the sums of a bucket, which are then added in a fixed order.
-    """
-
-    def __init__(self, topology: Topology, like: Tensor) -> None:
-        self.topology = topology
-        kind = torch.promote_types(like.dtype, torch.float32)
-        self.like = like.new_empty((len(like), 0, like.shape[-1]), dtype=kind)
-        self.targets: list[tuple[Nodes, Tensor]] = []
-        self.sources: list[tuple[Nodes, Tensor]] = []
-        self.blocks: list[Tensor] = []
-
-    def parts(self, bucket: Bucket, launch: _Launch) -> tuple[Tensor, Tensor]:
-        """Return memory for parts at targets and at sources; added up by :meth:`add`."""
-        batch, _, channels = self.like.shape
-        pair = (batch, bucket.count)
-        return (
-            self.like.new_empty(*pair, launch.spans, bucket.rows, channels),
-            self.like.new_empty(*pair, launch.tiles, bucket.columns, channels),
-        )
-
-    def add(self, bucket: Bucket, at_target: Tensor, at_source: Tensor) -> None:
-        """Take in the parts of a bucket."""
-        self.targets.append((bucket.target, at_target.sum(2)))
-        self.sources.append((bucket.source, at_source.sum(2)))
-        self.blocks.append(_over_blocks(bucket, self.targets[-1][1]))
-
-    def all(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sums at targets and sources ``[B, N, C]``, and over blocks ``[B, K, C]``."""
-        nodes = self.topology.num_nodes
-        return (
-            _assemble(nodes, self.like, self.targets),
-            _assemble(nodes, self.like, self.sources),
-            torch.cat([self.like, *self.blocks], dim=1),
-        )
+def _sums(topology: Topology, like: Tensor) -> Sums:
+    """Sums in the type that all between loads and stores has."""
+    kind = torch.promote_types(like.dtype, torch.float32)
+    return Sums(topology, like.new_empty((len(like), 0, like.shape[-1]), dtype=kind))
 
 
-def _counts(topology: Topology, like: Tensor) -> list[Tensor]:
-    """Edges into and out of each neuron ``[N, 1]``, and of each block ``[K, 1]``, at least 1."""
-    counts = (topology.nodes.in_degree, topology.nodes.out_degree, topology.blocks.size)
-    return [count.clamp(min=1).to(like.dtype).unsqueeze(-1) for count in counts]
+def _parts(sums: Sums, bucket: Bucket, launch: _Launch) -> tuple[Tensor, Tensor]:
+    """Return memory for what programs write of sums at targets and at sources, to be added up."""
+    batch, _, channels = sums.like.shape
+    return (
+        sums.like.new_empty(batch, bucket.count, launch.spans, bucket.rows, channels),
+        sums.like.new_empty(batch, bucket.count, launch.tiles, bucket.columns, channels),
+    )
 
 
 class _EdgeUpdate(torch.autograd.Function):
@@ -239,38 +209,34 @@ class _EdgeUpdate(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         inputs = _contiguous(e, weight, source, target, block)
         out = torch.empty_like(inputs[0])
-        sums, first_block = _Sums(given.topology, e), 0
+        sums = _sums(given.topology, e)
         for bucket in given.topology.buckets or ():
-            launch = _launch(given, bucket, e, first_block)
-            incoming, outgoing = sums.parts(bucket, launch)
+            launch = _launch(given, bucket, e)
+            incoming, outgoing = _parts(sums, bucket, launch)
             if launch.programs:
                 with _started_at(e):
                     _programs().forward[(launch.programs,)](
                         *inputs, out, incoming, outgoing, *launch.arguments, **launch.options
                     )
-            sums.add(bucket, incoming, outgoing)
-            first_block += bucket.count // bucket.parts
-        means = (
-            (total / count).to(e.dtype)
-            for total, count in zip(sums.all(), _counts(given.topology, sums.like), strict=True)
-        )
-        return (out, *means)  # type: ignore[return-value]
+            sums.add(bucket, incoming.sum(2), outgoing.sum(2))
+        incoming, outgoing, blocks = (mean.to(e.dtype) for mean in sums.means())
+        return out, incoming, outgoing, blocks
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         given: Given = ctx.given
         saved = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, *_differentiable(given, saved, ctx.needs_input_grad[1:], gradients)
+            return None, *derivatives(given.plain, saved, ctx.needs_input_grad[1:], gradients)
         inputs = _contiguous(*saved)
         e, weight, source, target, block = inputs
-        sums, first_block = _Sums(given.topology, e), 0
+        sums = _sums(given.topology, e)
         (above,) = _contiguous(gradients[0])
         # Of the sums: those of the means over their number.
         to_target, to_source, to_block = (
             None if gradient is None else gradient.to(sums.like.dtype) / count
             for gradient, count in zip(
-                gradients[1:], _counts(given.topology, sums.like), strict=True
+                gradients[1:], counts(given.topology, sums.like), strict=True
             )
         )
         to_target = sums.like.new_zeros(target.shape) if to_target is None else to_target
@@ -279,8 +245,8 @@ class _EdgeUpdate(torch.autograd.Function):
         grad_e = torch.empty_like(e)
         grad_weight = sums.like.new_zeros(weight.shape)
         for bucket in given.topology.buckets or ():
-            launch = _launch(given, bucket, e, first_block)
-            at_target, at_source = sums.parts(bucket, launch)
+            launch = _launch(given, bucket, e)
+            at_target, at_source = _parts(sums, bucket, launch)
             if launch.programs:
                 parts = sums.like.new_empty(launch.programs, *weight.shape)
                 with _started_at(e):
@@ -289,8 +255,7 @@ class _EdgeUpdate(torch.autograd.Function):
                         *launch.arguments, **launch.options,
                     )  # fmt: skip
                 grad_weight += parts.sum(0)
-            sums.add(bucket, at_target, at_source)
-            first_block += bucket.count // bucket.parts
+            sums.add(bucket, at_target.sum(2), at_source.sum(2))
         at_targets, at_sources, at_blocks = (total.to(e.dtype) for total in sums.all())
         return (
             None,
