@@ -4,6 +4,7 @@ from nngraph.testing.equivariance import (
     assert_equivariant,
     assert_invariant,
     assert_not_equivariant,
+    equivariance_error,
 )
 from nngraph.testing.irregular import IrregularTopology
 from nngraph.testing.networks import (
@@ -22,6 +23,7 @@ __all__ = [
     "assert_equivariant",
     "assert_invariant",
     "assert_not_equivariant",
+    "equivariance_error",
     "every_activation",
     "random_architectures",
     "random_features",

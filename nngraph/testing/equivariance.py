@@ -10,7 +10,9 @@ from torch import Tensor
 from nngraph.graph import Architecture, Relabelling, Symmetry
 from nngraph.testing.networks import random_features
 
-__all__ = ["assert_equivariant", "assert_invariant", "assert_not_equivariant"]
+__all__ = [
+    "assert_equivariant", "assert_invariant", "assert_not_equivariant", "equivariance_error",
+]  # fmt: skip
 
 #: features -> features, or features -> answers: (x [B, N, C_x], edge_attr [B, E, C_e]) -> tensors
 Function = Callable[[Tensor, Tensor], "Tensor | Sequence[Tensor | None]"]
@@ -54,9 +56,7 @@ def assert_equivariant(
     features = features or random_features(
         architecture, networks, node_channels, edge_channels, seed
     )
-    error, where = _largest_error(
-        function, architecture, features, relabellings, seed, moves_outputs=True
-    )
+    error, where = equivariance_error(function, architecture, features, relabellings, seed)
     assert error <= tolerance, (
         f"not equivariant on {architecture}: relative error {error:.3g} in {where} "
         f"after relabelling; expected at most {tolerance:g}."
@@ -86,8 +86,8 @@ def assert_invariant(
     features = features or random_features(
         architecture, networks, node_channels, edge_channels, seed
     )
-    error, where = _largest_error(
-        function, architecture, features, relabellings, seed, moves_outputs=False
+    error, where = equivariance_error(
+        function, architecture, features, relabellings, seed, invariant=True
     )
     assert error <= tolerance, (
         f"not invariant on {architecture}: relative error {error:.3g} in {where} "
@@ -118,37 +118,38 @@ def assert_not_equivariant(
     features = features or random_features(
         architecture, networks, node_channels, edge_channels, seed
     )
-    error, _ = _largest_error(
-        function, architecture, features, relabellings, seed, moves_outputs=True
-    )
+    error, _ = equivariance_error(function, architecture, features, relabellings, seed)
     assert error >= at_least, (
         f"equivariant on {architecture}: relative error {error:.3g} after relabelling; "
         f"expected at least {at_least:g}."
     )
 
 
-def _largest_error(
+def equivariance_error(
     function: Function,
     architecture: Architecture,
     features: Features,
-    relabellings: int,
-    seed: int,
-    moves_outputs: bool,
+    relabellings: int = 3,
+    seed: int = 0,
+    *,
+    invariant: bool = False,
 ) -> tuple[float, str]:
-    """Return the largest relative error over relabellings and outputs, and where it is."""
-    names = ("the nodes", "the edges") if moves_outputs else ()
-    symmetry = Symmetry(architecture)
-    generator = torch.Generator().manual_seed(seed)
+    """Return the largest relative error over relabellings and outputs, and where it is.
+
+    The arguments are those of :func:`assert_equivariant`; features may be on any device.
+
+    Args:
+        invariant: whether outputs are to stay, as of :func:`assert_invariant`.
+    """
+    symmetry, generator = Symmetry(architecture), torch.Generator().manual_seed(seed)
     x, edge_attr = features
     worst, where = 0.0, "nothing"
     with torch.no_grad():
         before = _outputs(function(x, edge_attr))
         for _ in range(relabellings):
-            relabelling = symmetry.sample_stack(len(x), generator)
-            expected = _relabelled(relabelling, before) if moves_outputs else before
-            found = _outputs(
-                function(relabelling.act_on_nodes(x), relabelling.act_on_edges(edge_attr))
-            )
+            moved = symmetry.sample_stack(len(x), generator).to(x.device)
+            expected = before if invariant else _relabelled(moved, before)
+            found = _outputs(function(moved.act_on_nodes(x), moved.act_on_edges(edge_attr)))
             assert len(found) == len(expected), "the function returns now more outputs, now fewer."
             for index, (one, other) in enumerate(zip(found, expected, strict=True)):
                 if one is None or other is None:
@@ -157,7 +158,7 @@ def _largest_error(
                 error = _relative_error(one, other)
                 if not error <= worst:
                     worst = error
-                    where = names[index] if names else f"output {index}"
+                    where = f"output {index}" if invariant else ("the nodes", "the edges")[index]
     return worst, where
 
 
