@@ -38,9 +38,8 @@ from nngraph.kernels.edges import (
     softmax,
 )
 from nngraph.kernels.equivariant.dense_mixing import DenseMixing
-from nngraph.kernels.equivariant.mixing import mix_tables, pool_globally
 from nngraph.kernels.equivariant.scatter_mixing import ScatterMixing
-from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms
+from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms, pool_globally
 from nngraph.kernels.levels import propagate_level
 from nngraph.kernels.row_column import row_column_attention
 from nngraph.kernels.sets import attend_members, broadcast, pool, quantile_ranks, quantiles
@@ -70,7 +69,6 @@ __all__ = [
     "gather",
     "inner",
     "map_edges",
-    "mix_tables",
     "multiply_blocks",
     "normalise_blocks",
     "pool",

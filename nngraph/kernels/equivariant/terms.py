@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 
-__all__ = ["GroupTable", "MixedTensor", "PermuteIO", "Slot", "Terms"]
+__all__ = ["GroupTable", "MixedTensor", "PermuteIO", "Slot", "Terms", "pool_globally"]
 
 #: Which groups that the architecture fixes are treated as relabelled too.
 PermuteIO = bool | Literal["input", "output"]
@@ -240,3 +243,26 @@ def _refuse_shared_spaces(architecture: Architecture) -> None:
                 f"{architecture.groups[block.source].name!r} to itself, as recurrent weights do; "
                 "equivariant linear layers know tensors of distinct groups only."
             )
+
+
+def pool_globally(terms: Terms, x: Tensor, edge_attr: Tensor) -> Tensor:
+    """Average every tensor over all its permuted axes: the global table ``[B, S C]``."""
+    pooled = []
+    for tensor, view in zip(terms.tensors, _views(terms, x, edge_attr), strict=True):
+        axes = [axis + 1 for axis in tensor.permuted_axes]
+        pooled.append((view.mean(axes) if axes else view).flatten(1))
+    return torch.cat(pooled, dim=-1)
+
+
+def _views(terms: Terms, x: Tensor, edge_attr: Tensor) -> list[Tensor]:
+    """Each tensor as ``[B, *shape, C]``, a view; split at once, so that gradients are one cat."""
+    architecture = terms.architecture
+    nodes = torch.split(x, list(architecture.widths), dim=1)
+    edges = torch.split(edge_attr, [b.stop - b.start for b in architecture.blocks], dim=1)
+    remaining = iter(edges)
+    return [
+        torch.unflatten(next(remaining), 1, tensor.shape)
+        if tensor.on_edges
+        else nodes[tensor.groups[0]]
+        for tensor in terms.tensors
+    ]

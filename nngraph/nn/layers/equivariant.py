@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
-from nngraph.kernels import DenseMixing, MixedTensor, PermuteIO, ScatterMixing, Terms, mix_tables
+from nngraph.kernels import DenseMixing, MixedTensor, PermuteIO, ScatterMixing, Terms
 
 __all__ = ["EquivariantLinear"]
 
@@ -137,16 +137,9 @@ class EquivariantLinear(nn.Module):
                 architecture's own order.
         """
         nodes, edges = stacked_features(self.architecture, x, edge_attr, self.in_channels)
-        if isinstance(self.messages, DenseMixing):
-            weights = (self.global_weight, *self.node_weights, *self.edge_weights)
-            out_x, out_edges = self.messages(nodes, edges, self.bias, *weights)
-        else:
-            index = self.messages.index(len(nodes), x.device, edge_index)
-            tables = self.messages.pool(index, nodes, edges)
-            mixed = mix_tables(
-                self.terms, tables, [self.global_weight, *self.node_weights], self.bias
-            )
-            out_x, out_edges = self.messages.broadcast(index, mixed, edges, list(self.edge_weights))
+        weights = (self.global_weight, *self.node_weights, *self.edge_weights)
+        order = {} if isinstance(self.messages, DenseMixing) else {"edge_index": edge_index}
+        out_x, out_edges = self.messages(nodes, edges, self.bias, *weights, **order)
         channels = (self.out_channels,)
         return out_x.reshape(x.shape[:-1] + channels), out_edges.reshape(
             edge_attr.shape[:-1] + channels
