@@ -95,136 +95,97 @@ def structured_architectures() -> list[tuple[str, Architecture]]:
     The same list every time, as :func:`random_architectures`.
     """
 
-    def group(name: str, size: int, space: str | tuple[Factor, ...] | None = None) -> NeuronGroup:
-        role = {"in": "input", "out": "output"}.get(name, "hidden")
-        return NeuronGroup(name, size, role, space=space)
-
-    ends = group("in", 2), group("out", 3)
-    heads = Factor(2, "heads")
+    heads, grouped = Factor(2, "heads"), Factor(2, "parts")
     inner, value = (heads, Factor(3, "inner")), (heads, Factor(2, "value"))
     within = Space("inner", 3, ("heads",)), Space("value", 2, ("heads",))
-    parts = Space("parts", 2, fixed=True)
-    grouped = Factor(2, "parts")
+    in_parts = Space("parts", 2, fixed=True), Space("a", 3, ("parts",)), Space("b", 2, ("parts",))
+    # Of each head its queries and then its values.
+    by_head = ((2, 5), (2,))
+    queries, values = ((0, 2), (0, 3), (0, 2)), ((0, 2), (3, 5), (0, 2))
     return [
-        (
-            "convolutions",
-            Architecture(
-                (ends[0], group("a", 4, "a"), group("b", 4, "a"), group("c", 3, "c"), ends[1]),
-                (
-                    Parameter("conv", (4, 2, 3, 3), (1, 0, None, None)),
-                    Parameter("conv.bias", (4,), (1,), "bias"),
-                    Parameter("norm.weight", (4,), slabs=(Slab("b", 2, 1),)),
-                    Parameter("norm.bias", (4,), (2,), "bias"),
-                    Parameter("norm.mean", (4,), (2,), "mean"),
-                    Parameter("norm.count", (), integer="int64"),
-                    Parameter("point", (3, 4, 1, 1), (3, 2, None, None)),
-                    Parameter("linear", (3, 12), slabs=(Slab("tsf", 4, 3, split=((3,), (3, 4))),)),
-                    Parameter("linear.bias", (3,), (4,), "bias"),
-                ),
+        ("convolutions", Architecture(
+            _groups(("a", 4, "a"), ("b", 4, "a"), ("c", 3, "c")),
+            (
+                Parameter("conv", (4, 2, 3, 3), (1, 0, None, None)),
+                Parameter("conv.bias", (4,), (1,), "bias"),
+                Parameter("norm.weight", (4,), slabs=(Slab("b", 2, 1),)),
+                Parameter("norm.bias", (4,), (2,), "bias"),
+                Parameter("norm.mean", (4,), (2,), "mean"),
+                Parameter("norm.count", (), integer="int64"),
+                Parameter("point", (3, 4, 1, 1), (3, 2, None, None)),
+                Parameter("linear", (3, 12), slabs=(Slab("tsf", 4, 3, split=((3,), (3, 4))),)),
+                Parameter("linear.bias", (3,), (4,), "bias"),
             ),
-        ),
-        (
-            "residual",
-            Architecture(
-                (ends[0], group("a", 4, "s"), group("b", 5, "b"), group("c", 4, "s"), ends[1]),
-                (
-                    Parameter("0", (4, 2), (1, 0)),
-                    Parameter("1", (5, 4), (2, 1)),
-                    Parameter("2", (4, 5), (3, 2)),
-                    Parameter("2.bias", (4,), (3,), "bias"),
-                    Parameter("3", (3, 4), (4, 3)),
-                ),
-                residuals=((1, 3),),
+        )),
+        ("residual", Architecture(
+            _groups(("a", 4, "s"), ("b", 5, "b"), ("c", 4, "s")),
+            (
+                Parameter("0", (4, 2), (1, 0)),
+                Parameter("1", (5, 4), (2, 1)),
+                Parameter("2", (4, 5), (3, 2)),
+                Parameter("2.bias", (4,), (3,), "bias"),
+                Parameter("3", (3, 4), (4, 3)),
             ),
-        ),
-        (
-            "concatenation",
-            Architecture(
-                (ends[0], group("a", 3, "a"), group("b", 4, "b"), ends[1]),
-                (
-                    Parameter("0", (3, 2), (1, 0)),
-                    Parameter("1", (2, 4), slabs=(Slab("st", 2, 0),)),  # [in, out]
-                    Parameter(
-                        "2",
-                        (3, 7),
-                        slabs=(
-                            Slab("ts", 3, 1, window=((0, 3), (0, 3))),
-                            Slab("ts", 3, 2, window=((0, 3), (3, 7))),
-                        ),
-                    ),
-                    Parameter("place", (2, 3), slabs=(Slab("fn", 1, column="place"),)),
-                ),
+            residuals=((1, 3),),
+        )),
+        ("concatenation", Architecture(
+            _groups(("a", 3, "a"), ("b", 4, "b")),
+            (
+                Parameter("0", (3, 2), (1, 0)),
+                Parameter("1", (2, 4), slabs=(Slab("st", 2, 0),)),  # [in, out]
+                Parameter("2", (3, 7), slabs=(
+                    Slab("ts", 3, 1, window=((0, 3), (0, 3))),
+                    Slab("ts", 3, 2, window=((0, 3), (3, 7))),
+                )),
+                Parameter("place", (2, 3), slabs=(Slab("fn", 1, column="place"),)),
             ),
-        ),
-        (
-            "grouped",
-            Architecture(
-                (
-                    ends[0],
-                    group("a", 6, (grouped, Factor(3, "a"))),
-                    group("b", 4, (grouped, Factor(2, "b"))),
-                    ends[1],
-                ),
-                (
-                    Parameter("0", (6, 2), (1, 0)),
-                    Parameter(
-                        "1", (4, 3, 2), slabs=(Slab("btsf", 2, 1, split=((2, 2), (3,), (2,))),)
-                    ),
-                    Parameter("1.bias", (4,), (2,), "bias"),
-                    Parameter("2", (3, 4), (3, 2)),
-                ),
-                structure=(
-                    parts, Space("a", 3, ("parts",)), Space("b", 2, ("parts",)),
-                ),
+        )),
+        ("grouped", Architecture(
+            _groups(("a", 6, (grouped, Factor(3, "a"))), ("b", 4, (grouped, Factor(2, "b")))),
+            (
+                Parameter("0", (6, 2), (1, 0)),
+                Parameter("1", (4, 3, 2), slabs=(
+                    Slab("btsf", 2, 1, split=((2, 2), (3,), (2,))),
+                )),
+                Parameter("1.bias", (4,), (2,), "bias"),
+                Parameter("2", (3, 4), (3, 2)),
             ),
-        ),
-        (
-            "heads",
-            Architecture(
-                (
-                    ends[0],
-                    group("q", 6, inner),
-                    group("k", 6, inner),
-                    group("v", 4, value),
-                    group("h", 2, "heads"),
-                    ends[1],
-                ),
-                (
-                    Parameter(
-                        "qkv",
-                        (16, 2),
-                        slabs=(
-                            Slab("ts", 1, 0, window=((0, 6), (0, 2))),
-                            Slab("ts", 2, 0, window=((6, 12), (0, 2))),
-                            Slab("ts", 3, 0, window=((12, 16), (0, 2))),
-                        ),
-                    ),
-                    Parameter("scale", (2,), (4,), "scale"),
-                    Parameter("out", (3, 4), (5, 3)),
-                ),
-                structure=within,
+            structure=in_parts,
+        )),
+        ("heads", Architecture(
+            _groups(("q", 6, inner), ("k", 6, inner), ("v", 4, value), ("h", 2, "heads")),
+            (
+                Parameter("qkv", (16, 2), slabs=(
+                    Slab("ts", 1, 0, window=((0, 6), (0, 2))),
+                    Slab("ts", 2, 0, window=((6, 12), (0, 2))),
+                    Slab("ts", 3, 0, window=((12, 16), (0, 2))),
+                )),
+                Parameter("scale", (2,), (4,), "scale"),
+                Parameter("out", (3, 4), (5, 3)),
             ),
-        ),
-        (
-            "head-by-head",
-            Architecture(
-                (ends[0], group("q", 6, inner), group("v", 4, value), ends[1]),
-                (
-                    Parameter(
-                        "qv",  # for each head its queries and values
-                        (10, 2),
-                        slabs=(
-                            Slab("tts", 1, 0, split=((2, 5), (2,)), part=((0, 2), (0, 3), (0, 2))),
-                            Slab("tts", 2, 0, split=((2, 5), (2,)), part=((0, 2), (3, 5), (0, 2))),
-                        ),
-                    ),
-                    Parameter("out", (3, 6), (3, 1)),
-                    Parameter("values", (3, 4), (3, 2)),
-                ),
-                structure=within,
+            structure=within,
+        )),
+        ("head-by-head", Architecture(
+            _groups(("q", 6, inner), ("v", 4, value)),
+            (
+                Parameter("qv", (10, 2), slabs=(
+                    Slab("tts", 1, 0, split=by_head, part=queries),
+                    Slab("tts", 2, 0, split=by_head, part=values),
+                )),
+                Parameter("out", (3, 6), (3, 1)),
+                Parameter("values", (3, 4), (3, 2)),
             ),
-        ),
+            structure=within,
+        )),
     ]  # fmt: skip
+
+
+def _groups(
+    *hidden: tuple[str, int, str | tuple[Factor, ...]]
+) -> tuple[NeuronGroup, ...]:
+    """Groups between two inputs and three outputs, each with its name, size and neuron space."""
+    between = [NeuronGroup(name, size, "hidden", space=space) for name, size, space in hidden]
+    return (NeuronGroup("in", 2, "input"), *between, NeuronGroup("out", 3, "output"))
 
 
 def random_parameters(
