@@ -34,13 +34,13 @@ from nngraph.kernels.edges import (
     multiply_blocks,
     normalise_blocks,
     propagate,
+    propagate_level,
     reduce,
     softmax,
 )
 from nngraph.kernels.equivariant.dense_mixing import DenseMixing
 from nngraph.kernels.equivariant.scatter_mixing import ScatterMixing
 from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms, pool_globally
-from nngraph.kernels.levels import propagate_level
 from nngraph.kernels.row_column import row_column_attention
 from nngraph.kernels.sets import attend_members, broadcast, pool, quantile_ranks, quantiles
 from nngraph.kernels.tiled.streamed import StreamedUpdate

@@ -87,12 +87,7 @@ def edge_update(
         if block is not None:
             own = own + gather(topology, block, "block", steps)
         e = e + edge_affine(topology, own, source, target, steps, silu)
-        return EdgeUpdate(
-            e,
-            reduce(topology, e, "target", "mean", steps),
-            reduce(topology, e, "source", "mean", steps),
-            reduce(topology, e, "block", "mean", steps),
-        )
+        return EdgeUpdate(e, *_means(topology, e, steps))
 
     if backend == TRITON or is_dense(topology, backend, e):
         given = fused.Given(plain, topology, normalise, recompute)
@@ -187,6 +182,11 @@ def streamed_edge_means(
         e = edge_update(
             topology, e, weight, source, target, block, normalise, backend=backend
         ).edges
+    return _means(topology, e, backend)
+
+
+def _means(topology: Topology, e: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Means of edges into and out of each neuron, and over each block."""
     return (
         reduce(topology, e, "target", "mean", backend),
         reduce(topology, e, "source", "mean", backend),
