@@ -1,8 +1,8 @@
-"""What a module is before its forward is read: how it is named, and what cannot be traced."""
+"""What a module is beside its forward: how it and its parts are named, and what is not traced."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -10,7 +10,8 @@ from torch.nn.utils import parametrize
 
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["CONVERTIBLE", "check_modules", "describe", "evaluating", "located"]
+__all__ = ["CONVERTIBLE", "check_modules", "describe", "evaluating", "located",
+           "submodule_at"]  # fmt: skip
 
 CONVERTIBLE = (
     "What can be converted without example inputs: nn.Linear layers (or F.linear on parameters of "
@@ -30,6 +31,17 @@ def located(module: nn.Module, path: str) -> tuple[str, str]:
     """Return where the module is, and what it is."""
     where = repr(path) if path else "the module itself"
     return where, f"{type(module).__name__} (module {type(module).__module__})"
+
+
+def submodule_at(
+    root: nn.Module, path: Sequence[str], make: Callable[[], nn.Module] = nn.Module
+) -> nn.Module:
+    """Return the submodule at a path, made where it is not there yet."""
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, make())
+        root = root.get_submodule(part)
+    return root
 
 
 def check_modules(module: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters.activations import activation_module, check_known
+from converters.inspection import submodule_at
 from converters.state_dicts import refuse_batch, to_state_dict
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Activation, ChainLayer, NeuralGraph, chain_layers
 
-__all__ = ["AffineChain", "submodule_at", "to_module"]
+__all__ = ["AffineChain", "to_module"]
 
 
 def to_module(graph: NeuralGraph, template: nn.Module | None = None) -> nn.Module:
@@ -152,17 +153,6 @@ def _sequential(maps: Sequence[ChainLayer], values: dict[str, Tensor]) -> nn.Seq
                 beside = f"{name}_activation" if beside.isdecimal() else f"{beside}_"
             taken.add(".".join([*path, beside]))
             owner.add_module(beside, activation_module(affine.activation))
-    return root
-
-
-def submodule_at(
-    root: nn.Module, path: Sequence[str], make: Callable[[], nn.Module] = nn.Module
-) -> nn.Module:
-    """Return the submodule at a path, made where it is not there yet."""
-    for part in path:
-        if part not in root._modules:
-            root.add_module(part, make())
-        root = root.get_submodule(part)
     return root
 
 

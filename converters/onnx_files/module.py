@@ -9,13 +9,13 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from converters.inspection import submodule_at
 from converters.onnx_files.call import NodeCall, Value
 from converters.onnx_files.elements import ELEMENTS, element_name
 from converters.onnx_files.names import onnx_name, state_dict_keys
 from converters.onnx_files.roles import Roles, evaluate
 from converters.onnx_files.structure import Declaration
 from converters.onnx_files.table import HOST
-from converters.to_modules import submodule_at
 from nngraph.errors import InvalidGraphError, NNGraphError
 
 __all__ = ["OnnxModule"]
