@@ -17,7 +17,8 @@ __all__ = ["DTYPES", "check_parameters", "check_tensor", "pack", "pack_integers"
 
 #: Convertible bit for bit; the formats of fewer bits have no arithmetic of their own in torch.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_WHOLE = tuple(getattr(torch, name) for name in INTEGERS)
+_REAL = frozenset(DTYPES)
+_REAL_OR_WHOLE = _REAL.union(getattr(torch, name) for name in INTEGERS)
 
 
 def check_tensor(name: str, value: object, integer: bool = False) -> Tensor:
@@ -29,13 +30,21 @@ def check_tensor(name: str, value: object, integer: bool = False) -> Tensor:
     Raises:
         InvalidGraphError: if it is anything else.
     """
+    dtypes = _REAL_OR_WHOLE if integer else _REAL
+    lazy = isinstance(value, UninitializedTensorMixin)
+    # The first question first, as every network is asked it; quantised tensors have other dtypes.
+    if (
+        isinstance(value, Tensor) and not lazy and value.dtype in dtypes
+        and value.layout == torch.strided
+    ):
+        return value
     what = f"parameter {name!r}"
     if not isinstance(value, Tensor):
         raise InvalidGraphError(
             f"{what} is a {type(value).__name__}; expected a tensor. For an array use "
             "torch.from_numpy."
         )
-    if isinstance(value, UninitializedTensorMixin):
+    if lazy:
         raise InvalidGraphError(
             f"{what} has no shape yet: its lazy module has not been run. Run the module once first."
         )
@@ -49,13 +58,11 @@ def check_tensor(name: str, value: object, integer: bool = False) -> Tensor:
             f"{what} has layout {value.layout}; expected a dense tensor. Convert it with "
             ".to_dense()."
         )
-    if value.dtype not in (*DTYPES, *(_WHOLE if integer else ())):
-        raise InvalidGraphError(
-            f"{what} has dtype {value.dtype}; expected floating point, one of "
-            f"{', '.join(map(str, DTYPES))}. Convert the network first, for example with "
-            "module.to(torch.float32)."
-        )
-    return value
+    raise InvalidGraphError(
+        f"{what} has dtype {value.dtype}; expected floating point, one of "
+        f"{', '.join(map(str, DTYPES))}. Convert the network first, for example with "
+        "module.to(torch.float32)."
+    )
 
 
 def check_parameters(
