@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from nngraph.errors import ArchitectureError
@@ -44,6 +43,8 @@ def to_plain(parts: Parts) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int)):
+        return value
     if isinstance(value, tuple):
         return list(map(_plain, value))
     if isinstance(value, Factor):
@@ -51,10 +52,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Activation):
         operator = {"operator": value.operator} if value.operator else {}
         return {"name": value.name, **dict(value.options), **operator}
-    if not is_dataclass(value):
-        return value
-    held = {field.name: getattr(value, field.name) for field in fields(value)}
-    return {k: _plain(v) for k, v in held.items() if k not in _OPTIONAL or v not in ((), None)}
+    held = vars(value)  # the fields of a dataclass, in their order
+    return {
+        k: _plain(held[k]) for k in value.__dataclass_fields__
+        if k not in _OPTIONAL or held[k] not in ((), None)
+    }
 
 
 def from_plain(data: object) -> Parts:
@@ -100,6 +102,8 @@ def _list_of(reader: _Reader) -> _Reader:
     def read(data: Any, where: str) -> Any:
         if not isinstance(data, list):
             raise ArchitectureError(f"{where} is a {type(data).__name__}; expected a list.")
+        if reader is _any:
+            return tuple(data)
         return tuple(reader(item, f"{where}[{i}]") for i, item in enumerate(data))
 
     return read
