@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import get_type_hints
@@ -406,7 +407,7 @@ def test_eval_relabels_and_fails_if_a_claim_does_not_hold(run, zoo, answer, monk
 
     from nngraph.nn import FlatNetwork
 
-    monkeypatch.setattr(FlatNetwork, "invariant", True)
+    monkeypatch.setattr(FlatNetwork, "traits", replace(FlatNetwork.traits, invariant=True))
     monkeypatch.setattr(FlatNetwork, "forward", lambda self, networks: networks.x[:, 2:12, 0])
     code, data = answer("eval", flat, "--relabel", "--split", "all")
     assert code == 1

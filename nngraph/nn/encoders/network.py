@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import reduce
-from operator import attrgetter
 from typing import Literal
 
 import torch
@@ -140,9 +139,9 @@ class NetworkEncoder(nn.Module):
             outputs = make_rows(positions, limits.outputs, channels)
             self.positions["outputs"] = OutputPositions(outputs)
         if from_inputs:
-            self.positions["levels"] = Lookup(depth, channels, attrgetter("nodes.level"))
+            self.positions["levels"] = Lookup(depth, channels, lambda graph: graph.nodes.level)
         if from_outputs:
-            depths = Lookup(depth, channels, attrgetter("nodes.depth_from_output"))
+            depths = Lookup(depth, channels, lambda graph: graph.nodes.depth_from_output)
             self.positions["depths_from_output"] = depths
         if options.activations:
             self.positions["activations"] = ActivationFeatures(channels)
@@ -153,14 +152,14 @@ class NetworkEncoder(nn.Module):
         self.edge = nn.Linear(taps + waves, edge_channels) if edge_channels else None
         self.block_positions = nn.ModuleDict()
         if edge_channels and from_inputs:
-            levels = Lookup(depth, edge_channels, attrgetter("blocks.level"))
+            levels = Lookup(depth, edge_channels, lambda graph: graph.blocks.level)
             self.block_positions["levels"] = levels
         if edge_channels and from_outputs:
             depths = Lookup(depth, edge_channels, _block_depths)
             self.block_positions["depths_from_output"] = depths
         if edge_channels and options.kinds:
-            kinds = attrgetter("blocks.kind")
-            self.block_positions["kinds"] = Lookup(len(BLOCK_KINDS), edge_channels, kinds)
+            kinds = Lookup(len(BLOCK_KINDS), edge_channels, lambda graph: graph.blocks.kind)
+            self.block_positions["kinds"] = kinds
         if edge_channels and options.kernel_sizes:
             self.block_positions["kernel_sizes"] = KernelSizes(edge_channels)
         self.statistics = None
