@@ -96,7 +96,7 @@ def operators(samples: int) -> Counter[str]:
             for shared in (False, True):
                 try:
                     recorder = recorded(case, shared)
-                except (Untraced, NotImplementedError, RuntimeError, ValueError, TypeError):
+                except Exception:  # whatever torch says of what it cannot trace
                     sums["untraced"] += 1
                     break
                 judge(recorder, sums, f"{info.name} {[tuple(t.shape) for t in case[1]]}")
