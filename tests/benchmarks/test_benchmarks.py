@@ -316,6 +316,20 @@ def test_conversion(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         module.mlps(2, 3, 1)
 
 
+def test_soundness(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = load("soundness")
+    out = tmp_path / "soundness.csv"
+    line = ["--programs", "3", "--steps", "4", "--samples", "0", "--out", str(out)]
+    module.main(line)
+    (row,) = rows(out)
+    assert (row["kind"], row["programs"], row["unsound"]) == ("random programs", "3", "0")
+    # A claim that does not hold is counted, and is an exit code.
+    monkeypatch.setattr(module, "worst_break", lambda recorder, engine: (0.1, "p0"))
+    with pytest.raises(SystemExit):
+        module.main(line)
+    assert rows(out)[0]["unsound"] == "3"
+
+
 def test_scans(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     module = load("scans")
     out = tmp_path / "scans.csv"
