@@ -111,7 +111,7 @@ def verify(
 
     Args:
         subject: a graph of the module, or a spec.
-        module: the network; copies of it are run, in float64 and evaluation mode.
+        module: the network; it is run in float64 and evaluation mode, and left as it was.
         example_inputs: one tensor, or a tuple of positional arguments.
         kwargs: keyword arguments of its forward.
         samples: relabellings per check, each on parameters that are shaken differently.

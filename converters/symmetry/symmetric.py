@@ -44,10 +44,11 @@ class SymmetricMatrices:
         return self.known[ref]
 
     def _look(self, ref: Ref, depth: int) -> bool:
-        shape = self.program.results[ref].shape
+        shape, dtype = self.program.results[ref].shape, self.program.results[ref].dtype
         if all(size == 1 for size in shape[-2:]):
-            return True
-        if len(shape) < 2 or shape[-1] != shape[-2] or not depth:
+            return not dtype.is_complex
+        # Of complex matrices the other triangle is taken to be conjugate, too.
+        if len(shape) < 2 or shape[-1] != shape[-2] or dtype.is_complex or not depth:
             return False
         value, made = self.constant(ref), self.made.get(ref)
         if value is not None:
@@ -66,7 +67,10 @@ class SymmetricMatrices:
         if mirrored and made.name in COMMUTING and made.kwargs.get("alpha", 1) == 1:
             return True
         entrywise = torch.Tag.pointwise in getattr(made.target, "tags", ()) or made.name in COPIES
-        return entrywise and all(self.holds(operand, depth - 1) for operand in operands)
+        return (
+            entrywise and bool(operands)
+            and all(self.holds(operand, depth - 1) for operand in operands)
+        )
 
     def _transposed(self, ref: Ref) -> Ref | None:
         """Return the tensor whose last two axes were swapped to get another, if that was done."""

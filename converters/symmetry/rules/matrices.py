@@ -26,7 +26,7 @@ def _matrix(call: Call) -> Value:
 
 def _fix_unless_symmetric(call: Call, value: Value) -> None:
     """Fix the rows and columns of a matrix that may differ from its mirror image."""
-    matrix = next(references(call.operation.args))
+    matrix = next(references((call.operation.args, call.operation.kwargs)))
     if not call.engine.symmetric_matrices.holds(matrix):
         call.fix(value.dims[-2:], "has one triangle read, and is not known to be symmetric")
 

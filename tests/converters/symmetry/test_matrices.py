@@ -13,6 +13,11 @@ def gram(h):
     return h.t() @ h + 2 * torch.eye(6, dtype=h.dtype)
 
 
+def square(z):
+    """A matrix that is its own mirror image; of complex entries, not the conjugate one."""
+    return z.t() @ z
+
+
 FUNCTIONS = {
     "inverse": lambda h: h @ torch.linalg.inv(gram(h)),
     "pseudo-inverse": lambda h: torch.linalg.pinv(h).t(),
@@ -47,6 +52,7 @@ TOLD = {
     "eigenvectors": lambda h: h @ torch.linalg.eigh(gram(h))[1].abs(),
     "eigenvalues by one triangle": lambda h: h * torch.linalg.eigvalsh(gram(h) + h[0])[-1],
     "pseudo-inverse by one triangle": lambda h: h @ torch.linalg.pinv(gram(h) - h[0], 0.01, True),
+    "eigenvalues of a complex one": lambda h: h * torch.linalg.eigvalsh(square(h * (1 + 1j)))[-1],
     "boundaries of neurons": lambda h: h + torch.searchsorted(h, h.detach()),
 }
 
