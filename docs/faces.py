@@ -12,7 +12,7 @@ import re
 import sys
 from importlib import import_module
 from pkgutil import resolve_name
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -127,6 +127,12 @@ def show_factories(
     return signature and signature.replace("<factory>", "..."), result
 
 
+def leave_out_notes(app: Sphinx, function: Any, bound: bool) -> None:
+    """Show the types of arguments without what ``Annotated`` says of them to the command line."""
+    if "Annotated" in str(getattr(function, "__annotations__", "")):
+        function.__annotations__ = get_type_hints(function)
+
+
 # -- references -----------------------------------------------------------------------------------
 
 
@@ -168,5 +174,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     # After napoleon, whose priority is 500.
     app.connect("autodoc-process-docstring", mend, priority=600)
     app.connect("autodoc-process-signature", show_factories)
+    app.connect("autodoc-before-process-signature", leave_out_notes)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True}

@@ -55,7 +55,7 @@ class EncoderOptions:
             the matrices of a pass, smaller by the root of the fan-in.
         fan_in: as of :class:`~nngraph.nn.TensorScales`: networks of other widths look alike.
         break_symmetry: adds positions of hidden neurons, which is **not equivariant**;
-            :attr:`breaks_symmetry` switches them off again.
+            ``breaks_symmetry`` of the encoder switches them off again.
 
     Raises:
         ValueError: if there are no such levels.
