@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation
 
-__all__ = ["OPERATORS", "Elementwise", "Sine", "activation_module", "check_known",
-           "operator_activation"]
-
 
 class Sine(nn.Module):
     r"""Sine activation of a SIREN, :math:`\sin(w_0 u)`.

@@ -13,8 +13,6 @@ from converters.symmetry.spec import PermutationSpec
 from nngraph.errors import ArchitectureError
 from nngraph.graph import NeuralGraph, NeuralGraphStack, forward
 
-__all__ = ["run_change"]
-
 
 def run_change(graph: NeuralGraph, network: Network, spec: PermutationSpec) -> float | None:
     """Return by how much a graph that is run differs from its network, over several inputs.

@@ -16,9 +16,6 @@ from torch import Tensor
 
 from nngraph.errors import DataFileError
 
-__all__ = ["MAX_BYTES", "checked_path", "container_of", "read_arrays", "read_safetensors",
-           "read_tensors"]  # fmt: skip
-
 #: Larger files are refused unless asked for: 16 GiB, four billion float32 weights.
 MAX_BYTES = 2**34
 #: Files that are no weights in a form that is read, by how they begin, and what to do about it.

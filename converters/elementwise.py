@@ -20,8 +20,6 @@ from converters.activations import operator_activation
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation
 
-__all__ = ["NEURON", "Expression", "TooLong", "activate", "apply", "finite_number", "recognise"]
-
 #: Expressions of more parts than this are not followed any further.
 _MAX_PARTS = 200
 
@@ -40,6 +38,7 @@ class Applied:
 
     @cached_property
     def text(self) -> str:
+        """The expression as written."""
         inner = ", ".join([*(e.text for e in self.operands), *map(str, self.options)])
         return f"{self.function}({inner})"
 
@@ -52,6 +51,7 @@ class Sum:
 
     @cached_property
     def text(self) -> str:
+        """The expression as written."""
         return f"({' + '.join(term.text for term in self.terms)})"
 
 

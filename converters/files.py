@@ -24,8 +24,6 @@ from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFi
 from nngraph.files import write_atomically
 from nngraph.graph import Architecture, NeuralGraph
 
-__all__ = ["load_graph", "load_state_dict", "save_graph"]
-
 _FORMAT = "nngraph.graph"
 _VERSION = "1"
 #: First character of the names of tensors in a graph file that are no parameters.

@@ -19,8 +19,6 @@ from converters.placement.convert import state_of, to_architecture
 from nngraph.errors import InvalidGraphError, UnsupportedModuleError
 from nngraph.graph import ChainLayer, NeuralGraph, NeuralGraphStack, check_tensor
 
-__all__ = ["mlp_to_graph", "stacked_to_graphs", "to_graph"]
-
 
 def to_graph(
     module: nn.Module,

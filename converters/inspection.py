@@ -10,9 +10,6 @@ from torch.nn.utils import parametrize
 
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["CONVERTIBLE", "check_modules", "describe", "evaluating", "located",
-           "submodule_at"]  # fmt: skip
-
 CONVERTIBLE = (
     "What can be converted without example inputs: nn.Linear layers (or F.linear on parameters of "
     "the module) in a chain, each used once, with the activations of nngraph.graph.ACTIVATIONS "

@@ -13,8 +13,6 @@ from nngraph.graph import DTYPES, STRUCTURE, Architecture, NeuralGraph, check_re
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["from_networkx", "to_networkx"]
-
 _FORMAT = "nngraph.networkx"
 _VERSION = 1
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}

@@ -31,8 +31,6 @@ from nngraph.zoo import (
     write_zoo,
 )
 
-__all__ = ["import_zoo"]
-
 #: Endings of files that hold one network each in a folder.
 _SINGLE = (".bin", ".ckpt", ".pt", ".pth", ".pth.tar", ".safetensors")
 #: An archive is refused that unpacks to more.

@@ -18,9 +18,6 @@ from converters.chains.chain import (
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture, ChainLayer, NeuralGraph, NeuralGraphStack, check_tensor
 
-__all__ = ["state_dict_to_graph", "to_state_dict", "under_first_names"]
-
-
 #: Buffers of batch norms, by the last part of their names.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 #: Dead ends after which the search for the order of the layers is given up.

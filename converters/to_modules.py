@@ -16,8 +16,6 @@ from converters.state_dicts import refuse_batch, to_state_dict
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Activation, ChainLayer, NeuralGraph, chain_layers
 
-__all__ = ["AffineChain", "to_module"]
-
 
 def to_module(graph: NeuralGraph, template: nn.Module | None = None) -> nn.Module:
     """Turn a graph back into a network that computes the same.

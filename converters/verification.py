@@ -35,8 +35,6 @@ from converters.symmetry.verification import verify as verify_spec
 from nngraph.errors import ArchitectureError
 from nngraph.graph import NeuralGraph, Relabelling, Symmetry
 
-__all__ = ["GraphVerification", "verify"]
-
 
 @dataclass(frozen=True)
 class GraphVerification(Verification):

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from nngraph.errors import DataFileError
 
-__all__ = ["TEMPORARY", "read_bounded", "write_atomically"]
-
 #: Start of the name of a file that is being written; a killed process may leave one behind.
 TEMPORARY = ".nngraph-writing-"
 

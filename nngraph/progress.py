@@ -7,8 +7,6 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["progress_bar"]
-
 #: Seconds between the states of a bar in a terminal, and between its lines in a log.
 _ALIVE, _LOGGED = 0.5, 30.0
 

@@ -13,8 +13,6 @@ import torch.distributed as dist
 
 from nngraph.errors import DataFileError
 
-__all__ = ["Ranks"]
-
 _Result = TypeVar("_Result")
 #: How long a rank waits for the others: the slowest shard of another rank may take long.
 _PATIENCE = timedelta(days=2)

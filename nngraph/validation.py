@@ -28,17 +28,6 @@ from nngraph.nn import (
 )
 from nngraph.testing import equivariance_error, random_features
 
-__all__ = [
-    "LAYERS",
-    "Layer",
-    "LayerCheck",
-    "ModelCheck",
-    "Validation",
-    "at_most",
-    "default_architecture",
-    "validate",
-]
-
 #: Largest relative error of an exact layer or model, in each precision.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 #: The judge makes dense matrices, so widths beyond this are judged at this width. The maps of a
@@ -76,6 +65,7 @@ class OnTopology(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the layer."""
         topology = self.topology.to(x.device)
         if isinstance(self.layer, MessagePassingLayer):
             x, update = self.layer(topology, edge_attr[..., 0], x, edge_attr)

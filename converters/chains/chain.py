@@ -10,14 +10,6 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Activation, Architecture, ChainLayer, NeuralGraph, check_tensor
 
-__all__ = [
-    "Activations",
-    "activation_list",
-    "chain_architecture",
-    "chain_to_graph",
-    "to_neural_graph",
-]
-
 #: One activation for all hidden layers, or one per hidden layer, or one per map.
 Activations = Activation | str | Sequence[Activation | str]
 

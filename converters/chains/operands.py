@@ -6,8 +6,6 @@ from typing import Any
 
 from converters.symmetry.program import Operation, Program, Ref, references
 
-__all__ = ["base_name", "named_arguments", "users_of"]
-
 
 def base_name(operation: Operation) -> str:
     """Return the name of an operator as functions have it: ``to_copy`` of ``aten._to_copy``.

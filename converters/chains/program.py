@@ -22,8 +22,6 @@ from converters.symmetry.program import Operation, Ref, references
 from converters.symmetry.spec import PermutationSpec
 from nngraph.graph import Activation, Architecture, ChainLayer, chain_layers
 
-__all__ = ["Refusal", "chain_architecture_of", "read_chain", "spec_spaces", "withheld"]
-
 #: Operators that keep entries in their order, and may change the shape.
 _RESHAPES = frozenset({
     "view", "reshape", "unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze",

@@ -16,8 +16,6 @@ from converters import elementwise
 from converters.elementwise import NEURON, Expression
 from nngraph.graph import Activation, ChainLayer
 
-__all__ = ["PASSIVE", "ChainReader", "Neurons", "NoChain", "Weight"]
-
 #: Operators that give back the entries that they take.
 PASSIVE = frozenset({
     "clone", "alias", "detach", "contiguous", "lift", "lift_fresh", "lift_fresh_copy",

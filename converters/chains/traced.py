@@ -27,8 +27,6 @@ from converters.inspection import CONVERTIBLE, check_modules, describe, evaluati
 from nngraph.errors import UnsupportedModuleError
 from nngraph.graph import ChainLayer
 
-__all__ = ["trace_chain"]
-
 #: Modules of torch whose forward is read; those of all others are one operation each.
 _OPEN = ("activation", "dropout", "flatten", "linear")
 _CONTAINERS = ("torch.nn.modules.container",)

@@ -13,8 +13,6 @@ from converters.onnx_files.elements import ELEMENTS, element_name
 from converters.onnx_files.node import Node
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["Array", "Handler", "NodeCall", "Number", "Value"]
-
 #: A value that is known without running the network: a shape, an index, a scalar.
 Array = np.ndarray[Any, Any]
 Number = float | int | bool

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["ELEMENTS", "ElementType", "array_of", "element_name"]
-
 
 @dataclass(frozen=True)
 class ElementType:

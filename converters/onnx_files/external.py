@@ -14,9 +14,6 @@ from torch import Tensor
 
 from nngraph.errors import DataFileError
 
-__all__ = ["ExternalData"]
-
-
 #: A link made after the check is not followed, and a pipe does not make the reader wait; systems
 #: without these have neither as files.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)

@@ -12,8 +12,6 @@ from nngraph.errors import DataFileError, UnsupportedModuleError
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = ["expand_functions"]
-
 #: More nodes than this are no network: functions that call each other twice double at each call.
 MOST_NODES = 10**6
 

@@ -17,8 +17,6 @@ from converters.onnx_files.call import Array, Handler, NodeCall
 from converters.onnx_files.elements import ELEMENTS
 from converters.onnx_files.ops.shape import slices, split_sizes, target_shape
 
-__all__ = ["HOST"]
-
 #: More numbers than a mask of 4,096 by 4,096 has: a file that wants them is refused.
 MOST = 2**24
 

@@ -15,8 +15,6 @@ from converters.onnx_files.structure import read_graph
 from converters.onnx_files.tensors import Budget, read_tensor
 from nngraph.errors import NNGraphError
 
-__all__ = ["load_onnx"]
-
 
 def load_onnx(
     path: str | Path, *, outputs: Sequence[str] | None = None, max_bytes: int = MAX_BYTES

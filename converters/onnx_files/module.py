@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from converters.inspection import submodule_at
 from converters.onnx_files.call import NodeCall, Value
 from converters.onnx_files.elements import ELEMENTS, element_name
+from converters.onnx_files.host import HOST
 from converters.onnx_files.names import onnx_name, state_dict_keys
 from converters.onnx_files.roles import Roles, evaluate
 from converters.onnx_files.structure import Declaration
-from converters.onnx_files.table import HOST
 from nngraph.errors import InvalidGraphError, NNGraphError
-
-__all__ = ["OnnxModule"]
 
 #: What torch and numpy raise when values do not fit an operator.
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)

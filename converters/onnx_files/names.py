@@ -7,8 +7,6 @@ from urllib.parse import unquote
 
 from torch import nn
 
-__all__ = ["onnx_name", "state_dict_keys"]
-
 
 def state_dict_keys(names: Iterable[str], root: nn.Module) -> dict[str, str]:
     """Give each tensor of a file its key in the state dict of a module.

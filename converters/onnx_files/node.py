@@ -11,8 +11,6 @@ from torch import Tensor
 
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["Node"]
-
 
 @dataclass(frozen=True, eq=False)
 class Node:

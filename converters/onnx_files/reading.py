@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from onnx import ModelProto
 
-__all__ = ["read_model"]
-
 #: No protobuf message is longer; larger models keep their weights in files beside them.
 MAX_MESSAGE = 2**31 - 1
 

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from converters.onnx_files.call import Array, NodeCall
 from converters.onnx_files.elements import array_of
+from converters.onnx_files.host import HOST
 from converters.onnx_files.node import Node
 from converters.onnx_files.structure import with_last_reads
-from converters.onnx_files.table import HANDLERS, HOST, STATES, STEERING
+from converters.onnx_files.table import HANDLERS, STATES, STEERING
 from converters.onnx_files.tensors import Budget
 from nngraph.errors import DataFileError, NNGraphError
-
-__all__ = ["Roles", "assign_roles", "evaluate"]
 
 #: The inputs of a BatchNormalization that are no parameters, as in torch.
 _STATISTICS = {"BatchNormalization": (3, 4)}

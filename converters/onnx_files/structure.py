@@ -12,15 +12,14 @@ from torch import Tensor
 
 from converters.onnx_files.elements import ELEMENTS, array_of, element_name
 from converters.onnx_files.external import ExternalData
+from converters.onnx_files.host import HOST
 from converters.onnx_files.node import Node
-from converters.onnx_files.table import HANDLERS, HOST, LEARN
+from converters.onnx_files.table import HANDLERS, LEARN
 from converters.onnx_files.tensors import Budget, read_tensor
 from nngraph.errors import DataFileError, UnsupportedModuleError
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
-
-__all__ = ["Declaration", "Graph", "read_graph", "with_last_reads"]
 
 #: Operator sets whose semantics the handlers implement.
 OPSETS = (9, 24)

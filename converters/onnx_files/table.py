@@ -7,7 +7,6 @@ family and one entry in that file's table.
 from __future__ import annotations
 
 from converters.onnx_files.call import Handler
-from converters.onnx_files.host import HOST
 from converters.onnx_files.ops import (
     attention,
     convolution,
@@ -22,8 +21,6 @@ from converters.onnx_files.ops import (
     resampling,
     shape,
 )
-
-__all__ = ["HANDLERS", "HOST", "LEARN", "STATES", "STEERING"]
 
 _FAMILIES = (
     pointwise, linear, convolution, pooling, normalisation, shape, reduction, indexing, recurrent,

@@ -16,8 +16,6 @@ from nngraph.errors import DataFileError, UnsupportedModuleError
 if TYPE_CHECKING:
     from onnx import TensorProto
 
-__all__ = ["Budget", "read_tensor"]
-
 _EXTERNAL = 1
 _FIELDS = (
     "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data",

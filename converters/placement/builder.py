@@ -12,8 +12,8 @@ from torch import Tensor
 
 from converters.placement.following import Following
 from converters.placement.slabs import Piece, cut_taps, pieces, slab_of
+from converters.symmetry.axes import Axis
 from converters.symmetry.derive import Derivation, Layer
-from converters.symmetry.spec import Axis
 from nngraph.graph import (
     MAX_SIZE,
     Activation,
@@ -24,8 +24,6 @@ from nngraph.graph import (
     Slab,
     Space,
 )
-
-__all__ = ["Builder", "first_unused", "match"]
 
 _IDENTITY = Activation("identity")
 #: Kinds of layers whose results count channels right after the batch.

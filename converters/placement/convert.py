@@ -13,8 +13,6 @@ from converters.placement.layers import place
 from converters.symmetry.derive import Derivation, derive
 from nngraph.graph import Architecture
 
-__all__ = ["build_architecture", "to_architecture"]
-
 
 def to_architecture(
     module: nn.Module,

@@ -15,8 +15,6 @@ from converters.symmetry.derive import Derivation
 from converters.symmetry.program import Operation, Ref, references
 from nngraph.graph import Activation
 
-__all__ = ["Following"]
-
 #: Operators that leave every entry where it is.
 _STILL = PASSIVE | frozenset({
     "to_copy", "to", "type_as", "dropout", "feature_dropout", "alpha_dropout",

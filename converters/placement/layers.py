@@ -10,8 +10,6 @@ from converters.placement.slabs import Piece, pieces
 from converters.symmetry.derive import Layer
 from nngraph.graph import Factor
 
-__all__ = ["PLACERS", "place"]
-
 #: Columns of node features by the role of a parameter.
 _COLUMNS = {
     "bias": "bias", "running_mean": "running_mean", "running_var": "running_var",

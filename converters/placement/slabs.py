@@ -12,10 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from converters.symmetry.spec import Axis, Segment
+from converters.symmetry.axes import Axis, Segment
 from nngraph.graph import Factor, Slab
-
-__all__ = ["MAX_TAPS", "Piece", "cut_taps", "pieces", "slab_of"]
 
 #: Features per edge; a larger kernel becomes several parallel blocks, so that the one such kernel
 #: of a network does not widen all of its edges.

@@ -19,8 +19,6 @@ from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, atoms, find
 from converters.symmetry.values import Value, tensors
 
-__all__ = ["check_accounted", "record_runs"]
-
 
 def check_accounted(call: Call, results: Sequence[Value | None]) -> None:
     """Hold what a rule gives against what it takes.

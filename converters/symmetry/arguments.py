@@ -12,8 +12,6 @@ from torch import Tensor
 from converters.symmetry.returned import located_tensors
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["as_arguments", "input_tensors", "map_tensors"]
-
 
 def as_arguments(example_inputs: Any) -> tuple[Any, ...]:
     """Return example inputs as positional arguments."""

@@ -8,21 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "Axis",
-    "Factor",
-    "Segment",
-    "axis_from_list",
-    "axis_size",
-    "axis_to_list",
-    "change_factors",
-    "factors_of",
-    "held",
-    "only_tie",
-    "segment_size",
-    "segment_text",
-]
-
 
 @dataclass(frozen=True)
 class Factor:

@@ -9,8 +9,6 @@ from converters.symmetry.dims import Dim, atom, concatenate, cut, find, is_fixed
 from converters.symmetry.dims import overwrite as dims_overwrite
 from converters.symmetry.values import Value
 
-__all__ = ["blocked", "each_piece", "overwrite", "rearrange", "take", "with_dim"]
-
 
 def blocked(axis: int, pieces: Sequence[Value]) -> Value:
     """Return the value that consists of pieces along an axis.

@@ -17,8 +17,6 @@ from converters.symmetry.values import Value
 if TYPE_CHECKING:
     from converters.symmetry.engine import Engine
 
-__all__ = ["Call", "Entry", "Outcome", "Rule", "Unruled", "sources_of"]
-
 
 class Unruled(Exception):
     """A rule does not cover these arguments; the operation is treated as one without a rule."""

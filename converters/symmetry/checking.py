@@ -24,8 +24,6 @@ from torch import Tensor
 from converters.symmetry.running import Draw
 from converters.symmetry.shaking import Draws
 
-__all__ = ["SEEN", "Claim", "SpaceCheck", "Status", "check_space"]
-
 #: What a broken tie must change the outputs by, in multiples of the tolerance.
 SEEN = 1e3
 

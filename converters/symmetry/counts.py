@@ -12,8 +12,6 @@ from typing import TypeAlias
 
 from converters.symmetry.dims import ATOM, CONCATENATION, Dim, find
 
-__all__ = ["NEVER", "ONCE", "TWICE", "Counted", "Counts"]
-
 #: How often an index may count an atom, as bits: never, once, twice or more.
 NEVER, ONCE, TWICE = 1, 2, 4
 

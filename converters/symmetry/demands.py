@@ -17,8 +17,6 @@ import torch
 from converters.symmetry.program import Operation, Program, Ref, references
 from converters.symmetry.reasons import MAX_CUTS
 
-__all__ = ["Demands", "find_demands", "kept_axes"]
-
 #: tensor -> axis -> the indices before which it is cut; more than ``MAX_CUTS`` stand for too many
 Demands: TypeAlias = dict[Ref, dict[int, frozenset[int]]]
 

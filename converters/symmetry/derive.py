@@ -12,20 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from converters.symmetry.arguments import as_arguments, input_tensors
+from converters.symmetry.axes import Axis
 from converters.symmetry.dims import Dim, atoms, cut, fix, regroup, unify
 from converters.symmetry.engine import Engine
 from converters.symmetry.naming import Namer
 from converters.symmetry.program import Program, Ref, references
+from converters.symmetry.reasons import Reason
 from converters.symmetry.refusals import check_supported
 from converters.symmetry.rules import RULES, fallback
-from converters.symmetry.spec import Axis, FixedReport, PermutationSpec
+from converters.symmetry.spec import FixedReport, PermutationSpec
 from converters.symmetry.storage import dense_axes, extent, overlaps_itself, shared_names
 from converters.symmetry.tracing import trace
 from converters.symmetry.unread import find_unread
-from converters.symmetry.values import Constant, Reason
+from converters.symmetry.values import Constant
 from nngraph.errors import UnsupportedModuleError
-
-__all__ = ["Derivation", "Layer", "derive", "derive_traced", "permutation_spec"]
 
 
 @dataclass(frozen=True)

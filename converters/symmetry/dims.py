@@ -26,11 +26,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from converters.symmetry.reasons import MAX_CUTS, STRUCTURE, TOO_MANY_CUTS, joint
 
-__all__ = [
-    "ATOM", "CONCATENATION", "Dim", "atom", "atoms", "concatenate", "cut", "expand", "factor",
-    "find", "fix", "is_fixed", "multiply", "overwrite", "regroup", "unify",
-]  # fmt: skip
-
 ATOM, PRODUCT, CONCATENATION = "atom", "product", "concatenation"
 
 #: So many neighbours of a concatenation that are fixed, or of size 1, are told from one another.

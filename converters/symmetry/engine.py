@@ -16,11 +16,10 @@ from converters.symmetry.demands import Demands, find_demands
 from converters.symmetry.dims import Dim, atom, fix, unify
 from converters.symmetry.expansion import Expansion
 from converters.symmetry.program import Operation, Program, Ref, Result, references
+from converters.symmetry.reasons import Reason
 from converters.symmetry.symmetric import SymmetricMatrices
-from converters.symmetry.values import MAX_ENTRIES, Constant, Reason, Value, tensors
+from converters.symmetry.values import MAX_ENTRIES, Constant, Value, tensors
 from converters.symmetry.writes import settle_writes
-
-__all__ = ["Engine"]
 
 INPUT = Reason("input", natural=True)
 OUTPUT = Reason("output", natural=True)

@@ -20,8 +20,6 @@ from converters.symmetry.program import Operation, Program, Ref, references
 from converters.symmetry.reading import read_operations
 from converters.symmetry.tracing import mutates, quiet, without_writes
 
-__all__ = ["Expansion"]
-
 #: An operation of more pieces is a loop over entries rather than a composition.
 MAX_PIECES = 1000
 

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from converters.symmetry.reading import LostTensorError
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["Failure"]
-
 _DATA_DEPENDENT = (
     "GuardOnDataDependentSymNode", "UserError", "DynamicOutputShapeException",
     "DataDependentOutputException", "UnsupportedOperatorException",

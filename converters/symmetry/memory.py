@@ -18,8 +18,6 @@ from torch import Tensor
 from converters.symmetry.storage import extent, overlaps_itself
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["WIDE", "Contradiction", "Memory", "Twins", "widen"]
-
 #: narrow type -> the type in which the proof computes
 WIDE = {
     torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,

@@ -24,8 +24,6 @@ from converters.symmetry.spec_ties import under_all_names
 if TYPE_CHECKING:
     from converters.symmetry.running import Draw
 
-__all__ = ["Missed", "search_missed"]
-
 #: Subsets of at most this many segments are all tried; of more, only few.
 MAX_ALL_SUBSETS = 7
 

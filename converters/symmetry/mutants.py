@@ -22,7 +22,7 @@ from converters.symmetry.axes import Axis, Factor, change_factors, factors_of
 from converters.symmetry.checking import SEEN
 from converters.symmetry.running import Draw, Network
 from converters.symmetry.shaking import Draws
-from converters.symmetry.spec import PermutationSpec, Space
+from converters.symmetry.spec import PermutationSpec
 from converters.symmetry.spec_ties import (
     Tie,
     permute_tie,
@@ -30,9 +30,7 @@ from converters.symmetry.spec_ties import (
     under_all_names,
 )
 from converters.symmetry.verification import TOLERANCE, moved
-
-__all__ = ["Mutant", "MutationTest", "catch_mutants", "mutants"]
-
+from nngraph.graph import Space
 
 #: Draws on which it is looked at why a mutant survived all of them.
 DRAWS = 3

@@ -8,10 +8,8 @@ from converters.symmetry.axes import Axis, Factor, Segment, segment_size
 from converters.symmetry.dims import Dim, atoms, expand, find
 from converters.symmetry.engine import Engine
 from converters.symmetry.roles import find_roles
-from converters.symmetry.spec import Space
 from converters.symmetry.wreath import find_within
-
-__all__ = ["Namer"]
+from nngraph.graph import Space
 
 
 class Namer:

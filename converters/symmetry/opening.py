@@ -23,8 +23,6 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-__all__ = ["Part", "held", "is_kind", "is_opaque", "own", "slots"]
-
 #: A part of a value, and how one reaches it from there: ``[0]``, ``.name``.
 Part: TypeAlias = "tuple[str, Any]"
 

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Operation", "Program", "Ref", "Result", "references"]
-
 
 @dataclass(frozen=True)
 class Ref:

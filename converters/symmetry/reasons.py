@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["APART", "MAX_CUTS", "STRUCTURE", "TOO_MANY_CUTS", "Reason", "joint"]
-
 #: An axis that is cut into more parts than this is no list of different things.
 MAX_CUTS = 64
 

@@ -10,8 +10,6 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["check_supported"]
-
 
 def check_supported(module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     """Refuse modules and inputs that have no neurons in the sense of this library.

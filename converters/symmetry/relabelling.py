@@ -11,18 +11,6 @@ from converters.symmetry.axes import Axis, axis_size, factors_of, segment_size
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Space
 
-__all__ = [
-    "Relabelling",
-    "Spaces",
-    "checked",
-    "coordinates",
-    "free_spaces",
-    "identity",
-    "is_free",
-    "permuted",
-    "sample",
-]
-
 #: space -> the old neuron at each new place, an integer tensor ``[*outer sizes, size]`` where the
 #: outer sizes are those of the spaces that it is within, indexed by their new places.
 Relabelling = dict[str, Tensor]

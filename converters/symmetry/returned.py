@@ -18,8 +18,6 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from converters.symmetry.opening import Part, held, is_kind, is_opaque
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["located_tensors", "returned_tensors"]
-
 _COUNTED = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 #: What cannot be seen whole -> why, and what to give in its place.

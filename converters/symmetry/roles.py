@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from converters.symmetry.call import Entry
 from converters.symmetry.dims import Dim, atoms
 
-__all__ = ["find_roles"]
-
 #: What may stand between the product of queries and keys, the softmax, and the product with values.
 _BETWEEN = ("add", "scale", "multiply", "pointwise", "activation", "softmax", "concatenate")
 

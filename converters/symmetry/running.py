@@ -19,8 +19,6 @@ from converters.symmetry.spec import PermutationSpec
 from converters.symmetry.widening import in_double
 from nngraph.errors import ArchitectureError, NNGraphError, NonFiniteError, UnsupportedModuleError
 
-__all__ = ["Draw", "ForwardFailed", "Network", "relative_change"]
-
 
 class ForwardFailed(UnsupportedModuleError):
     """The forward raised an error on these parameters."""

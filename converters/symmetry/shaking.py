@@ -17,8 +17,6 @@ from converters.symmetry.running import Draw, ForwardFailed, Network
 from converters.symmetry.spec import PermutationSpec
 from nngraph.errors import NonFiniteError, UnsupportedModuleError
 
-__all__ = ["Draws", "shaken"]
-
 #: (share of the parameters that is kept, strength of the noise) of each draw in turn
 STRENGTHS = ((1.0, 1.0), (1.0, 0.3), (0.5, 0.5), (0.0, 0.7), (0.2, 0.2), (1.0, 0.05), (0.0, 2.0))
 

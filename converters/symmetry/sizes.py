@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["SizeGuard", "TooLarge", "UnknownSizes"]
-
 #: How much larger than on its own parameters a network may become.
 GROWTH = 16
 #: What is never too large: entries of a tensor, operations.

@@ -27,8 +27,6 @@ from torch.nn.utils import parametrize
 
 from converters.symmetry.opening import held, is_kind, own, slots
 
-__all__ = ["Snapshot", "settings_kept"]
-
 _Entries: TypeAlias = "list[tuple[Any, Any]]"
 
 _MISSING = object()
@@ -297,5 +295,3 @@ def settings_kept() -> Iterator[None]:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
         parametrize._cache_enabled, parametrize._cache = enabled, computed
-
-

@@ -25,8 +25,6 @@ from torch import Tensor
 
 from converters.symmetry.axes import (
     Axis,
-    Factor,
-    Segment,
     axis_from_list,
     axis_size,
     axis_to_list,
@@ -44,8 +42,6 @@ from converters.symmetry.relabelling import (
 )
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Space
-
-__all__ = ["Axis", "Factor", "FixedReport", "PermutationSpec", "Relabelling", "Segment", "Space"]
 
 
 @dataclass(frozen=True)

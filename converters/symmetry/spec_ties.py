@@ -12,8 +12,6 @@ from converters.symmetry.axes import axis_size, factors_of, held, only_tie
 from converters.symmetry.relabelling import Relabelling, coordinates, permuted
 from converters.symmetry.spec import PermutationSpec
 
-__all__ = ["Tie", "count_free", "permute_tie", "tied_entries", "ties_of", "under_all_names"]
-
 
 @dataclass(frozen=True)
 class Tie:

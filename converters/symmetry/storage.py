@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["dense_axes", "extent", "overlaps_itself", "shared_names", "storage_key"]
-
 
 def storage_key(tensor: Tensor) -> Any:
     """Return what two tensors have in common exactly when they are one tensor."""

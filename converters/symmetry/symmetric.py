@@ -13,8 +13,6 @@ from torch import Tensor
 
 from converters.symmetry.program import Operation, Program, Ref, references
 
-__all__ = ["SymmetricMatrices"]
-
 #: Operations that are looked back over in a row.
 MAX_DEPTH = 100
 #: Products of matrices, and entrywise operations that take their operands in either order.

@@ -13,8 +13,6 @@ from converters.symmetry.call import Entry
 from converters.symmetry.dims import Dim, find
 from converters.symmetry.values import Value
 
-__all__ = ["all_different"]
-
 #: Strictly monotone functions keep different entries apart.
 _MONOTONE = {"sigmoid", "tanh", "exp", "log", "softplus", "log_sigmoid", "neg"}
 

@@ -26,7 +26,6 @@ from converters.symmetry.returned import returned_tensors
 from converters.symmetry.snapshot import Snapshot, settings_kept
 from nngraph.errors import UnsupportedModuleError
 
-__all__ = ["mutates", "quiet", "trace", "without_writes"]
 
 def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
     """Record the operations of one forward, in evaluation mode.

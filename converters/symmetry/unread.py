@@ -16,8 +16,6 @@ from torch import Tensor
 
 from converters.symmetry.program import Operation, Program, Ref, references
 
-__all__ = ["Runs", "find_unread"]
-
 #: consecutive indices of an axis: how many, and whether nothing reads them
 Runs: TypeAlias = "list[tuple[int, bool]]"
 

@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 
 from converters.symmetry.dims import Dim, concatenate, unify
-from converters.symmetry.reasons import Reason
-
-__all__ = ["Constant", "Reason", "Value", "tensors"]
 
 #: Constants with more entries than this are not computed, and taken to vary everywhere.
 MAX_ENTRIES = 2**26

@@ -20,7 +20,7 @@ from converters.symmetry.derive import Derivation
 from converters.symmetry.missed import Missed, search_missed
 from converters.symmetry.running import Draw, Network
 from converters.symmetry.shaking import Draws
-from converters.symmetry.spec import PermutationSpec, Space
+from converters.symmetry.spec import PermutationSpec
 from converters.symmetry.spec_ties import (
     Tie,
     permute_tie,
@@ -28,8 +28,7 @@ from converters.symmetry.spec_ties import (
     ties_of,
     under_all_names,
 )
-
-__all__ = ["TOLERANCE", "SpaceCheck", "SpecClaim", "Verification", "drawn", "moved", "verify"]
+from nngraph.graph import Space
 
 TOLERANCE = 1e-9
 

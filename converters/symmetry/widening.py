@@ -17,8 +17,6 @@ from torch.overrides import TorchFunctionMode
 from converters.symmetry.memory import WIDE, Twins, widen
 from converters.symmetry.snapshot import settings_kept
 
-__all__ = ["grouped_mm", "in_double"]
-
 #: Legacy names of tensor types, as ``Tensor.type`` takes them.
 _NARROW_NAME = re.compile(r"torch\.(cuda\.)?(Float|Half|BFloat16)Tensor")
 

@@ -18,8 +18,6 @@ from converters.symmetry.counts import NEVER, ONCE, Counts
 from converters.symmetry.dims import Dim, find
 from converters.symmetry.reasons import STRUCTURE
 
-__all__ = ["find_within"]
-
 
 def find_within(records: Iterable[Sequence[Dim]]) -> dict[Dim, list[Dim]]:
     """Return for each free atom the atoms that it lies within, outermost first."""

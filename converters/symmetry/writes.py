@@ -16,8 +16,6 @@ from torch import Tensor
 
 from converters.symmetry.program import Operation, Program, Ref, references
 
-__all__ = ["settle_writes"]
-
 #: Tensors with more entries than this are taken to be read before they are written.
 MAX_ENTRIES = 2**24
 

@@ -24,8 +24,6 @@ from nngraph.graph import (
     move_neurons,
 )
 
-__all__ = ["canonical_form", "flip_signs", "signed_spaces"]
-
 #: Sweeps over the layers until every scale is 1 to rounding; a dozen or two are common.
 _MAX_SWEEPS = 500
 

@@ -17,8 +17,6 @@ from nngraph.datasets import CanonicaliseSines
 from nngraph.graph import NeuralGraph, to_batch
 from nngraph.nn import NetworkModel, Networks, StateNetwork, evaluating
 
-__all__ = ["NeuronStates", "match_activations", "match_embeddings"]
-
 
 def match_activations(
     a: NeuralGraph, b: NeuralGraph, inputs: Tensor, *, signs: bool = False

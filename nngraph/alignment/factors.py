@@ -21,8 +21,6 @@ from torch import Tensor
 from nngraph.alignment.terms import PairTerm
 from nngraph.graph import Architecture, Factor
 
-__all__ = ["end_matrices", "soft_entries", "soft_inner_product", "split_factors"]
-
 
 def split_factors(factors: Sequence[Factor], count: int) -> tuple[list[Factor], list[Factor]]:
     """Split the factors of a group into the outermost ones, which count ``count``, and the rest."""

@@ -18,8 +18,6 @@ from nngraph.alignment.factors import split_factors
 from nngraph.alignment.terms import PairTerm
 from nngraph.graph import Architecture, Factor
 
-__all__ = ["Gains", "children", "group_gains", "lone_gains", "pair_gains", "space_gains", "touched"]
-
 
 @dataclass(frozen=True)
 class Gains:

@@ -24,8 +24,6 @@ from nngraph.alignment.terms import check_pair, terms_of
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraph, NeuralGraphStack, forward
 
-__all__ = ["Barrier", "Loss", "barrier", "data_loss", "distance", "interpolate", "run"]
-
 #: A loss of a network.
 Loss = Callable[[NeuralGraph], Tensor]
 #: Points of the path: steps of 0.05, which a barrier of one hump is read off well by.

@@ -29,8 +29,6 @@ from nngraph.alignment.terms import (
 from nngraph.errors import InvalidGraphError, NonFiniteError
 from nngraph.graph import Architecture, NeuralGraph, Relabelling, Symmetry
 
-__all__ = ["Alignment", "match_features", "match_weights"]
-
 #: A step counts as better if it gains more than this share of what is there: rounding is less.
 _TOLERANCE = 1e-12
 

@@ -25,8 +25,6 @@ from nngraph.alignment.steps import assign
 from nngraph.alignment.terms import check_pair, inner_product, moved, terms_of
 from nngraph.graph import NeuralGraph, Relabelling, Symmetry, read_slab, write_slab
 
-__all__ = ["match_sinkhorn", "relabel_softly", "sinkhorn"]
-
 #: Steps from one look at the permutations to the next.
 _EVERY = 10
 

@@ -21,8 +21,6 @@ from nngraph.alignment.gains import (
 from nngraph.alignment.terms import PairTerm
 from nngraph.graph import Architecture
 
-__all__ = ["Step", "assign", "propose", "propose_quadratic", "propose_together"]
-
 #: What a step moves: space -> index of the neurons, and space -> signs of them.
 Step = tuple[dict[str, Tensor], dict[str, Tensor]]
 #: Steps of the relaxation of a quadratic problem at the most, and the least that one must change:

@@ -30,8 +30,6 @@ from nngraph.graph import (
     read_slab,
 )
 
-__all__ = ["PairTerm", "check_pair", "feature_terms", "inner_product", "moved", "terms_of"]
-
 #: Columns of node features that are statistics of data, and no parameters: they move with their
 #: neurons, and say nothing of how close two networks are.
 _STATISTICS = ("running_mean", "running_var")

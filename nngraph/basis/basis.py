@@ -17,8 +17,6 @@ from nngraph.basis.weight_space import WeightSpace, checked, common_sizes, weigh
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 
-__all__ = ["Basis", "Coefficients", "EquivariantMap"]
-
 
 class Basis:
     r"""Basis of the linear maps from one weight space to another that commute with relabelling.

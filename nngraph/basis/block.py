@@ -16,8 +16,6 @@ from nngraph.basis.terms import Term, axis_pairs, count_terms, terms
 from nngraph.basis.weight_space import WeightTensor, checked
 from nngraph.errors import ArchitectureError, NonFiniteError
 
-__all__ = ["BasisBlock", "Element"]
-
 Matrix = NDArray[np.float64]
 
 

@@ -11,8 +11,6 @@ from nngraph.basis.weight_space import WeightSpace
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 
-__all__ = ["Dimension", "dimension"]
-
 
 @dataclass(frozen=True)
 class Dimension:

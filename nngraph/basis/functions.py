@@ -10,8 +10,6 @@ from nngraph.basis.block import Element, Matrix
 from nngraph.basis.weight_space import WeightSpace
 from nngraph.graph import Architecture
 
-__all__ = ["coefficients", "elements", "project", "sample"]
-
 Space = Architecture | WeightSpace
 
 

@@ -14,8 +14,6 @@ from nngraph.basis.weight_space import WeightSpace
 from nngraph.errors import ArchitectureError, NonFiniteError
 from nngraph.graph import Architecture
 
-__all__ = ["LayerMap", "Stacked", "layer_matrix", "stacked"]
-
 #: Unit vectors evaluated at once.
 _CHUNK = 1024
 

@@ -12,8 +12,6 @@ from scipy.sparse.csgraph import connected_components
 from nngraph.basis.weight_space import WeightSpace, common_sizes
 from nngraph.errors import ArchitectureError
 
-__all__ = ["LIMIT", "coordinate_orbits", "pair_orbits"]
-
 #: Most coordinates or pairs that brute force visits unless told otherwise: a few seconds.
 LIMIT = 4_000_000
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-__all__ = ["count_partitions", "set_partitions"]
-
 
 def set_partitions(items: int, most: int) -> Iterator[tuple[int, ...]]:
     """All partitions of ``range(items)`` into at most ``most`` classes, each exactly once.

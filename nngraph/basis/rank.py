@@ -17,8 +17,6 @@ from nngraph.basis.weight_space import WeightSpace
 from nngraph.errors import ArchitectureError, NonFiniteError
 from nngraph.graph import Architecture
 
-__all__ = ["METHODS", "rank_of"]
-
 #: How a layer's parameters are varied.
 METHODS = ("auto", "unit", "random")
 #: Random draws beyond the number of elements: enough for full rank with probability one.

@@ -17,8 +17,6 @@ from torch import Tensor
 from nngraph.basis.partitions import count_partitions, set_partitions
 from nngraph.basis.weight_space import WeightTensor, checked
 
-__all__ = ["IndexClass", "Term", "count_terms", "terms"]
-
 
 @dataclass(frozen=True)
 class IndexClass:

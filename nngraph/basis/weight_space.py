@@ -14,8 +14,6 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 
-__all__ = ["Axis", "WeightSpace", "WeightTensor", "weight_space"]
-
 
 @dataclass(frozen=True)
 class Axis:

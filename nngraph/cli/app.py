@@ -15,8 +15,6 @@ from nngraph.cli.options.deriving import options_of
 from nngraph.cli.parsers import COMMANDS, build_parser
 from nngraph.errors import NNGraphError
 
-__all__ = ["main"]
-
 MISTAKE, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 

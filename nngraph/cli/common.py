@@ -11,8 +11,6 @@ from jsonargparse import ArgumentError
 
 from nngraph.cli.options.shared import Reports
 
-__all__ = ["at_least", "check_device", "tell"]
-
 
 def tell(options: Reports, data: dict[str, Any], words: Callable[[], str], code: int = 0) -> int:
     """Write the result to stdout, one JSON document or words, and return the exit code."""

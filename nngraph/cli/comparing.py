@@ -15,8 +15,6 @@ from nngraph.graph import Architecture
 from nngraph.tasks import compare_runs, describe_models
 from nngraph.validation import default_architecture
 
-__all__ = ["compare", "tell_models"]
-
 
 def tell_models(options: Models) -> int:
     """Tell the models that there are."""

@@ -25,8 +25,6 @@ from nngraph.nn import MODELS
 from nngraph.tasks import Predict, Report, TrainSettings, build_task, load_run, train
 from nngraph.zoo import ImageSource, Zoo, fit_zoo, load_digits_images, pixel_coordinates, render
 
-__all__ = ["TOLERANCE", "check_graphs_run", "demo", "run_demo"]
-
 #: A graph runs as its network if their outputs differ by at most this, relative to the largest.
 TOLERANCE = 1e-12
 #: Test networks that are converted and run for that check.

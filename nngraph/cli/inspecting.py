@@ -26,8 +26,6 @@ from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraph
 from nngraph.zoo import Zoo
 
-__all__ = ["convert", "inspect"]
-
 
 def convert(options: Convert) -> int:
     """Turn a network, or a state dict, into a graph file."""

@@ -35,8 +35,6 @@ from nngraph.graph import NeuralGraph
 from nngraph.nn import StateNetwork
 from nngraph.tasks import load_run
 
-__all__ = ["match"]
-
 
 def match(options: Match) -> int:
     """Match two networks."""

@@ -19,8 +19,6 @@ from converters.onnx_files import ELEMENTS, load_onnx
 from nngraph.errors import ArchitectureError, DataFileError, NNGraphError, UnsupportedModuleError
 from nngraph.graph import Architecture
 
-__all__ = ["example_inputs", "is_runnable", "read_architecture", "read_module"]
-
 _FACTORY = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
 _INPUT = re.compile(r"(\d+(?:x\d+)*|)(?::(\w+)(?::(\d+))?)?")
 #: Size of an input that an ONNX file leaves open.

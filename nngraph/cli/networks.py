@@ -16,8 +16,6 @@ from nngraph.errors import ArchitectureError, NNGraphError
 from nngraph.graph import Activation, Architecture, NeuralGraph, Symmetry
 from nngraph.zoo import Zoo
 
-__all__ = ["activations_of", "describe_graph", "describe_zoo", "is_graph_file", "read_network"]
-
 #: Group orders up to this many digits are told exactly.
 _DIGITS = 15
 #: Of a larger zoo the first so many networks are read for the statistics.

@@ -23,8 +23,6 @@ from nngraph.cli.options.zoos import (
     ZooVerify,
 )
 
-__all__ = ["COMMANDS", "Command", "build_parser"]
-
 
 @dataclass(frozen=True)
 class Command:

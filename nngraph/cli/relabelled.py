@@ -15,8 +15,6 @@ from nngraph.graph import NeuralGraphStack, Symmetry
 from nngraph.nn import traits_of
 from nngraph.tasks import Predict
 
-__all__ = ["Relabelled", "compare_relabelled"]
-
 
 @dataclass(frozen=True)
 class Relabelled:

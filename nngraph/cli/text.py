@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["SHARES", "duration", "number", "pairs", "percent", "table"]
-
 #: Measures that are told as percentages.
 SHARES = ("accuracy", "probe_accuracy", "matched")
 

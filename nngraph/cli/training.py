@@ -28,8 +28,6 @@ from nngraph.tasks import (
 )
 from nngraph.zoo import Zoo
 
-__all__ = ["judge", "train_model"]
-
 
 def train_model(options: Train) -> int:
     """Train a metanetwork."""

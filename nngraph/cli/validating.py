@@ -14,8 +14,6 @@ from nngraph.graph import Architecture
 from nngraph.validation import at_most, default_architecture, validate
 from nngraph.zoo import Zoo
 
-__all__ = ["prove"]
-
 
 def prove(options: Validate) -> int:
     """Hold the library against the basis and the symmetry on an architecture."""

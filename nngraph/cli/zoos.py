@@ -43,8 +43,6 @@ from nngraph.zoo import (
     train_zoo,
 )
 
-__all__ = ["export", "fit", "info", "keep", "merge", "show", "take_in", "train", "verify"]
-
 #: Architectures that are named; of more only the number is told.
 _SHOWN = 6
 #: Facts that are shown as histograms.

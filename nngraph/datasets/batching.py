@@ -11,8 +11,6 @@ from torch.utils.data import Sampler
 from nngraph.datasets.neural_graphs import NeuralGraphDataset
 from nngraph.errors import InvalidGraphError
 
-__all__ = ["EdgeBudgetSampler"]
-
 
 class EdgeBudgetSampler(Sampler[list[int]]):
     """Batches whose networks have at most so many edges together.

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
 
-__all__ = ["METRICS", "Evaluator"]
-
 _Array = np.ndarray[Any, Any]
 
 

@@ -13,8 +13,6 @@ from torch_geometric.data import Dataset
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
 from nngraph.zoo import Zoo
 
-__all__ = ["NeuralGraphDataset"]
-
 
 class NeuralGraphDataset(Dataset):  # type: ignore[misc]
     """Networks of a zoo as :class:`~nngraph.graph.NeuralGraph` objects.

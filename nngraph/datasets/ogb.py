@@ -24,8 +24,6 @@ from nngraph.files import TEMPORARY, read_bounded
 from nngraph.graph import STRUCTURE
 from nngraph.zoo import SPLITS, Zoo
 
-__all__ = ["export_ogb", "load_ogb", "ogb_meta"]
-
 _META = "meta.json"
 #: OGB's names of the splits.
 _OGB_SPLITS = dict(zip(("train", "valid", "test"), SPLITS, strict=True))

@@ -10,8 +10,6 @@ from torch_geometric.transforms import BaseTransform
 
 from nngraph.graph import NeuralGraph, NeuralGraphStack, sample_moves
 
-__all__ = ["DropWeights", "ScaleNeurons", "WeightNoise"]
-
 _Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
 
 

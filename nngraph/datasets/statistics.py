@@ -14,8 +14,6 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
 from nngraph.zoo import SPLITS, Zoo
 
-__all__ = ["Standardise", "TensorStatistics", "training_statistics"]
-
 _Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
 
 

@@ -16,8 +16,6 @@ from nngraph.graph import NeuralGraphStack
 from nngraph.ranks import Ranks
 from nngraph.zoo import Zoo
 
-__all__ = ["ZooStream"]
-
 #: Neighbouring networks that are read together. Reading single ones at random would read a page of
 #: the disk for each of their tensors.
 CHUNK = 64

@@ -19,8 +19,6 @@ from nngraph.graph import (
     chain_layers,
 )
 
-__all__ = ["CanonicaliseSines", "InputMotion", "Relabel", "moved_layer"]
-
 _Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
 
 

@@ -26,8 +26,6 @@ from nngraph.drawing.figures import (
 from nngraph.errors import ArchitectureError
 from nngraph.graph import NeuralGraph
 
-__all__ = ["draw_alignment", "draw_barriers", "draw_matching", "draw_similarity", "similarity"]
-
 #: Lines of a matching that can still be told apart.
 _MAX_LINES = 48
 

@@ -14,8 +14,6 @@ from nngraph.drawing.figures import INK, MUTED, PAPER, figure_path, new_figure, 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 
-__all__ = ["draw_basis"]
-
 #: Most coordinates and matrices that are still readable on one page.
 MAX_COORDINATES = 120
 MAX_TERMS = 400

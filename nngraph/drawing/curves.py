@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 from nngraph.drawing.figures import COLOURS, INK, new_figure, save_figure, style_axes
 
-__all__ = ["Panel", "draw_curves", "draw_run"]
-
 
 class Panel(NamedTuple):
     """Runs that are drawn together.

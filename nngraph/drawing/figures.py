@@ -18,18 +18,6 @@ from nngraph.errors import DataFileError, MissingDependencyError
 from nngraph.files import write_atomically
 from nngraph.graph import NeuralGraph, chain_layers
 
-__all__ = [
-    "draw_confusion",
-    "draw_demo",
-    "draw_images",
-    "draw_learning_curves",
-    "draw_network",
-    "figure_path",
-    "new_figure",
-    "save_figure",
-    "style_axes",
-]
-
 INK, MUTED, RULE, PAPER = "#1f2933", "#6b7785", "#dfe4ea", "#ffffff"
 #: One colour per model, told apart also by readers who are colour-blind.
 COLOURS = ("#d9822b", "#3b6fb6", "#3a9d7c", "#b4508f", "#8a94a0", "#7a6fc9")

@@ -13,8 +13,6 @@ from nngraph.drawing.figures import new_figure, save_figure
 from nngraph.errors import InvalidGraphError
 from nngraph.zoo import Zoo, render
 
-__all__ = ["draw_contact_sheet", "draw_histograms"]
-
 #: Of a larger architecture the first so many tensors are drawn.
 _MAX_TENSORS = 16
 #: Networks per architecture that a histogram is made of, at the most.

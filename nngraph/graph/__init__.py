@@ -6,7 +6,7 @@ from nngraph.graph.activations import (
     ActivationFunction,
     NeuronSymmetry,
 )
-from nngraph.graph.architecture import ROLES, Architecture, Block, Column, NeuronGroup, Parameter
+from nngraph.graph.architecture import Architecture
 from nngraph.graph.batching import (
     Alike,
     join_networks,
@@ -17,8 +17,17 @@ from nngraph.graph.batching import (
 )
 from nngraph.graph.chain import ChainLayer, chain_layers
 from nngraph.graph.ensemble import join_ensemble, run_ensemble, with_widths
-from nngraph.graph.groups import MAX_SIZE
-from nngraph.graph.layout import INTEGERS, Slab, read_slab, slabs_of, write_slab
+from nngraph.graph.groups import MAX_SIZE, ROLES, NeuronGroup
+from nngraph.graph.layout import (
+    INTEGERS,
+    Block,
+    Column,
+    Parameter,
+    Slab,
+    read_slab,
+    slabs_of,
+    write_slab,
+)
 from nngraph.graph.neural_graph import NeuralGraph, check_readable
 from nngraph.graph.neuron_symmetry import (
     SCALED,

@@ -18,8 +18,6 @@ from torch.nn import functional as F
 
 from nngraph.errors import ArchitectureError
 
-__all__ = ["ACTIVATIONS", "Activation", "ActivationFunction", "NeuronSymmetry"]
-
 #: What an activation a lets a neuron do besides being relabelled, its network's function kept:
 #:
 #: - ``"none"``: nothing that is known of;

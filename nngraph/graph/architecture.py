@@ -12,7 +12,7 @@ from typing import Any
 from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture_json import from_plain, to_plain
-from nngraph.graph.groups import MAX_SIZE, ROLES, NeuronGroup, is_count
+from nngraph.graph.groups import MAX_SIZE, NeuronGroup, is_count
 from nngraph.graph.layout import (
     INTEGERS,
     Block,
@@ -24,8 +24,6 @@ from nngraph.graph.layout import (
     slabs_of,
 )
 from nngraph.graph.spaces import Space, check_spaces, copies, leading_factors
-
-__all__ = ["COLUMNS", "ROLES", "Architecture", "Block", "Column", "NeuronGroup", "Parameter"]
 
 #: Columns of node features that have one place in every architecture, up to the last that it uses:
 #: what a neuron adds, statistics of a norm, a second bias, and a factor of its own.

@@ -11,8 +11,6 @@ from nngraph.graph.groups import MAX_SIZE, NeuronGroup, is_count
 from nngraph.graph.layout import Parameter, Slab
 from nngraph.graph.spaces import Factor, Space
 
-__all__ = ["from_plain", "to_plain"]
-
 #: Version of the form. It changes whenever an older reader would misread a newer file.
 SCHEMA_VERSION = 1
 

@@ -13,15 +13,6 @@ from nngraph.graph.architecture import Architecture
 from nngraph.graph.parameters import unpack
 from nngraph.graph.topology.topology import Topology
 
-__all__ = [
-    "Alike",
-    "join_networks",
-    "join_nodes",
-    "order_edges",
-    "restore_edges",
-    "split_networks",
-]
-
 
 def order_edges(topology: Topology, edge_attr: Tensor) -> Tensor:
     """Bring edge features ``[E, *]`` of a PyG batch to the topology's order."""

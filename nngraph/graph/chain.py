@@ -8,8 +8,6 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import Architecture
 
-__all__ = ["ChainLayer", "chain_layers"]
-
 
 @dataclass(frozen=True)
 class ChainLayer:

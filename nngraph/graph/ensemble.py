@@ -18,8 +18,6 @@ from nngraph.graph.layout import Parameter
 from nngraph.graph.run import forward
 from nngraph.graph.stack import NeuralGraphStack
 
-__all__ = ["join_ensemble", "joined_architecture", "run_ensemble", "with_widths"]
-
 
 def run_ensemble(copies: Sequence[NeuralGraphStack], inputs: Tensor) -> Tensor:
     r"""Run k networks in place of each one and average their outputs: :math:`\frac1k\sum_c f_c(x)`.

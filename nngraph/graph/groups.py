@@ -10,8 +10,6 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
 from nngraph.graph.spaces import Factor
 
-__all__ = ["MAX_SIZE", "ROLES", "NeuronGroup", "is_count"]
-
 #: What a neuron group is to its network; a node's role is its index here.
 ROLES = ("input", "hidden", "output")
 #: More neurons or edges than this are refused when a description is read: no int64 index overflows.

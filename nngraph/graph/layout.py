@@ -27,20 +27,6 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 
-__all__ = [
-    "INTEGERS",
-    "Block",
-    "Column",
-    "Parameter",
-    "Slab",
-    "check_cover",
-    "check_slab",
-    "read_slab",
-    "slabs_of",
-    "whole_slab",
-    "write_slab",
-]
-
 #: Names of the dtypes that buffers of whole numbers have.
 INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
 _EDGE_LETTERS, _NODE_LETTERS = "btsf", "nf"

@@ -13,14 +13,13 @@ from torch_geometric.data.storage import GlobalStorage
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph.activations import Activation
-from nngraph.graph.architecture import Architecture, NeuronGroup
+from nngraph.graph.architecture import Architecture
+from nngraph.graph.groups import NeuronGroup
 from nngraph.graph.layout import Parameter, Slab, read_slab
 from nngraph.graph.own_indices import are_own, is_same_edges, note_own
 from nngraph.graph.parameters import check_parameters, pack, pack_integers, unpack
 from nngraph.graph.spaces import Factor, Space
 from nngraph.graph.structure import STRUCTURE
-
-__all__ = ["NeuralGraph", "check_readable"]
 
 #: Of these, what says which parameter an edge or node bears.
 _READ_BY = ("edge_index", "edge_block", "node_group", "node_position")

@@ -24,16 +24,6 @@ from nngraph.graph.activations import NeuronSymmetry
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.chain import ChainLayer, chain_layers
 
-__all__ = [
-    "SCALED",
-    "SIGNED",
-    "NeuronLayer",
-    "canonicalise_neurons",
-    "hidden_layers",
-    "move_neurons",
-    "sample_moves",
-]
-
 #: Symmetries with positive scales, and those with signs.
 SCALED: frozenset[NeuronSymmetry] = frozenset({"positive_scale", "any_scale"})
 SIGNED: frozenset[NeuronSymmetry] = frozenset({"sign", "any_scale", "phase"})

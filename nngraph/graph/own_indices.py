@@ -13,8 +13,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.structure import STRUCTURE
 
-__all__ = ["are_own", "is_same_edges", "note_own"]
-
 # What was found of a tensor holds as long as the tensor is that object and has that version:
 # indices are compared again only after they were replaced or written to.
 _KNOWN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

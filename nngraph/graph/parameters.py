@@ -13,8 +13,6 @@ from nngraph.errors import InvalidGraphError, NonFiniteError
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.layout import INTEGERS, Parameter, Slab, read_slab, whole_slab, write_slab
 
-__all__ = ["DTYPES", "check_parameters", "check_tensor", "pack", "pack_integers", "unpack"]
-
 #: Convertible bit for bit; the formats of fewer bits have no arithmetic of their own in torch.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _REAL = frozenset(DTYPES)

@@ -38,8 +38,6 @@ from nngraph.graph.parameters import check_parameters
 from nngraph.graph.spaces import group_permutation, outer_permutation
 from nngraph.graph.stack import NeuralGraphStack
 
-__all__ = ["Relabelling"]
-
 
 class Relabelling:
     """One relabelling of the hidden neurons of an architecture, or one for each of B networks.

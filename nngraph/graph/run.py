@@ -13,8 +13,6 @@ from nngraph.graph.chain import ChainLayer, chain_layers
 from nngraph.graph.neural_graph import NeuralGraph, check_readable
 from nngraph.graph.stack import NeuralGraphStack
 
-__all__ = ["forward"]
-
 #: Messages of one pass that are held at once; more inputs are run in several parts.
 _MAX_MESSAGES = 2**24
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 
-__all__ = ["Factor", "Space", "group_permutation", "leading_factors", "outer_permutation"]
-
 
 @dataclass(frozen=True)
 class Space:

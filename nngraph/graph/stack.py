@@ -16,8 +16,6 @@ from nngraph.graph.architecture import Architecture
 from nngraph.graph.neural_graph import NeuralGraph
 from nngraph.graph.parameters import check_parameters, pack, pack_integers, unpack
 
-__all__ = ["NeuralGraphStack", "to_batch"]
-
 
 class NeuralGraphStack:
     """B networks of one architecture: features stacked, one structure for all.

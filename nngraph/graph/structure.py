@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nngraph.graph.architecture import ROLES, Architecture
-
-__all__ = ["STRUCTURE"]
+from nngraph.graph.architecture import Architecture
+from nngraph.graph.groups import ROLES
 
 
 def _edge_index(architecture: Architecture) -> Tensor:

@@ -12,8 +12,6 @@ import torch
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.relabelling import Relabelling
 
-__all__ = ["Relabelling", "Symmetry"]
-
 
 class Symmetry:
     r"""The group of neuron relabellings of an architecture, :math:`\prod_s S_{d_s}`.

@@ -24,21 +24,6 @@ from nngraph.kernels.backends.reference import ends
 from nngraph.kernels.modes import follows_operations
 from nngraph.kernels.tiled import aggregated
 
-__all__ = [
-    "aggregate",
-    "attend",
-    "edge_affine",
-    "edges_at",
-    "gather",
-    "inner",
-    "multiply_blocks",
-    "normalise_blocks",
-    "propagate",
-    "propagate_level",
-    "reduce",
-    "softmax",
-]
-
 
 def gather(topology: Topology, x: Tensor, side: Side, backend: str = "auto") -> Tensor:
     """Return for each edge the features of the neuron at that end, or of its block.

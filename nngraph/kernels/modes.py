@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["derivatives", "follows_operations"]
-
 
 def follows_operations(like: Tensor) -> bool:
     """Whether torch compiles, casts or transforms what is called now.

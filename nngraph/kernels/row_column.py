@@ -11,8 +11,6 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Meetings, Topology
 
-__all__ = ["dense", "reference", "row_column_attention"]
-
 #: Answers to weights as part of a column, as part of a row, and to neurons.
 Answers = tuple[Tensor, Tensor, Tensor]
 

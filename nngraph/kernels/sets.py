@@ -14,8 +14,6 @@ from torch import Tensor
 from nngraph.graph import Members
 from nngraph.kernels.backends.reference import mean_by, sum_by
 
-__all__ = ["attend_members", "broadcast", "pool", "quantile_ranks", "quantiles"]
-
 
 def pool(values: Tensor, of: Members) -> Tensor:
     """Return the mean over the rows of each set: ``[*, K, C] -> [*, S, C]``; 0 if it is empty."""

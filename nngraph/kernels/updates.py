@@ -18,13 +18,6 @@ from nngraph.kernels.tiled.streamed import StreamedUpdate
 from nngraph.kernels.tiled.tiles import EPS
 from nngraph.kernels.triton import edges as triton_edges
 
-__all__ = [
-    "EdgeUpdate",
-    "edge_update",
-    "map_edges",
-    "streamed_edge_means",
-]
-
 
 class EdgeUpdate(NamedTuple):
     """What :func:`edge_update` returns.

@@ -25,8 +25,6 @@ from nngraph.graph import (
     unpack,
 )
 
-__all__ = ["Features", "Fitted", "Networks", "input_features", "output_networks"]
-
 
 @dataclass(frozen=True)
 class Features:

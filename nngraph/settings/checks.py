@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["check_whole"]
-
 
 def check_whole(
     settings: object, *names: str, least: int = 1, error: type[ValueError] = ValueError

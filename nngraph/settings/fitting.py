@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal, get_args
 from nngraph.errors import InvalidGraphError
 from nngraph.settings.checks import check_whole
 
-__all__ = ["FitSettings", "FitZooSettings"]
-
 #: Where networks start: each from its own draw, or all of one architecture from the same.
 Init = Literal["independent", "shared"]
 

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 from nngraph.errors import InvalidGraphError
 from nngraph.settings.checks import check_whole
 
-__all__ = ["OPTIMISERS", "RECIPES", "WEIGHT_INITS", "Recipe", "TrainZooSettings"]
-
 #: How first weights are drawn: uniform or normal, of the variance of Glorot or of He.
 WEIGHT_INITS = ("glorot-uniform", "glorot-normal", "he-uniform", "he-normal", "orthogonal")
 OPTIMISERS = ("sgd", "adam", "rmsprop")

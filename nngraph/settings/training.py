@@ -6,8 +6,6 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-__all__ = ["TrainSettings"]
-
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 #: Numbers among the settings: the least each may be, and whether ``None`` is one of its values.
 _NUMBERS: tuple[tuple[str, float, bool], ...] = (

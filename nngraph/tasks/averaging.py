@@ -7,8 +7,6 @@ import copy
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AveragedModel"]
-
 
 class AveragedModel:
     r"""An exponential moving average of a model's parameters.

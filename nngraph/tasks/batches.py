@@ -7,8 +7,6 @@ from torch import Tensor
 
 from nngraph.graph import NeuralGraphStack
 
-__all__ = ["NetworksInMemory", "draw_batches", "share_of"]
-
 
 def draw_batches(
     numbers: Tensor, kinds: Tensor, size: int, per_architecture: int, generator: torch.Generator

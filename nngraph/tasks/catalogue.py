@@ -12,8 +12,6 @@ from nngraph.errors import NNGraphError
 from nngraph.graph import Activation, Architecture, NeuralGraphStack
 from nngraph.nn import MODELS, Metanetwork
 
-__all__ = ["EXAMPLE", "describe_models"]
-
 #: Networks that draw an image each, as of ``nngraph zoo fit``.
 EXAMPLE = Architecture.mlp([2, 32, 32, 1], Activation("sine", w0=30.0))
 #: Classes of the example.

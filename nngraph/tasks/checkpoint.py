@@ -16,16 +16,6 @@ from torch import Tensor
 from nngraph.errors import DataFileError
 from nngraph.files import write_atomically
 
-__all__ = [
-    "load_tensors",
-    "optimizer_forms",
-    "optimizer_tensors",
-    "read_json",
-    "restore_optimizer",
-    "save_tensors",
-    "write_json",
-]
-
 
 def write_json(path: Path, data: object) -> None:
     """Write a JSON file atomically."""

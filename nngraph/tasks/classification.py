@@ -11,8 +11,6 @@ from nngraph.settings import TrainSettings
 from nngraph.tasks.prediction import Predict
 from nngraph.zoo import Zoo
 
-__all__ = ["Classify"]
-
 
 class Classify(Predict):
     """Which class a network belongs to, such as the digit that it draws.

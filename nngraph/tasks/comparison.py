@@ -16,8 +16,6 @@ from nngraph.settings import TrainSettings
 from nngraph.tasks.report import Report, finite
 from nngraph.tasks.run_folder import CONFIG, METRICS, REPORT, read_settings
 
-__all__ = ["FinishedRun", "Row", "Table", "compare_runs"]
-
 #: Settings that do not make two runs different in what they try.
 _ASIDE = ("zoo", "seed", "device")
 _COLUMNS = ("generic weights-only", "activation-structured weights-only", "with probes")

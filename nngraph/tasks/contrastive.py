@@ -17,8 +17,6 @@ from nngraph.tasks.linear_probe import linear_probe
 from nngraph.tasks.task import Task, joined, new_model, one_stack
 from nngraph.zoo import Zoo
 
-__all__ = ["Contrast", "ContrastiveNetwork", "contrastive_loss"]
-
 
 class ContrastiveNetwork(NetworkModel):
     """A metanetwork whose answers are embeddings, and a head through which they are compared.

@@ -17,8 +17,6 @@ from nngraph.tasks.image_edits import EDITS
 from nngraph.tasks.task import Task
 from nngraph.zoo import Zoo, load_idx_folder, pixel_coordinates, psnr_of, render
 
-__all__ = ["Edit"]
-
 #: Networks that are rendered at once to make targets.
 _RENDERED = 512
 

@@ -16,8 +16,6 @@ from nngraph.settings import TrainSettings
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["new_fabric", "precision_of"]
-
 _PRECISIONS: dict[str, Any] = {
     "float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed",
 }  # fmt: skip

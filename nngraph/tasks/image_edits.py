@@ -7,8 +7,6 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-__all__ = ["EDITS", "dilate", "erode", "raise_contrast"]
-
 
 def dilate(images: Tensor) -> Tensor:
     """Give every pixel the largest value of its 3 x 3 neighbours, channel by channel.

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-__all__ = ["LinearProbe", "linear_probe"]
-
 
 @dataclass(frozen=True)
 class LinearProbe:

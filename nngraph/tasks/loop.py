@@ -38,8 +38,6 @@ from nngraph.zoo import SPLITS
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Progress", "Run"]
-
 #: Steps that are taken to plan a run by its CPU seconds, at most and at least; of them up to so
 #: many, or the first half, are not timed; beyond the least they take no more than so much of it.
 _STEPS_TO_TIME, _LEAST_STEPS, _WARM_STEPS, _SHARE_TO_TIME = 70, 4, 10, 0.05

@@ -23,8 +23,6 @@ from nngraph.tasks.seeding import seeded
 from nngraph.tasks.task import Task, joined, new_model, one_stack
 from nngraph.zoo import Zoo
 
-__all__ = ["MatchNeurons", "matching_loss"]
-
 
 def matching_loss(
     architecture: Architecture, x: Tensor, y: Tensor, old: Tensor, temperature: float = 0.1

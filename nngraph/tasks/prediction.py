@@ -15,8 +15,6 @@ from nngraph.tasks.targets import Category, Number, Target
 from nngraph.tasks.task import Task, batch_answers, joined, new_model
 from nngraph.zoo import Fact, Zoo
 
-__all__ = ["Predict", "StandardisedTarget"]
-
 
 class StandardisedTarget(NetworkModel, Units):
     r"""A metanetwork whose answers are in the units of what it tells.

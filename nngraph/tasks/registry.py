@@ -16,8 +16,6 @@ from nngraph.tasks.seeding import seeded
 from nngraph.tasks.task import Task
 from nngraph.zoo import Zoo
 
-__all__ = ["TASKS", "build_model", "build_task"]
-
 #: Name on the command line -> task, made as ``Task(zoo, settings, **task_options)``.
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,

@@ -9,8 +9,6 @@ from typing import Any
 
 from nngraph.errors import DataFileError
 
-__all__ = ["Report", "finite"]
-
 
 def finite(data: Any) -> Any:
     """Return plain data with ``None`` for NaN and infinities, which JSON does not know."""

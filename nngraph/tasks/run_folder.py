@@ -16,8 +16,6 @@ from nngraph.tasks.registry import build_model
 from nngraph.tasks.report import Report
 from nngraph.zoo import Malformed, Manifest, Zoo
 
-__all__ = ["CHECKPOINT", "METRICS", "MODEL", "REPORT", "RunFolder", "load_run"]
-
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.json"
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 _HEADER: dict[str, Any] = {"format": "nngraph.run", "version": 2}

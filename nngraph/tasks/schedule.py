@@ -10,8 +10,6 @@ from torch import nn
 
 from nngraph.settings import TrainSettings
 
-__all__ = ["learning_rate", "new_optimizer"]
-
 
 def learning_rate(settings: TrainSettings, step: int, total: int) -> float:
     """Rise over the warm-up, a tenth of all steps at most, then fall to 0 along half a cosine."""

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["generator_of", "seeded"]
-
 
 def _seed(parts: tuple[int, ...]) -> int:
     # Not hash(parts), which is Python's own affair, and equal for -1 and -2.

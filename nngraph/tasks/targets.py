@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from nngraph.datasets import METRICS
 from nngraph.zoo import Fact
 
-__all__ = ["Category", "Number", "Target"]
-
 
 class Target(ABC):
     """A fact of networks as a model is asked for it.

@@ -16,8 +16,6 @@ from nngraph.nn import Metanetwork, NetworkModel, evaluating, model_named, trait
 from nngraph.settings import TrainSettings
 from nngraph.zoo import SPLITS, Zoo, runner_of, says_how_to_run
 
-__all__ = ["Task", "batch_answers", "joined", "new_model", "one_stack"]
-
 #: Networks that statistics are taken from, where there are several architectures.
 _FITTED = 2048
 

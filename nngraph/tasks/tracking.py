@@ -9,8 +9,6 @@ from typing import Any
 from nngraph.drawing import draw_run, new_figure
 from nngraph.errors import MissingDependencyError
 
-__all__ = ["CURVES", "Tracker"]
-
 CURVES = "curves.png"
 
 

@@ -21,8 +21,6 @@ from nngraph.tasks.schedule import learning_rate
 from nngraph.tasks.tracking import Tracker
 from nngraph.zoo import Zoo
 
-__all__ = ["train"]
-
 
 def train(
     settings: TrainSettings,

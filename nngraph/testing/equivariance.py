@@ -10,10 +10,6 @@ from torch import Tensor
 from nngraph.graph import Architecture, Relabelling, Symmetry
 from nngraph.testing.networks import random_features
 
-__all__ = [
-    "assert_equivariant", "assert_invariant", "assert_not_equivariant", "equivariance_error",
-]  # fmt: skip
-
 #: features -> features, or features -> answers: (x [B, N, C_x], edge_attr [B, E, C_e]) -> tensors
 Function = Callable[[Tensor, Tensor], "Tensor | Sequence[Tensor | None]"]
 Features = tuple[Tensor, Tensor]

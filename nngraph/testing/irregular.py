@@ -21,8 +21,6 @@ from nngraph.graph import (
     Topology,
 )
 
-__all__ = ["IrregularTopology"]
-
 
 @dataclass(frozen=True, eq=False)
 class IrregularTopology(Topology):

@@ -20,16 +20,6 @@ from nngraph.graph import (
     Space,
 )
 
-__all__ = [
-    "every_activation",
-    "random_architectures",
-    "random_features",
-    "random_parameters",
-    "random_stack",
-    "structured_architectures",
-]
-
-
 #: Options to try beside the defaults, of every activation that has any; special ones among them.
 _OPTIONS: dict[str, list[dict[str, Any]]] = {
     "leaky_relu": [{"negative_slope": slope} for slope in (0.3, 1.0, 0.0, -1.0)],

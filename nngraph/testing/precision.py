@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["assert_as_precise"]
-
 Function = Callable[..., Sequence[Tensor]]
 
 

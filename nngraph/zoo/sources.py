@@ -11,8 +11,6 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, MissingDependencyError
 
-__all__ = ["ImageSource", "load_digits_images"]
-
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:

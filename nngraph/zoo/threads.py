@@ -8,8 +8,6 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["on_threads"]
-
 _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
 

@@ -7,8 +7,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import Handler, NodeCall
 
-__all__ = ["HANDLERS"]
-
 _QUERY, _KEY, _VALUE, _MASK = range(4)
 
 

@@ -8,8 +8,6 @@ from torch.nn import functional as F
 from converters.onnx_files.call import Handler, NodeCall
 from converters.onnx_files.ops.windows import crop, pad, spatial, windows
 
-__all__ = ["HANDLERS"]
-
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 

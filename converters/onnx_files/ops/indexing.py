@@ -9,8 +9,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import Handler, NodeCall
 
-__all__ = ["HANDLERS"]
-
 
 def _indices(call: NodeCall, place: int, size: int) -> Tensor:
     """Return indices into an axis, with the negative ones counted from its end."""

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from converters.onnx_files.call import Handler, NodeCall
 
-__all__ = ["HANDLERS"]
-
 
 def _scaler(call: NodeCall) -> Tensor:
     """Standardise features: ``(x - offset) * scale``, of one number or one for each feature."""

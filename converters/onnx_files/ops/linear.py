@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import Handler, NodeCall
 
-__all__ = ["HANDLERS"]
-
 
 def _gemm(call: NodeCall) -> Tensor:
     """Run alpha A' B' + beta C, as torch's linear where it is one, and as addmm otherwise."""

@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import Handler, NodeCall
 
-__all__ = ["HANDLERS"]
-
 
 def _batch(call: NodeCall) -> Tensor:
     if call.node.integer("training_mode", 0):

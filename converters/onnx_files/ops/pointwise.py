@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import Handler, NodeCall
 
-__all__ = ["HANDLERS"]
-
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Handler:
     return lambda call: function(call.tensor(0))

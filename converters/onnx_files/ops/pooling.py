@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from converters.onnx_files.call import Handler, NodeCall
 from converters.onnx_files.ops.windows import Windows, pad, spatial, windows
 
-__all__ = ["HANDLERS"]
-
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _ADAPTIVE_MEAN = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 _ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import Handler, NodeCall
 
-__all__ = ["HANDLERS"]
-
 #: For each gate of torch (input, forget, cell, output), its place in ONNX (input, output, forget,
 #: cell).
 _LSTM_GATES = (0, 2, 3, 1)

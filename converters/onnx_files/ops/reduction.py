@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import Handler, NodeCall
 
-__all__ = ["HANDLERS"]
-
 #: Operator set from which Softmax works along one axis, and not on all from one on.
 _ONE_AXIS = 13
 

@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import Array, Handler, NodeCall
 
-__all__ = ["HANDLERS"]
-
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 

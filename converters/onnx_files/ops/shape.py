@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import Array, Handler, NodeCall
 
-__all__ = ["HANDLERS", "slices", "split_sizes", "target_shape"]
-
 
 def target_shape(call: NodeCall, shape: list[int], sizes: tuple[int, ...]) -> list[int]:
     """Return the sizes of a Reshape: 0 keeps a size (unless ``allowzero``), -1 is what is left."""

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from converters.onnx_files.call import NodeCall
 
-__all__ = ["Windows", "crop", "pad", "spatial", "windows"]
-
 
 @dataclass(frozen=True)
 class Windows:

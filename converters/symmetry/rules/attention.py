@@ -8,8 +8,6 @@ from converters.symmetry.rules.common import broadcast, rest_fixed, table
 from converters.symmetry.rules.linear import product
 from converters.symmetry.values import Value
 
-__all__ = ["ATTENTION"]
-
 
 def _attend(
     call: Call, query: Value, key: Value, value: Value, mask: Value | None = None

@@ -10,10 +10,6 @@ from converters.symmetry.call import Call, Outcome, Rule
 from converters.symmetry.dims import Dim, atom, unify
 from converters.symmetry.values import Value
 
-__all__ = [
-    "align", "axes", "axis", "broadcast", "entrywise", "is_weight", "option", "rest_fixed", "table",
-]  # fmt: skip
-
 #: What a rule returns.
 Found = TypeVar("Found", bound=Outcome)
 

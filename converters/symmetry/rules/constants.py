@@ -9,8 +9,6 @@ from converters.symmetry.dims import atom
 from converters.symmetry.rules.common import entrywise, table
 from converters.symmetry.values import Constant, Value
 
-__all__ = ["CONSTANTS"]
-
 
 @entrywise
 def uniform(call: Call) -> Value:

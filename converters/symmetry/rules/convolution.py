@@ -7,8 +7,6 @@ from converters.symmetry.dims import factor, multiply, unify
 from converters.symmetry.rules.common import align, entrywise, option, table
 from converters.symmetry.values import Value
 
-__all__ = ["CONVOLUTION"]
-
 
 def convolve(call: Call) -> Value:
     r"""Convolve, :math:`y_{b,gc,p} = \sum_{i,k} W_{gc,i,k} x_{b,gi,p+k} + b_{gc}`.

@@ -19,8 +19,6 @@ from converters.symmetry.rules.common import (
 from converters.symmetry.rules.segments import piece
 from converters.symmetry.values import Value
 
-__all__ = ["INDEXING"]
-
 
 def _taken(call: Call, value: Value, dim: Dim, index: Value) -> list[Dim]:
     """Return the dimensions that stand for one that is read at the entries of an index."""

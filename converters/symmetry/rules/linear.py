@@ -9,8 +9,6 @@ from converters.symmetry.dims import Dim, unify
 from converters.symmetry.rules.common import align, broadcast, entrywise, is_weight, table
 from converters.symmetry.values import Value
 
-__all__ = ["LINEAR", "product"]
-
 
 def _enter(
     call: Call, kind: str, operands: dict[str, Value | None], output: Sequence[Dim]

@@ -10,8 +10,6 @@ from converters.symmetry.program import references
 from converters.symmetry.rules.common import broadcast, table
 from converters.symmetry.values import Value, tensors
 
-__all__ = ["MATRICES"]
-
 
 def _matrix(call: Call) -> Value:
     """Return the matrix, whose rows meet one another, and so do its columns.

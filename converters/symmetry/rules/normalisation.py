@@ -9,8 +9,6 @@ from converters.symmetry.dims import Dim, atom, factor
 from converters.symmetry.rules.common import align, broadcast, entrywise, rest_fixed, table
 from converters.symmetry.values import Value
 
-__all__ = ["NORMALISATION"]
-
 
 def _with_statistics(
     call: Call, first: Value, kept: Sequence[Dim], dropped: Iterable[Dim]

@@ -13,8 +13,6 @@ from converters.symmetry.rules.common import axis, broadcast, entrywise, table
 from converters.symmetry.ties import all_different
 from converters.symmetry.values import Value
 
-__all__ = ["ORDERING", "places"]
-
 
 def places(call: Call, value: Value, dim: Dim, kept: list[Dim]) -> Value:
     """Return indices of a dimension of a value, where its largest or sorted entries stand."""

@@ -8,8 +8,6 @@ from converters.symmetry.dims import cut, unify
 from converters.symmetry.rules.common import axis, broadcast, entrywise, is_weight, table
 from converters.symmetry.values import Value, tensors
 
-__all__ = ["POINTWISE", "pointwise", "same"]
-
 #: Operations that join values, by the kind under which the record of layers has them.
 _KINDS = {
     "aten.add": "add", "aten.sub": "add", "aten.rsub": "add",

@@ -7,8 +7,6 @@ from converters.symmetry.dims import atom
 from converters.symmetry.rules.common import broadcast, option, table
 from converters.symmetry.values import Value, tensors
 
-__all__ = ["POOLING"]
-
 
 def _windows(call: Call, rank: int) -> list[Value | None]:
     call.entrywise()

@@ -11,8 +11,6 @@ from converters.symmetry.rules.common import table
 from converters.symmetry.rules.linear import product
 from converters.symmetry.values import Constant, Value
 
-__all__ = ["RECURRENT"]
-
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 

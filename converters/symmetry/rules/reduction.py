@@ -9,8 +9,6 @@ from converters.symmetry.rules.ordering import places
 from converters.symmetry.rules.pointwise import pointwise
 from converters.symmetry.values import Value
 
-__all__ = ["REDUCTION"]
-
 
 def reduce(call: Call) -> list[Value | None]:
     """Sum, average or otherwise reduce over axes in a way that does not see their order."""

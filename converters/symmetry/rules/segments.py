@@ -11,8 +11,6 @@ from converters.symmetry.dims import Dim, concatenate, cut, factor, is_fixed, un
 from converters.symmetry.rules.common import axis, broadcast, entrywise, is_weight, table
 from converters.symmetry.values import Value
 
-__all__ = ["SEGMENTS", "piece"]
-
 
 @entrywise
 def cat(call: Call) -> Value:

@@ -12,8 +12,6 @@ from converters.symmetry.dims import cut, factor, is_fixed, multiply, regroup, u
 from converters.symmetry.rules.common import axes, axis, entrywise, table
 from converters.symmetry.values import Value, tensors
 
-__all__ = ["SHAPE"]
-
 
 @entrywise
 def view(call: Call) -> Value:

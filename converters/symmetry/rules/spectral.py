@@ -6,8 +6,6 @@ from converters.symmetry.call import Call
 from converters.symmetry.rules.common import axes, entrywise, table
 from converters.symmetry.values import Value
 
-__all__ = ["SPECTRAL"]
-
 
 @entrywise
 def transform(call: Call) -> Value:

@@ -19,10 +19,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
-__all__ = [
-    "Argument", "Each", "add_options", "new_parser", "options_of", "told_of", "values_of_the_user",
-]  # fmt: skip
-
 T = TypeVar("T")
 #: A value that is given by its place.
 Argument = Annotated[T, "argument"]

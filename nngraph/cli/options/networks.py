@@ -8,8 +8,6 @@ from typing import Annotated, Literal
 from nngraph.cli.options.deriving import Argument
 from nngraph.cli.options.shared import Hidden, Reports, Runnable, Threads
 
-__all__ = ["Convert", "Inspect", "Match", "Validate"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Convert(Hidden, Runnable, Reports):

@@ -7,8 +7,6 @@ from typing import Annotated, ClassVar
 
 from nngraph.cli.options.deriving import Each
 
-__all__ = ["Hidden", "Progress", "Reports", "Runnable", "Threads"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Reports:

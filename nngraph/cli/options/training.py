@@ -9,8 +9,6 @@ from nngraph.cli.options.deriving import Argument
 from nngraph.cli.options.shared import Progress, Reports, Threads
 from nngraph.settings import TrainSettings
 
-__all__ = ["Compare", "Demo", "Eval", "Models", "Train"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Threads, Progress, Reports):

@@ -9,11 +9,6 @@ from nngraph.cli.options.deriving import Argument
 from nngraph.cli.options.shared import Hidden, Progress, Reports, Threads
 from nngraph.settings import FitZooSettings, TrainZooSettings
 
-__all__ = [
-    "ZooExport", "ZooFilter", "ZooFit", "ZooImport", "ZooInfo", "ZooMerge", "ZooShow", "ZooTrain",
-    "ZooVerify",
-]  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class ZooFit(FitZooSettings, Threads, Progress, Reports):

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from nngraph.graph.activations import Activation
-from nngraph.graph.architecture import ROLES, Architecture
+from nngraph.graph.architecture import Architecture
+from nngraph.graph.groups import ROLES
 from nngraph.graph.topology.kinds import KERNEL_AXES, block_kind, column_kind, kernel_size
 from nngraph.graph.topology.meetings import meetings
 from nngraph.graph.topology.tables import Blocks, Bucket, Groups, Level, Members, Neurons, Nodes
-
-__all__ = ["build"]
 
 #: The topology, which imports this module.
 Made = TypeVar("Made")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from nngraph.graph.architecture import COLUMNS
 from nngraph.graph.layout import Block, Column
 
-__all__ = ["BLOCK_KINDS", "COLUMN_KINDS", "KERNEL_AXES", "block_kind", "column_kind", "kernel_size"]
-
 #: A weight from every neuron to every other; the same with taps, as of a convolution; one of
 #: several parts, as with groups; one number per neuron, as the scale of a norm; a residual.
 BLOCK_KINDS = ("dense", "kernel", "grouped", "diagonal", "identity")

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from nngraph.graph.topology.tables import Meeting, Meetings
 
-__all__ = ["meetings"]
-
 #: Roles of an array at a set of neurons: its rows are tokens there, or its columns.
 _ROWS, _COLUMNS = 0, 1
 

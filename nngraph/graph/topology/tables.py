@@ -10,12 +10,6 @@ from torch import Tensor
 
 from nngraph.graph.activations import Activation
 
-__all__ = [
-    "Blocks", "Bucket", "Groups", "Level", "Meeting", "Meetings", "Members", "Neurons", "Nodes",
-    "Table",
-]  # fmt: skip
-
-
 Own = TypeVar("Own", bound="Table")
 
 

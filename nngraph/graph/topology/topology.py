@@ -24,8 +24,6 @@ from nngraph.graph.topology.tables import (
     Table,
 )
 
-__all__ = ["Topology"]
-
 
 @dataclass(frozen=True, eq=False)
 class Topology(Table):

@@ -10,8 +10,6 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Bucket, Nodes, Topology
 
-__all__ = ["assemble", "block_rows", "buckets_of", "edges_of", "ends_of", "sets_of", "take"]
-
 
 def buckets_of(topology: Topology) -> tuple[Bucket, ...]:
     """Return the buckets that a topology must have."""

@@ -13,20 +13,6 @@ from torch import Tensor
 from nngraph.graph import Topology
 from nngraph.kernels.backends import dense, reference, scatter
 
-__all__ = [
-    "BACKENDS",
-    "REDUCTIONS",
-    "TRITON",
-    "End",
-    "Reduction",
-    "Side",
-    "count_of",
-    "is_dense",
-    "kernel_of",
-    "known_side",
-    "refuse_triton",
-]
-
 #: Which end of an edge: the neuron it leaves, or the one it enters.
 End = Literal["source", "target"]
 #: What edges are reduced to: the neurons at one of their ends, or their block.

@@ -22,18 +22,6 @@ from nngraph.kernels.backends.arrays import (
 from nngraph.kernels.backends.reference import heard_levels
 from nngraph.kernels.modes import follows_operations
 
-__all__ = [
-    "edge_affine",
-    "gather",
-    "inner",
-    "multiply_blocks",
-    "normalise_blocks",
-    "propagate",
-    "propagate_level",
-    "reduce_extreme",
-    "reduce_sum",
-]
-
 _FOLDS: dict[str, Callable[..., Tensor]] = {
     "sum": torch.sum, "max": torch.amax, "min": torch.amin
 }

@@ -7,22 +7,6 @@ from torch import Tensor
 
 from nngraph.graph import Topology
 
-__all__ = [
-    "edge_affine",
-    "ends",
-    "gather",
-    "heard_levels",
-    "inner",
-    "mean_by",
-    "multiply_blocks",
-    "normalise_blocks",
-    "propagate",
-    "propagate_level",
-    "reduce_extreme",
-    "reduce_sum",
-    "sum_by",
-]
-
 
 def ends(topology: Topology, side: str) -> tuple[Tensor, int]:
     """Return the row that each edge is reduced to, ``[E]``, and the number of rows."""

@@ -28,8 +28,6 @@ from nngraph.kernels.equivariant.table_layout import Layout, Run, Tile
 from nngraph.kernels.equivariant.terms import Terms
 from nngraph.kernels.modes import derivatives, follows_operations
 
-__all__ = ["DenseMixing"]
-
 #: Stacks of tables, ``[G, B, n, c, C]``, and the global table, ``[B, S C]``.
 Tables = tuple[list[Tensor], Tensor]
 

@@ -14,8 +14,6 @@ from nngraph.graph import Architecture, Topology
 from nngraph.kernels.backends.scatter import torch_scatter
 from nngraph.kernels.equivariant.terms import Terms
 
-__all__ = ["ScatterMixing"]
-
 #: One table per permuted group, ``[B, d_k, c_k C]``, and the global one, ``[B, S C]``.
 Tables = tuple[list[Tensor], Tensor]
 

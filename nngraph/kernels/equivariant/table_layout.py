@@ -16,8 +16,6 @@ from torch import Tensor
 
 from nngraph.kernels.equivariant.terms import MixedTensor, Terms
 
-__all__ = ["Layout", "Move", "Run", "Stack", "Tile"]
-
 #: Numbers that are passed over together: 2 MiB of float32, about what a core's own cache holds.
 TILE = 2**19
 

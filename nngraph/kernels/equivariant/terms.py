@@ -21,8 +21,6 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 
-__all__ = ["GroupTable", "MixedTensor", "PermuteIO", "Slot", "Terms", "pool_globally"]
-
 #: Which groups that the architecture fixes are treated as relabelled too.
 PermuteIO = bool | Literal["input", "output"]
 

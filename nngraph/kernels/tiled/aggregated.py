@@ -21,8 +21,6 @@ from nngraph.kernels.backends.arrays import buckets_of, edges_of, ends_of
 from nngraph.kernels.backends.dense import _broadcast, _fold
 from nngraph.kernels.modes import derivatives
 
-__all__ = ["aggregate"]
-
 
 def aggregate(
     plain: Any, topology: Topology, e: Tensor, side: str, ops: tuple[str, ...], count: Tensor

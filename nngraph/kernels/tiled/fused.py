@@ -20,8 +20,6 @@ from nngraph.kernels.backends.arrays import buckets_of, edges_of
 from nngraph.kernels.modes import derivatives, follows_operations
 from nngraph.kernels.tiled.tiles import EPS, Sums, accumulate, at_ends, counts, flat, tiles
 
-__all__ = ["Given", "Updated", "applied", "edge_update", "normalised"]
-
 #: e', its means at targets ``[*, N, C]``, at sources, and over blocks ``[*, K, C]``.
 Updated = tuple[Tensor, Tensor, Tensor, Tensor]
 #: The definition, in operations that torch differentiates: (e, weight, source, target, block).

@@ -18,8 +18,6 @@ from nngraph.kernels.backends.arrays import assemble, buckets_of, edges_of, sets
 from nngraph.kernels.modes import derivatives
 from nngraph.kernels.tiled.tiles import Tile, accumulate, flat, tiles
 
-__all__ = ["EdgeFunction", "Given", "To", "map_edges"]
-
 #: Where what a function makes of an edge goes: it stays there, or is summed at a neuron.
 To = Literal["edge", "source", "target"]
 #: (e, source, target, *parameters) -> one tensor for each place.

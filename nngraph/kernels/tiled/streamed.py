@@ -36,8 +36,6 @@ from nngraph.kernels.tiled.tiles import (
     tiles,
 )
 
-__all__ = ["StreamedUpdate", "edge_means"]
-
 
 class StreamedUpdate(NamedTuple):
     """One update: ``A [C, C]``, ``s`` and ``t`` ``[*, N, C]``, and ``b [*, K, C]`` or ``None``."""

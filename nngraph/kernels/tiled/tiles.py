@@ -15,11 +15,6 @@ from torch import Tensor
 from nngraph.graph import Bucket, Nodes, Topology
 from nngraph.kernels.backends.arrays import assemble, block_rows, sets_of
 
-__all__ = [
-    "EPS", "TILE", "Sums", "Tile", "accumulate", "at_ends", "counts", "flat",
-    "over_blocks", "tiles",
-]  # fmt: skip
-
 #: Under the root of the norm, as in ``torch.nn.LayerNorm``.
 EPS = 1e-5
 #: Numbers of a tile on a CPU: a few arrays of this size stay in a core's own cache.

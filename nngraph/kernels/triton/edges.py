@@ -32,8 +32,6 @@ from nngraph.kernels.modes import derivatives, follows_operations
 from nngraph.kernels.tiled.fused import Given, Updated, applied
 from nngraph.kernels.tiled.tiles import EPS, Sums, counts
 
-__all__ = ["DTYPES", "MATRIX_BYTES", "PROGRAMS", "STEPS", "TILE_BYTES", "edge_update"]
-
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: Of A with C padded to a power of two, the most: it stays on the chip, as does its gradient.
 MATRIX_BYTES = 2**16

@@ -18,8 +18,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["backward", "forward"]
-
 
 @triton.jit
 def _strip(job, count, rows, columns, ROWS: tl.constexpr, SPAN: tl.constexpr):

@@ -10,8 +10,6 @@ from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Blocks, Groups, Topology
 
-__all__ = ["at_inputs", "at_outputs", "by_input", "by_output", "join_levels", "level_means"]
-
 
 def at_inputs(topology: Topology, table: Tensor) -> Tensor:
     """Give input neuron i of every network row i of a table: ``-> [n, C]`` at the level 0 neurons.

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from nngraph.nn.common.pointwise import Dropout
 
-__all__ = ["after_norm", "mlp"]
-
 
 def after_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
     r"""Return weight and bias of a map that the slope and offset of a norm before it have joined.

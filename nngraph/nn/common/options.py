@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ["options_of"]
-
 _Options = TypeVar("_Options")
 
 

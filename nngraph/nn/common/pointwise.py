@@ -16,11 +16,6 @@ from torch import Tensor, nn
 from nngraph import kernels
 from nngraph.graph import Architecture, Topology
 
-__all__ = [
-    "ChannelNorm", "Dropout", "FeatureDropout", "Pointwise", "TensorNorm", "dropout",
-    "normalise_tensors",
-]  # fmt: skip
-
 
 class Pointwise(nn.Module):
     """Apply a function to every feature of every neuron and edge.

@@ -12,8 +12,6 @@ from nngraph.graph import Topology
 from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
-__all__ = ["TensorScales", "fan_in"]
-
 
 class TensorScales(Fitted):
     r"""Weights and biases in units of their tensor's root mean square over a training set.

@@ -8,8 +8,6 @@ from typing import TypeAlias
 
 from nngraph.graph import Architecture, Topology
 
-__all__ = ["Architectures", "SizeLimits", "several"]
-
 #: What a model is built for.
 Architectures: TypeAlias = Architecture | Sequence[Architecture]
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from nngraph.graph import NeuralGraphStack
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
-__all__ = ["Standardised", "Units"]
-
 
 class Units(nn.Module):
     r"""A module that holds the mean :math:`\mu` and the deviation :math:`\sigma` of numbers."""

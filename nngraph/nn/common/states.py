@@ -9,8 +9,6 @@ from torch import Tensor
 from nngraph.graph import Topology
 from nngraph.nn.features import Features
 
-__all__ = ["States"]
-
 
 @dataclass(frozen=True)
 class States:

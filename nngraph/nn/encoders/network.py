@@ -30,8 +30,6 @@ from nngraph.nn.encoders.positions import (
 from nngraph.nn.encoders.statistics import ParameterStatistics
 from nngraph.nn.features import Features
 
-__all__ = ["EncoderOptions", "EndEncoder", "FourierFeatures", "NetworkEncoder"]
-
 
 @dataclass(frozen=True)
 class EncoderOptions:

@@ -15,8 +15,6 @@ from nngraph.nn.common.levels import at_inputs
 from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.encoders.positions import LearnedRows, PositionKind, SinusoidalRows
 
-__all__ = ["OrderedPass", "node_entries"]
-
 
 class OrderedPass(nn.Module):
     r"""One message pass in the order of computation, with the raw weights as its matrices.

@@ -17,21 +17,6 @@ from torch.nn.functional import pad
 from nngraph.graph import ACTIVATIONS, COLUMN_KINDS, KERNEL_AXES, Topology
 from nngraph.nn.common.levels import by_input, by_output
 
-__all__ = [
-    "ActivationFeatures",
-    "ColumnFeatures",
-    "HiddenPositions",
-    "InputPositions",
-    "KernelSizes",
-    "LearnedRows",
-    "Lookup",
-    "OutputPositions",
-    "PositionKind",
-    "SinusoidalRows",
-    "make_rows",
-    "sinusoids",
-]
-
 PositionKind = Literal["learned", "sinusoidal"]
 
 

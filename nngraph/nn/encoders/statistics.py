@@ -13,15 +13,6 @@ from nngraph.graph import Alike, Architecture, Topology, join_networks, slabs_of
 from nngraph.nn.common.standard import Standardised
 from nngraph.nn.features import Features
 
-__all__ = [
-    "SHARES",
-    "NetworkStatistics",
-    "ParameterStatistics",
-    "edge_statistics",
-    "group_statistics",
-    "tensor_statistics",
-]
-
 #: Quantiles that are taken: the extremes, the quartiles and the median.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Mean, standard deviation and the quantiles.

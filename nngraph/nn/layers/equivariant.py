@@ -11,8 +11,6 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
 from nngraph.kernels import DenseMixing, MixedTensor, PermuteIO, ScatterMixing, Terms
 
-__all__ = ["EquivariantLinear"]
-
 #: Share of an entry's variance, at the start, from the finest term that reaches it: the edge's own
 #: product, or its neuron's table. Coarser terms carry what entries have in common; given as much
 #: weight they would wash differences between entries out within a few layers.

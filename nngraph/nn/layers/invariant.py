@@ -11,8 +11,6 @@ from nngraph.graph import Architecture
 from nngraph.kernels import PermuteIO, Terms, pool_globally
 from nngraph.nn.layers.equivariant import stacked_features
 
-__all__ = ["InvariantLinear"]
-
 
 class InvariantLinear(nn.Module):
     r"""The general affine function of parameters that relabelling neurons leaves unchanged.

@@ -32,20 +32,6 @@ from torch import Tensor, nn
 
 from nngraph.graph import Activation, Architecture, NeuronSymmetry, Topology
 
-__all__ = [
-    "FUNCTIONS",
-    "NEURON_LAYERS",
-    "ByKind",
-    "Kinds",
-    "NeuronLayer",
-    "PerChannel",
-    "Received",
-    "hidden_kinds",
-    "kind_of",
-    "kinds_of_level",
-    "put",
-]
-
 #: Kinds of the hidden neurons of a level, each with which of its neurons; ``None`` for all.
 Kinds = list[tuple[str, Tensor | None]]
 

@@ -15,8 +15,6 @@ from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.layers.shared import SharedEquivariantLinear
 
-__all__ = ["EdgePooling", "PoolingKind", "SharedPoolingLayer", "TensorNodes"]
-
 PoolingKind = Literal["mean", "sum", "max", "attention"]
 
 

@@ -13,8 +13,6 @@ from nngraph import kernels
 from nngraph.graph import Members, Topology
 from nngraph.nn.common.pointwise import normalise_tensors
 
-__all__ = ["Kinds", "SharedEquivariantLinear", "SharedTensorNorm"]
-
 
 @dataclass(frozen=True)
 class Kinds:

@@ -31,8 +31,6 @@ from nngraph.nn.layers.neurons import (
     put,
 )
 
-__all__ = ["Level", "SymmetricPass"]
-
 
 @dataclass
 class Level:

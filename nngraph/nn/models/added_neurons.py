@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack, forward, with_widths
 
-__all__ = ["AddedNeurons"]
-
 
 class AddedNeurons(nn.Module):
     r"""A network for each vector, whose hidden layers are learned and the same for all.

@@ -15,8 +15,6 @@ from nngraph.errors import ArchitectureError
 from nngraph.nn.common.size_limits import Architectures, SizeLimits, several
 from nngraph.nn.features import Features, Fitted, Networks, input_features
 
-__all__ = ["Access", "Metanetwork", "NetworkModel", "Traits", "evaluating", "traits_of"]
-
 #: What a model may use; models that may use different things are never mixed in one comparison.
 Access = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
 

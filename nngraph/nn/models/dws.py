@@ -22,8 +22,6 @@ from nngraph.nn.models.base import Traits
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.readouts.readout import ReadoutOptions
 
-__all__ = ["EquivariantNetwork", "InvariantReadout"]
-
 
 class EquivariantNetwork(StateNetwork):
     r"""Layers that reach every equivariant linear map of one architecture; an invariant read-out.

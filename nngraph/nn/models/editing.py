@@ -20,8 +20,6 @@ from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 from nngraph.nn.readouts.weights import WeightReadout
 
-__all__ = ["EditingNetwork"]
-
 
 class EditingNetwork(NetworkModel):
     r"""A model that edits networks: their weights, and neurons beside them.

@@ -14,8 +14,6 @@ from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork, Traits
 
-__all__ = ["FlatNetwork"]
-
 
 class FlatNetwork(Metanetwork):
     """An MLP on all weights and biases in a row; relabelling the neurons changes its answers.

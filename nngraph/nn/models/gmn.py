@@ -13,8 +13,6 @@ from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork
 
-__all__ = ["GraphLayer", "GraphMetanetwork"]
-
 
 class GraphLayer(nn.Module):
     r"""A round in which weights, neurons and the network hear of one another.

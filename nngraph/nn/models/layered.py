@@ -25,8 +25,6 @@ from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
 from nngraph.nn.readouts.readout import ReadoutOptions
 
-__all__ = ["EdgeStep", "LayeredNetwork", "columns"]
-
 
 class EdgeStep(nn.Module):
     r"""Update of the state of each weight from itself and from the neurons at its ends.

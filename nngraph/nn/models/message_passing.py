@@ -30,8 +30,6 @@ from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 #: What a round returns.
 Update = tuple[Tensor, kernels.EdgeUpdate | None]
 
-__all__ = ["MessagePassingLayer", "MessagePassingNetwork"]
-
 
 class MessagePassingLayer(nn.Module):
     r"""One round of message passing in which neurons and weights hear of one another.

@@ -14,8 +14,6 @@ from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.readouts.readout import ReadoutOptions
 
-__all__ = ["SharedEquivariantNetwork"]
-
 
 class SharedEquivariantNetwork(StateNetwork):
     r"""Equivariant layers with inputs and outputs relabelled too: any architectures in one batch.

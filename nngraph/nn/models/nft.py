@@ -16,8 +16,6 @@ from nngraph.nn.features import Networks
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.readouts.readout import ReadoutOptions
 
-__all__ = ["SetAttentionLayer", "SetAttentionNetwork", "TensorAttention"]
-
 
 class TensorAttention(nn.Module):
     r"""Attention among the means of all tensors of a network.

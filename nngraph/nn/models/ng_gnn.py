@@ -16,8 +16,6 @@ from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.size_limits import Architectures, several
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
-__all__ = ["FilmLayer", "FilmNetwork"]
-
 
 class FilmLayer(nn.Module):
     r"""A round of messages modulated by the edges, aggregated in several ways, in both directions.

@@ -13,8 +13,6 @@ from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
-__all__ = ["RelationalLayer", "RelationalNetwork"]
-
 
 class RelationalLayer(nn.Module):
     r"""Attention of each neuron to those that it is joined with, modulated by the weights.

@@ -9,8 +9,6 @@ from nngraph.errors import ArchitectureError
 from nngraph.nn.features import Networks
 from nngraph.nn.models.symmetric import SymmetricNetwork
 
-__all__ = ["plane_wave_r2"]
-
 
 @torch.no_grad()
 def plane_wave_r2(

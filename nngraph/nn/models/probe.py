@@ -14,8 +14,6 @@ from nngraph.nn.probes.grid import GridReader, grid_points, side_of
 from nngraph.nn.probes.probes import StandardAnswers
 from nngraph.nn.probes.running import Runner
 
-__all__ = ["ProbeNetwork"]
-
 
 class ProbeNetwork(Metanetwork):
     r"""A plain network on the answers of the networks at learned inputs; it reads no weights.

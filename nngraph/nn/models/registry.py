@@ -17,8 +17,6 @@ from nngraph.nn.models.probe import ProbeNetwork
 from nngraph.nn.models.statistics import StatisticsNetwork
 from nngraph.nn.models.symmetric import SymmetricNetwork
 
-__all__ = ["MODELS", "model_named"]
-
 _Model = TypeVar("_Model", bound=Metanetwork)
 
 #: Name on the command line -> model, built as ``Model(architecture, num_outputs, **options)``.

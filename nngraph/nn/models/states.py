@@ -12,9 +12,6 @@ from nngraph.nn.features import Networks
 from nngraph.nn.models.base import Metanetwork
 from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 
-__all__ = ["StateNetwork"]
-
-
 _ALL = ReadoutOptions()
 
 

@@ -13,8 +13,6 @@ from nngraph.nn.models.base import Metanetwork, Traits
 from nngraph.nn.probes.probes import StandardAnswers
 from nngraph.nn.probes.running import Runner
 
-__all__ = ["StatisticsNetwork"]
-
 
 class StatisticsNetwork(Metanetwork):
     r"""An MLP on the statistics of each tensor: invariant, and blind to how neurons are joined.

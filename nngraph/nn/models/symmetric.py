@@ -24,8 +24,6 @@ from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.probes.grid import GridReader, grid_points, side_of
 from nngraph.nn.probes.probes import Probes
 
-__all__ = ["SymmetricNetwork"]
-
 
 class SymmetricNetwork(StateNetwork, Standardised):
     r"""Message passing that is invariant to all that the networks' activations allow.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.pointwise import Dropout
 
-__all__ = ["GridReader", "grid_points", "side_of"]
-
 
 def side_of(points: int, inputs: int) -> int:
     """Return how many points a square grid of ``points`` has along each axis.

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 
-__all__ = ["Hook", "check_parameters", "find_hooks", "neuron_means", "watched"]
-
 #: Modules whose outputs count neurons along the last axis; those of all others along axis 1.
 _NEURONS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention)
 

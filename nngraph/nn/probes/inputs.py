@@ -8,8 +8,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GeneratedInputs", "LearnedInputs"]
-
 #: Images up to this wide are made by the first map of a generator at once.
 _SMALL = 4
 

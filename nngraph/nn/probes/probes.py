@@ -16,8 +16,6 @@ from nngraph.nn.features import Features
 from nngraph.nn.probes.inputs import GeneratedInputs, LearnedInputs
 from nngraph.nn.probes.running import ChainRunner, Runner
 
-__all__ = ["Probes", "StandardAnswers"]
-
 
 class Probes(nn.Module):
     r"""Run the networks at P learned inputs: the response of every neuron to each of them.

@@ -18,8 +18,6 @@ from nngraph.nn.common.levels import at_inputs, at_outputs
 from nngraph.nn.features import Features
 from nngraph.nn.probes.hooks import Hook, check_parameters, find_hooks, neuron_means, watched
 
-__all__ = ["ChainRunner", "ModuleRunner", "Runner"]
-
 #: Networks times inputs that are run at once on a CPU: what they compute then stays in its cache.
 #: 64 networks of three convolutions at 64 images take 2.4 times as long all at once.
 _CPU_RUNS = 512

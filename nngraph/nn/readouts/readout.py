@@ -22,17 +22,6 @@ from nngraph.nn.common.levels import at_outputs, level_means
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.size_limits import SizeLimits
 
-__all__ = [
-    "Attention",
-    "LayerwiseMeans",
-    "LevelMeans",
-    "OutputStates",
-    "Readout",
-    "ReadoutKind",
-    "ReadoutOptions",
-    "Summary",
-]
-
 ReadoutKind = Literal["mean", "attention", "outputs"]
 
 

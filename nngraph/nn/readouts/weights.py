@@ -15,8 +15,6 @@ from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.common.states import States
 from nngraph.nn.features import Features
 
-__all__ = ["WeightReadout"]
-
 #: Columns of nodes that are measured in training and not learned: no edit changes them.
 _MEASURED = {"running_mean", "running_var"}
 

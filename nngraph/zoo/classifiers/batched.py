@@ -14,8 +14,6 @@ from nngraph.graph import Activation
 from nngraph.settings import OPTIMISERS, WEIGHT_INITS
 from nngraph.zoo.classifiers.spec import ClassifierSpec
 
-__all__ = ["BatchedClassifiers", "BatchedOptimiser"]
-
 #: Momentum of a batch norm's running statistics, torch's own.
 _MOMENTUM = 0.1
 

@@ -11,8 +11,6 @@ import numpy as np
 from nngraph.settings import OPTIMISERS, WEIGHT_INITS, Recipe
 from nngraph.zoo.classifiers.spec import ClassifierSpec
 
-__all__ = ["draw_runs", "draw_specs"]
-
 
 def draw_specs(
     recipe: Recipe, count: int, image_shape: tuple[int, int, int], classes: int, seed: int

@@ -7,8 +7,6 @@ from nngraph.nn import Hook, ModuleRunner
 from nngraph.zoo.classifiers.trained import spec_of
 from nngraph.zoo.store.zoo import Zoo
 
-__all__ = ["runner_of", "says_how_to_run"]
-
 
 def says_how_to_run(zoo: Zoo) -> bool:
     """Return whether a zoo holds trained classifiers, which :func:`runner_of` runs."""

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter, Slab
 
-__all__ = ["Classifier", "ClassifierSpec", "HiddenLayer"]
-
 #: Images up to this wide are not made smaller any more.
 _SMALL = 4
 

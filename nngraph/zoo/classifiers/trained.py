@@ -27,8 +27,6 @@ from nngraph.zoo.store.splits import policy_of, split_of_images
 from nngraph.zoo.store.writing import write_with_bar
 from nngraph.zoo.store.zoo import Zoo
 
-__all__ = ["classifier_of", "spec_of", "train_zoo"]
-
 _FACTS = (
     Fact("run"),
     Fact("step"),

@@ -16,8 +16,6 @@ from nngraph.zoo.classifiers.spec import ClassifierSpec
 from nngraph.zoo.sources import ImageSource
 from nngraph.zoo.threads import on_threads
 
-__all__ = ["LabelledImages", "TrainedRuns", "train_classifiers"]
-
 #: Networks that are trained at once by a thread: their tensors stay in the processor's cache.
 CHUNK = 8
 #: Images at once in evaluation, per network.

@@ -12,8 +12,6 @@ from nngraph.settings import FitSettings
 from nngraph.zoo.fitting.inits import FittedLayer
 from nngraph.zoo.fitting.siren import psnr_of
 
-__all__ = ["BETAS", "EPSILON", "Chunk"]
-
 #: Adam's decay rates. A second moment that forgets soon suits some hundreds of steps: by 0.999 the
 #: same steps end 2 dB lower. Epsilon is small because a layer's gradient is divided by its w0.
 BETAS = (0.9, 0.99)

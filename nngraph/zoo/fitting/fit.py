@@ -28,8 +28,6 @@ from nngraph.zoo.fitting.inits import fitted_layers, initial_parameters, layer_i
 from nngraph.zoo.fitting.siren import pixel_coordinates
 from nngraph.zoo.threads import on_threads
 
-__all__ = ["FitResult", "fit_images"]
-
 #: Passes over the image that are drawn before the order of the pixels repeats.
 MAX_PASSES = 64
 

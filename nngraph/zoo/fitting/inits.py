@@ -13,15 +13,6 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Activation, Architecture, chain_layers
 
-__all__ = [
-    "FittedLayer",
-    "fitted_layers",
-    "fourier_architecture",
-    "fourier_features",
-    "initial_parameters",
-    "layer_inputs",
-]
-
 
 @dataclass(frozen=True)
 class FittedLayer:

@@ -22,8 +22,6 @@ from nngraph.zoo.store.manifest import Manifest, Origin
 from nngraph.zoo.store.shards import Layout, Shard
 from nngraph.zoo.store.splits import policy_of, split_of_images
 
-__all__ = ["FitPlan", "draw_architectures", "plan_fit"]
-
 
 @dataclass(frozen=True)
 class FitPlan:

@@ -21,8 +21,6 @@ from nngraph.zoo.sources import ImageSource
 from nngraph.zoo.store.writing import write_with_bar
 from nngraph.zoo.store.zoo import Zoo
 
-__all__ = ["fit_zoo", "suggested_settings"]
-
 
 def suggested_settings(
     image_shape: Sequence[int], features: int = 0, device: str = "cpu"

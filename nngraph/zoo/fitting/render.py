@@ -10,8 +10,6 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack, forward
 from nngraph.zoo.fitting.siren import pixel_coordinates
 
-__all__ = ["render"]
-
 
 def render(
     networks: NeuralGraphStack | Mapping[str, Tensor],

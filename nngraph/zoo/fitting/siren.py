@@ -9,12 +9,6 @@ from torch import Tensor
 
 from nngraph.graph import Activation, Architecture
 
-__all__ = [
-    "pixel_coordinates",
-    "psnr_of",
-    "siren_architecture",
-]
-
 
 def siren_architecture(widths: Sequence[int], w0: float = 30.0) -> Architecture:
     """Describe a SIREN of these widths, coordinates first: sine hidden layers, a linear output."""

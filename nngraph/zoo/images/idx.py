@@ -15,8 +15,6 @@ from torch import Tensor
 from nngraph.errors import DataFileError
 from nngraph.zoo.sources import ImageSource
 
-__all__ = ["CLASS_NAMES", "load_idx_folder", "read_idx"]
-
 #: Names of the classes of data sets that are distributed as IDX files.
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "mnist": tuple("0123456789"),

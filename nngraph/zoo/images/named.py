@@ -11,8 +11,6 @@ from nngraph.zoo.images.idx import CLASS_NAMES, load_idx_folder
 from nngraph.zoo.images.pngs import load_png_folder
 from nngraph.zoo.sources import ImageSource, load_digits_images
 
-__all__ = ["SOURCES", "Source", "load_images", "load_train_and_test"]
-
 
 @dataclass(frozen=True)
 class Source:

@@ -15,8 +15,6 @@ from nngraph.errors import DataFileError, MissingDependencyError
 from nngraph.files import read_bounded
 from nngraph.zoo.sources import ImageSource
 
-__all__ = ["LABELS", "load_png_folder"]
-
 #: Name of the table of labels, if the folder has one.
 LABELS = "labels.csv"
 _MAX_BYTES = 2**26

@@ -28,8 +28,6 @@ from nngraph.zoo.store.writing import (
 )
 from nngraph.zoo.store.zoo import Zoo
 
-__all__ = ["append_networks", "create_zoo", "filter_zoo", "merge_zoos"]
-
 
 def create_zoo(
     path: str | Path,
@@ -286,5 +284,3 @@ def _digest_of(zoo: Zoo) -> str:
 
 def _with(values: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
     return values if value in values else (*values, value)
-
-

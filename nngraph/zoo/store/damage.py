@@ -12,8 +12,6 @@ from nngraph.zoo.store.manifest import Manifest
 from nngraph.zoo.store.shards import map_shard, verify_digest
 from nngraph.zoo.store.writing import layout_of
 
-__all__ = ["damage"]
-
 
 def damage(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Yield what is wrong with the finished shards in a folder, one sentence each."""

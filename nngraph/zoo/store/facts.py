@@ -11,8 +11,6 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
 
-__all__ = ["FACT_PREFIX", "SPLITS", "Fact", "check_facts"]
-
 #: Names of the splits; a network's split is its index here.
 SPLITS = ("train", "val", "test")
 #: What the name of a fact's tensor in a shard begins with.

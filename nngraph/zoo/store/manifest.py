@@ -14,8 +14,6 @@ from nngraph.zoo.store.facts import SPLITS, Fact
 from nngraph.zoo.store.manifest_json import Malformed, fields_of, shard_from_plain
 from nngraph.zoo.store.shards import DTYPES, Shard, write_whole
 
-__all__ = ["MANIFEST", "SCHEMA_VERSION", "Manifest", "Origin", "SplitPolicy"]
-
 MANIFEST = "manifest.json"
 #: Version of the manifest. It changes whenever an older reader would misread a newer zoo.
 SCHEMA_VERSION = 2

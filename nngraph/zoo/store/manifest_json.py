@@ -7,8 +7,6 @@ from typing import Any
 
 from nngraph.zoo.store.shards import Shard
 
-__all__ = ["Malformed", "fields_of", "shard_from_plain"]
-
 #: More networks than this in one shard are refused when a manifest is read.
 _MAX_COUNT = 2**31
 _HEX = r"[0-9a-f]{64}"

@@ -12,8 +12,6 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.zoo.store.zoo import Zoo
 
-__all__ = ["select"]
-
 _COMPARE: dict[str, Callable[[Tensor, float], Tensor]] = {
     ">=": operator.ge, "<=": operator.le, "!=": operator.ne, "==": operator.eq, "=": operator.eq,
     ">": operator.gt, "<": operator.lt,

@@ -27,18 +27,6 @@ from nngraph.files import write_atomically
 from nngraph.graph import Architecture
 from nngraph.zoo.store.facts import FACT_PREFIX, Fact
 
-__all__ = [
-    "DTYPES",
-    "Layout",
-    "Shard",
-    "check_shard",
-    "map_shard",
-    "read_facts",
-    "verify_digest",
-    "write_shard",
-    "write_whole",
-]
-
 #: Dtypes that weights may have.
 DTYPES = {
     "float16": torch.float16,

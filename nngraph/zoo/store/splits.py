@@ -11,8 +11,6 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError
 from nngraph.zoo.store.manifest import SplitPolicy
 
-__all__ = ["policy_of", "split_of_groups", "split_of_images"]
-
 
 def policy_of(splits: Sequence[float], seed: int) -> SplitPolicy:
     """Return fractions of training, validation and test groups, checked.

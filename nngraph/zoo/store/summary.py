@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["describe", "histogram"]
-
 
 def describe(value: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
     """Return how often each name of a fact occurs, or where its numbers lie if it has none."""

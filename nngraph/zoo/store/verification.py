@@ -10,8 +10,6 @@ from nngraph.zoo.store.shards import read_facts
 from nngraph.zoo.store.writing import layout_of, with_receipts
 from nngraph.zoo.store.zoo import Zoo
 
-__all__ = ["find_problems"]
-
 
 def find_problems(path: str | Path) -> list[str]:
     """Return everything that is wrong with the zoo in a folder, one sentence each; nothing is fine.

@@ -36,11 +36,6 @@ from nngraph.zoo.store.shards import (
     write_whole,
 )
 
-__all__ = [
-    "continue_or_begin", "finish_shard", "fold_receipts", "layout_of", "locked", "with_receipts",
-    "write_with_bar", "write_zoo",
-]  # fmt: skip
-
 _RECEIPT = "nngraph.zoo.receipt"
 _MAX_RECEIPT = 2**16
 

@@ -19,8 +19,6 @@ from nngraph.zoo.store.shards import Shard, map_shard, read_facts, verify_digest
 from nngraph.zoo.store.summary import describe
 from nngraph.zoo.store.writing import layout_of, with_receipts
 
-__all__ = ["SPLITS", "Zoo"]
-
 
 class Zoo:
     """A population of networks on disk; open one with :meth:`Zoo.open`, make one with ``fit_zoo``.
