@@ -17,16 +17,13 @@ from nngraph.zoo.images.named import SOURCES, Source, load_images, load_train_an
 from nngraph.zoo.images.pngs import load_png_folder
 from nngraph.zoo.sources import ImageSource, load_digits_images
 from nngraph.zoo.store.curation import append_networks, create_zoo, filter_zoo, merge_zoos
-from nngraph.zoo.store.facts import SPLITS, Fact
-from nngraph.zoo.store.manifest import Manifest, Origin, SplitPolicy
-from nngraph.zoo.store.manifest_json import Malformed
+from nngraph.zoo.store.facts import SPLITS, Fact, histogram
+from nngraph.zoo.store.manifest import Malformed, Manifest, Origin, SplitPolicy
 from nngraph.zoo.store.selection import select
 from nngraph.zoo.store.shards import DTYPES, Shard
 from nngraph.zoo.store.splits import policy_of, split_of_groups
-from nngraph.zoo.store.summary import histogram
-from nngraph.zoo.store.verification import find_problems
 from nngraph.zoo.store.writing import write_zoo
-from nngraph.zoo.store.zoo import Zoo
+from nngraph.zoo.store.zoo import Zoo, find_problems
 
 __all__ = [
     "DTYPES",

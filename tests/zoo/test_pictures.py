@@ -10,7 +10,7 @@ from PIL import Image
 from nngraph.drawing import draw_contact_sheet, draw_histograms
 from nngraph.errors import InvalidGraphError
 from nngraph.zoo import ImageSource, Zoo
-from nngraph.zoo.store.summary import histogram
+from nngraph.zoo.store.facts import histogram
 
 MakeZoo = Callable[..., Zoo]
 

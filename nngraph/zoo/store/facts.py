@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,3 +104,40 @@ def check_facts(
         if problem := fact.problem(checked[fact.name]):
             raise InvalidGraphError(f"{problem}.")
     return checked
+
+
+def describe(value: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return how often each name of a fact occurs, or where its numbers lie if it has none."""
+    if names:
+        return dict(zip(names, torch.bincount(value, minlength=len(names)).tolist(), strict=True))
+    numbers = _finite(value)
+    if not len(numbers):
+        return dict.fromkeys(("histogram", "mean", "min", "max"))
+    edges, counts = histogram(numbers)
+    return {
+        "histogram": {"edges": edges, "counts": counts},
+        "mean": float(numbers.mean()), "min": float(numbers.min()), "max": float(numbers.max())
+    }  # fmt: skip
+
+
+def histogram(value: Tensor, bins: int = 10) -> tuple[list[float], list[int]]:
+    """Return the edges of ``bins`` equal intervals, and how many finite numbers are in each."""
+    numbers = _finite(value)
+    if not len(numbers):
+        return [], []
+    low, high = float(numbers.min()), float(numbers.max())
+    if low == high:
+        return [low, high], [len(numbers)]
+    edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
+    inner = torch.bucketize(numbers, edges[1:-1], right=True)
+    return edges.tolist(), torch.bincount(inner, minlength=bins).tolist()
+
+
+def _finite(value: Tensor) -> Tensor:
+    numbers = value.double()
+    return numbers[torch.isfinite(numbers)]
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """Return a dataclass as JSON has it, tuples as lists."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,7 @@ from typing import Any
 from nngraph.errors import ArchitectureError, DataFileError, InvalidGraphError
 from nngraph.files import read_bounded
 from nngraph.graph import Architecture
-from nngraph.zoo.store.facts import SPLITS, Fact
-from nngraph.zoo.store.manifest_json import Malformed, fields_of, shard_from_plain
+from nngraph.zoo.store.facts import SPLITS, Fact, plain
 from nngraph.zoo.store.shards import DTYPES, Shard, write_whole
 
 MANIFEST = "manifest.json"
@@ -19,6 +19,12 @@ MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2
 _FORMAT = "nngraph.zoo"
 _MAX_BYTES = 2**28
+#: More networks than this in one shard are refused when a manifest is read.
+_MAX_COUNT = 2**31
+
+
+class Malformed(Exception):
+    """What is wrong inside a manifest; the reader adds the file's name."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,7 @@ class Origin:
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as plain data."""
-        shape = None if self.image_shape is None else list(self.image_shape)
-        return {
-            "source": self.source, "recipe": self.recipe, "image_shape": shape,
-            "command": self.command,
-        }  # fmt: skip
+        return plain(self)
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,6 @@ class Manifest:
         )
 
     @property
-    def starts(self) -> list[int]:
-        """First network of each shard, and the number of networks at the end."""
-        starts = [0]
-        for shard in self.shards:
-            starts.append(starts[-1] + shard.count)
-        return starts
-
-    @property
     def recipe(self) -> dict[str, Any]:
         """The recipe of the first origin; a zoo that was merged has several origins."""
         return self.origins[0].recipe if self.origins else {}
@@ -139,11 +133,8 @@ class Manifest:
             "target": self.target,
             "group": self.group,
             "dtype": self.dtype,
-            "policy": {"fractions": list(self.policy.fractions), "seed": self.policy.seed},
-            "facts": [
-                {"name": fact.name, "dtype": fact.dtype, "values": list(fact.values)}
-                for fact in self.facts
-            ],
+            "policy": plain(self.policy),
+            "facts": [plain(fact) for fact in self.facts],
             "architectures": [architecture.to_dict() for architecture in self.architectures],
             "origins": [origin.to_plain() for origin in self.origins],
             "history": list(self.history),
@@ -169,11 +160,10 @@ class Manifest:
                 f"{folder} is not a zoo: it has no {MANIFEST}. Make one with nngraph.zoo.fit_zoo "
                 "or the command 'nngraph zoo fit'."
             )
+        text = read_bounded(path, _MAX_BYTES)
         try:
-            data = json.loads(read_bounded(path, _MAX_BYTES))
+            data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            if isinstance(error, DataFileError):
-                raise
             raise DataFileError(f"{path} is not valid JSON: {error!s:.200}.") from None
         try:
             return cls.from_plain(data)
@@ -187,7 +177,7 @@ class Manifest:
         Raises:
             Malformed, ArchitectureError, InvalidGraphError: if it is none.
         """
-        top = fields_of(data, "the manifest", format=str, version=int)
+        top = _fields(data, "the manifest", format=str, version=int)
         if top["format"] != _FORMAT:
             raise Malformed(f"format is {top['format']!r:.80}; expected {_FORMAT!r}.")
         if top["version"] != SCHEMA_VERSION:
@@ -195,17 +185,13 @@ class Manifest:
                 f"version is {top['version']}; this nngraph reads version {SCHEMA_VERSION}. "
                 "Read the zoo with the nngraph that wrote it, or make it again."
             )
-        top = fields_of(
-            data,
-            "the manifest",
-            target=str, group=str, dtype=str, policy=dict, facts=list, architectures=list,
-            origins=list, history=list, shards=list,
+        _fields(
+            data, "the manifest", target=str, group=str, dtype=str, policy=dict, facts=list,
+            architectures=list, origins=list, history=list, shards=list,
         )  # fmt: skip
         origins = tuple(_origin(item, i) for i, item in enumerate(top["origins"]))
-        count = len(top["architectures"])
-        shards = tuple(
-            shard_from_plain(item, i, count, len(origins)) for i, item in enumerate(top["shards"])
-        )
+        counts = {"architecture": len(top["architectures"]), "origin": len(origins)}
+        shards = tuple(_shard(item, i, counts) for i, item in enumerate(top["shards"]))
         if len({shard.file for shard in shards}) < len(shards):
             raise Malformed("two shards have one file name.")
         if not all(isinstance(item, dict) for item in top["history"]):
@@ -213,24 +199,34 @@ class Manifest:
         return cls(
             architectures=tuple(Architecture.from_dict(item) for item in top["architectures"]),
             facts=tuple(_fact(item, i) for i, item in enumerate(top["facts"])),
-            group=top["group"],
-            target=top["target"],
             origins=origins,
             shards=shards,
-            dtype=top["dtype"],
             policy=_policy(top["policy"]),
             history=tuple(top["history"]),
+            **{name: top[name] for name in ("group", "target", "dtype")},
         )
 
 
+def _fields(data: object, where: str, **types: type) -> dict[str, Any]:
+    """Return an object of JSON after checking the types of some of its fields."""
+    if not isinstance(data, dict):
+        raise Malformed(f"{where} is a {type(data).__name__}; expected an object.")
+    for name, kind in types.items():
+        if type(data.get(name)) is not kind:
+            raise Malformed(
+                f"{where} has {name} = {data.get(name)!r:.80}; expected a {kind.__name__}."
+            )
+    return data
+
+
 def _fact(data: object, index: int) -> Fact:
-    item = fields_of(data, f"facts[{index}]", name=str, dtype=str, values=list)
+    item = _fields(data, f"facts[{index}]", name=str, dtype=str, values=list)
     return Fact(item["name"], item["dtype"], tuple(item["values"]))
 
 
 def _origin(data: object, index: int) -> Origin:
     where = f"origins[{index}]"
-    item = fields_of(data, where, source=str, recipe=dict)
+    item = _fields(data, where, source=str, recipe=dict)
     shape, command = item.get("image_shape"), item.get("command")
     if shape is not None:
         sizes = shape if isinstance(shape, list) and len(shape) == 3 else [0]
@@ -245,10 +241,43 @@ def _origin(data: object, index: int) -> Origin:
 
 
 def _policy(data: dict[str, Any]) -> SplitPolicy:
-    item = fields_of(data, "policy", fractions=list, seed=int)
+    item = _fields(data, "policy", fractions=list, seed=int)
     fractions = item["fractions"]
     if len(fractions) != 3 or not all(
         isinstance(f, (int, float)) and not isinstance(f, bool) and 0 <= f <= 1 for f in fractions
     ):
         raise Malformed(f"policy has fractions = {fractions!r:.80}; expected three in [0, 1].")
     return SplitPolicy((fractions[0], fractions[1], fractions[2]), item["seed"])
+
+
+def _shard(data: object, index: int, counts: dict[str, int]) -> Shard:
+    where = f"shards[{index}]"
+    item = _fields(
+        data, where, file=str, count=int, architecture=int, origin=int, status=str, versions=dict
+    )
+    if not re.fullmatch(r"shard-[0-9]{1,12}\.safetensors", item["file"]):
+        raise Malformed(
+            f"{where} has file = {item['file']!r:.80}; expected a plain name such as "
+            "'shard-00000.safetensors', in the zoo's own folder."
+        )
+    if not 1 <= item["count"] <= _MAX_COUNT:
+        raise Malformed(f"{where} has count = {item['count']}; expected 1 to {_MAX_COUNT}.")
+    for name, limit in counts.items():
+        if not 0 <= item[name] < limit:
+            raise Malformed(f"{where} has {name} = {item[name]}; the manifest has {limit}.")
+    shard = Shard(item["file"], item["count"], item["architecture"], item["origin"])
+    whole, facts = item.get("sha256"), item.get("facts_sha256")
+    if item["status"] == "missing" and whole is None and facts is None:
+        return shard
+    if item["status"] != "done" or not (is_digest(whole) and is_digest(facts)):
+        raise Malformed(
+            f"{where} has status {item['status']!r:.40} and sha256 {whole!r:.80}, "
+            f"facts_sha256 {facts!r:.80}; expected 'done' with checksums of 64 hexadecimal "
+            "digits, or 'missing' with null."
+        )
+    return shard.finished(str(whole), str(facts), item["versions"])
+
+
+def is_digest(value: object) -> bool:
+    """Whether a value of JSON is a SHA-256 in hexadecimal."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None

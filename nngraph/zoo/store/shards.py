@@ -25,7 +25,7 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError, DataFileError
 from nngraph.files import write_atomically
 from nngraph.graph import Architecture
-from nngraph.zoo.store.facts import FACT_PREFIX, Fact
+from nngraph.zoo.store.facts import Fact, plain
 
 #: Dtypes that weights may have.
 DTYPES = {
@@ -85,16 +85,7 @@ class Shard:
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {
-            "file": self.file,
-            "count": self.count,
-            "architecture": self.architecture,
-            "origin": self.origin,
-            "status": "done" if self.done else "missing",
-            "sha256": self.sha256,
-            "facts_sha256": self.facts_sha256,
-            "versions": self.versions,
-        }
+        return {**plain(self), "status": "done" if self.done else "missing"}
 
 
 @dataclass(frozen=True)
@@ -110,16 +101,12 @@ class Layout:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        keys = {fact.key for fact in self.facts}
         for parameter in self.architecture.parameters:
-            if parameter.name.startswith(FACT_PREFIX) and parameter.name in self.fact_keys:
+            if parameter.name in keys:
                 raise ArchitectureError(
                     f"parameter {parameter.name!r} has the name of a fact of the zoo; rename it."
                 )
-
-    @property
-    def fact_keys(self) -> dict[str, Fact]:
-        """Facts by the names of their tensors."""
-        return {fact.key: fact for fact in self.facts}
 
     @cached_property
     def entries(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -131,11 +118,6 @@ class Layout:
         }
         return {**entries, **{fact.key: (fact.torch_dtype, ()) for fact in self.facts}}
 
-    @cached_property
-    def bytes_per_network(self) -> int:
-        """Bytes that a network takes."""
-        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.entries.values())
-
     def nbytes(self, name: str, count: int) -> int:
         """Bytes of a tensor of ``count`` networks."""
         dtype, shape = self.entries[name]
@@ -143,16 +125,10 @@ class Layout:
 
 
 def write_shard(path: Path, layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
-    """Write a shard atomically; return the SHA-256 of the file and of its facts.
-
-    Raises:
-        DataFileError: if the file cannot be written, such as on a full disk; what was there before
-            is left.
-    """
+    """Write a shard atomically; return the SHA-256 of the file and of its facts."""
     data = safetensors.torch.save({name: tensors[name].contiguous() for name in layout.entries})
     write_whole(path, data)
-    facts = {fact.name: tensors[fact.key] for fact in layout.facts}
-    return hashlib.sha256(data).hexdigest(), _facts_digest(layout.facts, facts)
+    return hashlib.sha256(data).hexdigest(), _facts_digest(layout.facts, tensors)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -175,21 +151,18 @@ def _facts_digest(facts: tuple[Fact, ...], values: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for fact in facts:
         digest.update(fact.key.encode() + b"\0")
-        digest.update(values[fact.name].contiguous().numpy().tobytes())
+        digest.update(values[fact.key].contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 def check_shard(path: Path, layout: Layout, count: int) -> dict[str, int]:
-    """Check type, length and header of a shard without reading its data.
-
-    Returns:
-        For each tensor the position of its first byte in the file.
+    """Return where each tensor of a shard begins in the file, after checking all but its data.
 
     Raises:
         DataFileError: naming the file, if it does not hold exactly the tensors of ``count``
             networks.
     """
-    total = layout.bytes_per_network * count
+    total = sum(layout.nbytes(name, count) for name in layout.entries)
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -258,12 +231,7 @@ def _offsets(path: Path, header: bytes, layout: Layout, count: int, base: int) -
 
 
 def read_facts(path: Path, layout: Layout, shard: Shard) -> dict[str, Tensor]:
-    """Read the facts of a shard alone, and hold them against their checksum.
-
-    Raises:
-        DataFileError: as :func:`check_shard`, or if the checksum differs, or a fact is out of its
-            range.
-    """
+    """Read the facts of a shard alone by name, and hold them against their checksum and range."""
     offsets = check_shard(path, layout, shard.count)
     values: dict[str, Tensor] = {}
     with path.open("rb") as file:
@@ -272,8 +240,8 @@ def read_facts(path: Path, layout: Layout, shard: Shard) -> dict[str, Tensor]:
             data = file.read(layout.nbytes(fact.key, shard.count))
             if len(data) != layout.nbytes(fact.key, shard.count):
                 raise DataFileError(f"{path} was truncated while it was read.")
-            values[fact.name] = torch.frombuffer(bytearray(data), dtype=fact.torch_dtype)
-            if problem := fact.problem(values[fact.name]):
+            value = values[fact.key] = torch.frombuffer(bytearray(data), dtype=fact.torch_dtype)
+            if problem := fact.problem(value):
                 raise DataFileError(f"{path}: {problem}. The file is damaged.")
     found = _facts_digest(layout.facts, values)
     if found != shard.facts_sha256:
@@ -281,7 +249,7 @@ def read_facts(path: Path, layout: Layout, shard: Shard) -> dict[str, Tensor]:
             f"{path} has facts of SHA-256 {found}; the manifest says {shard.facts_sha256}. The "
             "file is damaged or was changed."
         )
-    return values
+    return {fact.name: values[fact.key] for fact in layout.facts}
 
 
 def map_shard(path: Path, layout: Layout, count: int) -> dict[str, Tensor]:
@@ -300,11 +268,7 @@ def map_shard(path: Path, layout: Layout, count: int) -> dict[str, Tensor]:
 
 
 def verify_digest(path: Path, sha256: str) -> None:
-    """Hold a file against its checksum.
-
-    Raises:
-        DataFileError: if it differs, or the file cannot be read.
-    """
+    """Hold a file against its checksum."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from nngraph.errors import DataFileError
 from nngraph.files import TEMPORARY, read_bounded
 from nngraph.progress import progress_bar
 from nngraph.ranks import Ranks
-from nngraph.zoo.store.manifest import MANIFEST, Manifest
+from nngraph.zoo.store.manifest import MANIFEST, Manifest, is_digest
 from nngraph.zoo.store.shards import (
     Layout,
     Shard,
@@ -47,11 +46,7 @@ def layout_of(manifest: Manifest, shard: Shard) -> Layout:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep a second process from writing into the folder, where the system has such locks.
-
-    Raises:
-        DataFileError: if another process is writing into it.
-    """
+    """Keep a second process from writing into the folder, where the system has such locks."""
     try:
         import fcntl
     except ImportError:  # Windows: two processes would write the same bits, atomically
@@ -125,7 +120,7 @@ def write_with_bar(
     with progress_bar(unit=unit, desc=desc, shown=shown and ranks.leads) as bar:
 
         def begin(found: Manifest) -> None:
-            bar.reset(total=found.starts[-1] // networks)
+            bar.reset(total=sum(shard.count for shard in found.shards) // networks)
             bar.update(sum(shard.count for shard in found.shards if shard.done) // networks)
 
         def show(done: int, **reached: str) -> None:
@@ -139,11 +134,7 @@ def continue_or_begin(path: Path, wanted: Manifest) -> Manifest:
     """Return the manifest to work on, after checking that what is there belongs to it.
 
     Finished shards are held against their checksums; those that are gone are to be written again.
-    The caller holds the lock.
-
-    Raises:
-        DataFileError: if the folder holds something else, a zoo made otherwise, or a damaged shard.
-            Nothing is changed then.
+    The caller holds the lock. Nothing is changed where there is an error.
     """
     remove_leftovers(path)
     if not (path / MANIFEST).exists():
@@ -189,14 +180,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def finish_shard(path: Path, manifest: Manifest, index: int, tensors: Mapping[str, Tensor]) -> None:
-    """Write shard ``index`` and then its receipt: a receipt never names a shard that is not there.
-
-    Args:
-        tensors: parameters and facts, by the names of the shard's layout.
-
-    Raises:
-        DataFileError: if they cannot be written, such as on a full disk.
-    """
+    """Write shard ``index``, then its receipt: a receipt never names a shard that is not there."""
     shard = manifest.shards[index]
     whole, facts = write_shard(path / shard.file, layout_of(manifest, shard), tensors)
     receipt = {
@@ -211,31 +195,26 @@ def receipt_file(path: Path, shard: Shard) -> Path:
 
 
 def with_receipts(path: Path, manifest: Manifest) -> Manifest:
-    """Return the manifest with those shards finished too whose receipts are there.
-
-    Raises:
-        DataFileError: if a receipt is damaged.
-    """
+    """Return the manifest with those shards finished too whose receipts are there."""
     done = {}
     for index, shard in enumerate(manifest.shards):
         file = receipt_file(path, shard)
         if shard.done or not file.exists():
             continue
+        text = read_bounded(file, _MAX_RECEIPT)
         try:
-            data = json.loads(read_bounded(file, _MAX_RECEIPT))
-            digests = [data["sha256"], data["facts_sha256"]]
+            data = json.loads(text)
+            digests = data["sha256"], data["facts_sha256"]
             right = data["format"] == _RECEIPT and isinstance(data["versions"], dict)
-            right &= all(bool(re.fullmatch("[0-9a-f]{64}", digest)) for digest in digests)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if isinstance(error, DataFileError):
-                raise
+            right &= all(map(is_digest, digests))
+        except (ValueError, KeyError, TypeError, RecursionError):
             right = False
         if not right:
             raise DataFileError(
                 f"{file} is no receipt of a shard; expected its checksums. Delete it, and the "
                 "same command makes the shard again."
             )
-        done[index] = shard.finished(digests[0], digests[1], data["versions"])
+        done[index] = shard.finished(*digests, data["versions"])
     return manifest.with_done(done)
 
 
@@ -285,12 +264,6 @@ def _flat(manifest: Manifest) -> dict[str, Any]:
                 while key in values:  # another origin has it too
                     key += "'"
                 values[key] = entry
-    values.update(
-        group=manifest.group,
-        target=manifest.target,
-        dtype=manifest.dtype,
-        facts=[(fact.name, fact.dtype, fact.values) for fact in manifest.facts],
-        policy=manifest.policy,
-        history=list(manifest.history),
-    )
-    return values
+    values |= {name: getattr(manifest, name) for name in ("group", "target", "dtype")}
+    facts = [(fact.name, fact.dtype, fact.values) for fact in manifest.facts]
+    return {**values, "facts": facts, "policy": manifest.policy, "history": list(manifest.history)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,9 @@ from torch import Tensor
 
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
-from nngraph.zoo.store.damage import damage
-from nngraph.zoo.store.facts import SPLITS
+from nngraph.zoo.store.facts import SPLITS, describe
 from nngraph.zoo.store.manifest import Manifest
 from nngraph.zoo.store.shards import Shard, map_shard, read_facts, verify_digest
-from nngraph.zoo.store.summary import describe
 from nngraph.zoo.store.writing import layout_of, with_receipts
 
 
@@ -46,17 +46,11 @@ class Zoo:
         self.manifest = manifest
         self.verify_on_read = verify_on_read
         self._done = [shard for shard in manifest.shards if shard.done]
-        self._starts = [0]
-        for shard in self._done:
-            self._starts.append(self._starts[-1] + shard.count)
-        columns = [
-            read_facts(path / shard.file, layout_of(manifest, shard), shard)
-            for shard in self._done
-        ]
+        self._starts = list(accumulate((shard.count for shard in self._done), initial=0))
+        columns = [read_facts(path / s.file, layout_of(manifest, s), s) for s in self._done]
         self.facts: dict[str, Tensor] = {
             fact.name: torch.cat(
-                [column[fact.name] for column in columns]
-                or [torch.empty(0, dtype=fact.torch_dtype)]
+                [torch.empty(0, dtype=fact.torch_dtype), *(each[fact.name] for each in columns)]
             )
             for fact in manifest.facts
         }
@@ -223,8 +217,7 @@ class Zoo:
         another.
         """
         sources = [origin.source for origin in self.manifest.origins]
-        order = {source: i for i, source in enumerate(dict.fromkeys(sources))}
-        source = torch.tensor([order[name] for name in sources], dtype=torch.int64)
+        source = torch.tensor([sources.index(name) for name in sources], dtype=torch.int64)
         pairs = torch.stack([source[self.origin_index], self.facts[self.manifest.group]])
         keys: Tensor = torch.unique(pairs, dim=1, return_inverse=True)[1]
         return keys
@@ -320,19 +313,18 @@ class Zoo:
         Raises:
             DataFileError: if a shard is damaged.
         """
-        layout = layout_of(self.manifest, Shard("", 1, kind))
-        names = [p.name for p in layout.architecture.parameters]
+        entries = layout_of(self.manifest, Shard("", 1, kind)).entries
         values = {
-            name: torch.empty(len(chosen), *layout.entries[name][1], dtype=layout.entries[name][0])
-            for name in names
+            p.name: torch.empty(len(chosen), *p.shape, dtype=entries[p.name][0])
+            for p in self.architectures[kind].parameters
         }
         shard_of = torch.bucketize(chosen, torch.tensor(self._starts[1:]), right=True)
         for index in torch.unique(shard_of).tolist():
             here = torch.nonzero(shard_of == index).squeeze(1)
             rows = chosen[here] - self._starts[index]
             held = self.mapped(index)
-            for name in names:
-                values[name][here] = held[name][rows]
+            for name, value in values.items():
+                value[here] = held[name][rows]
         return values
 
     def chosen(self, networks: str | Tensor | None) -> Tensor:
@@ -373,8 +365,26 @@ class Zoo:
             raise DataFileError(problem)
 
     def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the finished shards."""
-        yield from damage(self.path, self.manifest)
+        """Yield what is wrong with the finished shards, one sentence each."""
+        digests: dict[str | None, str] = {}
+        for shard in self._done:
+            path, layout = self.path / shard.file, layout_of(self.manifest, shard)
+            if shard.sha256 in digests:
+                yield f"{path} holds the same networks as {digests[shard.sha256]}."
+            digests[shard.sha256] = shard.file
+            try:
+                verify_digest(path, shard.sha256 or "")
+                held = map_shard(path, layout, shard.count)
+            except DataFileError as error:
+                yield str(error)
+                continue
+            for parameter in layout.architecture.parameters:
+                if parameter.integer:
+                    continue
+                # A sum of finite numbers may overflow; the smallest and the largest do not.
+                low, high = held[parameter.name].aminmax()
+                if not bool(torch.isfinite(low)) or not bool(torch.isfinite(high)):
+                    yield f"{path}: tensor {parameter.name!r} has NaN or infinite entries."
         keys = self.group_keys()
         pairs = torch.unique(torch.stack([keys, self.split]), dim=1)
         if pairs.shape[1] != len(torch.unique(keys)):
@@ -413,3 +423,29 @@ class Zoo:
             "origins": [origin.to_plain() for origin in manifest.origins],
             "history": list(manifest.history),
         }
+
+
+def find_problems(path: str | Path) -> list[str]:
+    """Return everything that is wrong with the zoo in a folder, one sentence each; nothing is fine.
+
+    Damaged shards are all named, and do not keep the others from being read. Shards that are not
+    made yet are no problem. A damaged manifest ends the search.
+
+    Raises:
+        DataFileError: if the manifest cannot be read.
+    """
+    path = Path(path)
+    manifest = with_receipts(path, Manifest.read(path))
+    found: list[str] = []
+    whole = []
+    for shard in manifest.shards:
+        if shard.done:
+            try:
+                read_facts(path / shard.file, layout_of(manifest, shard), shard)
+                whole.append(shard)
+            except DataFileError as error:
+                found.append(str(error))
+    found += Zoo(path, replace(manifest, shards=tuple(whole))).problems()
+    known = {shard.file for shard in manifest.shards}
+    strangers = [f for f in sorted(path.glob("shard-*.safetensors")) if f.name not in known]
+    return found + [f"{f} is not in the manifest; it is not part of the zoo." for f in strangers]
