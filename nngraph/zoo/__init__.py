@@ -6,11 +6,9 @@ from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
 from nngraph.zoo.classifiers.trained import classifier_of, train_zoo
 from nngraph.zoo.classifiers.training import LabelledImages
 from nngraph.zoo.fitting.fit import FitResult, fit_images
-from nngraph.zoo.fitting.inits import fourier_architecture
-from nngraph.zoo.fitting.plan import draw_architectures
-from nngraph.zoo.fitting.population import fit_zoo, suggested_settings
-from nngraph.zoo.fitting.render import render
-from nngraph.zoo.fitting.siren import pixel_coordinates, psnr_of, siren_architecture
+from nngraph.zoo.fitting.inits import fourier_architecture, siren_architecture
+from nngraph.zoo.fitting.population import draw_architectures, fit_zoo, suggested_settings
+from nngraph.zoo.fitting.render import pixel_coordinates, psnr_of, render
 from nngraph.zoo.images.augment import Augmentation
 from nngraph.zoo.images.idx import load_idx_folder, read_idx
 from nngraph.zoo.images.named import SOURCES, Source, load_images, load_train_and_test

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nngraph.settings import FitSettings
 from nngraph.zoo.fitting.inits import FittedLayer
-from nngraph.zoo.fitting.siren import psnr_of
+from nngraph.zoo.fitting.render import psnr_of
 
 #: Adam's decay rates. A second moment that forgets soon suits some hundreds of steps: by 0.999 the
 #: same steps end 2 dB lower. Epsilon is small because a layer's gradient is divided by its w0.
@@ -34,12 +34,9 @@ class Chunk:
     """
 
     def __init__(
-        self,
-        layers: Sequence[FittedLayer],
-        parameters: dict[str, Tensor],
-        inputs: Tensor,
+        self, layers: Sequence[FittedLayer], parameters: dict[str, Tensor], inputs: Tensor,
         targets: Tensor,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.plan = list(layers)
         self.parameters = parameters
         self.inputs = torch.cat([inputs, torch.ones_like(inputs[:1])])
@@ -64,9 +61,7 @@ class Chunk:
         """Make buffers for this many pixels."""
         self.grads = [torch.zeros_like(layer) for layer in self.layers]
         self.scratch = [torch.zeros_like(layer) for layer in self.layers]
-        self.hidden = []
-        self.slopes = []
-        self.deltas = []
+        self.hidden, self.slopes, self.deltas = [], [], []
         for layer in self.layers[:-1]:
             batch, units, _ = layer.shape
             self.hidden.append(layer.new_ones(batch, units + 1, pixels))

@@ -25,7 +25,7 @@ from nngraph.graph import Architecture
 from nngraph.settings import FitSettings
 from nngraph.zoo.fitting.chunk import Chunk
 from nngraph.zoo.fitting.inits import fitted_layers, initial_parameters, layer_inputs
-from nngraph.zoo.fitting.siren import pixel_coordinates
+from nngraph.zoo.fitting.render import pixel_coordinates
 from nngraph.zoo.threads import on_threads
 
 #: Passes over the image that are drawn before the order of the pixels repeats.
@@ -94,7 +94,7 @@ def fit_images(
         raise InvalidGraphError(f"images have dtype {images.dtype}; expected floats in [0, 1].")
     if not bool(torch.isfinite(images).all()):
         raise NonFiniteError("images have entries that are NaN or infinite; expected [0, 1].")
-    count, height, width, channels = images.shape
+    count, height, width, _ = images.shape
     seed = np.random.SeedSequence([settings.seed, stream]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(seed))
     if settings.init == "shared":
@@ -104,25 +104,22 @@ def fit_images(
     else:
         parameters = initial_parameters(architecture, count, generator, fixed)
     pixels = [part.to(device) for part in _pixel_order(height * width, settings, generator)]
-    targets = (
-        images.detach().to(torch.float32).reshape(count, height * width, channels).transpose(1, 2)
-    )
+    targets = images.detach().to(torch.float32).flatten(1, 2).transpose(1, 2)
     inputs = layer_inputs(architecture, pixel_coordinates(height, width), fixed).to(device)
     psnr = torch.empty(count, dtype=torch.float32)
     steps = torch.empty(count, dtype=torch.int64)
 
     def run(start: int) -> tuple[int, int]:
         stop = min(start + settings.chunk, count)
-        here = {layer.weight: None for layer in layers} | {layer.bias: None for layer in layers}
-        held = {name: parameters[name][start:stop].to(device) for name in here}
+        names = [name for layer in layers for name in (layer.weight, layer.bias)]
+        held = {name: parameters[name][start:stop].to(device) for name in names}
         chunk = Chunk(layers, held, inputs, targets[start:stop].contiguous().to(device))
         psnr[start:stop], steps[start:stop] = chunk.fit(settings, pixels)
         for name, value in held.items():
             parameters[name][start:stop] = value
         return start, stop
 
-    starts = range(0, count, settings.chunk)
-    for begin, stop in on_threads(run, starts, threads):
+    for begin, stop in on_threads(run, range(0, count, settings.chunk), threads):
         if on_chunk is not None:
             on_chunk(stop - begin, psnr[begin:stop])
     return FitResult(parameters, psnr, steps)

@@ -33,11 +33,6 @@ def fitted_layers(
 
     Args:
         fixed: parameters that are not fitted: none, or those of the first layer.
-
-    Raises:
-        ArchitectureError: if the architecture is not a chain from 2 coordinates through sine or
-            ReLU layers, each with a bias, to a linear output.
-        InvalidGraphError: if the fixed parameters are not those of the first layer.
     """
     what = f"the architecture {architecture} is not a network of image coordinates"
     chain = chain_layers(architecture, "Images are chains of layers on 2 inputs.")
@@ -74,6 +69,11 @@ def fitted_layers(
             f"three layers, {wanted}."
         )
     return layers[1:]
+
+
+def siren_architecture(widths: Sequence[int], w0: float = 30.0) -> Architecture:
+    """Describe a SIREN of these widths, coordinates first: sine hidden layers, a linear output."""
+    return Architecture.mlp(widths, Activation("sine", w0=w0))
 
 
 def fourier_architecture(widths: Sequence[int], features: int) -> Architecture:
@@ -144,9 +144,6 @@ def initial_parameters(
 
     Returns:
         Every parameter by its name, float32 ``[count, *shape]``.
-
-    Raises:
-        ArchitectureError: if the architecture is not a network of 2 coordinates that is fitted.
     """
     layers = fitted_layers(architecture, fixed)
     shapes = {p.name: p.shape for p in architecture.parameters}

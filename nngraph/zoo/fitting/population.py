@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,12 +15,63 @@ from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
 from nngraph.settings import FitSettings, FitZooSettings
 from nngraph.zoo.fitting.fit import fit_images
-from nngraph.zoo.fitting.inits import fourier_architecture
-from nngraph.zoo.fitting.plan import FitPlan, draw_architectures, plan_fit
-from nngraph.zoo.fitting.siren import siren_architecture
+from nngraph.zoo.fitting.inits import (
+    fitted_layers,
+    fourier_architecture,
+    fourier_features,
+    siren_architecture,
+)
+from nngraph.zoo.images.augment import Augmentation
 from nngraph.zoo.sources import ImageSource
+from nngraph.zoo.store.facts import SPLITS, Fact
+from nngraph.zoo.store.manifest import Manifest, Origin
+from nngraph.zoo.store.shards import Layout, Shard, jobs_of
+from nngraph.zoo.store.splits import policy_of, split_of_images
 from nngraph.zoo.store.writing import write_with_bar
 from nngraph.zoo.store.zoo import Zoo
+
+
+def draw_architectures(
+    count: int,
+    channels: int,
+    *,
+    depth: tuple[int, int] = (1, 3),
+    width: tuple[int, int] = (8, 48),
+    w0: float | tuple[float, float] = 30.0,
+    features: int = 0,
+    seed: int = 0,
+) -> list[Architecture]:
+    """Draw different architectures of networks of image coordinates at random.
+
+    Args:
+        count: how many; fewer if the range has not so many.
+        channels: outputs.
+        depth: fewest and most hidden layers.
+        width: smallest and largest hidden layer; each layer is drawn by itself, in steps of 4.
+        w0: frequency of SIRENs, or a range of whole numbers.
+        features: number of Fourier features, of ReLU networks in place of SIRENs.
+
+    Raises:
+        InvalidGraphError: if a range is empty.
+    """
+    low, high = (w0, w0) if isinstance(w0, (int, float)) else w0
+    for name, (least, most) in (("depth", depth), ("width", width), ("w0", (low, high))):
+        if not 0 < least <= most:
+            raise InvalidGraphError(f"{name} ranges from {least} to {most}; expected 1 or more.")
+    generator = np.random.default_rng([seed, 0xA2])
+    found: dict[Architecture, None] = {}
+    for _ in range(100 * count):
+        layers = int(generator.integers(depth[0], depth[1] + 1))
+        steps = generator.integers(0, (width[1] - width[0]) // 4 + 1, size=layers)
+        widths = (2, *(int(width[0] + 4 * step) for step in steps), channels)
+        if features:
+            found[fourier_architecture(widths, features)] = None
+        else:
+            frequency = low if low == high else float(generator.integers(int(low), int(high) + 1))
+            found[siren_architecture(widths, frequency)] = None
+        if len(found) == count:
+            break
+    return list(found)
 
 
 def suggested_settings(
@@ -98,10 +150,89 @@ def fit_zoo(
         raise InvalidGraphError("an architecture is given; widths and w0 are then part of it.")
     images = source if settings.count is None else source.take(settings.count)
     kinds = [architecture] if isinstance(architecture, Architecture) else list(architecture)
-    plan = plan_fit(images, kinds, settings, settings.fit(fit), command)
     threads = torch.get_num_threads() if threads is None else threads
-    _write(path, plan, threads, settings.device, progress)
+    _write(path, images, kinds, settings, settings.fit(fit), threads, progress, command)
     return Zoo.open(path)
+
+
+def _write(
+    path: Path, source: ImageSource, architectures: Sequence[Architecture],
+    settings: FitZooSettings, fit: FitSettings, threads: int, progress: bool, command: str | None,
+) -> None:  # fmt: skip
+    """Fit a network to every view of every image, its architecture drawn at random."""
+    count, (height, width, channels) = len(source), source.images.shape[1:]
+    facts = (
+        Fact("label", "int64", source.class_names), Fact("image"), Fact("view"), Fact("steps"),
+        Fact("psnr", "float32"), Fact("split", "int64", SPLITS),
+    )  # fmt: skip
+    fixed = []
+    for architecture in architectures:
+        given = _fixed(architecture, settings.feature_scale, fit.seed)
+        fitted_layers(architecture, given)
+        if architecture.widths[-1] != channels:
+            raise InvalidGraphError(
+                f"{architecture} has {architecture.widths[-1]} outputs but an image of "
+                f"{source.name!r} has {channels} channels; expected as many."
+            )
+        Layout(architecture, facts)
+        fixed.append(given)
+    augmentation = None if settings.augment is None else Augmentation(*settings.augment)
+    recipe: dict[str, Any] = {
+        "source": source.name,
+        "count": count,
+        "views": settings.views,
+        "splits": [float(fraction) for fraction in settings.splits],
+        "shard_size": settings.shard_size,
+        "feature_scale": settings.feature_scale,
+        "augmentation": None if augmentation is None else augmentation.to_dict(),
+        "fit": fit.to_dict(),
+    }
+    # Fit n is view n // count of image n % count.
+    kinds = torch.zeros(count * settings.views, dtype=torch.int64)
+    if len(architectures) > 1:
+        drawn = np.random.default_rng([fit.seed, 0x4B])
+        kinds = torch.from_numpy(drawn.integers(len(architectures), size=len(kinds)))
+    jobs = jobs_of(kinds, settings.shard_size)
+    manifest = Manifest(
+        tuple(architectures), facts, "image", "label",
+        (Origin(source.fingerprint(), recipe, (height, width, channels), command),),
+        tuple(Shard.numbered(i, len(fits), kind) for i, (kind, fits) in enumerate(jobs)),
+        policy=policy_of(settings.splits, fit.seed),
+    )  # fmt: skip
+    split = split_of_images(count, settings.splits, fit.seed)
+    total, error = 0, 0.0
+
+    def make(index: int, show: Callable[..., None]) -> dict[str, Tensor]:
+        def tell(done: int, psnr: Tensor) -> None:
+            nonlocal total, error
+            total += done
+            error += float((10 ** (-psnr / 10)).sum())
+            show(done, loss=f"{error / total:.2e}", psnr=f"{float(psnr.mean()):.1f} dB")
+
+        kind, numbers = jobs[index]
+        image, view = numbers % count, numbers // count
+        targets = source.targets(image)
+        if augmentation is not None:
+            targets = augmentation.apply(targets, image, view, fit.seed)
+        result = fit_images(
+            architectures[kind], targets, fit, stream=index, threads=threads,
+            device=settings.device, fixed=fixed[kind], start=kind, on_chunk=tell,
+        )  # fmt: skip
+        told = {
+            "label": source.labels[image].to(torch.int64), "image": image, "view": view,
+            "steps": result.steps, "psnr": result.psnr, "split": split[image],
+        }  # fmt: skip
+        return {**result.parameters, **{fact.key: told[fact.name] for fact in facts}}
+
+    write_with_bar(path, manifest, make, desc="fit", unit="net", shown=progress)
+
+
+def _fixed(architecture: Architecture, scale: float | None, seed: int) -> dict[str, Tensor]:
+    """Return the Fourier features of a network that has some: a sine layer before ReLU layers."""
+    names = [group.activation.name for group in architecture.groups[1:-1]]
+    if names[:2] != ["sine", "relu"] or scale is None:
+        return {}
+    return fourier_features(architecture, scale, seed)
 
 
 def _architectures(settings: FitZooSettings, w0: float, channels: int) -> list[Architecture]:
@@ -118,41 +249,3 @@ def _architectures(settings: FitZooSettings, w0: float, channels: int) -> list[A
     if settings.w0 is not None:
         raise InvalidGraphError("ReLU networks on Fourier features have no w0; leave it out.")
     return [fourier_architecture(sizes, settings.features)]
-
-
-def _write(path: Path, plan: FitPlan, threads: int, device: str, progress: bool) -> None:
-    total, error = 0, 0.0
-
-    def make(index: int, show: Callable[..., None]) -> dict[str, Tensor]:
-        def tell(count: int, psnr: Tensor) -> None:
-            nonlocal total, error
-            total += count
-            error += float((10 ** (-psnr / 10)).sum())
-            show(count, loss=f"{error / total:.2e}", psnr=f"{float(psnr.mean()):.1f} dB")
-
-        kind = plan.manifest.shards[index].architecture
-        numbers = plan.jobs[index]
-        image, view = numbers % len(plan.source), numbers // len(plan.source)
-        result = fit_images(
-            plan.manifest.architectures[kind],
-            plan.targets(image, view),
-            plan.settings,
-            stream=index,
-            threads=threads,
-            device=device,
-            fixed=plan.fixed[kind],
-            start=kind,
-            on_chunk=tell,
-        )
-        told = {
-            "label": plan.source.labels[image].to(torch.int64),
-            "image": image,
-            "view": view,
-            "steps": result.steps,
-            "psnr": result.psnr,
-            "split": plan.split[image],
-        }
-        facts = {fact.key: told[fact.name] for fact in plan.manifest.facts}
-        return {**result.parameters, **facts}
-
-    write_with_bar(path, plan.manifest, make, desc="fit", unit="net", shown=progress)

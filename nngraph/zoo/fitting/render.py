@@ -1,14 +1,14 @@
-"""Networks back to the images that they represent."""
+"""Pixels of images that networks represent: where they are, what a network says, how well."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack, forward
-from nngraph.zoo.fitting.siren import pixel_coordinates
 
 
 def render(
@@ -40,3 +40,20 @@ def render(
         networks = NeuralGraphStack.from_parameters(architecture, networks)
     values = forward(networks, pixel_coordinates(height, width).to(networks.x))
     return values.reshape(len(networks), height, width, -1)
+
+
+def pixel_coordinates(height: int, width: int) -> Tensor:
+    r"""Return float32 ``[height * width, 2]``: each pixel's centre, row by row.
+
+    Column 0 is x, from left to right, column 1 is y, from top to bottom; the image fills
+    :math:`[-1, 1]^2`, so that pixel j of a row of W has :math:`x = (2j + 1)/W - 1`.
+    """
+    x = (2 * torch.arange(width, dtype=torch.float32) + 1) / width - 1
+    y = (2 * torch.arange(height, dtype=torch.float32) + 1) / height - 1
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([columns, rows], dim=-1).reshape(-1, 2)
+
+
+def psnr_of(squared_error: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB of mean squared errors, for a peak of 1."""
+    return -10 * torch.log10(squared_error.clamp_min(1e-12))

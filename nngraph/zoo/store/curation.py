@@ -15,7 +15,7 @@ from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import Architecture, check_parameters
 from nngraph.zoo.store.facts import SPLITS, Fact, check_facts
 from nngraph.zoo.store.manifest import Manifest, Origin, SplitPolicy
-from nngraph.zoo.store.shards import DTYPES, Shard, map_shard, verify_digest, write_shard
+from nngraph.zoo.store.shards import DTYPES, Shard, jobs_of, map_shard, verify_digest, write_shard
 from nngraph.zoo.store.splits import split_of_groups
 from nngraph.zoo.store.writing import (
     continue_or_begin,
@@ -81,7 +81,7 @@ def append_networks(
         DataFileError: if the zoo is damaged, or another process is writing into it.
     """
     path = Path(path)
-    count = len(next(iter(parameters.values()))) if parameters else 0
+    count = len(next(iter(parameters.values()), ()))
     if not count:
         raise InvalidGraphError("there are no networks to append; expected at least one.")
     values = check_parameters(architecture, parameters, (count,))
@@ -89,18 +89,17 @@ def append_networks(
         remove_leftovers(path)
         zoo = Zoo(path, fold_receipts(path))
         manifest = zoo.manifest
-        real = [v.dtype for v in values.values() if v.dtype.is_floating_point]
-        if (found := next(iter(real), None)) != DTYPES[manifest.dtype]:
+        found = next((v.dtype for v in values.values() if v.dtype.is_floating_point), None)
+        if found != DTYPES[manifest.dtype]:
             raise InvalidGraphError(
                 f"the weights are {found}; the zoo {path} holds {manifest.dtype}. Convert them."
             )
         expected = tuple(fact for fact in manifest.facts if fact.name != "split")
         told = check_facts(expected, facts, count)
         told["split"] = _split_of(zoo, origin.source, told[manifest.group])
-        architectures = _with(manifest.architectures, architecture)
-        origins = _with(manifest.origins, origin)
         number = 1 + max((int(shard.file[6:-12]) for shard in manifest.shards), default=-1)
-        kind, made = architectures.index(architecture), origins.index(origin)
+        architectures, kind = _with(manifest.architectures, architecture)
+        origins, made = _with(manifest.origins, origin)
         shard = Shard.numbered(number, count, kind, made)
         grown = replace(
             manifest, architectures=architectures, origins=origins,
@@ -178,10 +177,9 @@ def _merged(parts: Sequence[Zoo]) -> tuple[Manifest, list[tuple[Zoo, Shard]]]:
                     f"{digests[shard.sha256]}; a network is merged once."
                 )
             digests[shard.sha256] = str(part.path / shard.file)
-            kind, made = part.architectures[shard.architecture], part.manifest.origins[shard.origin]
-            architectures, origins = _with(architectures, kind), _with(origins, made)
-            places = architectures.index(kind), origins.index(made)
-            shards.append(Shard.numbered(len(shards), shard.count, *places))
+            architectures, kind = _with(architectures, part.architectures[shard.architecture])
+            origins, made = _with(origins, part.manifest.origins[shard.origin])
+            shards.append(Shard.numbered(len(shards), shard.count, kind, made))
             copied.append((part, shard))
     _refuse_leaks(parts)
     step = {"operation": "merge", "zoos": [_digest_of(part) for part in parts]}
@@ -237,7 +235,10 @@ def filter_zoo(
         )
     if not bool(keep.any()):
         raise InvalidGraphError("no network is kept; expected at least one.")
-    plan = _chosen_shards(source, keep, shard_size)
+    # A shard holds one architecture and origin: pairs of them are numbered.
+    kept, many = torch.nonzero(keep).squeeze(1), len(source.manifest.origins)
+    pairs = source.architecture_index[kept] * many + source.origin_index[kept]
+    plan = [(*divmod(pair, many), kept[rows]) for pair, rows in jobs_of(pairs, shard_size)]
     used = sorted({kind for kind, _, _ in plan})
     made = sorted({origin for _, origin, _ in plan})
     shards = tuple(
@@ -265,22 +266,13 @@ def filter_zoo(
     return Zoo.open(path)
 
 
-def _chosen_shards(zoo: Zoo, keep: Tensor, size: int) -> list[tuple[int, int, Tensor]]:
-    """Return architecture, origin and networks of each shard that holds what is kept."""
-    plan = []
-    pairs = torch.stack([zoo.architecture_index, zoo.origin_index])
-    for kind, origin in torch.unique(pairs[:, keep], dim=1).t().tolist():
-        here = keep & (zoo.architecture_index == kind) & (zoo.origin_index == origin)
-        parts = torch.split(torch.nonzero(here).squeeze(1), size)
-        plan += [(kind, origin, part) for part in parts]
-    return plan
-
-
 def _digest_of(zoo: Zoo) -> str:
     """Return a checksum of what a zoo holds: of its shards' checksums."""
     text = "".join(shard.sha256 or "" for shard in zoo.shards)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _with(values: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
-    return values if value in values else (*values, value)
+def _with(values: tuple[Any, ...], value: Any) -> tuple[tuple[Any, ...], int]:
+    """Return values with one more, unless it is among them, and where it is."""
+    values = values if value in values else (*values, value)
+    return values, values.index(value)

@@ -124,6 +124,15 @@ class Layout:
         return dtype.itemsize * math.prod(shape) * count
 
 
+def jobs_of(kinds: Tensor, size: int) -> list[tuple[int, Tensor]]:
+    """Return kind and networks of each shard of at most ``size``, for the kind of each network."""
+    return [
+        (kind, part)
+        for kind in torch.unique(kinds).tolist()
+        for part in torch.split(torch.nonzero(kinds == kind).squeeze(1), size)
+    ]
+
+
 def write_shard(path: Path, layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     """Write a shard atomically; return the SHA-256 of the file and of its facts."""
     data = safetensors.torch.save({name: tensors[name].contiguous() for name in layout.entries})
