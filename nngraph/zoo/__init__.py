@@ -1,9 +1,13 @@
 """Populations of networks: fitted to images many at once, stored in shards, read back."""
 
 from nngraph.settings import RECIPES, FitSettings, FitZooSettings, Recipe, TrainZooSettings
-from nngraph.zoo.classifiers.running import runner_of, says_how_to_run
 from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
-from nngraph.zoo.classifiers.trained import classifier_of, train_zoo
+from nngraph.zoo.classifiers.trained import (
+    classifier_of,
+    runner_of,
+    says_how_to_run,
+    train_zoo,
+)
 from nngraph.zoo.classifiers.training import LabelledImages
 from nngraph.zoo.fitting.fit import FitResult, fit_images
 from nngraph.zoo.fitting.inits import fourier_architecture, siren_architecture

@@ -39,13 +39,13 @@ class BatchedClassifiers:
         statistics = ("running_mean", "running_var", "num_batches_tracked")
         self.trained = {k: v for k, v in shapes.items() if not k.endswith(statistics)}
         self.tracked = {k: v for k, v in shapes.items() if k.endswith(statistics[:2])}
-        first = {k: self._first(k, v, inits, scales, generator) for k, v in self.trained.items()}
-        self.flat = torch.cat([value.flatten(1) for value in first.values()], dim=1)
+        first = [self._first(k, v, inits, scales, generator) for k, v in self.trained.items()]
+        self.flat = torch.cat([value.flatten(1) for value in first], dim=1)
         running = [
             torch.full((self.count, *shape), float(name.endswith("var")))
             for name, shape in self.tracked.items()
         ]
-        self.running = torch.cat(running or [torch.empty(self.count, 0)], dim=1)
+        self.running = torch.cat([torch.empty(self.count, 0), *running], dim=1)
         self.steps = 0
 
     def _first(
@@ -53,8 +53,8 @@ class BatchedClassifiers:
         generator: torch.Generator,
     ) -> Tensor:  # fmt: skip
         if len(shape) == 1:
-            return torch.full((self.count, *shape), float(name.startswith("norms") and
-                                                          name.endswith("weight")))  # fmt: skip
+            one = name.startswith("norms") and name.endswith("weight")
+            return torch.full((self.count, *shape), float(one))
         inputs = math.prod(shape[1:])
         outputs = shape[0] * math.prod(shape[2:])
         drawn = []
@@ -86,39 +86,31 @@ class BatchedClassifiers:
             training: whether norms use and track the statistics of this batch.
             dropout: ``[B]`` share of the last hidden layer that is dropped.
         """
-        flat = self.flat if flat is None else flat
-        values = self._views(flat, self.trained)
-        tracked = self._views(self.running, self.tracked)
+        values = self._values(self.flat if flat is None else flat)
         if images.dim() == 4:
             images = images.expand(self.count, *images.shape)
         run = self._convolutions if self.spec.convolutional else self._maps
-        value = run(images, values, tracked, training)
+        value = run(images, values, training)
         if dropout is not None:
             kept = torch.rand(value.shape, generator=generator) >= dropout.view(-1, 1, 1)
             value = value * kept / (1 - dropout.view(-1, 1, 1))
         bias, weight = values["head.bias"], values["head.weight"]
         return torch.baddbmm(bias.unsqueeze(1), value, weight.transpose(1, 2))
 
-    def _maps(
-        self, images: Tensor, values: Mapping[str, Tensor], tracked: Mapping[str, Tensor],
-        training: bool,
-    ) -> Tensor:  # fmt: skip
+    def _maps(self, images: Tensor, values: Mapping[str, Tensor], training: bool) -> Tensor:
         value = images.flatten(2)
         for i, layer in enumerate(self.spec.layers):
             weight = values[f"layers.{i}.weight"].transpose(1, 2)
             if self.spec.norm:
                 mapped = torch.bmm(value, weight).transpose(0, 1)
-                mapped = self._norm(mapped.flatten(1), i, values, tracked, training)
+                mapped = self._norm(mapped.flatten(1), i, values, training)
                 mapped = mapped.view(-1, self.count, layer.outputs).transpose(0, 1)
             else:
                 mapped = torch.baddbmm(values[f"layers.{i}.bias"].unsqueeze(1), value, weight)
             value = self.activation(mapped + value if layer.residual else mapped)
         return value
 
-    def _convolutions(
-        self, images: Tensor, values: Mapping[str, Tensor], tracked: Mapping[str, Tensor],
-        training: bool,
-    ) -> Tensor:  # fmt: skip
+    def _convolutions(self, images: Tensor, values: Mapping[str, Tensor], training: bool) -> Tensor:
         # All networks side by side in the channels: a layer is one grouped convolution.
         value = images.transpose(0, 1).flatten(1, 2)
         for i, layer in enumerate(self.spec.layers):
@@ -128,43 +120,39 @@ class BatchedClassifiers:
                 layer.kernel // 2, groups=self.count,
             )  # fmt: skip
             if self.spec.norm:
-                mapped = self._norm(mapped, i, values, tracked, training)
+                mapped = self._norm(mapped, i, values, training)
             value = self.activation(mapped + value if layer.residual else mapped)
         return value.mean(dim=(2, 3)).view(len(value), self.count, -1).transpose(0, 1)
 
     def _norm(
-        self, value: Tensor, i: int, values: Mapping[str, Tensor], tracked: Mapping[str, Tensor],
-        training: bool,
-    ) -> Tensor:  # fmt: skip
-        mean, var = (tracked[f"norms.{i}.running_{what}"] for what in ("mean", "var"))
+        self, value: Tensor, i: int, values: Mapping[str, Tensor], training: bool
+    ) -> Tensor:
+        parts = ("running_mean", "running_var", "weight", "bias")
+        mean, var, weight, bias = (values[f"norms.{i}.{part}"] for part in parts)
         held = mean.flatten().clone(), var.flatten().clone()  # updated in place
-        found = F.batch_norm(
-            value, *held, values[f"norms.{i}.weight"].flatten(),
-            values[f"norms.{i}.bias"].flatten(), training, _MOMENTUM,
-        )  # fmt: skip
+        found = F.batch_norm(value, *held, weight.flatten(), bias.flatten(), training, _MOMENTUM)
         if training:
             mean.copy_(held[0].view_as(mean))
             var.copy_(held[1].view_as(var))
         return found
 
-    def _views(self, flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        parts = torch.split(flat, sizes, dim=1)
-        return {
-            name: part.view(self.count, *shape)
-            for (name, shape), part in zip(shapes.items(), parts, strict=True)
-        }
+    def _values(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return views of what is trained and tracked, ``[B, *shape]`` by name."""
+        found = {}
+        for whole, shapes in ((flat, self.trained), (self.running, self.tracked)):
+            parts = torch.split(whole, [math.prod(shape) for shape in shapes.values()], dim=1)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True):
+                found[name] = part.view(self.count, *shape)
+        return found
 
     def parameters(self) -> dict[str, Tensor]:
         """Return a copy of all parameters and buffers, each ``[B, *shape]``, as a module's."""
-        values = {**self._views(self.flat, self.trained), **self._views(self.running, self.tracked)}
-        found = {}
-        for parameter in self.spec.architecture().parameters:
-            if parameter.integer:
-                found[parameter.name] = torch.full((self.count,), self.steps, dtype=torch.int64)
-            else:
-                found[parameter.name] = values[parameter.name].detach().clone()
-        return found
+        values = self._values(self.flat)
+        steps = torch.full((self.count,), self.steps, dtype=torch.int64)
+        return {
+            p.name: (steps if p.integer else values[p.name].detach()).clone()
+            for p in self.spec.architecture().parameters
+        }
 
 
 @dataclass

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter, Slab
+from nngraph.zoo.store.facts import plain
 
 #: Images up to this wide are not made smaller any more.
 _SMALL = 4
@@ -59,9 +60,8 @@ class ClassifierSpec:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_shape", tuple(self.image_shape))
-        object.__setattr__(self, "widths", tuple(self.widths))
-        object.__setattr__(self, "kernels", tuple(self.kernels))
+        for name in ("image_shape", "widths", "kernels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         sizes = (*self.image_shape, self.classes, *self.widths)
         odd = all(isinstance(k, int) and k % 2 == 1 and k > 0 for k in self.kernels)
         if (
@@ -112,14 +112,12 @@ class ClassifierSpec:
             before = len(groups) - 1
             space = space if layer.residual else f"hidden.{i}"
             taps = (layer.kernel, layer.kernel) if self.convolutional else ()
-            free = (None,) * len(taps)
-            shape = (layer.outputs, layer.inputs, *taps)
-            now = before + 1
-            parameters.append(Parameter(f"layers.{i}.weight", shape, (now, before, *free)))
+            size, now = (layer.outputs,), before + 1
+            shape, axes = (*size, layer.inputs, *taps), (now, before, *(None for _ in taps))
+            parameters.append(Parameter(f"layers.{i}.weight", shape, axes))
             if self.norm:
                 groups.append(NeuronGroup(f"hidden.{i}.map", layer.outputs, "hidden", space=space))
                 now += 1
-                size = (layer.outputs,)
                 parameters += [
                     Parameter(f"norms.{i}.weight", size, slabs=(Slab("b", now, now - 1),)),
                     Parameter(f"norms.{i}.bias", size, (now,), "bias"),
@@ -128,12 +126,8 @@ class ClassifierSpec:
                     Parameter(f"norms.{i}.num_batches_tracked", (), integer="int64"),
                 ]
             else:
-                parameters.append(
-                    Parameter(f"layers.{i}.bias", (layer.outputs,), (now,), "bias")
-                )
-            groups.append(
-                NeuronGroup(f"hidden.{i}", layer.outputs, "hidden", activation, space)
-            )
+                parameters.append(Parameter(f"layers.{i}.bias", size, (now,), "bias"))
+            groups.append(NeuronGroup(f"hidden.{i}", layer.outputs, "hidden", activation, space))
             if layer.residual:
                 residuals.append((before, now))
         groups.append(NeuronGroup("output", self.classes, "output"))
@@ -152,7 +146,7 @@ class ClassifierSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain data."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClassifierSpec:

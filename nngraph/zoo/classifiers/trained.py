@@ -1,4 +1,4 @@
-"""Make a zoo of trained classifiers, shard by shard, and resume where it ended."""
+"""Make a zoo of trained classifiers, shard by shard, and run the networks of one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
+from nngraph.nn import Hook, ModuleRunner
 from nngraph.settings import OPTIMISERS, WEIGHT_INITS, Recipe, TrainZooSettings
 from nngraph.zoo.classifiers.recipes import draw_runs, draw_specs
 from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
@@ -22,28 +23,19 @@ from nngraph.zoo.classifiers.training import CHUNK, LabelledImages, train_classi
 from nngraph.zoo.sources import ImageSource
 from nngraph.zoo.store.facts import SPLITS, Fact
 from nngraph.zoo.store.manifest import Manifest, Origin
-from nngraph.zoo.store.shards import Shard
+from nngraph.zoo.store.shards import Shard, jobs_of
 from nngraph.zoo.store.splits import policy_of, split_of_images
 from nngraph.zoo.store.writing import write_with_bar
 from nngraph.zoo.store.zoo import Zoo
 
 _FACTS = (
-    Fact("run"),
-    Fact("step"),
-    Fact("optimiser", "int64", OPTIMISERS),
-    Fact("learning_rate", "float32"),
-    Fact("weight_decay", "float32"),
-    Fact("dropout", "float32"),
-    Fact("fraction", "float32"),
-    Fact("init", "int64", WEIGHT_INITS),
-    Fact("init_scale", "float32"),
+    Fact("run"), Fact("step"), Fact("optimiser", "int64", OPTIMISERS),
+    Fact("learning_rate", "float32"), Fact("weight_decay", "float32"), Fact("dropout", "float32"),
+    Fact("fraction", "float32"), Fact("init", "int64", WEIGHT_INITS), Fact("init_scale", "float32"),
     Fact("diverged", "int64", ("no", "yes")),
-    Fact("train_accuracy", "float32"),
-    Fact("train_loss", "float32"),
-    Fact("test_accuracy", "float32"),
-    Fact("test_loss", "float32"),
-    Fact("split", "int64", SPLITS),
-)
+    Fact("train_accuracy", "float32"), Fact("train_loss", "float32"),
+    Fact("test_accuracy", "float32"), Fact("test_loss", "float32"), Fact("split", "int64", SPLITS),
+)  # fmt: skip
 
 
 def train_zoo(
@@ -80,28 +72,20 @@ def train_zoo(
             damaged shard, or if another process is writing into it. Nothing is changed then.
     """
     path, settings = Path(path), replace(settings or TrainZooSettings(), **options)
-    recipe = settings.varied()
-    count, seed, splits = settings.count, settings.seed, settings.splits
+    recipe, count, seed, splits = settings.varied(), settings.count, settings.seed, settings.splits
     height, width, channels = train.images.shape[1:]
     seen, judged = LabelledImages.pair(train, test, settings.max_test)
     specs = draw_specs(recipe, count, (height, width, channels), len(train.class_names), seed)
-    runs, jobs = draw_runs(recipe, count, seed), _jobs(count, len(specs), settings.shard_runs)
+    runs = draw_runs(recipe, count, seed)
+    jobs = jobs_of(torch.arange(count) % len(specs), settings.shard_runs)
     split = split_of_images(count, splits, seed)
     architectures = tuple(spec.architecture() for spec in specs)
+    described = {_key(a): s.to_dict() for a, s in zip(architectures, specs, strict=True)}
     made = {
-        "source": train.name,
-        "test": test.name,
-        "count": count,
-        "seed": seed,
-        "splits": [float(fraction) for fraction in splits],
-        "shard_runs": settings.shard_runs,
-        "test_images": len(judged.labels),
-        "recipe": recipe.to_dict(),
-        "specs": {
-            _key(architecture): spec.to_dict()
-            for architecture, spec in zip(architectures, specs, strict=True)
-        },
-    }
+        "source": train.name, "test": test.name, "count": count, "seed": seed,
+        "splits": [float(fraction) for fraction in splits], "shard_runs": settings.shard_runs,
+        "test_images": len(judged.labels), "recipe": recipe.to_dict(), "specs": described,
+    }  # fmt: skip
     digests = [train.fingerprint(), test.fingerprint(), json.dumps(made, sort_keys=True)]
     source = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     manifest = Manifest(
@@ -117,23 +101,20 @@ def train_zoo(
 
     def make(index: int, show: Callable[..., None]) -> dict[str, Tensor]:
         kind, numbers = jobs[index]
-        own = {name: value[numbers] for name, value in runs.items()}
+        own = {name: value[numbers.numpy()] for name, value in runs.items()}
         result = train_classifiers(
             specs[kind], own, seen, judged, steps=_steps(recipe, len(numbers), seed, index),
             checkpoints=kept, batch_size=recipe.batch_size, seed=seed, stream=index,
             threads=threads,
             on_chunk=lambda done, accuracy: show(done, test=f"{float(accuracy.mean()):.1%}"),
         )  # fmt: skip
-        number = torch.tensor(numbers).repeat_interleave(kept)
+        number = numbers.repeat_interleave(kept)
         told = {
-            "run": number,
-            "step": result.steps.flatten(),
-            "diverged": result.diverged.flatten().to(torch.int64),
+            "run": number, "step": result.steps.flatten(), "diverged": result.diverged.flatten(),
             "split": split[number],
             **{name: value.flatten() for name, value in result.measures.items()},
-        }
-        for name, value in own.items():
-            told[name] = torch.from_numpy(value).repeat_interleave(kept)
+            **{k: torch.from_numpy(v).repeat_interleave(kept) for k, v in own.items()},
+        }  # fmt: skip
         facts = {fact.key: told[fact.name].to(fact.torch_dtype) for fact in _FACTS}
         values = {name: value.flatten(0, 1) for name, value in result.parameters.items()}
         return {**values, **facts}
@@ -158,12 +139,44 @@ def classifier_of(zoo: Zoo, number: int) -> Classifier:
     return module.eval()
 
 
-def spec_of(zoo: Zoo, architecture: Architecture) -> ClassifierSpec:
-    """Return how the networks of one architecture of a zoo run.
+def says_how_to_run(zoo: Zoo) -> bool:
+    """Return whether a zoo holds trained classifiers, which :func:`runner_of` runs."""
+    return any("specs" in origin.recipe for origin in zoo.manifest.origins)
+
+
+def runner_of(zoo: Zoo) -> ModuleRunner:
+    """Return what runs the networks of a zoo of trained classifiers, for models with probes.
+
+    It is fed standardised images ``[P, C, H, W]``, as :func:`~nngraph.zoo.classifier_of` is. Every
+    group of neurons shows: a norm's input before the norm, a hidden layer after its activation.
 
     Raises:
-        ArchitectureError: if the zoo does not say so.
+        ArchitectureError: if the zoo does not say how its networks run, or they read images of
+            different shapes.
+
+    Example:
+        >>> runner = runner_of(Zoo.open("zoos/small-cnn-mnist"))  # doctest: +SKIP
+        >>> ProbeNetwork(zoo.architectures, 1, runner=runner)  # doctest: +SKIP
     """
+    specs = {architecture: spec_of(zoo, architecture) for architecture in zoo.architectures}
+    shapes = {spec.image_shape for spec in specs.values()}
+    if len(shapes) != 1:
+        raise ArchitectureError(
+            f"the networks of {zoo.path} read images of the shapes {sorted(shapes)}; probes are "
+            "inputs that all networks share. Expected one shape."
+        )
+    height, width, channels = shapes.pop()
+    hooks = {}
+    for architecture, spec in specs.items():
+        maps = {f"hidden.{i}.map": Hook(f"layers.{i}") for i in range(len(spec.widths))}
+        hidden = {f"hidden.{i}": Hook(f"activations.{i}") for i in range(len(spec.widths))}
+        hooks[architecture] = {**maps, **hidden} if spec.norm else hidden
+    modules = {architecture: spec.module() for architecture, spec in specs.items()}
+    return ModuleRunner(modules, (channels, height, width), hooks)
+
+
+def spec_of(zoo: Zoo, architecture: Architecture) -> ClassifierSpec:
+    """Return how the networks of one architecture of a zoo run."""
     key = _key(architecture)
     for origin in zoo.manifest.origins:
         specs = origin.recipe.get("specs")
@@ -177,15 +190,6 @@ def spec_of(zoo: Zoo, architecture: Architecture) -> ClassifierSpec:
 
 def _key(architecture: Architecture) -> str:
     return hashlib.sha256(architecture.to_json().encode()).hexdigest()[:16]
-
-
-def _jobs(count: int, kinds: int, size: int) -> list[tuple[int, list[int]]]:
-    """Return architecture and runs of each shard; run n has architecture ``n % kinds``."""
-    jobs = []
-    for kind in range(kinds):
-        numbers = list(range(kind, count, kinds))
-        jobs += [(kind, numbers[i : i + size]) for i in range(0, len(numbers), size)]
-    return jobs
 
 
 def _steps(recipe: Recipe, runs: int, seed: int, shard: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ def train_classifiers(
         threads: chunks trained at once; the result does not depend on it.
         on_chunk: called after each chunk with its networks and their last test accuracy.
     """
-    count = len(runs["optimiser"])
+    count, done = len(runs["optimiser"]), []
     hyper = {name: torch.from_numpy(np.asarray(value)) for name, value in runs.items()}
 
     def run(start: int) -> TrainedRuns:
@@ -112,18 +113,23 @@ def train_classifiers(
         kept = _checkpoints(steps[start // CHUNK], checkpoints)
         return _Chunk(spec, own, train, test, generator, max_train).train(kept, batch_size)
 
-    done = []
     for chunk in on_threads(run, range(0, count, CHUNK), threads):
         done.append(chunk)
         if on_chunk is not None:
             last = chunk.measures["test_accuracy"][:, -1]
             on_chunk(len(last), last)
     return TrainedRuns(
-        {name: torch.cat([c.parameters[name] for c in done]) for name in done[0].parameters},
-        {name: torch.cat([c.measures[name] for c in done]) for name in done[0].measures},
+        _joined(torch.cat, [c.parameters for c in done]),
+        _joined(torch.cat, [c.measures for c in done]),
         torch.cat([c.steps for c in done]),
         torch.cat([c.diverged for c in done]),
     )
+
+
+def _joined(
+    join: Callable[..., Tensor], parts: Sequence[Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    return {name: join([part[name] for part in parts]) for name in parts[0]}
 
 
 def _checkpoints(steps: int, count: int) -> list[int]:
@@ -141,19 +147,13 @@ class _Chunk:
     """Some networks, their images and their optimisers."""
 
     def __init__(
-        self,
-        spec: ClassifierSpec,
-        hyper: Mapping[str, Tensor],
-        train: LabelledImages,
-        test: LabelledImages,
-        generator: torch.Generator,
-        max_train: int,
-    ) -> None:
+        self, spec: ClassifierSpec, hyper: Mapping[str, Tensor], train: LabelledImages,
+        test: LabelledImages, generator: torch.Generator, max_train: int,
+    ) -> None:  # fmt: skip
         self.train_set, self.test_set, self.generator = train, test, generator
         self.count = len(hyper["optimiser"])
-        self.networks = BatchedClassifiers(
-            spec, hyper["init"], hyper["init_scale"].float(), generator
-        )
+        scales = hyper["init_scale"].float()
+        self.networks = BatchedClassifiers(spec, hyper["init"], scales, generator)
         self.optimiser = BatchedOptimiser(
             hyper["optimiser"], hyper["learning_rate"].float(), hyper["weight_decay"].float(),
             self.networks.flat.shape[1],
@@ -161,17 +161,14 @@ class _Chunk:
         self.dropout = hyper["dropout"].float()
         total = len(train.labels)
         self.sizes = (hyper["fraction"] * total).round().to(torch.int64).clamp(1, total)
-        self.subset = torch.stack(
-            [torch.randperm(total, generator=generator) for _ in range(self.count)]
-        )
+        orders = [torch.randperm(total, generator=generator) for _ in range(self.count)]
+        self.subset = torch.stack(orders)
         self.judged = min(max_train, int(self.sizes.max()))
         self.diverged = torch.zeros(self.count, dtype=torch.bool)
 
     def train(self, kept: Sequence[int], batch_size: int) -> TrainedRuns:
         """Train, and keep the states after these numbers of steps."""
-        parameters: list[dict[str, Tensor]] = []
-        measures: list[dict[str, Tensor]] = []
-        diverged = []
+        parameters, measures, diverged = [], [], []
         for step in range(kept[-1] + 1):
             if step in kept:
                 parameters.append(self.networks.parameters())
@@ -179,11 +176,10 @@ class _Chunk:
                 diverged.append(self.diverged.clone())
             if step < kept[-1]:
                 self.step(batch_size)
-        steps = torch.tensor(kept).expand(self.count, len(kept))
+        side_by_side = partial(torch.stack, dim=1)
         return TrainedRuns(
-            {name: torch.stack([p[name] for p in parameters], 1) for name in parameters[0]},
-            {name: torch.stack([m[name] for m in measures], 1) for name in measures[0]},
-            steps, torch.stack(diverged, 1),
+            _joined(side_by_side, parameters), _joined(side_by_side, measures),
+            torch.tensor(kept).expand(self.count, len(kept)), side_by_side(diverged),
         )  # fmt: skip
 
     def step(self, batch_size: int) -> None:
@@ -224,13 +220,9 @@ class _Chunk:
             ("test", self.test_set, every, torch.ones_like(every, dtype=torch.bool)),
         ):
             right, loss = torch.zeros(self.count), torch.zeros(self.count)
-            for part, here in zip(
-                torch.split(chosen, _EVALUATED, dim=1),
-                torch.split(mask, _EVALUATED, dim=1),
-                strict=True,
-            ):
-                shared = name == "test"
-                logits = self.networks.forward(data.images[part[0] if shared else part])
+            parts = (torch.split(each, _EVALUATED, dim=1) for each in (chosen, mask))
+            for part, here in zip(*parts, strict=True):
+                logits = self.networks.forward(data.images[part[0] if name == "test" else part])
                 labels = data.labels[part]
                 losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
                 right += ((logits.argmax(-1) == labels) & here).sum(dim=1)

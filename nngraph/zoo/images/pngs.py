@@ -53,14 +53,13 @@ def load_png_folder(
     names = sorted({label for _, label in files})
     pictures: list[np.ndarray[Any, Any]] = []
     for file, _ in files:
-        picture = _read(file, background)
-        if pictures and picture.shape[:2] != pictures[0].shape[:2]:
+        pictures.append(_read(file, background))
+        (height, width, _), (first, wide, _) = pictures[-1].shape, pictures[0].shape
+        if (height, width) != (first, wide):
             raise DataFileError(
-                f"{file} has {picture.shape[1]} x {picture.shape[0]} pixels; expected "
-                f"{pictures[0].shape[1]} x {pictures[0].shape[0]} as {files[0][0].name}. Bring all "
-                "to one size first."
+                f"{file} has {width} x {height} pixels; expected {wide} x {first} as "
+                f"{files[0][0].name}. Bring all to one size first."
             )
-        pictures.append(picture)
     images = np.stack(pictures)
     if (images == images[..., :1]).all():
         images = images[..., :1]
