@@ -22,8 +22,9 @@ import torch
 from conversion_models import Case, timm_cases, transformers_cases
 from conversion_modules import module_cases
 
+from converters import verify
 from converters.placement.convert import build_architecture, state_of
-from converters.symmetry import Derivation, derive, verify
+from converters.symmetry import Derivation, derive
 from converters.symmetry.mutants import catch_mutants
 from converters.symmetry.spec_ties import count_free
 from nngraph.errors import NNGraphError

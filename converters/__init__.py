@@ -11,12 +11,13 @@ from converters.populations import import_zoo
 from converters.state_dicts import state_dict_to_graph, to_state_dict
 from converters.symmetry import permutation_spec
 from converters.to_modules import AffineChain, to_module
-from converters.verification import verify
+from converters.verification import Verification, verify
 
 __all__ = [
     "OPERATORS",
     "AffineChain",
     "Sine",
+    "Verification",
     "from_networkx",
     "import_zoo",
     "load_graph",

@@ -1,17 +1,20 @@
-r"""The proof of a graph on the network itself: its relabellings, and how it is converted.
+r"""The proof of a spec or a graph on the network itself: relabelled parameters, the same outputs.
 
-Beside the law of a spec, :math:`f(g \theta, x) = f(\theta, x)` for relabellings :math:`g` of the
-graph's own symmetry, two laws hold for a graph :math:`G`: the network with the graph's numbers
-computes what the module does; and relabelling commutes with the conversion,
-:math:`G(g \theta) = g \, G(\theta)`, bit for bit, where the left side relabels the parameters by
-the spec and converts them, and the right side relabels nodes and edges. Where a graph can be run,
-it is: what it computes then is what the module does.
+For each free space alone, and for all together, random relabellings :math:`g` are applied to the
+parameters and the outputs compared, :math:`f(g \theta, x) = f(\theta, x)`, in float64, on
+parameters that are shaken first. And for each space it is shown that the check could have failed.
+
+For a graph :math:`G` these are the relabellings of its own symmetry, and two more laws hold: the
+network with the graph's numbers computes what the module does; and relabelling commutes with the
+conversion, :math:`G(g \theta) = g \, G(\theta)`, bit for bit, where the left side relabels the
+parameters by the spec and converts them, and the right side relabels nodes and edges. Where a graph
+can be run, it is: what it computes then is what the module does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,26 +25,38 @@ from converters.agreement import run_change
 from converters.chains.program import spec_spaces
 from converters.placement.convert import build_architecture, state_of
 from converters.symmetry.arguments import as_arguments
-from converters.symmetry.checking import SpaceCheck, Status, check_space
+from converters.symmetry.checking import (
+    TOLERANCE,
+    Claim,
+    Claims,
+    SpaceCheck,
+    Status,
+    check_space,
+)
 from converters.symmetry.derive import Derivation, derive
 from converters.symmetry.memory import widen
-from converters.symmetry.missed import search_missed
+from converters.symmetry.missed import Missed, search_missed
 from converters.symmetry.running import Draw, Network
 from converters.symmetry.shaking import Draws
 from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.spec_ties import Tie
-from converters.symmetry.verification import TOLERANCE, Verification, unruled
-from converters.symmetry.verification import verify as verify_spec
+from converters.symmetry.spec_ties import Tie, moved, permute_tie, tied_entries, ties_of
 from nngraph.errors import ArchitectureError
-from nngraph.graph import NeuralGraph, Relabelling, Symmetry
+from nngraph.graph import Indices, NeuralGraph, Relabelling
 
 
 @dataclass(frozen=True)
-class GraphVerification(Verification):
-    """The result of :func:`verify` for a graph.
+class Verification:
+    """The result of :func:`verify`.
 
     Args:
-        computes: relative change of the module's outputs with the graph's numbers in it.
+        checks: one per free space.
+        error: largest relative change of the outputs when all spaces are relabelled together.
+        tolerance: what counts as unchanged.
+        missed: symmetry that was not claimed; ``None`` if it was not searched for.
+        incomplete: operators without a rule, which fixed what they touch: a search that finds
+            nothing says little while there are some.
+        computes: relative change of the module's outputs with the graph's numbers in it; ``None``
+            for a spec, and so are the next two.
         differs: where the graph of the relabelled module and the relabelled graph differ; nothing
             if they are one, bit for bit.
         runs: relative difference between what the graph computes when it is run
@@ -49,41 +64,97 @@ class GraphVerification(Verification):
             graph cannot be run.
     """
 
-    computes: float = float("inf")
+    checks: tuple[SpaceCheck, ...]
+    error: float
+    tolerance: float
+    missed: tuple[Missed, ...] | None = None
+    incomplete: tuple[str, ...] = ()
+    computes: float | None = None
     differs: tuple[str, ...] = ()
     runs: float | None = None
 
     @property
+    def status(self) -> Status:
+        """``holds``, ``fails``, or ``not proven``: nothing changed, but a mistake could hide.
+
+        ``fails`` also where a graph computes another function, or is converted otherwise.
+        """
+        found = {check.status for check in self.checks}
+        together = max(self.error, self.computes or 0.0, self.runs or 0.0)
+        if together > self.tolerance or self.differs or "fails" in found:
+            return "fails"
+        return "not proven" if "not proven" in found else "holds"
+
+    @property
+    def holds(self) -> bool:
+        """Whether no relabelling changes the outputs, and every mistake would have been seen."""
+        return self.status == "holds"
+
+    @property
     def ran(self) -> bool:
-        """Whether the graph was run."""
+        """Whether a graph was run."""
         return self.runs is not None
 
     @property
-    def status(self) -> Status:
-        """``fails`` also where the graph computes another function, or is converted otherwise."""
-        another = max(self.computes, self.runs or 0.0) > self.tolerance
-        return "fails" if another or self.differs else super().status
+    def power(self) -> float | None:
+        """Smallest change of all when one axis alone is relabelled: what a mistake would show."""
+        powers = [check.power for check in self.checks if check.power is not None]
+        return min(powers, default=None)
 
     @property
     def worst(self) -> float:
         """Largest relative change of all."""
-        return max(self.computes, self.runs or 0.0, super().worst)
+        errors = (check.error for check in self.checks)
+        return max(self.error, self.computes or 0.0, self.runs or 0.0, *errors)
 
     def __str__(self) -> str:
-        computes = "as the module" if self.computes <= self.tolerance else "another function"
+        head = {"holds": "holds", "fails": "FAILS", "not proven": "NOT PROVEN"}[self.status]
+        lines = [
+            f"{head}: {len(self.checks)} spaces, all together "
+            f"{self.error:.1e}, worst {self.worst:.1e} (at most {self.tolerance:.0e})"
+        ]
+        width = max((len(check.space) for check in self.checks), default=0)
+        for check in self.checks:
+            power = "" if check.power is None else f", one tie alone {check.power:.1e}"
+            mark = f"  <- {check.reason}" if check.reason else ""
+            ties = ", ".join(f"{name}[{axis}]" for name, axis in check.ties)
+            notes = f"  without effect: {', '.join(check.idle)}" if check.idle else ""
+            notes += f"  free alone: {', '.join(check.loose)}" if check.loose else ""
+            lines.append(
+                f"  {check.space:<{width}} {check.size:>6}  {check.error:.1e}{power}{mark}"
+                f"  {ties}{notes}"
+            )
+        if self.missed is not None:
+            lines.append(f"missed symmetry: {len(self.missed)}{self._conclusive()}")
+            lines += [f"  {missed}" for missed in self.missed]
+        return "\n".join(lines + self._of_graph())
+
+    def _of_graph(self) -> list[str]:
+        if self.computes is None:
+            return []
+        computes, runs = (
+            "as the module" if error <= self.tolerance else "another function"
+            for error in (self.computes, self.runs or 0.0)
+        )
+        ran = (
+            "was not run: it is no chain of affine maps and activations that are known"
+            if self.runs is None else f"computes, when run, {runs} ({self.runs:.1e})"
+        )
         converts = (
             f"differs in {', '.join(self.differs)}" if self.differs else "is the relabelled graph"
         )
-        if self.runs is None:
-            ran = "was not run: it is no chain of affine maps and activations that are known"
-        else:
-            what = "as the module" if self.runs <= self.tolerance else "another function"
-            ran = f"computes, when run, {what} ({self.runs:.1e})"
+        return [
+            f"the graph's numbers compute {computes} ({self.computes:.1e})",
+            f"the graph {ran}",
+            f"the graph of the relabelled module {converts}",
+        ]
+
+    def _conclusive(self) -> str:
+        if not self.incomplete:
+            return ""
         return (
-            f"{super().__str__()}\n"
-            f"the graph's numbers compute {computes} ({self.computes:.1e})\n"
-            f"the graph {ran}\n"
-            f"the graph of the relabelled module {converts}"
+            f" found; there may be more, as {', '.join(self.incomplete)} without a rule fixed what "
+            "they touch"
         )
 
 
@@ -128,149 +199,145 @@ def verify(
     Raises:
         ArchitectureError: if the graph or the spec has other tensors than the module.
         NonFiniteError: if the outputs are not finite, so that nothing can be compared.
-        UnsupportedModuleError: if the forward fails with noise added to the parameters.
+        UnsupportedModuleError: if the forward fails with noise added to the parameters, or its
+            sizes then grow without bound; with ``shake=False`` it may be run.
 
     Example:
         >>> report = verify(to_graph(module, x), module, x)
         >>> assert report.holds, report
     """
-    if not isinstance(subject, NeuralGraph):
-        return verify_spec(
-            subject, module, example_inputs, kwargs=kwargs, samples=samples, seed=seed,
-            shake=shake, maximal=maximal, alone=alone, tolerance=tolerance,
-        )  # fmt: skip
-    derivation = derive(module, example_inputs, kwargs=kwargs)
-    graph, spec = subject, derivation.spec
-    _check_names(graph, spec)
+    derivation = None
+    if isinstance(subject, NeuralGraph):
+        derivation = derive(module, example_inputs, kwargs=kwargs)
+        claimed: Claims = _OfGraph(subject, derivation.spec)
+    else:
+        claimed = _OfSpec(subject.spec if isinstance(subject, Derivation) else subject)
+    spec = claimed.spec
     network = Network(module, as_arguments(example_inputs), kwargs or {}, spec)
-    proof = _Proof(graph, spec, Draws(network, spec, seed, shake), samples, tolerance, seed)
-    values = {k: widen(v) for k, v in graph.parameters().items()}
-    missed = None
-    differs = proof.differs(derivation, state_of(module))
-    if maximal:
-        if differs:
+    draws = Draws(network, spec, seed, shake)
+    generator = torch.Generator().manual_seed(seed)
+    laws: dict[str, Any] = {}
+    if isinstance(subject, NeuralGraph) and derivation is not None:
+        laws["differs"] = _differs(subject, derivation, state_of(module), generator)
+        if maximal and laws["differs"]:
             raise ArchitectureError(
-                f"the graph is not the one of the module ({differs[0]}); symmetry that it misses "
-                "is searched for once it is. Pass maximal=False to see the whole report."
+                f"the graph is not the one of the module ({laws['differs'][0]}); symmetry that it "
+                "misses is searched for once it is. Pass maximal=False to see the whole report."
             )
+        values = {name: widen(value) for name, value in subject.parameters().items()}
+        laws["computes"] = Draw(network, network.state).change(_all_names(values, spec))
+        laws["runs"] = run_change(subject, network, spec)
+    checks = tuple(
+        check_space(Claim(claimed, space, generator), draws, samples, tolerance, generator)
+        for space in _drawn(list(claimed.group.shapes), alone, generator)
+    )
+    together = max(
+        draw.change(claimed.relabel(draw.state, claimed.group.sample(generator)))
+        for draw in draws.first(samples)
+    )
+    missed = None
+    if maximal:
         further = Draws(network, spec, seed + 1000, shake)
         missed = search_missed(
-            spec, proof.draws.first(samples), lambda: further.first(2 * samples), proof.generator,
-            tolerance,
-        )  # fmt: skip
-    return GraphVerification(
-        tuple(proof.checks(alone)),
-        max(proof.change(draw, None) for draw in proof.draws.first(samples)),
-        tolerance,
-        missed,
-        unruled(spec),
-        computes=Draw(network, network.state).change(_with_aliases(values, spec)),
-        differs=differs,
-        runs=run_change(graph, network, spec),
-    )
-
-
-@dataclass
-class _Proof:
-    """Relabellings of a graph's own symmetry, on networks with shaken parameters."""
-
-    graph: NeuralGraph
-    spec: PermutationSpec
-    draws: Draws
-    samples: int
-    tolerance: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        self.architecture = self.graph.architecture
-        self.symmetry = Symmetry(self.architecture)
-        self.generator = torch.Generator().manual_seed(self.seed)
-
-    def checks(self, count: int | None) -> Iterator[SpaceCheck]:
-        """Check spaces alone: every one, or so many of them."""
-        sizes = self.symmetry.spaces
-        order = torch.randperm(len(sizes), generator=self.generator).tolist()
-        chosen = set(order[: len(sizes) if count is None else count])
-        for number, (space, size) in enumerate(sizes.items()):
-            if number in chosen:
-                claim = _GraphClaim(self, space, size)
-                yield check_space(
-                    claim, self.draws, self.samples, self.tolerance, self.generator
-                )
-
-    def change(self, draw: Draw, space: str | None) -> float:
-        """Change of the outputs when one space is relabelled, or all are."""
-        return draw.change(self.relabelled(draw, space))
-
-    def relabelled(self, draw: Draw, space: str | None) -> dict[str, Tensor]:
-        """Return the tensors with one space relabelled, or all."""
-        own = {p.name: draw.state[p.name] for p in self.architecture.parameters}
-        return _with_aliases(self._sample(space).act_on_parameters(own), self.spec)
-
-    def _sample(self, space: str | None) -> Relabelling:
-        drawn = self.symmetry.sample(self.generator)
-        if space is None:
-            return drawn
-        still = self.symmetry.identity().indices
-        return Relabelling(self.architecture, {**still, space: drawn.indices[space]})
-
-    def differs(self, derivation: Derivation, state: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """Return in what the graph of the relabelled module is not the relabelled graph."""
-        if build_architecture(derivation, dict(state)) != self.architecture:
-            return ("its architecture",)
-        relabelling = self.symmetry.sample(self.generator)
-        values = self.graph.parameters()
-        of_spec = spec_spaces(self.architecture, self.spec)
-        by_spec = self.spec.permute(
-            values,
-            {
-                space.name: index.reshape(*(self.spec.by_name[o].size for o in space.within), -1)
-                for name, index in relabelling.indices.items() if name in of_spec
-                for space in (self.spec.by_name[of_spec[name]],)
-            },
+            spec, draws.first(samples), lambda: further.first(2 * samples), generator, tolerance
         )
-        again = NeuralGraph.from_parameters(self.architecture, by_spec)
-        held = self.graph.with_parameters(values)
-        _ = held.x  # made, so that nodes and edges are relabelled, and not parameters
-        moved = relabelling.act_on_graph(held)
-        names = ["x", "edge_attr", *(["integers"] if self.architecture.integers else [])]
-        return tuple(name for name in names if not torch.equal(again[name], moved[name]))
+    unruled = tuple(dict.fromkeys(report.op for report in spec.reports if report.unknown))
+    return Verification(checks, together, tolerance, missed, unruled, **laws)
 
 
-class _GraphClaim:
-    """What a graph claims of one space, read off its own action on parameters."""
+def _drawn(spaces: Sequence[str], count: int | None, generator: torch.Generator) -> Sequence[str]:
+    """Return so many spaces, chosen at random; all of them for ``None``."""
+    if count is None or count >= len(spaces):
+        return spaces
+    chosen = torch.randperm(len(spaces), generator=generator)[:count].sort()[0]
+    return [spaces[i] for i in chosen.tolist()]
 
-    def __init__(self, proof: _Proof, space: str, size: int) -> None:
-        self.proof, self.space, self.size = proof, space, size
-        # A cyclic shift moves every neuron.
-        still = proof.symmetry.identity().indices
-        shifted = {**still, space: still[space].roll(1, -1)}
-        self.old = _old_places(Relabelling(proof.architecture, shifted))
-        self.axes = tuple(self.old)
-        self.ties: Sequence[Hashable] = tuple(Tie(*place) for place in self.old)
 
-    def relabelled(self, draw: Draw) -> Mapping[str, Tensor]:
-        """Relabel the space."""
-        return self.proof.relabelled(draw, self.space)
+# -- what is claimed -------------------------------------------------------------------------------
 
-    def broken(self, draw: Draw, tie: Hashable) -> Mapping[str, Tensor]:
-        """Move one axis of one parameter, and no other."""
-        assert isinstance(tie, Tie)
-        value = draw.state[tie.name]
+
+class _OfSpec:
+    """What a spec claims; see :class:`~converters.symmetry.checking.Claims`."""
+
+    def __init__(self, spec: PermutationSpec) -> None:
+        self.spec, self.group = spec, spec.permutations
+
+    def relabel(self, state: Mapping[str, Tensor], indices: Indices) -> Mapping[str, Tensor]:
+        """Relabel all tensors."""
+        return self.spec.permute(state, indices)
+
+    def ties(self, space: str) -> tuple[Tie, ...]:
+        """Return every tie of a space."""
+        return ties_of(self.spec, space)
+
+    def broken(self, state: Mapping[str, Tensor], space: str, tie: Tie, indices: Indices) -> Tensor:
+        """Return a parameter relabelled at one tie alone."""
+        return permute_tie(self.spec, state[tie.name], indices, space, tie)
+
+    def touched(self, space: str, tie: Tie) -> Tensor:
+        """Return which entries of its parameter a tie relabels."""
+        return tied_entries(self.spec, space, tie)
+
+
+class _OfGraph:
+    """What a graph claims, read off its own action on parameters."""
+
+    def __init__(self, graph: NeuralGraph, spec: PermutationSpec) -> None:
+        _check_names(graph, spec)
+        self.spec, self.architecture = spec, graph.architecture
+        self.group = self.architecture.permutations
+        self._old: dict[str, dict[Tie, Tensor]] = {}
+
+    def relabel(self, state: Mapping[str, Tensor], indices: Indices) -> Mapping[str, Tensor]:
+        """Relabel the graph's tensors."""
+        own = {p.name: state[p.name] for p in self.architecture.parameters}
+        moved_ones = Relabelling(self.architecture, indices).act_on_parameters(own)
+        return _all_names(moved_ones, self.spec)
+
+    def old(self, space: str) -> dict[Tie, Tensor]:
+        """Return the old index at each place of each axis, under a shift of all neurons."""
+        if space not in self._old:
+            shift = moved(self.group.identity(), space)
+            self._old[space] = _old_places(Relabelling(self.architecture, shift))
+        return self._old[space]
+
+    def ties(self, space: str) -> tuple[Tie, ...]:
+        """Return every axis of every parameter that the space moves."""
+        return tuple(self.old(space))
+
+    def broken(self, state: Mapping[str, Tensor], space: str, tie: Tie, indices: Indices) -> Tensor:
+        """Return a parameter with one axis shifted."""
+        value = state[tie.name]
         places = list(_places(value.shape))
-        places[tie.axis] = self.old[tie.name, tie.axis]
-        moved = value[tuple(place.to(value.device) for place in places)]
-        return _with_aliases({tie.name: moved}, self.proof.spec)
+        places[tie.axis] = self.old(space)[tie]
+        return value[tuple(place.to(value.device) for place in places)]
 
-    def touched(self, draw: Draw, tie: Hashable) -> tuple[str, Tensor]:
-        """Return the parameter of a tie, and which of its entries one tie relabels."""
-        assert isinstance(tie, Tie)
-        shape = draw.state[tie.name].shape
-        return tie.name, self.old[tie.name, tie.axis] != _places(shape)[tie.axis]
+    def touched(self, space: str, tie: Tie) -> Tensor:
+        """Return which entries of its parameter the axis moves."""
+        old = self.old(space)[tie]
+        return old != _places(old.shape)[tie.axis]
 
-    def named(self, name: str, value: Tensor) -> Mapping[str, Tensor]:
-        """Return a parameter under all of its names."""
-        return _with_aliases({name: value}, self.proof.spec)
+
+def _differs(
+    graph: NeuralGraph,
+    derivation: Derivation,
+    state: Mapping[str, Tensor],
+    generator: torch.Generator,
+) -> tuple[str, ...]:
+    """Return in what the graph of the relabelled module is not the relabelled graph."""
+    architecture, spec = graph.architecture, derivation.spec
+    if build_architecture(derivation, dict(state)) != architecture:
+        return ("its architecture",)
+    indices = architecture.permutations.sample(generator)
+    values = graph.parameters()
+    of_spec = spec_spaces(architecture, spec)
+    known = {of_spec[name]: index for name, index in indices.items() if name in of_spec}
+    again = NeuralGraph.from_parameters(architecture, spec.permute(values, known))
+    held = graph.with_parameters(values)
+    _ = held.x  # made, so that nodes and edges are relabelled, and not parameters
+    relabelled = Relabelling(architecture, indices).act_on_graph(held)
+    names = ["x", "edge_attr", *(["integers"] if architecture.integers else [])]
+    return tuple(name for name in names if not torch.equal(again[name], relabelled[name]))
 
 
 def _places(shape: Sequence[int]) -> tuple[Tensor, ...]:
@@ -278,26 +345,26 @@ def _places(shape: Sequence[int]) -> tuple[Tensor, ...]:
     return torch.unravel_index(torch.arange(math.prod(shape)).reshape(shape), shape)
 
 
-def _old_places(relabelling: Relabelling) -> dict[tuple[str, int], Tensor]:
+def _old_places(relabelling: Relabelling) -> dict[Tie, Tensor]:
     """Return the old index at each place for each axis of each parameter that has moved."""
     tags = {
         p.name: torch.zeros(p.shape, dtype=getattr(torch, p.integer)) if p.integer
         else torch.arange(p.numel, dtype=torch.float64).reshape(p.shape)
         for p in relabelling.architecture.parameters
     }
-    found: dict[tuple[str, int], Tensor] = {}
-    for name, moved in relabelling.act_on_parameters(tags).items():
-        if not moved.is_floating_point() or torch.equal(moved, tags[name]):
+    found: dict[Tie, Tensor] = {}
+    for name, tagged in relabelling.act_on_parameters(tags).items():
+        if not tagged.is_floating_point() or torch.equal(tagged, tags[name]):
             continue
-        here, old = _places(moved.shape), torch.unravel_index(moved.long(), moved.shape)
+        here, old = _places(tagged.shape), torch.unravel_index(tagged.long(), tagged.shape)
         found |= {
-            (name, axis): old[axis] for axis in range(moved.dim())
+            Tie(name, axis): old[axis] for axis in range(tagged.dim())
             if not torch.equal(here[axis], old[axis])
         }
     return found
 
 
-def _with_aliases(values: Mapping[str, Tensor], spec: PermutationSpec) -> dict[str, Tensor]:
+def _all_names(values: Mapping[str, Tensor], spec: PermutationSpec) -> dict[str, Tensor]:
     """Give shared tensors under all of their names."""
     others = {
         other: values[name] for name, names in spec.aliases.items() if name in values

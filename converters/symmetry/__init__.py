@@ -7,7 +7,6 @@ from converters.symmetry.derive import Derivation, Layer, derive, permutation_sp
 from converters.symmetry.rules import RULES
 from converters.symmetry.rules.pointwise import pointwise
 from converters.symmetry.spec import FixedReport, PermutationSpec
-from converters.symmetry.verification import Verification, verify
 from nngraph.graph import Space
 
 __all__ = [
@@ -22,9 +21,7 @@ __all__ = [
     "Segment",
     "Space",
     "SpaceCheck",
-    "Verification",
     "derive",
     "permutation_spec",
     "pointwise",
-    "verify",
 ]

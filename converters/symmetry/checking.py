@@ -14,7 +14,7 @@ space were checked. A tie that is not seen is told apart by noise in its place:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -23,7 +23,12 @@ from torch import Tensor
 
 from converters.symmetry.running import Draw
 from converters.symmetry.shaking import Draws
+from converters.symmetry.spec import PermutationSpec
+from converters.symmetry.spec_ties import Tie, moved, under_all_names
+from nngraph.graph import Indices, Permutations
 
+#: What counts as no change of the outputs, relative to their largest entry.
+TOLERANCE = 1e-9
 #: What a broken tie must change the outputs by, in multiples of the tolerance.
 SEEN = 1e3
 
@@ -71,25 +76,49 @@ class SpaceCheck:
         return "" if self.status == "holds" else "not proven: the outputs do not depend on it"
 
 
-class Claim(Protocol):
-    """What is claimed of one space; each method returns the tensors that it changes."""
+class Claims(Protocol):
+    """The relabellings that are said to leave a network's function as it is."""
 
-    space: str
-    size: int
-    axes: tuple[tuple[str, int], ...]
-    ties: Sequence[Hashable]
+    spec: PermutationSpec
+    group: Permutations
+
+    def relabel(self, state: Mapping[str, Tensor], indices: Indices) -> Mapping[str, Tensor]:
+        """Return the relabelled tensors."""
+
+    def ties(self, space: str) -> tuple[Tie, ...]:
+        """Return the places at which tensors count the neurons of a space."""
+
+    def broken(self, state: Mapping[str, Tensor], space: str, tie: Tie, indices: Indices) -> Tensor:
+        """Return the parameter of a tie, relabelled at this tie alone."""
+
+    def touched(self, space: str, tie: Tie) -> Tensor:
+        """Return which entries of its parameter a tie relabels, broadcastable over the others."""
+
+
+class Claim:
+    """What is claimed of one space; its methods return the tensors that change."""
+
+    def __init__(self, claims: Claims, space: str, generator: torch.Generator) -> None:
+        self.claims, self.space, self.generator = claims, space, generator
+        self.size = claims.group.spaces[space].size
+        self.ties = claims.ties(space)
+        self.axes = tuple(dict.fromkeys((tie.name, tie.axis) for tie in self.ties))
 
     def relabelled(self, draw: Draw) -> Mapping[str, Tensor]:
         """Relabel the space, each time anew."""
+        return self.claims.relabel(draw.state, self._sample())
 
-    def broken(self, draw: Draw, tie: Hashable) -> Mapping[str, Tensor]:
+    def broken(self, draw: Draw, tie: Tie) -> Mapping[str, Tensor]:
         """Relabel it at one tie alone."""
-
-    def touched(self, draw: Draw, tie: Hashable) -> tuple[str, Tensor]:
-        """Return the parameter of a tie, and which of its entries one tie relabels."""
+        indices = moved(self._sample(), self.space)
+        return self.named(tie.name, self.claims.broken(draw.state, self.space, tie, indices))
 
     def named(self, name: str, value: Tensor) -> Mapping[str, Tensor]:
         """Return a parameter under all of its names."""
+        return under_all_names(self.claims.spec, name, value)
+
+    def _sample(self) -> Indices:
+        return self.claims.group.sample(self.generator, names=(self.space,))
 
 
 Kind: TypeAlias = Literal["seen", "idle", "loose", "unseen"]
@@ -128,8 +157,8 @@ def check_space(
 
 
 def _chosen(
-    ties: Sequence[Hashable], draws: Draws, generator: torch.Generator
-) -> Sequence[Hashable]:
+    ties: Sequence[Tie], draws: Draws, generator: torch.Generator
+) -> Sequence[Tie]:
     parameters = sum(tensor.numel() for tensor in draws.network.state.values())
     count = max(TIES, TIED_PARAMETERS // max(parameters, 1))
     if count >= len(ties):
@@ -155,7 +184,7 @@ class _Breaking:
     error: float = 0.0
     power: float | None = None
 
-    def kind(self, tie: Hashable) -> Kind:
+    def kind(self, tie: Tie) -> Kind:
         """Say what breaking a tie shows."""
         level = SEEN * self.tolerance
         best, depends, close, number = 0.0, False, 0, 0
@@ -181,15 +210,15 @@ class _Breaking:
             self.power = power if self.power is None else min(self.power, power)
         return kind
 
-    def _depends(self, draw: Draw, tie: Hashable) -> bool:
+    def _depends(self, draw: Draw, tie: Tie) -> bool:
         return draw.change(self._noise(draw, tie)) > self.tolerance
 
     def _noise(
-        self, draw: Draw, tie: Hashable, broken: Mapping[str, Tensor] | None = None
+        self, draw: Draw, tie: Tie, broken: Mapping[str, Tensor] | None = None
     ) -> Mapping[str, Tensor]:
         """Put noise where a tie relabels: strong, or as large as the change by the broken tie."""
-        name, touched = self.claim.touched(draw, tie)
-        value = draw.state[name]
+        touched = self.claim.claims.touched(self.claim.space, tie)
+        name, value = tie.name, draw.state[tie.name]
         noise = torch.randn(value.shape, generator=self.generator, dtype=torch.float64).to(value)
         size = touched.to(value) if broken is None else broken[name] - value
         return self.claim.named(name, value + size * noise)

@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from converters.symmetry.arguments import as_arguments
 from converters.symmetry.axes import Axis, Factor, change_factors, factors_of
-from converters.symmetry.checking import SEEN
+from converters.symmetry.checking import SEEN, TOLERANCE
 from converters.symmetry.running import Draw, Network
 from converters.symmetry.shaking import Draws
 from converters.symmetry.spec import PermutationSpec
 from converters.symmetry.spec_ties import (
     Tie,
+    moved,
     permute_tie,
     ties_of,
     under_all_names,
 )
-from converters.symmetry.verification import TOLERANCE, moved
 from nngraph.graph import Space
 
 #: Draws on which it is looked at why a mutant survived all of them.
@@ -295,10 +295,8 @@ def _is_caught(
 def _relabelled(
     mutant: Mutant, draw: Draw, generator: torch.Generator
 ) -> Mapping[str, Tensor]:
-    relabelling = mutant.spec.sample(generator, (mutant.space,))
-    return mutant.spec.permute(
-        draw.state, {**relabelling, **moved(relabelling, mutant.space)}
-    )
+    relabelling = moved(mutant.spec.sample(generator, (mutant.space,)), mutant.space)
+    return mutant.spec.permute(draw.state, relabelling)
 
 
 def _excuse(
@@ -319,7 +317,12 @@ def _touched(mutant: Mutant, draw: Draw, generator: torch.Generator) -> dict[str
     spec, state = mutant.original, draw.state
     sizes = {name: torch.zeros_like(state[name]) for name in mutant.names}
     moves: list[Mapping[str, Tensor]] = [
-        permute_tie(spec, state, moved(spec.sample(generator, (space,)), space), space, tie)
+        under_all_names(
+            spec, tie.name,
+            permute_tie(
+                spec, state[tie.name], moved(spec.sample(generator, (space,)), space), space, tie
+            ),
+        )
         for space, tie in mutant.ties
     ] or [_relabelled(mutant, draw, generator)]
     for name in sizes:

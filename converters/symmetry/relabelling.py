@@ -1,4 +1,4 @@
-"""Relabellings of neuron spaces, and what they do to a tensor whose axes count neurons."""
+"""What permutations of neuron spaces do to a tensor whose axes count neurons."""
 
 from __future__ import annotations
 
@@ -8,20 +8,10 @@ import torch
 from torch import Tensor
 
 from converters.symmetry.axes import Axis, axis_size, factors_of, segment_size
-from nngraph.errors import ArchitectureError
-from nngraph.graph import Space
-
-#: space -> the old neuron at each new place, an integer tensor ``[*outer sizes, size]`` where the
-#: outer sizes are those of the spaces that it is within, indexed by their new places.
-Relabelling = dict[str, Tensor]
+from nngraph.graph import Indices, Space
 
 #: Every space of a network by its name.
 Spaces = Mapping[str, Space]
-
-
-def free_spaces(spaces: Spaces) -> tuple[Space, ...]:
-    """Return the spaces that may be relabelled."""
-    return tuple(space for space in spaces.values() if not space.fixed)
 
 
 def is_free(spaces: Spaces, axis: Axis) -> bool:
@@ -31,63 +21,11 @@ def is_free(spaces: Spaces, axis: Axis) -> bool:
     )
 
 
-def _outer_sizes(spaces: Spaces, space: Space) -> tuple[int, ...]:
-    return tuple(spaces[outer].size for outer in space.within)
-
-
-def identity(spaces: Spaces) -> Relabelling:
-    """Return the relabelling that moves nothing."""
-    return {
-        space.name: torch.arange(space.size).expand(*_outer_sizes(spaces, space), space.size)
-        for space in free_spaces(spaces)
-    }
-
-
-def sample(
-    spaces: Spaces,
-    generator: torch.Generator | int | None = None,
-    names: Sequence[str] | None = None,
-) -> Relabelling:
-    """Return a relabelling drawn uniformly; of some spaces only, if they are named."""
-    if isinstance(generator, int):
-        generator = torch.Generator().manual_seed(generator)
-    result = identity(spaces)
-    for name in result if names is None else names:
-        space = spaces.get(name)
-        if space is None or space.fixed:
-            raise ArchitectureError(
-                f"{name!r} is no neuron space that may be relabelled; expected one of "
-                f"{[s.name for s in free_spaces(spaces)]}."
-            )
-        shape = (*_outer_sizes(spaces, space), space.size)
-        result[name] = torch.rand(shape, generator=generator, dtype=torch.float64).argsort(dim=-1)
-    return result
-
-
-def checked(spaces: Spaces, relabelling: Relabelling) -> Relabelling:
-    """Return a relabelling that fits the spaces; raise ``ArchitectureError`` if it does not."""
-    expected = identity(spaces)
-    if set(relabelling) != set(expected):
-        raise ArchitectureError(
-            f"the relabelling names {sorted(relabelling)}; this spec's free spaces are "
-            f"{sorted(expected)}."
-        )
-    for name, index in relabelling.items():
-        if tuple(index.shape) != tuple(expected[name].shape) or not torch.equal(
-            index.sort(-1)[0].cpu(), expected[name]
-        ):
-            raise ArchitectureError(
-                f"the index of space {name!r} is of shape {tuple(index.shape)} and no permutation "
-                f"in each row; expected shape {tuple(expected[name].shape)}."
-            )
-    return relabelling
-
-
 def permuted(
     spaces: Spaces,
     axes: Sequence[Axis],
     tensor: Tensor,
-    indices: Relabelling,
+    indices: Indices,
     full: Sequence[Axis] | None = None,
 ) -> Tensor:
     """Return a tensor relabelled along ``axes``; outer neurons are read off ``full``, if given."""
@@ -157,7 +95,7 @@ def _axis_index(
     number: int,
     axis: Axis,
     places: Sequence[dict[str, Tensor]],
-    indices: Relabelling,
+    indices: Indices,
     rank: int,
 ) -> tuple[Tensor, bool]:
     """Return the old index for each new one of an axis, broadcastable over all axes of the tensor.
@@ -177,15 +115,17 @@ def _axis_index(
             continue
         seen = position >= 0
         new = position.clamp(min=0)
-        outer: list[Tensor] = []
+        copy: Tensor | None = None
         for name in spaces[space].within:
             place = number if name in places[number] and bool(
                 (places[number][name][seen] >= 0).all()
             ) else next(i for i in range(rank) if i != number and name in places[i])
             crosses = crosses or place != number
-            outer.append(spread(places[place][name].clamp(min=0), place))
-        at = (*outer, spread(new, number))
-        old = indices[space].cpu()[at]
-        move = (old - spread(new, number)) * stride
+            outer = spread(places[place][name].clamp(min=0), place)
+            copy = outer if copy is None else copy * spaces[name].size + outer
+        at = spread(new, number)
+        index = indices[space].cpu()
+        old = index[at] if copy is None else index[copy, at]
+        move = (old - at) * stride
         result = result + torch.where(spread(seen, number), move, 0)
     return result, crosses

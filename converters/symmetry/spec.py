@@ -15,7 +15,6 @@ those (a wreath product). With heads :math:`h` and features :math:`j` within hea
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,17 +30,9 @@ from converters.symmetry.axes import (
     factors_of,
     segment_text,
 )
-from converters.symmetry.relabelling import (
-    Relabelling,
-    checked,
-    free_spaces,
-    identity,
-    is_free,
-    permuted,
-    sample,
-)
+from converters.symmetry.relabelling import is_free, permuted
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Space
+from nngraph.graph import Indices, Permutations, Space
 
 
 @dataclass(frozen=True)
@@ -124,7 +115,7 @@ class PermutationSpec:
     @property
     def free_spaces(self) -> tuple[Space, ...]:
         """The spaces that may be relabelled."""
-        return free_spaces(self.by_name)
+        return tuple(space for space in self.spaces if not space.fixed)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
@@ -146,30 +137,31 @@ class PermutationSpec:
     @property
     def log10_order(self) -> float:
         """log10 of the number of relabellings."""
-        total = 0.0
-        for space in self.free_spaces:
-            copies = math.prod(self.by_name[outer].size for outer in space.within)
-            total += copies * math.lgamma(space.size + 1)
-        return total / math.log(10)
+        return self.permutations.log10_order()
+
+    @cached_property
+    def permutations(self) -> Permutations:
+        """The group of permutations of the spaces."""
+        return Permutations(self.by_name)
 
     # -- relabelling ------------------------------------------------------------------------------
 
-    def identity(self) -> Relabelling:
+    def identity(self) -> Indices:
         """Return the relabelling that moves nothing."""
-        return identity(self.by_name)
+        return self.permutations.identity()
 
     def sample(
         self, generator: torch.Generator | int | None = None, spaces: tuple[str, ...] | None = None
-    ) -> Relabelling:
+    ) -> Indices:
         """Return a relabelling drawn uniformly.
 
         Args:
             generator: source of randomness, or a seed; ``None`` uses torch's global one.
             spaces: only these are relabelled; all by default.
         """
-        return sample(self.by_name, generator, spaces)
+        return self.permutations.sample(generator, names=spaces)
 
-    def permute(self, state: Mapping[str, Tensor], relabelling: Relabelling) -> dict[str, Tensor]:
+    def permute(self, state: Mapping[str, Tensor], relabelling: Indices) -> dict[str, Tensor]:
         """Return the tensors of a network relabelled: another network with the same function.
 
         Args:
@@ -180,7 +172,9 @@ class PermutationSpec:
             ArchitectureError: if a tensor is unknown, or has another shape, or the relabelling does
                 not fit this spec.
         """
-        indices = checked(self.by_name, relabelling)
+        count = self.permutations.check(relabelling)
+        if count is not None:
+            raise ArchitectureError(f"a stack of {count} relabellings; expected a single one.")
         first_names = {other: name for name, others in self.aliases.items() for other in others}
         done: dict[str, Tensor] = {}
         result: dict[str, Tensor] = {}
@@ -197,7 +191,7 @@ class PermutationSpec:
                         f"tensor {name!r} has shape {tuple(tensor.shape)}; this spec has "
                         f"{self.shape(own)} for it."
                     )
-                done[own] = permuted(self.by_name, self.parameters[own], tensor, indices)
+                done[own] = permuted(self.by_name, self.parameters[own], tensor, relabelling)
             result[name] = done[own]
         return result
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from converters.symmetry.axes import axis_size, factors_of, held, only_tie
-from converters.symmetry.relabelling import Relabelling, coordinates, permuted
+from converters.symmetry.relabelling import coordinates, permuted
 from converters.symmetry.spec import PermutationSpec
+from nngraph.graph import Indices
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,14 @@ def ties_of(spec: PermutationSpec, space: str) -> tuple[Tie, ...]:
 
 
 def permute_tie(
-    spec: PermutationSpec,
-    state: Mapping[str, Tensor],
-    relabelling: Relabelling,
-    space: str,
-    tie: Tie,
-) -> dict[str, Tensor]:
-    """Relabel a space at one tie alone, which is no symmetry in general; return what has changed.
+    spec: PermutationSpec, tensor: Tensor, indices: Indices, space: str, tie: Tie
+) -> Tensor:
+    """Return a parameter relabelled at one tie of a space alone, which is no symmetry in general.
 
     Args:
         spec: of the network.
-        state: its tensors.
-        relabelling: of this space; others stay.
+        tensor: the parameter.
+        indices: of this space; others stay.
         space: whose tie it is.
         tie: the place.
     """
@@ -63,9 +59,8 @@ def permute_tie(
         only_tie(axis, space, tie.number) if place == tie.axis else held(axis)
         for place, axis in enumerate(spec.parameters[tie.name])
     ]
-    indices = spec.identity() | {space: relabelling[space]}
-    changed = permuted(spec.by_name, axes, state[tie.name], indices, spec.parameters[tie.name])
-    return under_all_names(spec, tie.name, changed)
+    indices = spec.identity() | {space: indices[space]}
+    return permuted(spec.by_name, axes, tensor, indices, spec.parameters[tie.name])
 
 
 def tied_entries(spec: PermutationSpec, space: str, tie: Tie) -> Tensor:
@@ -79,6 +74,13 @@ def tied_entries(spec: PermutationSpec, space: str, tie: Tie) -> Tensor:
 def under_all_names(spec: PermutationSpec, name: str, value: Tensor) -> dict[str, Tensor]:
     """Return a tensor under its name and its aliases."""
     return dict.fromkeys((name, *spec.aliases.get(name, ())), value)
+
+
+def moved(indices: Indices, space: str) -> Indices:
+    """Return a relabelling, with a cyclic shift of a space of which it moves nothing by chance."""
+    index = indices[space]
+    still = torch.equal(index, torch.arange(index.shape[-1]).expand(index.shape))
+    return indices | {space: index.roll(1, -1)} if still else indices
 
 
 def count_free(spec: PermutationSpec) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentError
 
 from converters import (
+    Verification,
     load_graph,
     permutation_spec,
     save_graph,
@@ -16,7 +17,7 @@ from converters import (
     to_graph,
     verify,
 )
-from converters.symmetry import PermutationSpec, Verification
+from converters.symmetry import PermutationSpec
 from nngraph.cli import text
 from nngraph.cli.common import tell
 from nngraph.cli.modules import is_runnable, read_architecture, read_module
@@ -242,7 +243,7 @@ def _described(graph: NeuralGraph, spec: PermutationSpec) -> dict[str, Any]:
 
 
 def _plain(report: Verification) -> dict[str, Any]:
-    runs = getattr(report, "runs", None)
+    runs = report.runs
     return {
         "holds": report.holds,
         "status": report.status,
@@ -257,7 +258,7 @@ def _plain(report: Verification) -> dict[str, Any]:
         "tolerance": report.tolerance,
         "missed": None if report.missed is None else [str(missed) for missed in report.missed],
         "incomplete": report.incomplete,
-        "ran": runs is not None,
+        "ran": report.ran,
         "runs": runs if runs is not None and runs < float("inf") else None,
         "text": str(report),
     }  # fmt: skip

@@ -39,6 +39,7 @@ from nngraph.graph.neuron_symmetry import (
     sample_moves,
 )
 from nngraph.graph.parameters import DTYPES, check_parameters, check_tensor, pack, unpack
+from nngraph.graph.permutations import Indices, Permutations
 from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
 from nngraph.graph.spaces import Factor, Space, group_permutation
@@ -81,6 +82,7 @@ __all__ = [
     "Column",
     "Factor",
     "Groups",
+    "Indices",
     "Level",
     "Meetings",
     "Members",
@@ -92,6 +94,7 @@ __all__ = [
     "Neurons",
     "Nodes",
     "Parameter",
+    "Permutations",
     "Relabelling",
     "Slab",
     "Space",

@@ -23,6 +23,7 @@ from nngraph.graph.layout import (
     check_slab,
     slabs_of,
 )
+from nngraph.graph.permutations import Permutations
 from nngraph.graph.spaces import Space, check_spaces, copies, leading_factors
 
 #: Columns of node features that have one place in every architecture, up to the last that it uses:
@@ -350,6 +351,11 @@ class Architecture:
     def spaces(self) -> dict[str, int]:
         """Size of each neuron space that is relabelled, in the order of computation."""
         return {name: space.size for name, space in self.all_spaces.items() if not space.fixed}
+
+    @cached_property
+    def permutations(self) -> Permutations:
+        """The group of permutations of the spaces."""
+        return Permutations(self.all_spaces)
 
     def copies(self, space: str) -> int:
         """Number of permutations that a relabelling has of a space: 1 unless within others."""

@@ -35,7 +35,8 @@ from nngraph.graph.architecture import Architecture
 from nngraph.graph.layout import Block, read_slab, write_slab
 from nngraph.graph.neural_graph import NeuralGraph, check_readable
 from nngraph.graph.parameters import check_parameters
-from nngraph.graph.spaces import group_permutation, outer_permutation
+from nngraph.graph.permutations import take
+from nngraph.graph.spaces import group_permutation
 from nngraph.graph.stack import NeuralGraphStack
 
 
@@ -61,42 +62,9 @@ class Relabelling:
     count: int | None
 
     def __init__(self, architecture: Architecture, indices: Mapping[str, Tensor]) -> None:
-        sizes = architecture.spaces
-        if set(indices) != set(sizes):
-            raise ArchitectureError(
-                f"a relabelling names the neuron spaces {sorted(indices)}; the architecture "
-                f"{architecture} has {sorted(sizes)}."
-            )
-        leads = set()
-        for space, size in sizes.items():
-            index = indices[space]
-            own = (architecture.copies(space), size) if _is_inner(architecture, space) else (size,)
-            if (
-                not isinstance(index, Tensor)
-                or index.dtype != torch.long
-                or index.dim() - len(own) not in (0, 1)
-                or tuple(index.shape[-len(own) :]) != own
-                or not bool((index.sort(-1)[0] == torch.arange(size, device=index.device)).all())
-            ):
-                found = (
-                    f"{index.dtype} of shape {tuple(index.shape)}"
-                    if isinstance(index, Tensor) else type(index).__name__
-                )
-                raise ArchitectureError(
-                    f"the index of neuron space {space!r} is {found} and no permutation; expected "
-                    f"int64 of shape {own} or (B, {str(own)[1:]} with every neuron once in each "
-                    "row."
-                )
-            leads.add(tuple(index.shape[: -len(own)]))
-        if len(leads) > 1:
-            raise ArchitectureError(
-                f"the indices of a relabelling have leading shapes {sorted(leads)}; expected one "
-                "(B,) for all neuron spaces, or none."
-            )
+        self.count = architecture.permutations.check(indices)
         self.architecture = architecture
-        self.indices = {space: indices[space] for space in sizes}
-        lead = leads.pop() if leads else ()
-        self.count = lead[0] if lead else None
+        self.indices = {space: indices[space] for space in architecture.spaces}
 
     @classmethod
     def _of(
@@ -127,16 +95,7 @@ class Relabelling:
                 f"stacks of {self.count} and {first.count} relabellings do not compose; "
                 "expected as many, or a single one."
             )
-        indices = {}
-        for s, p in self.indices.items():
-            before = first.indices[s]
-            if _is_inner(self.architecture, s):
-                before = _take(before, self._outer(s).to(before.device), -2)
-                p = p.to(before.device)
-                shape = max(before.shape, p.shape, key=len)
-                indices[s] = before.expand(shape).gather(-1, p.expand(shape))
-            else:
-                indices[s] = _take(before, p.to(before.device), -1)
+        indices = self.architecture.permutations.compose(self.indices, first.indices)
         return Relabelling._of(self.architecture, indices, count)
 
     def __matmul__(self, first: Relabelling) -> Relabelling:
@@ -144,17 +103,8 @@ class Relabelling:
 
     def invert(self) -> Relabelling:
         """Return the relabelling that undoes this one."""
-        indices = {}
-        for s, p in self.indices.items():
-            undone = p.argsort(dim=-1)
-            if _is_inner(self.architecture, s):
-                undone = _take(undone, self._outer(s).argsort(dim=-1), -2)
-            indices[s] = undone
+        indices = self.architecture.permutations.invert(self.indices)
         return Relabelling._of(self.architecture, indices, self.count)
-
-    def _outer(self, space: str) -> Tensor:
-        """What this does to the copies of a space within others: ``[copies]``, ``[B, copies]``."""
-        return outer_permutation(self.architecture.all_spaces, space, self.indices)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Relabelling):
@@ -305,7 +255,7 @@ class Relabelling:
 
     def _move(self, value: Tensor, group: int, axis: int) -> Tensor:
         index = self._of_group(group)
-        return value if index is None else _take(value, index.to(value.device), axis)
+        return value if index is None else take(value, index.to(value.device), axis)
 
     def _move_edges(self, value: Tensor, block: Block) -> Tensor:
         """Relabel the edges of a block, ``[*, edges, C]``."""
@@ -322,7 +272,7 @@ class Relabelling:
         # The parts move whole, so that the old target tells the old part.
         rows = ends[0].unsqueeze(-1) * block.columns
         edges = rows + ends[1].remainder(block.columns).unsqueeze(-2)
-        return _take(value, edges.flatten(-3), -2)
+        return take(value, edges.flatten(-3), -2)
 
     def _check_lead(self, lead: tuple[int, ...], what: str) -> None:
         if self.count is not None and lead[:1] != (self.count,):
@@ -345,21 +295,3 @@ class Relabelling:
                 f"a relabelling of {self.architecture} does not act on a network of "
                 f"{carrier.architecture}; expected the same groups and parameters."
             )
-
-
-def _is_inner(architecture: Architecture, space: str) -> bool:
-    return bool(architecture.all_spaces[space].within)
-
-
-def _take(value: Tensor, index: Tensor, axis: int) -> Tensor:
-    """Return ``value`` with entry ``index[i]`` of ``axis`` at ``i``, row by row for ``[B, d]``.
-
-    ``axis`` is counted from the end. A value without the batch axis of the index gets one.
-    """
-    if index.dim() == 1:
-        return value.index_select(axis, index)
-    if value.dim() == 1 and axis == -1:
-        return value[index]
-    # Not gather: on the CPU it changes the bits of some NaN in bfloat16.
-    rows = torch.arange(index.shape[0], device=index.device)[:, None]
-    return value.movedim(axis, 1)[rows, index].movedim(1, axis)

@@ -5,8 +5,6 @@ What a relabelling is, and which neuron goes where, is stated in :mod:`nngraph.g
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from nngraph.graph.architecture import Architecture
@@ -38,23 +36,15 @@ class Symmetry:
 
         Python refuses to print integers of more than 4,300 digits; see :meth:`log10_order`.
         """
-        return math.prod(
-            math.factorial(size) ** self.architecture.copies(space)
-            for space, size in self.architecture.spaces.items()
-        )
+        return self.architecture.permutations.order()
 
     def log10_order(self) -> float:
         """Return the decimal logarithm of :meth:`order`, without computing that number."""
-        total = sum(
-            math.lgamma(size + 1) * self.architecture.copies(space)
-            for space, size in self.architecture.spaces.items()
-        )
-        return total / math.log(10)
+        return self.architecture.permutations.log10_order()
 
     def identity(self) -> Relabelling:
         """Return the relabelling that moves nothing."""
-        indices = {s: torch.arange(shape[-1]).expand(shape) for s, shape in self._shapes().items()}
-        return Relabelling._of(self.architecture, indices)
+        return Relabelling._of(self.architecture, self.architecture.permutations.identity())
 
     def sample(self, generator: torch.Generator | int | None = None) -> Relabelling:
         """Return a relabelling drawn uniformly.
@@ -71,29 +61,12 @@ class Symmetry:
 
         They live on the generator's device (CPU for a seed).
         """
-        if isinstance(generator, int):
-            generator = torch.Generator().manual_seed(generator)
-        device = None if generator is None else generator.device
-        # Sorting uniform numbers makes all permutations at once; ties in float64 are negligible.
-        indices = {
-            space: torch.rand(
-                count, *shape, generator=generator, dtype=torch.float64, device=device
-            ).argsort(dim=-1)
-            for space, shape in self._shapes().items()
-        }
+        indices = self.architecture.permutations.sample(generator, count)
         return Relabelling._of(self.architecture, indices, count)
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of the index of each space."""
-        spaces = self.architecture.all_spaces
-        return {
-            s: (self.architecture.copies(s), d) if spaces[s].within else (d,)
-            for s, d in self.architecture.spaces.items()
-        }
 
     def __repr__(self) -> str:
         factors = " x ".join(
             f"S_{shape[-1]}" + (f"^{shape[0]}" if len(shape) > 1 else "")
-            for shape in self._shapes().values()
+            for shape in self.architecture.permutations.shapes.values()
         )
         return f"Symmetry({factors or 'trivial'} of {self.architecture})"

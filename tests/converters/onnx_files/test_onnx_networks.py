@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from converters import verify
 from converters.onnx_files import load_onnx
-from converters.symmetry import derive, verify
+from converters.symmetry import derive
 
 # torch's own, inside run_decompositions
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

@@ -7,7 +7,8 @@ import torch
 from graph_cases import check_graph
 from torch import nn
 
-from converters.symmetry import Derivation, PermutationSpec, derive, verify
+from converters import verify
+from converters.symmetry import Derivation, PermutationSpec, derive
 
 
 def check(

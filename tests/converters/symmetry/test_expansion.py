@@ -4,7 +4,8 @@ import pytest
 import torch
 from symmetry_cases import FREE, Between, check_between, described
 
-from converters.symmetry import derive, verify
+from converters import verify
+from converters.symmetry import derive
 from converters.symmetry.rules import RULES
 
 COMPOSITE = {

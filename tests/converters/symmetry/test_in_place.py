@@ -7,8 +7,9 @@ import torch
 from symmetry_cases import check, described
 from torch import Tensor, nn
 
+from converters import verify
 from converters.placement.convert import build_architecture
-from converters.symmetry import derive, permutation_spec, verify
+from converters.symmetry import derive, permutation_spec
 from converters.symmetry.dims import atom
 from converters.symmetry.engine import Engine
 from converters.symmetry.program import Operation, Program, Ref

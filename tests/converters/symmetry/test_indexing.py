@@ -6,7 +6,8 @@ from symmetry_cases import FREE, check, check_between, described
 from torch import nn
 from torch.nn import functional as F
 
-from converters.symmetry import derive, verify
+from converters import verify
+from converters.symmetry import derive
 
 
 def written(h, where, what):

@@ -5,7 +5,8 @@ import torch
 from symmetry_cases import FREE, Between, check_between, described
 from torch.nn import functional as F
 
-from converters.symmetry import derive, verify
+from converters import verify
+from converters.symmetry import derive
 
 
 def gram(h):

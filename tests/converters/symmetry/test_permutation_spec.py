@@ -9,14 +9,8 @@ import torch
 from symmetry_cases import double
 from torch import nn
 
-from converters.symmetry import (
-    Factor,
-    PermutationSpec,
-    Space,
-    derive,
-    permutation_spec,
-    verify,
-)
+from converters import verify
+from converters.symmetry import Factor, PermutationSpec, Space, derive, permutation_spec
 from nngraph.errors import ArchitectureError
 
 
@@ -116,6 +110,8 @@ def test_permute_refuses_what_does_not_fit():
         spec.permute(state, {"0": identity["0"]})
     with pytest.raises(ArchitectureError, match="no permutation"):
         spec.permute(state, {**identity, "0": torch.zeros(5, dtype=torch.long)})
+    with pytest.raises(ArchitectureError, match="a stack of 2"):
+        spec.permute(state, spec.permutations.sample(0, 2))
     with pytest.raises(ArchitectureError, match="no neuron space that may be relabelled"):
         spec.sample(0, ("9",))
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from converters.symmetry import Factor, Space, permutation_spec, verify
+from converters import verify
+from converters.symmetry import Factor, Space, permutation_spec
 from converters.symmetry.mutants import catch_mutants, mutants
 
 INPUTS = torch.randn(5, 6)

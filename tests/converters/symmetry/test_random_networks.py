@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from converters.symmetry import derive, verify
+from converters import verify
+from converters.symmetry import derive
 
 BATCH, TOKENS = 2, 4
 

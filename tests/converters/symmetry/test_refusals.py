@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from converters.symmetry import derive, permutation_spec, verify
+from converters import verify
+from converters.symmetry import derive, permutation_spec
 from converters.symmetry.rules import RULES
 from nngraph.errors import ArchitectureError, UnsupportedModuleError
 

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from converters.symmetry import permutation_spec, verify
+from converters import verify
+from converters.symmetry import permutation_spec
 from converters.symmetry.running import Draw, Network
 from nngraph.errors import ArchitectureError, NonFiniteError, UnsupportedModuleError
 
@@ -273,7 +274,7 @@ class Lengths(nn.Module):
 
     def forward(self, x):
         h = self.a(x)
-        n = torch.exp(5000 * self.d(h).abs()).sum().clamp(max=1e15).long().item()
+        n = torch.exp(1e6 * self.d(h).abs()).sum().clamp(max=1e15).long().item()
         torch._check(n >= 0)
         return self.b(h) + torch.zeros(n).sum()
 

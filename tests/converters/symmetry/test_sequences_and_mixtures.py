@@ -7,7 +7,8 @@ from symmetry_cases import axis_text, check, described
 from torch import nn
 from torch.nn import functional as F
 
-from converters.symmetry import derive, verify
+from converters import verify
+from converters.symmetry import derive
 from converters.symmetry.widening import grouped_mm
 
 

@@ -9,7 +9,8 @@ from symmetry_programs import Recorder, difference, run_rules, spec_of, worst_br
 from torch import nn
 from torch.nn import functional as F
 
-from converters.symmetry import derive, verify
+from converters import verify
+from converters.symmetry import derive
 from converters.symmetry.dims import is_fixed
 from converters.symmetry.rules import RULES
 from converters.symmetry.rules.pointwise import pointwise
