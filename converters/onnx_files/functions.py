@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,25 +62,13 @@ def _refuse_graphs(nodes: Iterable[NodeProto], path: Path) -> None:
 
 def _sizes(bodies: dict[_Name, Counter[_Name]], path: Path) -> dict[_Name, int]:
     """Return how many nodes each function has when all that it calls is expanded."""
-    callers: dict[_Name, list[_Name]] = {name: [] for name in bodies}
-    waiting: dict[_Name, int] = {}
-    for name, body in bodies.items():
-        called = [other for other in body if other in bodies]
-        waiting[name] = len(called)
-        for other in called:
-            callers[other].append(name)
-    ready = [name for name, count in waiting.items() if count == 0]
     sizes: dict[_Name, int] = {}
-    while ready:
-        name = ready.pop()
-        # Bounded, so that numbers do not grow without end either.
-        size = sum(count * sizes.get(other, 1) for other, count in bodies[name].items())
-        sizes[name] = min(size, MOST_NODES + 1)
-        for caller in callers[name]:
-            waiting[caller] -= 1
-            if waiting[caller] == 0:
-                ready.append(caller)
-    if len(sizes) < len(bodies):
-        stuck = next(name for name in bodies if name not in sizes)
-        raise DataFileError(f"{path}: the function {stuck[1]!r} calls itself.")
+    sorter = TopologicalSorter({name: body.keys() & bodies for name, body in bodies.items()})
+    try:
+        for name in sorter.static_order():
+            # Bounded, so that numbers do not grow without end either.
+            size = sum(count * sizes.get(other, 1) for other, count in bodies[name].items())
+            sizes[name] = min(size, MOST_NODES + 1)
+    except CycleError as error:
+        raise DataFileError(f"{path}: the function {error.args[1][0][1]!r} calls itself.") from None
     return sizes

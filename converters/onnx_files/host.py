@@ -6,19 +6,43 @@ network is run or traced; none of them leaves an operation in the trace.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from converters.onnx_files.call import Array, Handler, NodeCall
-from converters.onnx_files.elements import ELEMENTS
-from converters.onnx_files.ops.shape import slices, split_sizes, target_shape
+from converters.onnx_files.node import Handler, NodeCall, Value
+from converters.onnx_files.ops import HANDLERS
+from converters.onnx_files.tensors import ELEMENTS, Array
 
 #: More numbers than a mask of 4,096 by 4,096 has: a file that wants them is refused.
 MOST = 2**24
+
+
+def evaluate(call: NodeCall) -> Sequence[Value]:
+    """Run one node, in numpy on known values or in torch; return a value for each of its outputs.
+
+    Raises:
+        NNGraphError: what the handler refuses; it names the node.
+    """
+    node, kind = call.node, call.node.op_type
+    known = kind in HOST and not any(isinstance(value, Tensor) for value in call.values)
+    handler = HOST[kind] if known else HANDLERS.get(kind)
+    if handler is None:
+        raise node.refuse(
+            "it is supported only on values that are known from the file and the input's shape; "
+            "here it reads what is computed from data."
+        )
+    with np.errstate(all="ignore") if known else contextlib.nullcontext():
+        result = handler(call)
+    values: Sequence[Any] = result if isinstance(result, list | tuple) else [result]
+    if len(values) < len(node.outputs) and any(node.outputs[len(values) :]):
+        raise node.refuse(f"only its first {len(values)} outputs are supported.")
+    return values
 
 
 def _bounded(call: NodeCall, shape: Sequence[int]) -> tuple[int, ...]:
@@ -51,11 +75,6 @@ def _divide(first: Array, second: Array) -> Array:
     return np.asarray(quotient * np.sign(first) * np.sign(second)).astype(first.dtype)
 
 
-def _modulo(call: NodeCall) -> Array:
-    function = np.fmod if call.node.integer("fmod", 0) else np.mod
-    return _pointwise(function)(call)  # type: ignore[return-value]
-
-
 def _power(first: Array, second: Array) -> Array:
     return np.asarray(np.power(first.astype(np.float64), second)).astype(first.dtype)
 
@@ -63,50 +82,23 @@ def _power(first: Array, second: Array) -> Array:
 def _reduce(function: Callable[..., Any]) -> Handler:
     def run(call: NodeCall) -> Array:
         x, axes = call.array(0), call.integers_or(1, "axes")
-        if not axes and call.node.integer("noop_with_empty_axes", 0):
+        if not axes and call.node.get("noop_with_empty_axes", 0):
             return x
-        keep = bool(call.node.integer("keepdims", 1))
-        along = tuple(axes) if axes else None
+        along, keep = tuple(axes) if axes else None, bool(call.node.get("keepdims", 1))
         return np.asarray(function(x, axis=along, keepdims=keep)).astype(x.dtype)
 
     return run
 
 
 def _cast(call: NodeCall) -> Array:
-    number = call.node.integer("to", 1)
+    number = call.node.get("to", 1)
     call.dtype(number)  # refuses what is no type
     return call.array(0).astype(ELEMENTS[number].array)
 
 
-def _reshape(call: NodeCall) -> Array:
-    x = call.array(0)
-    return x.reshape(target_shape(call, call.integers(1), x.shape))
-
-
-def _squeeze(call: NodeCall) -> Array:
-    axes = call.integers_or(1, "axes")
-    return call.array(0).squeeze(None if axes is None else tuple(axes))
-
-
-def _slice(call: NodeCall) -> Array:
-    x = call.array(0)
-    for axis, places in slices(call, x.shape).items():
-        x = np.take(x, np.array(places, dtype=np.int64), axis)
-    return x
-
-
-def _split(call: NodeCall) -> list[Array]:
-    x, axis = call.array(0), call.node.integer("axis", 0)
-    ends = np.cumsum(split_sizes(call, x.shape[axis]))[:-1]
-    return [np.array(piece) for piece in np.split(x, ends, axis)]
-
-
 def _constant_of_shape(call: NodeCall) -> Array:
-    value = call.node.array("value")
-    shape = _bounded(call, call.integers(0))
-    if value is None:
-        return np.zeros(shape, np.float32)
-    return np.full(shape, value.reshape(()))
+    value: Array = call.node.get("value", np.zeros(1, np.float32))
+    return np.full(_bounded(call, call.integers(0)), value.reshape(()))
 
 
 def _range(call: NodeCall) -> Array:
@@ -130,80 +122,68 @@ def _tile(call: NodeCall) -> Array:
     return np.tile(x, times)
 
 
-def _one_array(function: Callable[[Array], Any]) -> Handler:
-    return lambda call: np.asarray(function(call.array(0)))
-
-
 def _concatenate(call: NodeCall) -> Array:
     arrays = _arrays(call)
     _bounded(call, [sum(array.size for array in arrays)])
-    return np.concatenate(arrays, call.node.integer("axis", 0))
+    return np.concatenate(arrays, call.node.get("axis", 0))
 
 
 def _gather(call: NodeCall) -> Array:
-    x, index, axis = call.array(0), call.array(1), call.node.integer("axis", 0)
+    x, index, axis = call.array(0), call.array(1), call.node.get("axis", 0)
     _bounded(call, [index.size, *np.delete(x.shape, axis).tolist()])
     return np.asarray(np.take(x, index, axis))
 
 
 def _cumulative(call: NodeCall) -> Array:
-    if call.node.integer("exclusive", 0) or call.node.integer("reverse", 0):
+    if call.node.get("exclusive", 0) or call.node.get("reverse", 0):
         raise call.refuse("exclusive and reverse are not supported on known values.")
     x = call.array(0)
     return np.cumsum(x, call.integer(1), dtype=x.dtype)
 
 
 def _scatter_nd(call: NodeCall) -> Array:
-    if call.node.text("reduction", "none") != "none":
+    if call.node.get("reduction", "none") != "none":
         raise call.refuse("a reduction is not supported on known values.")
     x: Array = np.array(call.array(0))
     x[tuple(np.moveaxis(call.array(1), -1, 0))] = call.array(2)
     return x
 
 
-#: operators that are a function of numpy by the same name in small letters
-_NAMED = "Abs Ceil Equal Exp Floor Greater Less Log Reciprocal Round Sign Sqrt Where"
+#: operators that are a function of numpy, of any number of inputs
+_NAMED = {
+    **{name: getattr(np, name.lower()) for name in (
+        "Abs", "Ceil", "Equal", "Exp", "Floor", "Greater", "Less", "Log", "Reciprocal", "Round",
+        "Sign", "Sqrt", "Where",
+    )},
+    "GreaterOrEqual": np.greater_equal, "LessOrEqual": np.less_equal, "Neg": np.negative,
+    "Not": np.logical_not, "Sub": np.subtract, "Div": _divide, "Pow": _power,
+}  # fmt: skip
+_FOLDED = {
+    "Add": np.add, "And": np.logical_and, "Max": np.maximum, "Min": np.minimum, "Mul": np.multiply,
+    "Or": np.logical_or, "Sum": np.add,
+}  # fmt: skip
+_REDUCED: dict[str, Callable[..., Any]] = {
+    "ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod, "ReduceSum": np.sum,
+}  # fmt: skip
+#: operators whose handlers take known values as they take tensors
+_SHARED = ("Identity", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze")
 
+#: operator -> what runs it on known values
 HOST: dict[str, Handler] = {
-    **{name: _pointwise(getattr(np, name.lower())) for name in _NAMED.split()},
-    "Add": _variadic(np.add),
-    "And": _variadic(np.logical_and),
+    **{name: _pointwise(function) for name, function in _NAMED.items()},
+    **{name: _variadic(function) for name, function in _FOLDED.items()},
+    **{name: _reduce(function) for name, function in _REDUCED.items()},
+    **{name: HANDLERS[name] for name in _SHARED},
     "Cast": _cast,
     "Concat": _concatenate,
     "ConstantOfShape": _constant_of_shape,
     "CumSum": _cumulative,
-    "Div": _pointwise(_divide),
     "Expand": _expand,
     "Gather": _gather,
-    "GreaterOrEqual": _pointwise(np.greater_equal),
-    "Identity": lambda call: call.array(0),
-    "LessOrEqual": _pointwise(np.less_equal),
-    "Max": _variadic(np.maximum),
-    "Min": _variadic(np.minimum),
-    "Mod": _modulo,
-    "Mul": _variadic(np.multiply),
-    "Neg": _pointwise(np.negative),
-    "NonZero": _one_array(lambda x: np.array(np.nonzero(x), dtype=np.int64)),
-    "Not": _pointwise(np.logical_not),
-    "Or": _variadic(np.logical_or),
-    "Pow": _pointwise(_power),
+    "Mod": lambda call: _pointwise(np.fmod if call.node.get("fmod", 0) else np.mod)(call),
+    "NonZero": lambda call: np.array(np.nonzero(call.array(0)), dtype=np.int64),
     "Range": _range,
-    "ReduceMax": _reduce(np.max),
-    "ReduceMin": _reduce(np.min),
-    "ReduceProd": _reduce(np.prod),
-    "ReduceSum": _reduce(np.sum),
-    "Reshape": _reshape,
     "ScatterND": _scatter_nd,
-    "Shape": lambda call: np.array(
-        call.array(0).shape[call.node.integer("start", 0) : call.node.attributes.get("end")],
-        dtype=np.int64,
-    ),
-    "Size": _one_array(lambda x: np.array(x.size, dtype=np.int64)),
-    "Slice": _slice,
-    "Split": _split,
-    "Squeeze": _squeeze,
-    "Sub": _pointwise(np.subtract),
-    "Sum": _variadic(np.add),
     "Tile": _tile,
     "Transpose": lambda call: call.array(0).transpose(call.node.listed("perm")),
     "Unsqueeze": lambda call: np.expand_dims(

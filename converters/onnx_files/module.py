@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from urllib.parse import unquote
 
 import torch
 from torch import Tensor, nn
 
 from converters.inspection import submodule_at
-from converters.onnx_files.call import NodeCall, Value
-from converters.onnx_files.elements import ELEMENTS, element_name
-from converters.onnx_files.host import HOST
-from converters.onnx_files.names import onnx_name, state_dict_keys
-from converters.onnx_files.roles import Roles, evaluate
+from converters.onnx_files.host import evaluate
+from converters.onnx_files.node import NodeCall, Value
+from converters.onnx_files.roles import Roles
 from converters.onnx_files.structure import Declaration
+from converters.onnx_files.tensors import ELEMENTS, element_name
 from nngraph.errors import InvalidGraphError, NNGraphError
 
 #: What torch and numpy raise when values do not fit an operator.
@@ -140,14 +140,12 @@ class OnnxModule(nn.Module):
                 )
 
     def _run(self, call: NodeCall) -> Sequence[object]:
-        values = [value for value in call.values if value is not None]
-        host = call.node.op_type in HOST and not any(isinstance(v, Tensor) for v in values)
         try:
-            return evaluate(call, host=host)
+            return evaluate(call)
         except NNGraphError:
             raise
         except _FAILURES as error:
-            shapes = ", ".join(str(list(value.shape)) for value in values)
+            shapes = ", ".join(str(list(v.shape)) for v in call.values if v is not None)
             raise InvalidGraphError(
                 f"{call.node.where} cannot be run on inputs of the shapes {shapes}: {error}"
             ) from error
@@ -164,3 +162,50 @@ def _working_type(tensors: Sequence[Tensor]) -> torch.dtype:
     for tensor in tensors:
         counts[tensor.dtype] += tensor.numel()
     return max(counts, key=counts.__getitem__, default=torch.float32)
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def state_dict_keys(names: Iterable[str], root: nn.Module) -> dict[str, str]:
+    """Give each tensor of a file its key in the state dict of a module.
+
+    A dot separates submodules, as in torch, so that ``layer1.0.weight`` stays ``layer1.0.weight``;
+    slashes, colons and everything else stay as they are. Only what torch cannot hold is written
+    with percent signs as in a web address: every ``%`` is ``%25``; a dot that cannot separate,
+    since a part beside it would be empty or a tensor is called like the part before it, is ``%2E``;
+    and a part that a module already has as an attribute starts with its first letter's code
+    (``forward`` is ``%66orward``). :func:`onnx_name` undoes this.
+
+    Args:
+        names: distinct names of tensors.
+        root: the module that will hold them, before it does.
+    """
+    names = list(names)
+    taken = set(names)
+    return {name: _key(name, taken, root) for name in names}
+
+
+def onnx_name(key: str) -> str:
+    """Return the name in the file of the tensor with this key in the state dict."""
+    return unquote(key)
+
+
+def _key(name: str, taken: set[str], root: nn.Module) -> str:
+    parts = name.split(".")
+    prefixes = {".".join(parts[:count]) for count in range(1, len(parts))}
+    if not all(parts) or prefixes & taken:
+        parts = [name]
+    holders = [root] + [_PLAIN] * (len(parts) - 1)
+    return ".".join(_part(part, holder) for part, holder in zip(parts, holders, strict=True))
+
+
+#: What the submodules that hold parameters are: modules with nothing of their own.
+_PLAIN = nn.Module()
+
+
+def _part(part: str, holder: nn.Module) -> str:
+    text = part.replace("%", "%25").replace(".", "%2E")
+    if hasattr(holder, text):
+        return "".join(f"%{byte:02X}" for byte in text[0].encode()) + text[1:]
+    return text

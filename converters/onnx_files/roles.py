@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from converters.onnx_files.call import Array, NodeCall
-from converters.onnx_files.elements import array_of
-from converters.onnx_files.host import HOST
-from converters.onnx_files.node import Node
-from converters.onnx_files.structure import with_last_reads
-from converters.onnx_files.table import HANDLERS, STATES, STEERING
-from converters.onnx_files.tensors import Budget
+from converters.onnx_files.host import HOST, evaluate
+from converters.onnx_files.node import Node, NodeCall
+from converters.onnx_files.tensors import Array, Budget, array_of
 from nngraph.errors import DataFileError, NNGraphError
 
+#: operator -> inputs whose floating-point numbers steer it, and are no weights
+_STEERING: dict[str, tuple[int, ...]] = {
+    "Clip": (1, 2), "Dropout": (1, 2), "OneHot": (1,), "Pad": (2,), "Pow": (1,),
+    "Range": (0, 1, 2), "Resize": (1, 2, 3), "Upsample": (1,),
+}  # fmt: skip
+#: operator -> inputs that are where a sequence begins; a constant written there is no weight
+_STATES: dict[str, tuple[int, ...]] = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 #: The inputs of a BatchNormalization that are no parameters, as in torch.
 _STATISTICS = {"BatchNormalization": (3, 4)}
-
-
 #: Where the mask of an attention is read.
 _ADDED = {"Add": (0, 1), "Where": (1, 2)}
 
@@ -66,9 +66,9 @@ def assign_roles(
             written.add(node.outputs[0])
         else:
             rest.append(node)
-    steering = _read_only_in(STEERING, rest, kept)
-    states = _read_only_in(STATES, rest, kept) & written
-    added = _read_directly_in(_ADDED, rest) - set(kept)
+    steering = _read_only_in(_STEERING, rest, kept)
+    states = _read_only_in(_STATES, rest, kept) & written
+    added = _read_only_in(_ADDED, rest, kept, folded=False)
     for name, tensor in list(constants.items()):
         single = name in written and tensor.numel() == 1
         settled = name in steering | states or (name in added and _is_mask(tensor))
@@ -83,42 +83,20 @@ def assign_roles(
         else:
             left.append(node)
     read = {name for node in left for name in node.inputs} | set(kept)
-    statistics = _read_directly_in(_STATISTICS, left) - set(kept)
+    statistics = _read_only_in(_STATISTICS, left, kept, folded=False)
     buffers = {n: t for n, t in constants.items() if n in statistics or t.dim() == 0}
     return Roles(
-        nodes=with_last_reads(left, kept),
+        nodes=_with_last_reads(left, kept),
         known={name: array for name, array in known.items() if name in read},
         parameters={n: t for n, t in constants.items() if n in read and n not in buffers},
         buffers={n: t for n, t in buffers.items() if n in read},
     )
 
 
-def evaluate(call: NodeCall, *, host: bool) -> Sequence[object]:
-    """Run one node, in numpy or in torch, and return one value for each of its outputs.
-
-    Raises:
-        NNGraphError: what the handler refuses; it names the node.
-    """
-    node = call.node
-    handler = (HOST if host else HANDLERS).get(node.op_type)
-    if handler is None:
-        raise node.refuse(
-            "it is supported only on values that are known from the file and the input's shape; "
-            "here it reads what is computed from data."
-        )
-    with np.errstate(all="ignore") if host else contextlib.nullcontext():
-        result = handler(call)
-    values = result if isinstance(result, list | tuple) else [result]
-    if len(values) < len(node.outputs) and any(node.outputs[len(values) :]):
-        raise node.refuse(f"only its first {len(values)} outputs are supported.")
-    return values
-
-
 def _fold(node: Node, known: dict[str, Array]) -> Sequence[Array]:
-    values = [known[name] if name else None for name in node.inputs]
-    call = NodeCall(node, values, torch.float32, torch.float32, torch.device("cpu"))
     try:
-        return evaluate(call, host=True)  # type: ignore[return-value]
+        call = NodeCall(node, [known[name] if name else None for name in node.inputs])
+        return cast("Sequence[Array]", evaluate(call))
     except NNGraphError:
         raise
     except (ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as error:
@@ -126,31 +104,37 @@ def _fold(node: Node, known: dict[str, Array]) -> Sequence[Array]:
 
 
 def _constant(node: Node) -> Tensor:
-    forms = {
-        "value_float": torch.float32,
-        "value_floats": torch.float32,
-        "value_int": torch.int64,
-        "value_ints": torch.int64,
-    }
     if len(node.attributes) != 1:
         raise DataFileError(f"{node.where} has {len(node.attributes)} values; expected one.")
-    for attribute, dtype in forms.items():
-        if node.has(attribute):
-            return torch.tensor(node.attributes[attribute], dtype=dtype)
-    tensor = node.tensor("value")
-    if tensor is None:
+    (attribute, value), = node.attributes.items()
+    if isinstance(value, Tensor):
+        return value
+    if attribute not in ("value_float", "value_floats", "value_int", "value_ints"):
         raise node.refuse("it holds text; expected numbers.")
-    return tensor
+    dtype = torch.float32 if attribute.startswith("value_float") else torch.int64
+    return torch.tensor(value, dtype=dtype)
+
+
+def _with_last_reads(nodes: Sequence[Node], kept: Iterable[str]) -> tuple[Node, ...]:
+    """Note at each node which values may be dropped after it; ``kept`` are needed at the end."""
+    later = set(kept)
+    out = []
+    for node in reversed(nodes):
+        mine = dict.fromkeys((*node.inputs, *node.outputs))
+        out.append(replace(node, last_reads=tuple(n for n in mine if n and n not in later)))
+        later.update(mine)
+    return tuple(reversed(out))
 
 
 def _read_only_in(
-    places: Mapping[str, tuple[int, ...]], nodes: Iterable[Node], kept: Iterable[str]
-) -> set[str]:
+    places: Mapping[str, tuple[int, ...]], nodes: Sequence[Node], kept: Iterable[str],
+    folded: bool = True,
+) -> set[str]:  # fmt: skip
     """Return the values read in these places only, directly or through nodes that can be folded."""
     uses: dict[str, list[bool]] = {name: [False] for name in kept}
-    for node in reversed(list(nodes)):
+    for node in reversed(nodes):
         made = [uses.get(name, []) for name in node.outputs]
-        passes = node.op_type in HOST and all(flags and all(flags) for flags in made)
+        passes = folded and node.op_type in HOST and all(flags and all(flags) for flags in made)
         for place, name in enumerate(node.inputs):
             inside = place in places.get(node.op_type, ()) or passes
             uses.setdefault(name, []).append(inside)
@@ -162,13 +146,3 @@ def _is_mask(tensor: Tensor) -> bool:
     if tensor.dim() < 2 or not tensor.is_floating_point():
         return False
     return bool((tensor.abs() >= torch.finfo(tensor.dtype).max / 2).any())
-
-
-def _read_directly_in(places: Mapping[str, tuple[int, ...]], nodes: Iterable[Node]) -> set[str]:
-    """Return the values that are read in these places and in no others."""
-    inside: set[str] = set()
-    outside: set[str] = set()
-    for node in nodes:
-        for place, name in enumerate(node.inputs):
-            (inside if place in places.get(node.op_type, ()) else outside).add(name)
-    return inside - outside

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from converters.onnx_files.elements import ELEMENTS, array_of, element_name
 from converters.onnx_files.external import ExternalData
 from converters.onnx_files.host import HOST
 from converters.onnx_files.node import Node
-from converters.onnx_files.table import HANDLERS, LEARN
-from converters.onnx_files.tensors import Budget, read_tensor
+from converters.onnx_files.ops import HANDLERS, LEARN
+from converters.onnx_files.tensors import ELEMENTS, Budget, array_of, element_name, read_tensor
 from nngraph.errors import DataFileError, UnsupportedModuleError
 
 if TYPE_CHECKING:
@@ -133,17 +134,6 @@ def read_graph(
     )
 
 
-def with_last_reads(nodes: Iterable[Node], kept: Iterable[str]) -> tuple[Node, ...]:
-    """Note at each node which values may be dropped after it; ``kept`` are needed at the end."""
-    later = set(kept)
-    out = []
-    for node in reversed(list(nodes)):
-        mine = dict.fromkeys((*node.inputs, *node.outputs))
-        out.append(replace(node, last_reads=tuple(n for n in mine if n and n not in later)))
-        later.update(mine)
-    return tuple(reversed(out))
-
-
 def _makes_labels(node: NodeProto) -> bool:
     return node.domain == _LEARN and node.op_type in _LABELS
 
@@ -218,24 +208,20 @@ def _order(
                     f"{path}: {nodes[place][0]} reads {name!r}, which nothing makes."
                 )
             todo.append(made[name])
-    readers: dict[int, list[int]] = {}
-    waiting: dict[int, int] = {}
-    for place in sorted(needed):
-        sources = {made[name] for name in filter(None, nodes[place][1])} - {-1}
-        waiting[place] = len(sources)
-        for source in sources:
-            readers.setdefault(source, []).append(place)
+    sorter = TopologicalSorter(
+        {place: {made[name] for name in nodes[place][1] if name} - {-1} for place in needed}
+    )
+    with suppress(CycleError):  # said below; what can be run before it is sorted all the same
+        sorter.prepare()
     # The first in the file that can be run: the order of a sorted file is kept.
-    ready = [place for place, count in waiting.items() if count == 0]
+    ready = list(sorter.get_ready())
     heapify(ready)
     order = []
     while ready:
-        place = heappop(ready)
-        order.append(place)
-        for reader in readers.get(place, ()):
-            waiting[reader] -= 1
-            if waiting[reader] == 0:
-                heappush(ready, reader)
+        order.append(heappop(ready))
+        sorter.done(order[-1])
+        for place in sorter.get_ready():
+            heappush(ready, place)
     if len(order) < len(needed):
         stuck = [nodes[place][0] for place in sorted(needed - set(order))]
         raise DataFileError(
@@ -318,25 +304,23 @@ def _node(
 
 def _value(attribute: AttributeProto, title: str, budget: Budget, external: ExternalData) -> object:
     kind = attribute.type
-    if kind == attribute.FLOAT:
-        return attribute.f
-    if kind == attribute.INT:
-        return attribute.i
-    if kind == attribute.STRING:
-        return _decoded(attribute.s, title)
-    if kind == attribute.FLOATS:
-        return tuple(attribute.floats)
-    if kind == attribute.INTS:
-        return tuple(attribute.ints)
-    if kind == attribute.STRINGS:
-        return tuple(_decoded(text, title) for text in attribute.strings)
     if kind == attribute.TENSOR:
         what = f"{title}, attribute {attribute.name!r},"
         return read_tensor(attribute.t, what, budget, external)
-    raise UnsupportedModuleError(
-        f"{title} has an attribute {attribute.name!r} that holds a graph or sparse tensors; "
-        "expected numbers, strings and dense tensors."
-    )
+    if kind == attribute.STRING:
+        return _decoded(attribute.s, title)
+    if kind == attribute.STRINGS:
+        return tuple(_decoded(text, title) for text in attribute.strings)
+    numbers = {
+        attribute.FLOAT: attribute.f, attribute.INT: attribute.i,
+        attribute.FLOATS: tuple(attribute.floats), attribute.INTS: tuple(attribute.ints),
+    }  # fmt: skip
+    if kind not in numbers:
+        raise UnsupportedModuleError(
+            f"{title} has an attribute {attribute.name!r} that holds a graph or sparse tensors; "
+            "expected numbers, strings and dense tensors."
+        )
+    return numbers[kind]
 
 
 def _decoded(text: bytes, title: str) -> str:

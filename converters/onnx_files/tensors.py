@@ -3,18 +3,71 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from converters.onnx_files.elements import ELEMENTS, ElementType, element_name
 from converters.onnx_files.external import ExternalData
 from nngraph.errors import DataFileError, UnsupportedModuleError
 
 if TYPE_CHECKING:
     from onnx import TensorProto
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class ElementType:
+    """One element type.
+
+    ``stored`` is how the bytes of an element are read, ``field`` where a message keeps the values
+    that are not raw bytes, ``array`` the type as a known value (bfloat16 has none in numpy).
+    """
+
+    torch: torch.dtype
+    stored: type[np.generic]
+    field: str
+    array: type[np.generic]
+
+
+#: number in ``TensorProto.DataType`` -> element type
+ELEMENTS: dict[int, ElementType] = {
+    1: ElementType(torch.float32, np.float32, "float_data", np.float32),
+    2: ElementType(torch.uint8, np.uint8, "int32_data", np.uint8),
+    3: ElementType(torch.int8, np.int8, "int32_data", np.int8),
+    4: ElementType(torch.uint16, np.uint16, "int32_data", np.uint16),
+    5: ElementType(torch.int16, np.int16, "int32_data", np.int16),
+    6: ElementType(torch.int32, np.int32, "int32_data", np.int32),
+    7: ElementType(torch.int64, np.int64, "int64_data", np.int64),
+    9: ElementType(torch.bool, np.bool_, "int32_data", np.bool_),
+    10: ElementType(torch.float16, np.uint16, "int32_data", np.float16),
+    11: ElementType(torch.float64, np.float64, "double_data", np.float64),
+    12: ElementType(torch.uint32, np.uint32, "uint64_data", np.uint32),
+    13: ElementType(torch.uint64, np.uint64, "uint64_data", np.uint64),
+    16: ElementType(torch.bfloat16, np.uint16, "int32_data", np.float32),
+}
+
+_OTHERS = {
+    0: "no type", 8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn",
+    18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4",
+    23: "float4e2m1", 24: "float8e8m0", 25: "uint2", 26: "int2",
+}  # fmt: skip
+
+
+def element_name(number: int) -> str:
+    """Return the name of any element type, also of one that is not read, for messages."""
+    if number in ELEMENTS:
+        return str(ELEMENTS[number].torch).removeprefix("torch.")
+    return _OTHERS.get(number, f"unknown type {number}")
+
+
+def array_of(tensor: torch.Tensor) -> Array:
+    """Return a tensor on the CPU as an array of its own; numpy has no bfloat16."""
+    return np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+
 
 _EXTERNAL = 1
 _FIELDS = (
@@ -61,15 +114,15 @@ def read_tensor(proto: TensorProto, what: str, budget: Budget, external: Externa
     if any(dim < 0 for dim in dims) or len(dims) > 64:
         raise DataFileError(f"{what} has the shape {dims[:70]}; expected sizes of 0 or more.")
     count = math.prod(dims)
-    budget.spend(count * element.bytes, what)
+    budget.spend(count * element.torch.itemsize, what)
     if proto.HasField("segment"):
         raise UnsupportedModuleError(f"{what} is stored in segments, which nothing writes.")
     fields = [name for name in _FIELDS if len(getattr(proto, name))]
+    stored = torch.uint8 if element.torch == torch.bool else element.torch
     if proto.data_location == _EXTERNAL:
         if fields:
             raise DataFileError(f"{what} is kept in another file and has {fields[0]} as well.")
         entries = {entry.key: entry.value for entry in proto.external_data}
-        stored = torch.uint8 if element.torch == torch.bool else element.torch
         return _shaped(external.tensor(entries, stored, count, what), element, dims)
     if len(fields) > 1 or (fields and fields[0] not in ("raw_data", element.field)):
         raise DataFileError(
@@ -78,7 +131,7 @@ def read_tensor(proto: TensorProto, what: str, budget: Budget, external: Externa
     if count == 0 and not fields:
         return torch.empty(dims, dtype=element.torch)
     if fields == ["raw_data"]:
-        found: float = len(proto.raw_data) / element.bytes
+        found: float = len(proto.raw_data) / element.torch.itemsize
         flat = bytearray(proto.raw_data) if found == count else bytearray()
     else:
         found = len(getattr(proto, element.field))
@@ -87,7 +140,6 @@ def read_tensor(proto: TensorProto, what: str, budget: Budget, external: Externa
         raise DataFileError(
             f"{what} has the shape {dims}, {count} numbers; {found:g} are stored for it."
         )
-    stored = torch.uint8 if element.torch == torch.bool else element.torch
     return _shaped(torch.frombuffer(flat, dtype=stored), element, dims)
 
 
@@ -97,7 +149,7 @@ def _shaped(flat: Tensor, element: ElementType, dims: list[int]) -> Tensor:
 
 
 def _typed(proto: TensorProto, element: ElementType, what: str) -> bytearray:
-    values: np.ndarray[Any, Any] = np.array(getattr(proto, element.field))
+    values: Array = np.array(getattr(proto, element.field))
     stored = values.astype(element.stored)
     if element.stored not in (np.float32, np.float64) and not np.array_equal(
         stored.astype(values.dtype), values

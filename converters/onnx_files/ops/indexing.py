@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Handler, NodeCall
+from converters.onnx_files.node import Handler, NodeCall
 
 
 def _indices(call: NodeCall, place: int, size: int) -> Tensor:
@@ -19,7 +19,7 @@ def _indices(call: NodeCall, place: int, size: int) -> Tensor:
 
 
 def _gather(call: NodeCall) -> Tensor:
-    x, axis = call.tensor(0), call.node.integer("axis", 0)
+    x, axis = call.tensor(0), call.node.get("axis", 0)
     size = int(x.shape[axis])
     value = call.value(1)
     if not isinstance(value, Tensor) and value.ndim == 0:
@@ -35,7 +35,7 @@ def _gather(call: NodeCall) -> Tensor:
 
 
 def _gather_elements(call: NodeCall) -> Tensor:
-    x, axis = call.tensor(0), call.node.integer("axis", 0)
+    x, axis = call.tensor(0), call.node.get("axis", 0)
     return torch.gather(x, axis, _indices(call, 1, int(x.shape[axis])).long())
 
 
@@ -48,22 +48,22 @@ def _coordinates(call: NodeCall, x: Tensor) -> tuple[Tensor, ...]:
 
 def _gather_nd(call: NodeCall) -> Tensor:
     x = call.tensor(0)
-    if call.node.integer("batch_dims", 0):
+    if call.node.get("batch_dims", 0):
         raise call.refuse("batch_dims other than 0 are not supported.")
     return x[_coordinates(call, x)]
 
 
 def _scatter_nd(call: NodeCall) -> Tensor:
-    x, reduction = call.tensor(0), call.node.text("reduction", "none")
+    x, reduction = call.tensor(0), call.node.get("reduction", "none")
     if reduction not in ("none", "add"):
         raise call.refuse(f"its reduction is {reduction!r}; only none and add are supported.")
     return x.index_put(_coordinates(call, x), call.tensor(2), accumulate=reduction == "add")
 
 
 def _scatter_elements(call: NodeCall) -> Tensor:
-    x, axis = call.tensor(0), call.node.integer("axis", 0)
+    x, axis = call.tensor(0), call.node.get("axis", 0)
     index, updates = _indices(call, 1, int(x.shape[axis])).long(), call.tensor(2)
-    reduction = call.node.text("reduction", "none")
+    reduction = call.node.get("reduction", "none")
     names = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
     if reduction == "none":
         return x.scatter(axis, index, updates)
@@ -72,7 +72,7 @@ def _scatter_elements(call: NodeCall) -> Tensor:
 
 def _one_hot(call: NodeCall) -> Tensor:
     depth, (off, on) = call.integer(1), call.tensor(2).unbind(0)
-    axis, index = call.node.integer("axis", -1), call.tensor(0).long()
+    axis, index = call.node.get("axis", -1), call.tensor(0).long()
     index = torch.where(index < 0, index + depth, index)
     axis = axis + index.dim() + 1 if axis < 0 else axis
     places = torch.arange(depth, device=index.device)

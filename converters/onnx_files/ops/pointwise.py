@@ -7,18 +7,19 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Handler, NodeCall
+from converters.onnx_files.node import Handler, NodeCall
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Handler:
     return lambda call: function(call.tensor(0))
 
 
-def _binary(function: Callable[[Any, Any], Tensor]) -> Handler:
+def _binary(function: Callable[[Any, Any], Tensor]) -> Callable[[NodeCall], Tensor]:
     """Run a function whose second argument may be a number, and whose first may not."""
 
     def run(call: NodeCall) -> Tensor:
@@ -53,10 +54,7 @@ def _power(call: NodeCall) -> Tensor:
 
 
 def _modulo(call: NodeCall) -> Tensor:
-    function = torch.fmod if call.node.integer("fmod", 0) else torch.remainder
-    _, second = call.operands()
-    out: Tensor = function(call.tensor(0), second)
-    return out
+    return _binary(torch.fmod if call.node.get("fmod", 0) else torch.remainder)(call)
 
 
 def _mean(call: NodeCall) -> Tensor:
@@ -67,16 +65,10 @@ def _mean(call: NodeCall) -> Tensor:
 def _clip(call: NodeCall) -> Tensor:
     bounds: list[Any] = []
     for place, attribute in ((1, "min"), (2, "max")):
-        if call.has(place):
-            value = call.value(place)
-            known = not isinstance(value, Tensor)
-            bounds.append(call.array(place).item() if known else value)
-        else:
-            bounds.append(call.node.attributes.get(attribute))
+        value = call.value(place) if call.has(place) else call.node.attributes.get(attribute)
+        bounds.append(value.item() if isinstance(value, np.ndarray) else value)
     x = call.tensor(0)
-    if bounds == [None, None]:
-        return x
-    return torch.clamp(x, *bounds)
+    return x if bounds == [None, None] else torch.clamp(x, *bounds)
 
 
 def _where(call: NodeCall) -> Tensor:
@@ -90,21 +82,17 @@ def _where(call: NodeCall) -> Tensor:
 def _is_infinite(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     out = torch.zeros_like(x, dtype=torch.bool)
-    if call.node.integer("detect_positive", 1):
+    if call.node.get("detect_positive", 1):
         out = out | torch.isposinf(x)
-    if call.node.integer("detect_negative", 1):
+    if call.node.get("detect_negative", 1):
         out = out | torch.isneginf(x)
     return out
 
 
 def _shift(call: NodeCall) -> Tensor:
-    left = call.node.text("direction", "") == "LEFT"
+    left = call.node.get("direction", "") == "LEFT"
     function = torch.bitwise_left_shift if left else torch.bitwise_right_shift
     return function(call.tensor(0), call.tensor(1))
-
-
-def _cast(call: NodeCall) -> Tensor:
-    return call.tensor(0).to(call.dtype(call.node.integer("to", 1)))
 
 
 def _parametric_relu(call: NodeCall) -> Tensor:
@@ -118,31 +106,26 @@ def _parametric_relu(call: NodeCall) -> Tensor:
 
 def _selu(call: NodeCall) -> Tensor:
     x = call.tensor(0)
-    alpha, gamma = call.node.attributes.get("alpha"), call.node.attributes.get("gamma")
-    if alpha is None and gamma is None:
+    if not {"alpha", "gamma"} & call.node.attributes.keys():
         return F.selu(x)
-    alpha = call.node.real("alpha", 1.67326319217681884765625)
-    gamma = call.node.real("gamma", 1.05070102214813232421875)
-    return gamma * torch.where(x > 0, x, alpha * torch.expm1(x))
-
-
-def _gelu(call: NodeCall) -> Tensor:
-    return F.gelu(call.tensor(0), approximate=call.node.text("approximate", "none"))
+    alpha = call.node.get("alpha", 1.67326319217681884765625)
+    gamma = call.node.get("gamma", 1.05070102214813232421875)
+    return gamma * F.elu(x, alpha)
 
 
 def _shrink(call: NodeCall) -> Tensor:
-    x, bias, bound = call.tensor(0), call.node.real("bias", 0.0), call.node.real("lambd", 0.5)
+    x, bias, bound = call.tensor(0), call.node.get("bias", 0.0), call.node.get("lambd", 0.5)
     inner = torch.where(x > bound, x - bias, torch.zeros_like(x))
     return torch.where(x < -bound, x + bias, inner)
 
 
 def _swish(call: NodeCall) -> Tensor:
-    x, alpha = call.tensor(0), call.node.real("alpha", 1.0)
+    x, alpha = call.tensor(0), call.node.get("alpha", 1.0)
     return F.silu(x) if alpha == 1.0 else x * torch.sigmoid(alpha * x)
 
 
 def _hard_sigmoid(call: NodeCall) -> Tensor:
-    alpha, beta = call.node.real("alpha", 0.2), call.node.real("beta", 0.5)
+    alpha, beta = call.node.get("alpha", 0.2), call.node.get("beta", 0.5)
     return torch.clamp(alpha * call.tensor(0) + beta, 0.0, 1.0)
 
 
@@ -155,7 +138,7 @@ def _dropout(call: NodeCall) -> Tensor:
 
 def _with(attribute: str, default: float, function: Callable[..., Tensor]) -> Handler:
     """Run an activation with one parameter."""
-    return lambda call: function(call.tensor(0), call.node.real(attribute, default))
+    return lambda call: function(call.tensor(0), call.node.get(attribute, default))
 
 
 #: operators that are a function of torch by the same name in small letters
@@ -195,9 +178,11 @@ HANDLERS: dict[str, Handler] = {
     "BitShift": _shift,
     "IsInf": _is_infinite,
     "Where": _where,
-    "Cast": _cast,
+    "Cast": lambda call: call.tensor(0).to(call.dtype(call.node.get("to", 1))),
     "CastLike": lambda call: call.tensor(0).to(call.tensor(1).dtype),
     "Identity": lambda call: call.value(0),
+    # dictionaries by class, as the tensor of numbers that they are
+    "ZipMap": _unary(lambda x: x),
     "Dropout": _dropout,
     # activations
     "LeakyRelu": _with("alpha", 0.01, F.leaky_relu),
@@ -206,7 +191,7 @@ HANDLERS: dict[str, Handler] = {
     "Elu": _with("alpha", 1.0, F.elu),
     "Celu": _with("alpha", 1.0, F.celu),
     "Selu": _selu,
-    "Gelu": _gelu,
+    "Gelu": lambda call: F.gelu(call.tensor(0), approximate=call.node.get("approximate", "none")),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _unary(F.hardswish),
     "Mish": _unary(F.mish),

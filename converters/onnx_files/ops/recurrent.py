@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Handler, NodeCall
+from converters.onnx_files.node import Handler, NodeCall
 
 #: For each gate of torch (input, forget, cell, output), its place in ONNX (input, output, forget,
 #: cell).
@@ -50,7 +50,7 @@ def _layer(
     call: NodeCall, gates: tuple[int, ...], activations: list[str], state_count: int
 ) -> _Layer:
     node = call.node
-    direction = node.text("direction", "forward")
+    direction = node.get("direction", "forward")
     count = 2 if direction == "bidirectional" else 1
     given = [name.lower() for name in node.listed("activations") or activations * count]
     if given != [name.lower() for name in activations * count]:
@@ -58,21 +58,21 @@ def _layer(
             f"its activations are {given}; torch's operator has {activations} in each direction."
         )
     for attribute in ("clip", "activation_alpha", "activation_beta"):
-        if node.has(attribute):
+        if attribute in node.attributes:
             raise call.refuse(f"the attribute {attribute!r} is not supported.")
     x, weight, recurrent = (call.tensor(place) for place in range(3))
     if weight.shape[0] != count or recurrent.shape[0] != count:
         raise call.refuse(
             f"its weights are for {weight.shape[0]} directions; expected {count} ({direction})."
         )
-    if node.integer("layout", 0):
+    if node.get("layout", 0):
         x = x.transpose(0, 1)
     if call.has(4):
         lengths = call.integers(4)
         if any(length != x.shape[0] for length in lengths):
             raise call.refuse(f"its sequence_lens are {lengths}; expected {x.shape[0]} for all.")
     hidden = int(recurrent.shape[-1])
-    if node.integer("hidden_size", hidden) != hidden:
+    if node.get("hidden_size", hidden) != hidden:
         raise call.refuse(f"its hidden_size is not {hidden}, which its weights have.")
     bias = call.optional(3)
     weights = []
@@ -88,7 +88,7 @@ def _layer(
         state = call.optional(place)
         if state is None:
             state = x.new_zeros(count, x.shape[1], hidden)
-        elif node.integer("layout", 0):
+        elif node.get("layout", 0):
             state = state.transpose(0, 1)
         states.append(state)
     backwards = direction == "reverse"
@@ -101,7 +101,7 @@ def _outputs(call: NodeCall, layer: _Layer, y: Tensor, states: list[Tensor]) -> 
     y = y.flip(0) if layer.backwards else y
     directions = 2 if layer.bidirectional else 1
     y = y.reshape(*y.shape[:2], directions, layer.hidden).transpose(1, 2)
-    if call.node.integer("layout", 0):
+    if call.node.get("layout", 0):
         return y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in states)
     return y, *states
 
@@ -109,7 +109,7 @@ def _outputs(call: NodeCall, layer: _Layer, y: Tensor, states: list[Tensor]) -> 
 def _lstm(call: NodeCall) -> tuple[Tensor, ...]:
     if call.has(7):
         raise call.refuse("peephole weights are not supported.")
-    if call.node.integer("input_forget", 0):
+    if call.node.get("input_forget", 0):
         raise call.refuse("input_forget is not supported.")
     layer = _layer(call, _LSTM_GATES, ["Sigmoid", "Tanh", "Tanh"], 2)
     y, last, cell = torch.lstm(layer.x, layer.states, layer.weights, *layer.options)
@@ -118,7 +118,7 @@ def _lstm(call: NodeCall) -> tuple[Tensor, ...]:
 
 def _gru(call: NodeCall) -> tuple[Tensor, ...]:
     layer = _layer(call, _GRU_GATES, ["Sigmoid", "Tanh"], 1)
-    if call.node.integer("linear_before_reset", 0):
+    if call.node.get("linear_before_reset", 0):
         y, last = torch.gru(layer.x, layer.states[0], layer.weights, *layer.options)
         return _outputs(call, layer, y, [last])
     per_direction = 4 if layer.has_bias else 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Handler, NodeCall
+from converters.onnx_files.node import Handler, NodeCall
 
 #: Operator set from which Softmax works along one axis, and not on all from one on.
 _ONE_AXIS = 13
@@ -18,28 +18,25 @@ _ONE_AXIS = 13
 def _reduce(function: Callable[[Tensor, list[int], bool], Tensor]) -> Handler:
     def run(call: NodeCall) -> Tensor:
         x, axes = call.tensor(0), call.integers_or(1, "axes")
-        if not axes and call.node.integer("noop_with_empty_axes", 0):
-            axes = []
-        elif not axes:
+        if not axes and not call.node.get("noop_with_empty_axes", 0):
             axes = list(range(x.dim()))
+        if not axes:  # no axes would mean all of them to torch
+            return function(x.unsqueeze(0), [0], False)
         axes = [axis % max(x.dim(), 1) for axis in axes]
-        return function(x, axes, bool(call.node.integer("keepdims", 1)))
+        return function(x, axes, bool(call.node.get("keepdims", 1)))
 
     return run
 
 
 def _sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    # No axes would mean all of them to torch; ONNX means none.
-    return x.sum(axes, keepdim=keep).to(x.dtype) if axes else x
+    return x.sum(axes, keepdim=keep).to(x.dtype)
 
 
 def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    if not axes:
-        return x
-    if not x.is_floating_point():
-        count = math.prod(x.shape[axis] for axis in axes)
-        return torch.div(_sum(x, axes, keep), count, rounding_mode="trunc")
-    return x.mean(axes, keepdim=keep)
+    if x.is_floating_point():
+        return x.mean(axes, keepdim=keep)
+    count = math.prod(x.shape[axis] for axis in axes)
+    return torch.div(_sum(x, axes, keep), count, rounding_mode="trunc")
 
 
 def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
@@ -48,25 +45,12 @@ def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return x
 
 
-def _log_sum_exp(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return torch.logsumexp(x, axes, keepdim=keep) if axes else x
-
-
-def _extreme(name: str) -> Callable[[Tensor, list[int], bool], Tensor]:
-    function = torch.amax if name == "max" else torch.amin
-    return lambda x, axes, keep: function(x, axes, keepdim=keep) if axes else x
-
-
-def _norm(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return torch.linalg.vector_norm(x, 2, axes, keepdim=keep) if axes else x.abs()
-
-
 def _along(function: Callable[[Tensor, int], Tensor]) -> Handler:
     """Run a softmax; before operator set 13 it works on all axes from one on, taken as one."""
 
     def run(call: NodeCall) -> Tensor:
         x, opset = call.tensor(0), call.node.opset
-        axis = call.node.integer("axis", -1 if opset >= _ONE_AXIS else 1)
+        axis = call.node.get("axis", -1 if opset >= _ONE_AXIS else 1)
         axis = axis + x.dim() if axis < 0 else axis
         if opset >= _ONE_AXIS or axis == x.dim() - 1:
             return function(x, axis)
@@ -81,13 +65,11 @@ def _hardmax(x: Tensor, axis: int) -> Tensor:
     return torch.zeros_like(x).scatter(axis, largest, 1.0)
 
 
-def _place(name: str) -> Handler:
-    function = torch.argmax if name == "max" else torch.argmin
-
+def _place(function: Callable[..., Tensor]) -> Handler:
     def run(call: NodeCall) -> Tensor:
-        x, axis = call.tensor(0), call.node.integer("axis", 0)
-        keep = bool(call.node.integer("keepdims", 1))
-        if call.node.integer("select_last_index", 0):
+        x, axis = call.tensor(0), call.node.get("axis", 0)
+        keep = bool(call.node.get("keepdims", 1))
+        if call.node.get("select_last_index", 0):
             return x.shape[axis] - 1 - function(x.flip(axis), axis, keepdim=keep)
         return function(x, axis, keepdim=keep)
 
@@ -95,19 +77,18 @@ def _place(name: str) -> Handler:
 
 
 def _top(call: NodeCall) -> tuple[Tensor, Tensor]:
-    count = call.integer(1) if call.has(1) else call.node.integer("k", 1)
-    axis = call.node.integer("axis", -1)
-    largest = bool(call.node.integer("largest", 1))
+    count = call.integer(1) if call.has(1) else call.node.get("k", 1)
+    axis, largest = call.node.get("axis", -1), bool(call.node.get("largest", 1))
     found = torch.topk(call.tensor(0), count, axis, largest, sorted=True)
     return found[0], found[1]
 
 
 def _running_sum(call: NodeCall) -> Tensor:
     x, axis = call.tensor(0), call.integer(1)
-    backwards = call.node.integer("reverse", 0)
+    backwards = call.node.get("reverse", 0)
     x = x.flip(axis) if backwards else x
     y = torch.cumsum(x, axis, dtype=x.dtype)
-    if call.node.integer("exclusive", 0):
+    if call.node.get("exclusive", 0):
         y = y - x
     return y.flip(axis) if backwards else y
 
@@ -115,19 +96,19 @@ def _running_sum(call: NodeCall) -> Tensor:
 HANDLERS: dict[str, Handler] = {
     "ReduceSum": _reduce(_sum),
     "ReduceMean": _reduce(_mean),
-    "ReduceMax": _reduce(_extreme("max")),
-    "ReduceMin": _reduce(_extreme("min")),
+    "ReduceMax": _reduce(torch.amax),
+    "ReduceMin": _reduce(torch.amin),
     "ReduceProd": _reduce(_product),
     "ReduceL1": _reduce(lambda x, axes, keep: _sum(x.abs(), axes, keep)),
-    "ReduceL2": _reduce(_norm),
+    "ReduceL2": _reduce(lambda x, axes, keep: torch.linalg.vector_norm(x, 2, axes, keep)),
     "ReduceSumSquare": _reduce(lambda x, axes, keep: _sum(x * x, axes, keep)),
     "ReduceLogSum": _reduce(lambda x, axes, keep: _sum(x, axes, keep).log()),
-    "ReduceLogSumExp": _reduce(_log_sum_exp),
+    "ReduceLogSumExp": _reduce(torch.logsumexp),
     "Softmax": _along(F.softmax),
     "LogSoftmax": _along(F.log_softmax),
     "Hardmax": _along(_hardmax),
-    "ArgMax": _place("max"),
-    "ArgMin": _place("min"),
+    "ArgMax": _place(torch.argmax),
+    "ArgMin": _place(torch.argmin),
     "TopK": _top,
     "CumSum": _running_sum,
 }

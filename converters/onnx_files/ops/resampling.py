@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Array, Handler, NodeCall
+from converters.onnx_files.node import Handler, NodeCall
+from converters.onnx_files.tensors import Array
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -32,14 +33,14 @@ def _resize(call: NodeCall) -> Tensor:
     first = 1 if node.opset < 11 else 2  # operator set 11 put a region of interest before
     scales = call.numbers(first) if call.has(first) else []
     sizes = call.integers(first + 1) if call.has(first + 1) else []
-    if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise call.refuse("keep_aspect_ratio_policy other than stretch is not supported.")
     target = _targets(call, x, scales, sizes)
     factors = [1.0] * x.dim()
     for place, axis in enumerate(node.listed("axes") or range(x.dim())):
         factors[axis] = scales[place] if scales else target[axis] / x.shape[axis]
-    mode = node.text("mode", "nearest")
-    where = node.text(
+    mode = node.get("mode", "nearest")
+    where = node.get(
         "coordinate_transformation_mode", "asymmetric" if node.opset < 11 else "half_pixel"
     )
     if mode == "nearest":
@@ -48,7 +49,7 @@ def _resize(call: NodeCall) -> Tensor:
 
 
 def _upsample(call: NodeCall) -> Tensor:
-    if (mode := call.node.text("mode", "nearest")) != "nearest":
+    if (mode := call.node.get("mode", "nearest")) != "nearest":
         raise call.refuse(f"its mode is {mode!r}; only nearest is supported. Use Resize.")
     x, scales = call.tensor(0), call.numbers(1)
     return _nearest(call, x, _targets(call, x, scales, []), scales, "asymmetric")
@@ -58,7 +59,7 @@ def _nearest(
     call: NodeCall, x: Tensor, target: list[int], factors: list[float], where: str
 ) -> Tensor:
     """Take for each place the nearest one; as torch's own operator where it takes the same."""
-    rounding = call.node.text(
+    rounding = call.node.get(
         "nearest_mode", "floor" if call.node.opset < 11 else "round_prefer_floor"
     )
     before = [int(n) for n in x.shape]
@@ -113,9 +114,9 @@ def _interpolated(
         (mode == "linear" or (mode == "cubic" and len(spatial) == 2))
         and kind is not None
         and target[:2] == list(x.shape[:2])
-        and node.integer("antialias", 0) == 0
-        and not (mode == "cubic" and node.integer("exclude_outside", 0))
-        and abs(node.real("cubic_coeff_a", -0.75) + 0.75) < 1e-9
+        and node.get("antialias", 0) == 0
+        and not (mode == "cubic" and node.get("exclude_outside", 0))
+        and abs(node.get("cubic_coeff_a", -0.75) + 0.75) < 1e-9
     )
     single = 1 in spatial
     if not fits or where not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
@@ -137,13 +138,13 @@ def _interpolated(
 
 def _grid_sample(call: NodeCall) -> Tensor:
     names = {"linear": "bilinear", "cubic": "bicubic"}
-    mode = call.node.text("mode", "bilinear" if call.node.opset < 20 else "linear")
+    mode = call.node.get("mode", "bilinear" if call.node.opset < 20 else "linear")
     return F.grid_sample(
         call.tensor(0),
         call.tensor(1),
         mode=names.get(mode, mode),
-        padding_mode=call.node.text("padding_mode", "zeros"),
-        align_corners=bool(call.node.integer("align_corners", 0)),
+        padding_mode=call.node.get("padding_mode", "zeros"),
+        align_corners=bool(call.node.get("align_corners", 0)),
     )
 
 

@@ -1,59 +1,34 @@
-"""Operators that move, join and cut, and compute nothing."""
+"""Operators that move, join and cut, and compute nothing.
+
+Those that take a :data:`~converters.onnx_files.node.Value` serve known values too.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.onnx_files.call import Array, Handler, NodeCall
+from converters.onnx_files.node import Handler, NodeCall, Value
+from converters.onnx_files.tensors import Array
 
 
-def target_shape(call: NodeCall, shape: list[int], sizes: tuple[int, ...]) -> list[int]:
-    """Return the sizes of a Reshape: 0 keeps a size (unless ``allowzero``), -1 is what is left."""
-    if not call.node.integer("allowzero", 0):
-        if any(n == 0 and axis >= len(sizes) for axis, n in enumerate(shape)):
-            raise call.refuse(f"its shape {shape} keeps a size that {list(sizes)} does not have.")
-        shape = [sizes[axis] if n == 0 else n for axis, n in enumerate(shape)]
-    return shape
-
-
-def slices(call: NodeCall, sizes: tuple[int, ...]) -> dict[int, range]:
-    """Return for each axis of a Slice the places that it takes, in their order."""
-    starts, ends = call.integers_or(1, "starts"), call.integers_or(2, "ends")
-    if starts is None or ends is None:
-        raise call.refuse("it lacks starts or ends.")
-    axes = call.integers_or(3, "axes")
-    axes = list(range(len(starts))) if axes is None else axes
-    steps = call.integers(4) if call.has(4) else [1] * len(starts)
-    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
-        raise call.refuse(f"its starts {starts}, ends {ends}, axes {axes}, steps {steps} disagree.")
-    out = {}
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        size = sizes[axis]
-        out[axis % len(sizes)] = range(size)[slice(start, end, step)]
-    return out
-
-
-def split_sizes(call: NodeCall, size: int) -> list[int]:
-    """Return the sizes of the pieces of a Split."""
-    if (given := call.integers_or(1, "split")) is not None:
-        return given
-    count = call.node.integer("num_outputs", len(call.node.outputs))
-    piece = -(-size // count)
-    return [max(min(piece, size - piece * index), 0) for index in range(count)]
-
-
-def _reshape(call: NodeCall) -> Tensor:
-    x = call.tensor(0)
-    return x.reshape(target_shape(call, call.integers(1), tuple(x.shape)))
+def _reshape(call: NodeCall) -> Value:
+    """0 keeps a size (unless ``allowzero``), and -1 is what is left."""
+    x, shape = call.value(0), call.integers(1)
+    if not call.node.get("allowzero", 0):
+        if any(n == 0 and axis >= x.ndim for axis, n in enumerate(shape)):
+            raise call.refuse(f"its shape {shape} keeps a size that {list(x.shape)} does not have.")
+        shape = [x.shape[axis] if n == 0 else n for axis, n in enumerate(shape)]
+    return x.reshape(shape)
 
 
 def _flatten(call: NodeCall) -> Tensor:
-    x, axis = call.tensor(0), call.node.integer("axis", 1)
+    x, axis = call.tensor(0), call.node.get("axis", 1)
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 1 and x.dim() > 1:
         return torch.flatten(x, 1)
@@ -65,14 +40,14 @@ def _transpose(call: NodeCall) -> Tensor:
     return x.permute(call.node.listed("perm") or list(reversed(range(x.dim()))))
 
 
-def _squeeze(call: NodeCall) -> Tensor:
-    x, axes = call.tensor(0), call.integers_or(1, "axes")
+def _squeeze(call: NodeCall) -> Value:
+    x, axes = call.value(0), call.integers_or(1, "axes")
     if axes is None:
         return x.squeeze()
     for axis in axes:
         if x.shape[axis] != 1:
             raise call.refuse(f"axis {axis} of {list(x.shape)} has not the size 1.")
-    return x.squeeze(axes[0]) if len(axes) == 1 else x.squeeze(axes)
+    return x.squeeze(axes[0] if len(axes) == 1 else tuple(axes))
 
 
 def _unsqueeze(call: NodeCall) -> Tensor:
@@ -83,20 +58,38 @@ def _unsqueeze(call: NodeCall) -> Tensor:
     return x
 
 
-def _split(call: NodeCall) -> tuple[Tensor, ...]:
-    x, axis = call.tensor(0), call.node.integer("axis", 0)
-    return torch.split(x, split_sizes(call, int(x.shape[axis])), axis)
+def _split(call: NodeCall) -> Sequence[Value]:
+    x, axis = call.value(0), call.node.get("axis", 0)
+    sizes = call.integers_or(1, "split")
+    if sizes is None:
+        size, count = int(x.shape[axis]), call.node.get("num_outputs", len(call.node.outputs))
+        piece = -(-size // count)
+        sizes = [max(min(piece, size - piece * index), 0) for index in range(count)]
+    if isinstance(x, Tensor):
+        return torch.split(x, sizes, axis)
+    return np.split(x, np.cumsum(sizes)[:-1], axis)
 
 
-def _slice(call: NodeCall) -> Tensor:
-    x = call.tensor(0)
-    for axis, places in slices(call, tuple(x.shape)).items():
+def _slice(call: NodeCall) -> Value:
+    x = call.value(0)
+    starts, ends = call.integers_or(1, "starts"), call.integers_or(2, "ends")
+    if starts is None or ends is None:
+        raise call.refuse("it lacks starts or ends.")
+    axes = call.integers_or(3, "axes")
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = call.integers(4) if call.has(4) else [1] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        raise call.refuse(f"its starts {starts}, ends {ends}, axes {axes}, steps {steps} disagree.")
+    cuts = {
+        axis % x.ndim: range(x.shape[axis])[start:end:step]
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
+    }
+    for axis, places in cuts.items():
         forward = places if places.step > 0 else places[::-1]
         if forward != range(x.shape[axis]):
-            cut = (slice(None),) * axis + (slice(forward.start, forward.stop, forward.step),)
-            x = x[cut]
+            x = x[(slice(None),) * axis + (slice(forward.start, forward.stop, forward.step),)]
         if places.step < 0:
-            x = x.flip(axis)
+            x = x.flip(axis) if isinstance(x, Tensor) else np.flip(x, axis)
     return x
 
 
@@ -106,18 +99,14 @@ def _expand(call: NodeCall) -> Tensor:
 
 
 def _shape(call: NodeCall) -> Array:
-    sizes = [int(n) for n in call.tensor(0).shape]
-    start, end = call.node.integer("start", 0), call.node.integer("end", len(sizes))
+    sizes = [int(n) for n in call.value(0).shape]
+    start, end = call.node.get("start", 0), call.node.get("end", len(sizes))
     return np.array(sizes[start:end], dtype=np.int64)
-
-
-def _size(call: NodeCall) -> Array:
-    return np.array(math.prod(int(n) for n in call.tensor(0).shape), dtype=np.int64)
 
 
 def _pad(call: NodeCall) -> Tensor:
     """Pad by a number, or by places of the tensor itself."""
-    x, mode = call.tensor(0), call.node.text("mode", "constant")
+    x, mode = call.tensor(0), call.node.get("mode", "constant")
     pads = call.integers_or(1, "pads") or []
     axes = call.integers(3) if call.has(3) else list(range(x.dim()))
     if len(pads) != 2 * len(axes):
@@ -125,39 +114,31 @@ def _pad(call: NodeCall) -> Tensor:
     ends = {a % x.dim(): (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
     every = [ends.get(axis, (0, 0)) for axis in range(x.dim())]
     if mode == "constant":
-        value = call.number(2) if call.has(2) else call.node.real("value", 0.0)
+        value = call.number(2) if call.has(2) else call.node.get("value", 0.0)
         sizes = [n for pair in reversed(every) for n in pair]
         return F.pad(x, sizes, value=value)
     names = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
     if mode not in names:
         raise call.refuse(f"its mode is {mode!r}; expected constant, reflect, edge or wrap.")
     spatial = every[2:]
-    whole = all(pair == (0, 0) for pair in every[:2]) and 3 <= x.dim() <= 5
-    if whole and all(
-        0 <= n < size for p, size in zip(spatial, x.shape[2:], strict=True) for n in p
+    fits = zip(spatial, x.shape[2:], strict=True)
+    if (
+        3 <= x.dim() <= 5 and every[:2] == [(0, 0), (0, 0)]
+        and all(0 <= n < size for pair, size in fits for n in pair)
     ):
         return F.pad(x, [n for pair in reversed(spatial) for n in pair], mode=names[mode])
     for axis, (before, after) in enumerate(every):
         if (before, after) != (0, 0):
-            places = _places(mode, int(x.shape[axis]), before, after)
+            size = int(x.shape[axis])
+            places = np.pad(np.arange(size), (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
+            places = places[max(-before, 0) : len(places) - max(-after, 0)]
             x = torch.index_select(x, axis, call.as_tensor(places))
     return x
 
 
-def _places(mode: str, size: int, before: int, after: int) -> Array:
-    wanted = np.arange(-before, size + after)
-    if mode == "edge":
-        return wanted.clip(0, size - 1)
-    if mode == "wrap":
-        return wanted % size
-    period = max(2 * (size - 1), 1)
-    folded = wanted % period
-    return np.minimum(folded, period - folded) if size > 1 else np.zeros_like(wanted)
-
-
 def _depth_to_space(call: NodeCall) -> Tensor:
-    x, block = call.tensor(0), call.node.integer("blocksize", 1)
-    if call.node.text("mode", "DCR") == "CRD":
+    x, block = call.tensor(0), call.node.get("blocksize", 1)
+    if call.node.get("mode", "DCR") == "CRD":
         return F.pixel_shuffle(x, block)
     count, channels, height, width = x.shape
     x = x.reshape(count, block, block, channels // block**2, height, width)
@@ -166,7 +147,7 @@ def _depth_to_space(call: NodeCall) -> Tensor:
 
 
 def _space_to_depth(call: NodeCall) -> Tensor:
-    x, block = call.tensor(0), call.node.integer("blocksize", 1)
+    x, block = call.tensor(0), call.node.get("blocksize", 1)
     count, channels, height, width = x.shape
     x = x.reshape(count, channels, height // block, block, width // block, block)
     x = x.permute(0, 3, 5, 1, 2, 4)
@@ -175,15 +156,15 @@ def _space_to_depth(call: NodeCall) -> Tensor:
 
 def _triangle(call: NodeCall) -> Tensor:
     diagonal = call.integer(1) if call.has(1) else 0
-    keep = torch.triu if call.node.integer("upper", 1) else torch.tril
+    keep = torch.triu if call.node.get("upper", 1) else torch.tril
     return keep(call.tensor(0), diagonal)
 
 
 def _eye(call: NodeCall) -> Tensor:
     x = call.tensor(0)
-    dtype = call.dtype(call.node.integer("dtype", 0)) if call.node.has("dtype") else x.dtype
+    dtype = call.dtype(call.node.get("dtype", 0)) if "dtype" in call.node.attributes else x.dtype
     rows, columns = (int(n) for n in x.shape)
-    places = np.eye(rows, columns, call.node.integer("k", 0))
+    places = np.eye(rows, columns, call.node.get("k", 0))
     return torch.from_numpy(places).to(call.device, dtype)
 
 
@@ -193,14 +174,14 @@ HANDLERS: dict[str, Handler] = {
     "Transpose": _transpose,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
-    "Concat": lambda call: torch.cat(call.tensors(), call.node.integer("axis", 0)),
+    "Concat": lambda call: torch.cat(call.tensors(), call.node.get("axis", 0)),
     "Split": _split,
     "Slice": _slice,
     "Expand": _expand,
     "Tile": lambda call: call.tensor(0).repeat(call.integers(1)),
     "Pad": _pad,
     "Shape": _shape,
-    "Size": _size,
+    "Size": lambda call: np.array(math.prod(map(int, call.value(0).shape)), dtype=np.int64),
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
     "Trilu": _triangle,

@@ -9,8 +9,9 @@ from onnx import helper
 from onnx_cases import OPSET, compare, integers, model, numbers, run, write
 
 from converters.onnx_files import load_onnx
+from converters.onnx_files.host import HOST
+from converters.onnx_files.ops import HANDLERS
 from converters.onnx_files.structure import OPSETS
-from converters.onnx_files.table import HANDLERS, HOST
 
 A, B = numbers(3, 4), numbers(3, 4, seed=1)
 ROW = numbers(4, seed=2)
