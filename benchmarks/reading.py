@@ -29,6 +29,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def zoo_of(folder: Path, count: int, width: int) -> Zoo:
+    """Make a zoo of networks that are not trained."""
+    images, labels = torch.zeros(count, 2, 2, 1), torch.arange(count) % 2
+    source = ImageSource("blank", images, labels, ("a", "b"))
+    widths = [2, width, width, 1]
+    return fit_zoo(folder / "zoo", source, widths=widths, steps=0, progress=False)
+
+
 def check(zoo: Zoo) -> None:
     """Check that one network, a graph and the stream are what the stack holds."""
     stack = zoo.stack()
@@ -57,12 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = parser()
     arguments = made.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    images = torch.zeros(arguments.count, 2, 2, 1)
-    source = ImageSource("blank", images, torch.arange(arguments.count) % 2, ("a", "b"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        widths = [2, arguments.width, arguments.width, 1]
-        path = fit_zoo(Path(folder) / "zoo", source, widths=widths, steps=0, progress=False).path
+        path = zoo_of(Path(folder), arguments.count, arguments.width).path
         zoo = Zoo.open(path)
         check(zoo)
         order = torch.randperm(len(zoo), generator=torch.Generator().manual_seed(1))

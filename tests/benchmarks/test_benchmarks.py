@@ -316,6 +316,27 @@ def test_conversion(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         module.mlps(2, 3, 1)
 
 
+class Clock:
+    """Stands for a process: a call takes as long as it says."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def ask(self, group: str, what: str | None, calls: int = 1) -> Any:
+        return ["a call"] if what is None else calls * self.seconds
+
+
+def test_against(load: Any):
+    module = load("against")
+    row = module.compare([Clock(0.003), Clock(0.002)], "reading", "a call", 3)
+    assert (row["ratio"], row["cpu_ms"], row["cpu_ms_beside"]) == (1.5, 3.0, 2.0)
+    assert row["calls"] * 0.002 >= module.TURN
+    # What is timed can be called, whatever it is.
+    for group in ("conversion", "reading"):
+        for make in module.GROUPS[group]().values():
+            make()()
+
+
 def test_soundness(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     module = load("soundness")
     out = tmp_path / "soundness.csv"

@@ -50,6 +50,7 @@ SAID: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "task": a.task, "seed": a.seed, "settings": a.settings, "epochs_given": a.epochs,
         "cpu_seconds_budget": None if a.epochs else a.cpu_seconds, "model": models_of(a.model),
     },
+    "against": lambda a: {"group": a.group, "beside": a.beside, "repeats": a.repeats},
     "alignment": lambda a: {
         "widths": "-".join(map(str, a.widths)), "activation": a.activation, "images": a.images,
         "steps": a.steps, "seeds": a.pairs,
