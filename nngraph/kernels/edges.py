@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ def gather(topology: Topology, x: Tensor, side: Side, backend: str = "auto") -> 
 
     ``[*, N, C]``, or ``[*, K, C]`` for K blocks, ``-> [*, E, C]``.
     """
-    return cast(Tensor, kernel_of(topology, backend, "gather", x)(topology, x, known_side(side)))
+    return kernel_of(topology, backend, "gather", x)(topology, x, known_side(side))
 
 
 def reduce(
@@ -46,11 +45,9 @@ def reduce(
     known_side(side)
     if op not in REDUCTIONS:
         raise ValueError(f"op is {op!r}; expected one of {', '.join(map(repr, REDUCTIONS))}.")
-    side = known_side(side)
     if op in ("max", "min"):
-        extreme = kernel_of(topology, backend, "reduce_extreme", e)
-        return cast(Tensor, extreme(topology, e, side, op))
-    total = cast(Tensor, kernel_of(topology, backend, "reduce_sum", e)(topology, e, side))
+        return kernel_of(topology, backend, "reduce_extreme", e)(topology, e, side, op)
+    total = kernel_of(topology, backend, "reduce_sum", e)(topology, e, side)
     if op == "sum":
         return total
     count = count_of(topology, side).clamp(min=1).to(e.dtype).unsqueeze(-1)
@@ -77,11 +74,10 @@ def aggregate(
     def plain(e: Tensor) -> Tensor:
         return torch.cat([reduce(topology, e, side, op, backend) for op in ops], dim=-1)
 
-    if is_dense(topology, backend, e) and not follows_operations(e):
-        known = [op for op in ops if op in REDUCTIONS]
-        if len(known) == len(ops) and side in ("source", "target"):
-            count = count_of(topology, side).clamp(min=1).to(e.dtype).unsqueeze(-1)
-            return aggregated.aggregate(plain, topology, e, side, tuple(ops), count)
+    known = {*ops} <= {*REDUCTIONS} and side in ("source", "target")
+    if known and is_dense(topology, backend, e) and not follows_operations(e):
+        count = count_of(topology, side).clamp(min=1).to(e.dtype).unsqueeze(-1)
+        return aggregated.aggregate(plain, topology, e, side, tuple(ops), count)
     return plain(e)  # which refuses what is unknown
 
 
@@ -128,8 +124,7 @@ def edge_affine(
     ``source`` and ``target`` linear images of edge and node features this is a linear map of
     ``[x_src, x_dst, e]`` at the cost of one product per neuron instead of one per edge.
     """
-    kernel = kernel_of(topology, backend, "edge_affine", source)
-    total = cast(Tensor, kernel(topology, e, source, target))
+    total = kernel_of(topology, backend, "edge_affine", source)(topology, e, source, target)
     return total if activation is None else activation(total)
 
 
@@ -146,7 +141,7 @@ def propagate(
     Returns:
         ``[*, N, C]``; 0 at neurons that nothing reaches.
     """
-    return cast(Tensor, kernel_of(topology, backend, "propagate", x)(topology, weight, x, to))
+    return kernel_of(topology, backend, "propagate", x)(topology, weight, x, to)
 
 
 def propagate_level(
@@ -180,19 +175,16 @@ def propagate_level(
             f"level {level} was asked of a topology with {last}; expected 1 to "
             "that. An irregular graph has none."
         )
-    if to == "source":
-        received = x if isinstance(x, Tensor) else x[level]
-    elif topology.levels[level].skips:
-        if isinstance(x, Tensor) or len(x) < level:
-            raise InvalidGraphError(
-                f"level {level} hears of neurons of other levels than the one before, as skip "
-                f"connections make it; expected the features of all {level} levels before it."
-            )
-        received = torch.cat(list(x[:level]), dim=-2)
-    else:
-        received = x if isinstance(x, Tensor) else x[level - 1]
-    kernel = kernel_of(topology, backend, "propagate_level")
-    return cast(Tensor, kernel(topology, level, weight, received, to))
+    skips = to == "target" and topology.levels[level].skips
+    if skips and (isinstance(x, Tensor) or len(x) < level):
+        raise InvalidGraphError(
+            f"level {level} hears of neurons of other levels than the one before, as skip "
+            f"connections make it; expected the features of all {level} levels before it."
+        )
+    if not isinstance(x, Tensor):
+        last = level if to == "source" else level - 1
+        x = torch.cat(list(x[:level]), dim=-2) if skips else x[last]
+    return kernel_of(topology, backend, "propagate_level")(topology, level, weight, x, to)
 
 
 def inner(
@@ -210,8 +202,7 @@ def inner(
     Returns:
         ``[*, E, H]`` for each edge j -> i.
     """
-    kernel = kernel_of(topology, backend, "inner", source)
-    return cast(Tensor, kernel(topology, source, target, heads))
+    return kernel_of(topology, backend, "inner", source)(topology, source, target, heads)
 
 
 def multiply_blocks(
@@ -226,7 +217,7 @@ def multiply_blocks(
     Returns:
         ``[*, E, C_out]``.
     """
-    return cast(Tensor, kernel_of(topology, backend, "multiply_blocks")(topology, e, weight))
+    return kernel_of(topology, backend, "multiply_blocks")(topology, e, weight)
 
 
 def normalise_blocks(
@@ -251,8 +242,7 @@ def normalise_blocks(
     Returns:
         ``[*, E, C]``.
     """
-    kernel = kernel_of(topology, backend, "normalise_blocks")
-    return cast(Tensor, kernel(topology, e, weight, bias, eps))
+    return kernel_of(topology, backend, "normalise_blocks")(topology, e, weight, bias, eps)
 
 
 def edges_at(topology: Topology, side: Side) -> Members:

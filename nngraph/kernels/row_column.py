@@ -16,13 +16,9 @@ Answers = tuple[Tensor, Tensor, Tensor]
 
 
 def row_column_attention(
-    topology: Topology,
-    edges: Tensor,
-    nodes: Tensor,
-    keys: int,
-    heads: int = 1,
+    topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: int = 1,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Answers:  # fmt: skip
     r"""Attend among the rows and columns of weights, and biases, that meet at a group of neurons.
 
     At a group of d neurons, the tokens are the columns of the weights into it, the rows of the

@@ -34,14 +34,23 @@ def sets_of(x: Tensor, nodes: Nodes) -> Tensor:
     return rows.reshape(*rows.shape[:-2], nodes.count, nodes.size, rows.shape[-1])
 
 
-def edges_of(e: Tensor, bucket: Bucket) -> Tensor:
-    """Return edges of a bucket as ``[*, count, rows, columns, C]``, a view of ``[*, E, C]``."""
-    shape = (*e.shape[:-2], bucket.count, bucket.rows, bucket.columns, e.shape[-1])
+def axes_of(bucket: Bucket, side: str = "target") -> tuple[int, ...]:
+    """Return the axes of a bucket's edges: arrays, rows, columns; by block, blocks and edges."""
+    if side == "block":
+        return bucket.blocks, bucket.parts * bucket.rows * bucket.columns
+    return bucket.count, bucket.rows, bucket.columns
+
+
+def edges_of(e: Tensor, bucket: Bucket, side: str = "target") -> Tensor:
+    """Return edges of a bucket as ``[*, axes, C]`` of :func:`axes_of`, a view of ``[*, E, C]``."""
+    shape = (*e.shape[:-2], *axes_of(bucket, side), e.shape[-1])
     return e[..., bucket.start : bucket.stop, :].reshape(shape)
 
 
 def ends_of(x: Tensor, bucket: Bucket, side: str) -> Tensor:
-    """Return features of neurons as a bucket's edges read them; the other end's axis has size 1."""
+    """Return what a bucket's edges read of their end or block; the axes along it have size 1."""
+    if side == "block":
+        return block_rows(x, bucket).unsqueeze(-2)
     if side == "target":
         return sets_of(x, bucket.target).unsqueeze(-2)
     return sets_of(x, bucket.source).unsqueeze(-3)

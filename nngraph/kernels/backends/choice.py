@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -19,11 +20,7 @@ End = Literal["source", "target"]
 Side = Literal["source", "target", "block"]
 Reduction = Literal["sum", "mean", "max", "min", "std"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
-BACKENDS: dict[str, ModuleType] = {
-    "reference": reference,
-    "scatter": scatter,
-    "dense": dense,
-}
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "scatter": scatter, "dense": dense}
 #: Numbers at the edges of a bucket from which ``"auto"`` reads buckets one by one on a GPU. With
 #: fewer what counts is how many kernels are started, and index tensors need fewest: on an H200 a
 #: layer took 2.2 times as long by buckets with 1.5 million numbers in each, 5.8 times with 0.2
@@ -34,7 +31,9 @@ GPU_BUCKET = 2**23
 TRITON = "triton"
 
 
-def kernel_of(topology: Topology, backend: str, name: str, like: Tensor | None = None) -> Any:
+def kernel_of(
+    topology: Topology, backend: str, name: str, like: Tensor | None = None
+) -> Callable[..., Tensor]:
     """Return the function of a name that a backend has; ``like`` as of :func:`is_dense`."""
     if backend == "auto":
         backend = "dense" if is_dense(topology, backend, like) else _of_indices()
@@ -45,7 +44,8 @@ def kernel_of(topology: Topology, backend: str, name: str, like: Tensor | None =
         )
     if backend == "scatter":
         scatter.torch_scatter()  # refuse also what reads edges without that package
-    return getattr(BACKENDS[backend], name)
+    kernel: Callable[..., Tensor] = getattr(BACKENDS[backend], name)
+    return kernel
 
 
 def refuse_triton(backend: str, name: str) -> None:

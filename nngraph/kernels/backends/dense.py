@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from nngraph.graph import Bucket, Topology
+from nngraph.graph import Bucket, Nodes, Topology
 from nngraph.kernels.backends.arrays import (
     assemble,
-    block_rows,
+    axes_of,
     buckets_of,
     edges_of,
     ends_of,
@@ -22,13 +22,8 @@ from nngraph.kernels.backends.arrays import (
 from nngraph.kernels.backends.reference import heard_levels
 from nngraph.kernels.modes import follows_operations
 
-_FOLDS: dict[str, Callable[..., Tensor]] = {
-    "sum": torch.sum, "max": torch.amax, "min": torch.amin
-}
-_LARGER: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "max": torch.maximum, "min": torch.minimum
-}
-
+_FOLDS: dict[str, Callable[..., Tensor]] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
+_LARGER: dict[str, Callable[..., Tensor]] = {"max": torch.maximum, "min": torch.minimum}
 #: Channels from which a row of features is long enough to be copied by itself.
 _LONG = 32
 
@@ -134,15 +129,8 @@ def _joined(topology: Topology, x: Tensor, side: str) -> Tensor:
     """What :func:`_broadcast` writes, in operations that torch differentiates itself."""
     pieces = [x[..., :0, :]]
     for bucket in buckets_of(topology):
-        if side == "block":
-            rows = block_rows(x, bucket).unsqueeze(-2)
-            size = bucket.parts * bucket.rows * bucket.columns
-            rows = rows.expand(*rows.shape[:-2], size, -1)
-            pieces.append(rows.flatten(-3, -2))
-            continue
-        shape = (bucket.count, bucket.rows, bucket.columns)
-        rows = ends_of(x, bucket, side)
-        pieces.append(rows.expand(*rows.shape[:-4], *shape, -1).flatten(-4, -2))
+        shape = (*x.shape[:-2], *axes_of(bucket, side), x.shape[-1])
+        pieces.append(ends_of(x, bucket, side).expand(shape).flatten(x.dim() - 2, -2))
     return torch.cat(pieces, dim=-2)
 
 
@@ -150,14 +138,11 @@ def _broadcast(topology: Topology, x: Tensor, side: str) -> Tensor:
     """Write what edges read of their end or block next to one another: ``-> [*, E, C]``."""
     out = x.new_empty(*x.shape[:-2], topology.num_edges, x.shape[-1])
     for bucket in buckets_of(topology):
-        if side == "block":
-            edges = out[..., bucket.start : bucket.stop, :]
-            edges = torch.unflatten(edges, -2, (bucket.blocks, -1))
-            edges.copy_(block_rows(x, bucket).unsqueeze(-2))
-        elif side == "source":
-            edges_of(out, bucket).copy_(ends_of(x, bucket, side))
+        edges = edges_of(out, bucket, side)
+        if side == "target":
+            _repeat(edges, sets_of(x, bucket.target))
         else:
-            _repeat(edges_of(out, bucket), sets_of(x, bucket.target))
+            edges.copy_(ends_of(x, bucket, side))
     return out
 
 
@@ -175,20 +160,21 @@ def _repeat(edges: Tensor, rows: Tensor) -> None:
 
 def _fold(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
     """Reduce edges to their ends or blocks, by the name of the operation."""
-    fold = _FOLDS[op]
+    buckets = buckets_of(topology)
+    edges = (edges_of(e, bucket, side) for bucket in buckets)
+    if side == "source":
+        folded = [_FOLDS[op](part, -3) for part in edges]
+    else:
+        folded = [_FOLDS[op](_halved(part, op), -2) for part in edges]
     if side == "block":
-        pieces = []
-        for bucket in buckets_of(topology):
-            size = bucket.parts * bucket.rows * bucket.columns
-            edges = e[..., bucket.start : bucket.stop, :]
-            pieces.append(fold(torch.unflatten(edges, -2, (-1, size)), -2))
-        return torch.cat(pieces, dim=-2) if pieces else e[..., :0, :]
-    parts = [
-        (bucket.target, fold(_halved(edges_of(e, bucket), op), -2)) if side == "target"
-        else (bucket.source, fold(edges_of(e, bucket), -3))
-        for bucket in buckets_of(topology)
-    ]
-    return assemble(topology.num_nodes, e, parts, op)
+        return _beside(folded, e[..., :0, :])
+    nodes = [bucket.target if side == "target" else bucket.source for bucket in buckets]
+    return assemble(topology.num_nodes, e, list(zip(nodes, folded, strict=True)), op)
+
+
+def _beside(pieces: list[Tensor], none: Tensor) -> Tensor:
+    """Pieces ``[*, n, C]`` one after another; ``none`` if there are none."""
+    return torch.cat(pieces, dim=-2) if len(pieces) > 1 else [*pieces, none][0]
 
 
 def _halved(edges: Tensor, op: str) -> Tensor:
@@ -213,27 +199,27 @@ def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Ten
     for bucket in buckets_of(topology):
         product = sets_of(targets, bucket.target) @ sets_of(sources, bucket.source).mT
         pieces.append(product.flatten(-3).movedim(0, -1))
-    if not pieces:
-        return source.new_zeros(*source.shape[:-2], 0, heads)
-    return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
+    return _beside(pieces, source.new_zeros(*source.shape[:-2], 0, heads))
+
+
+def _split(e: Tensor, buckets: Sequence[Bucket], dim: int = -2) -> tuple[Tensor, ...]:
+    """Edges by bucket: split at once, so that their gradient is put together in one step."""
+    return torch.split(e, [bucket.stop - bucket.start for bucket in buckets], dim)
 
 
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     """See :func:`nngraph.kernels.multiply_blocks`."""
     buckets = buckets_of(topology)
-    if not buckets:
-        return e.new_zeros(*e.shape[:-1], weight.shape[1])
-    counts = [bucket.blocks for bucket in buckets]
-    # Split at once, so that the gradient of the edges is put together in one step.
-    edges = torch.split(e, [bucket.stop - bucket.start for bucket in buckets], dim=-2)
     pieces = []
-    for part, matrices in zip(edges, torch.split(weight, counts), strict=True):
+    for part, matrices in zip(
+        _split(e, buckets), torch.split(weight, [b.blocks for b in buckets]), strict=True
+    ):
         if len(matrices) == 1:
             pieces.append(part @ matrices[0].mT)
         else:
             parts = torch.unflatten(part, -2, (len(matrices), -1)) @ matrices.mT
             pieces.append(parts.flatten(-3, -2))
-    return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
+    return _beside(pieces, e.new_zeros(*e.shape[:-1], weight.shape[1]))
 
 
 def normalise_blocks(
@@ -246,10 +232,7 @@ def normalise_blocks(
     e, weight, bias = e.to(dtype), weight.to(dtype), bias.to(dtype)
     pieces = []
     for part, scale, shift in zip(
-        torch.split(e, [bucket.stop - bucket.start for bucket in buckets], dim=-2),
-        torch.split(weight, counts),
-        torch.split(bias, counts),
-        strict=True,
+        _split(e, buckets), torch.split(weight, counts), torch.split(bias, counts), strict=True
     ):
         blocks = torch.unflatten(part, -2, (len(scale), -1))
         shape = blocks.shape[-2:]
@@ -259,36 +242,33 @@ def normalise_blocks(
             own = layer_norm(blocks, shape, eps=eps)
             out = torch.addcmul(shift.unsqueeze(-2), own, scale.unsqueeze(-2))
         pieces.append(out.flatten(-3, -2))
-    return torch.cat(pieces, dim=-2) if pieces else e
+    return _beside(pieces, e)
 
 
-def _matrix(weight: Tensor, bucket: Bucket) -> Tensor:
-    """Weights of a bucket as matrices ``[*, count, rows, columns]``, a view of ``[*, E]``."""
-    shape = (*weight.shape[:-1], bucket.count, bucket.rows, bucket.columns)
-    return weight[..., bucket.start : bucket.stop].reshape(shape)
-
-
-def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
-    """See :func:`nngraph.kernels.propagate`."""
+def _messages(
+    buckets: Sequence[Bucket], weights: Iterable[Tensor], x: Tensor, to: str
+) -> list[tuple[Nodes, Tensor]]:
+    """Products of buckets with their weights ``[*, edges]``, and the neurons that they reach."""
     parts = []
-    buckets = buckets_of(topology)
-    sizes = [bucket.stop - bucket.start for bucket in buckets]
-    for bucket, own in zip(buckets, torch.split(weight, sizes, dim=-1), strict=True):
-        matrix = torch.unflatten(own, -1, (bucket.count, bucket.rows, bucket.columns))
+    for bucket, own in zip(buckets, weights, strict=True):
+        matrix = torch.unflatten(own, -1, axes_of(bucket))
         if to == "target":
             parts.append((bucket.target, matrix @ sets_of(x, bucket.source)))
         else:
             parts.append((bucket.source, matrix.mT @ sets_of(x, bucket.target)))
+    return parts
+
+
+def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
+    """See :func:`nngraph.kernels.propagate`."""
+    buckets = buckets_of(topology)
+    parts = _messages(buckets, _split(weight, buckets, -1), x, to)
     return assemble(topology.num_nodes, x, parts)
 
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`."""
     buckets = topology.levels[level].buckets
-    if to == "target":
-        size = topology.levels[level].size
-        parts = [(b.target, _matrix(weight, b) @ sets_of(x, b.source)) for b in buckets]
-    else:
-        size = sum(topology.levels[before].size for before in heard_levels(topology, level))
-        parts = [(b.source, _matrix(weight, b).mT @ sets_of(x, b.target)) for b in buckets]
-    return assemble(size, x, parts)
+    reached = [level] if to == "target" else heard_levels(topology, level)
+    parts = _messages(buckets, (weight[..., b.start : b.stop] for b in buckets), x, to)
+    return assemble(sum(topology.levels[one].size for one in reached), x, parts)

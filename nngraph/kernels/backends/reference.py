@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,10 +23,13 @@ def sum_by(values: Tensor, index: Tensor, size: int) -> Tensor:
     return out.index_add(-2, index, values)
 
 
-def mean_by(values: Tensor, index: Tensor, sizes: Tensor) -> Tensor:
+#: ``(values [*, n, C], index [n], size) -> [*, size, C]``, as :func:`sum_by`.
+Total = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def mean_by(values: Tensor, index: Tensor, sizes: Tensor, total: Total = sum_by) -> Tensor:
     """Return the mean of the rows that share an index; ``sizes`` says how many each has."""
-    total = sum_by(values, index, len(sizes))
-    return total / sizes.clamp(min=1).to(values.dtype).unsqueeze(-1)
+    return total(values, index, len(sizes)) / sizes.clamp(min=1).to(values.dtype).unsqueeze(-1)
 
 
 def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
@@ -32,9 +37,9 @@ def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
     return x.index_select(-2, ends(topology, side)[0])
 
 
-def reduce_sum(topology: Topology, e: Tensor, side: str) -> Tensor:
+def reduce_sum(topology: Topology, e: Tensor, side: str, total: Total = sum_by) -> Tensor:
     """See :func:`nngraph.kernels.reduce`."""
-    return sum_by(e, *ends(topology, side))
+    return total(e, *ends(topology, side))
 
 
 def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
@@ -64,22 +69,24 @@ def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
 
 
 def normalise_blocks(
-    topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
+    topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Total = sum_by
 ) -> Tensor:
     """See :func:`nngraph.kernels.normalise_blocks`."""
     block, sizes = topology.edge_block, topology.blocks.size
-    mean = mean_by(e, block, sizes).mean(-1, keepdim=True)
+    mean = mean_by(e, block, sizes, total).mean(-1, keepdim=True)
     # Around the mean, not E[e^2] - E[e]^2, which cancels.
     apart = e - mean.index_select(-2, block)
-    variance = mean_by(apart.square(), block, sizes).mean(-1, keepdim=True)
+    variance = mean_by(apart.square(), block, sizes, total).mean(-1, keepdim=True)
     scale = weight * (variance + eps).rsqrt()
     return apart * scale.index_select(-2, block) + bias.index_select(-2, block)
 
 
-def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
+def propagate(
+    topology: Topology, weight: Tensor, x: Tensor, to: str, total: Total = sum_by
+) -> Tensor:
     """See :func:`nngraph.kernels.propagate`."""
     messages = weight.unsqueeze(-1) * gather(topology, x, "source" if to == "target" else "target")
-    return reduce_sum(topology, messages, to)
+    return reduce_sum(topology, messages, to, total)
 
 
 def heard_levels(topology: Topology, level: int) -> range:

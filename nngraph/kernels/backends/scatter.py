@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -9,9 +10,8 @@ from torch import Tensor
 
 from nngraph.errors import MissingDependencyError
 from nngraph.graph import Topology
-from nngraph.kernels.backends.reference import edge_affine as edge_affine
-from nngraph.kernels.backends.reference import ends, gather, heard_levels
-from nngraph.kernels.backends.reference import inner as inner
+from nngraph.kernels.backends import reference
+from nngraph.kernels.backends.reference import ends, heard_levels
 
 
 def torch_scatter() -> ModuleType:
@@ -30,7 +30,8 @@ def torch_scatter() -> ModuleType:
     return package  # type: ignore[no-any-return]
 
 
-def _sum(values: Tensor, index: Tensor, size: int) -> Tensor:
+def sum_by(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Return the sum of the rows that share an index, ``size`` rows in all."""
     total: Tensor = torch_scatter().scatter(values, index, dim=-2, dim_size=size, reduce="sum")
     return total
 
@@ -52,9 +53,10 @@ def _(values: Tensor, index: Tensor, size: int, op: str) -> Tensor:
     return values.new_empty(shape, dtype=torch.long)
 
 
-def reduce_sum(topology: Topology, e: Tensor, side: str) -> Tensor:
-    """See :func:`nngraph.kernels.reduce`."""
-    return _sum(e, *ends(topology, side))
+gather, edge_affine, inner = reference.gather, reference.edge_affine, reference.inner
+reduce_sum = partial(reference.reduce_sum, total=sum_by)
+normalise_blocks = partial(reference.normalise_blocks, total=sum_by)
+propagate = partial(reference.propagate, total=sum_by)
 
 
 def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
@@ -77,26 +79,6 @@ def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
     return torch.cat(products, dim=-2) if products else e.new_zeros(*e.shape[:-1], weight.shape[1])
 
 
-def normalise_blocks(
-    topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> Tensor:
-    """See :func:`nngraph.kernels.normalise_blocks`."""
-    block, sizes = topology.edge_block, topology.blocks.size.unsqueeze(-1)
-
-    def average(values: Tensor) -> Tensor:
-        return (_sum(values, block, len(sizes)) / sizes).mean(-1, keepdim=True)
-
-    apart = e - average(e).index_select(-2, block)
-    scale = weight * (average(apart.square()) + eps).rsqrt()
-    return apart * scale.index_select(-2, block) + bias.index_select(-2, block)
-
-
-def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
-    """See :func:`nngraph.kernels.propagate`."""
-    messages = weight.unsqueeze(-1) * gather(topology, x, "source" if to == "target" else "target")
-    return reduce_sum(topology, messages, to)
-
-
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
     """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
     edges = (topology.blocks.level == level)[topology.edge_block].nonzero().flatten()
@@ -109,4 +91,4 @@ def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, t
         (before, after, size) if to == "target" else (after, before, received)
     )
     messages = weight.index_select(-1, edges).unsqueeze(-1) * x.index_select(-2, sending)
-    return _sum(messages, receiving, size)
+    return sum_by(messages, receiving, size)
