@@ -43,8 +43,13 @@ from nngraph.kernels.equivariant.scatter_mixing import ScatterMixing
 from nngraph.kernels.equivariant.terms import MixedTensor, PermuteIO, Terms, pool_globally
 from nngraph.kernels.row_column import row_column_attention
 from nngraph.kernels.sets import attend_members, broadcast, pool, quantile_ranks, quantiles
-from nngraph.kernels.tiled.streamed import StreamedUpdate
-from nngraph.kernels.updates import EdgeUpdate, edge_update, map_edges, streamed_edge_means
+from nngraph.kernels.updates import (
+    EdgeUpdate,
+    StreamedUpdate,
+    edge_update,
+    map_edges,
+    streamed_edge_means,
+)
 
 __all__ = [
     "BACKENDS",

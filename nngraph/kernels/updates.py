@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
 from nngraph.graph import Topology
-from nngraph.kernels.backends.choice import TRITON, is_dense, refuse_triton
+from nngraph.kernels.backends.choice import TRITON, Side, count_of, is_dense, refuse_triton
 from nngraph.kernels.edges import edge_affine, gather, reduce
 from nngraph.kernels.modes import follows_operations
-from nngraph.kernels.tiled import fused, mapped, streamed
-from nngraph.kernels.tiled.mapped import EdgeFunction, To
-from nngraph.kernels.tiled.streamed import StreamedUpdate
+from nngraph.kernels.tiled import fused, mapped
+from nngraph.kernels.tiled.mapped import EdgeFunction
 from nngraph.kernels.tiled.tiles import EPS
 from nngraph.kernels.triton import edges as triton_edges
+
+#: Where what a function makes of an edge goes: it stays there, or is summed at a neuron.
+To = Literal["edge", "source", "target"]
 
 
 class EdgeUpdate(NamedTuple):
@@ -33,6 +36,15 @@ class EdgeUpdate(NamedTuple):
     incoming: Tensor
     outgoing: Tensor
     blocks: Tensor
+
+
+class StreamedUpdate(NamedTuple):
+    """One update: ``A [C, C]``, ``s`` and ``t`` ``[*, N, C]``, and ``b [*, K, C]`` or ``None``."""
+
+    weight: Tensor
+    source: Tensor
+    target: Tensor
+    block: Tensor | None
 
 
 def edge_update(
@@ -71,6 +83,7 @@ def edge_update(
             :func:`nngraph.kernels.triton.edges.edge_update` does, for that backend.
     """
     steps = "dense" if backend == TRITON else backend
+    inputs = e, weight, source, target, block
 
     def plain(
         e: Tensor, weight: Tensor, source: Tensor, target: Tensor, block: Tensor | None
@@ -85,8 +98,8 @@ def edge_update(
     if backend == TRITON or is_dense(topology, backend, e):
         given = fused.Given(plain, topology, normalise, recompute)
         kernel = triton_edges if backend == TRITON else fused
-        return EdgeUpdate(*kernel.edge_update(given, e, weight, source, target, block))
-    return plain(e, weight, source, target, block)
+        return EdgeUpdate(*kernel.edge_update(given, *inputs))
+    return plain(*inputs)
 
 
 def map_edges(
@@ -121,20 +134,32 @@ def map_edges(
     """
     if unknown := [place for place in to if place not in ("edge", "source", "target")]:
         raise ValueError(f"to has {unknown[0]!r}; expected 'edge', 'source' or 'target'.")
+    features = [("edge", e), ("source", source), ("target", target)]
+    return _mapped(topology, function, features, parameters, to, backend)
 
-    def plain(e: Tensor, source: Tensor, target: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        sources = gather(topology, source, "source", backend)
-        targets = gather(topology, target, "target", backend)
-        made = function(e, sources, targets, *parameters)
+
+def _mapped(
+    topology: Topology, function: EdgeFunction, features: Sequence[tuple[str, Tensor]],
+    parameters: Sequence[Tensor], to: Sequence[str], backend: str, channels: int = 0,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Apply a function of edges, their ends and their blocks; see :class:`mapped.Given`."""
+    read, values = zip(*features, strict=True)
+
+    def plain(*inputs: Tensor) -> tuple[Tensor, ...]:
+        at_edges = [
+            value if place == "edge" else gather(topology, value, place, backend)
+            for place, value in zip(read, inputs, strict=False)
+        ]
         return tuple(
-            value if place == "edge" else reduce(topology, value, place, "sum", backend)
-            for value, place in zip(made, to, strict=True)
+            value if place == "edge" else reduce(topology, value, place, "sum", backend)  # type: ignore[arg-type]
+            for value, place in zip(function(*at_edges, *inputs[len(read) :]), to, strict=True)
         )
 
-    if is_dense(topology, backend, e) and not follows_operations(e):
-        given = mapped.Given(plain, topology, function, tuple(to))
-        return mapped.map_edges(given, e, source, target, parameters)
-    return plain(e, source, target, *parameters)
+    like = None if channels else values[0]
+    if is_dense(topology, backend, like) and not follows_operations(values[0]):
+        given = mapped.Given(plain, topology, function, read, tuple(to), channels)
+        return mapped.map_edges(given, *values, *parameters)
+    return plain(*values, *parameters)
 
 
 def streamed_edge_means(
@@ -154,7 +179,7 @@ def streamed_edge_means(
 
     The states after all updates are those that as many calls of :func:`edge_update` give. The
     backend ``"dense"`` makes them tile by tile, forward and again backward, so that memory is that
-    of the neurons; the others store them. Differentiable once on ``"dense"``.
+    of the neurons; the others store them. L rounds cost L (L + 1) / 2 updates of each edge.
 
     Args:
         taps: w, ``[*, E, T]``.
@@ -168,20 +193,39 @@ def streamed_edge_means(
         ``[*, K, C]``.
     """
     refuse_triton(backend, "streamed_edge_means")
-    if is_dense(topology, backend):
-        return streamed.edge_means(topology, taps, encoder, place, updates, normalise)
-    e = linear(taps, encoder) + gather(topology, place, "block", backend)
-    for weight, source, target, block in updates:
-        e = edge_update(
-            topology, e, weight, source, target, block, normalise, backend=backend
-        ).edges
-    return _means(topology, e, backend)
+    count, channels = len(updates), len(encoder)
+
+    def states(taps: Tensor, place: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        ends, (encoder, *weights) = given[: 3 * count], given[3 * count :]
+        one = taps.shape[-1] == 1
+        e = torch.addcmul(place, taps, encoder[:, 0]) if one else taps @ encoder.mT + place
+        for i, weight in enumerate(weights):
+            source, target, block = ends[3 * i : 3 * i + 3]
+            total = target + block + source
+            if torch.is_grad_enabled():
+                normal = layer_norm(e, e.shape[-1:], eps=EPS) if normalise else e
+                e = e + silu(normal @ weight.mT + total)
+            else:  # in two arrays of this size
+                normal = fused.normalised(e)[0] if normalise else e
+                total.view(-1, channels).addmm_(normal.view(-1, channels), weight.mT)
+                e += silu(total, inplace=True)
+        return e, e, e
+
+    features = [("edge", taps), ("block", place)]
+    for update in updates:
+        block = torch.zeros_like(place) if update.block is None else update.block
+        features += [("source", update.source), ("target", update.target), ("block", block)]
+    parameters = [encoder, *(update.weight for update in updates)]
+    sides: tuple[Side, ...] = ("target", "source", "block")
+    totals = _mapped(topology, states, features, parameters, sides, backend, channels)
+    incoming, outgoing, blocks = (
+        total / count_of(topology, side).clamp(min=1).to(total.dtype).unsqueeze(-1)
+        for total, side in zip(totals, sides, strict=True)
+    )
+    return incoming, outgoing, blocks
 
 
 def _means(topology: Topology, e: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """Means of edges into and out of each neuron, and over each block."""
-    return (
-        reduce(topology, e, "target", "mean", backend),
-        reduce(topology, e, "source", "mean", backend),
-        reduce(topology, e, "block", "mean", backend),
-    )
+    incoming, outgoing = (reduce(topology, e, s, "mean", backend) for s in ("target", "source"))
+    return incoming, outgoing, reduce(topology, e, "block", "mean", backend)

@@ -18,50 +18,39 @@ from torch import Tensor
 from nngraph.graph import Topology
 from nngraph.kernels.backends.arrays import buckets_of, edges_of
 from nngraph.kernels.modes import derivatives, follows_operations
-from nngraph.kernels.tiled.tiles import EPS, Sums, accumulate, at_ends, counts, flat, tiles
+from nngraph.kernels.tiled.tiles import EPS, Sums, accumulate, at_ends, flat, tiles
 
 #: e', its means at targets ``[*, N, C]``, at sources, and over blocks ``[*, K, C]``.
 Updated = tuple[Tensor, Tensor, Tensor, Tensor]
-#: The definition, in operations that torch differentiates: (e, weight, source, target, block).
-Plain = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Updated]
 
 
 class Given(NamedTuple):
-    """What an update is given beside tensors."""
+    """What an update is given beside its inputs: (e, weight, source, target, block or ``None``).
 
-    plain: Plain
+    ``plain`` is its definition, in operations that torch differentiates.
+    """
+
+    plain: Callable[..., Updated]
     topology: Topology
     normalise: bool
     recompute: bool
 
 
-def edge_update(
-    given: Given,
-    e: Tensor,
-    weight: Tensor,
-    source: Tensor,
-    target: Tensor,
-    block: Tensor | None,
-) -> Updated:
+def edge_update(given: Given, e: Tensor, weight: Tensor, *ends: Tensor | None) -> Updated:
     """See :func:`nngraph.kernels.edge_update`."""
     if follows_operations(e):
-        return given.plain(e, weight, source, target, block)
-    return applied(_EdgeUpdate, given, e, weight, source, target, block)
+        return given.plain(e, weight, *ends)
+    return applied(_EdgeUpdate, given, e, weight, *ends)
 
 
 def applied(
-    function: type[torch.autograd.Function],
-    given: Given,
-    e: Tensor,
-    weight: Tensor,
-    source: Tensor,
-    target: Tensor,
-    block: Tensor | None,
-) -> Updated:
+    function: type[torch.autograd.Function], given: Given, e: Tensor, weight: Tensor,
+    *ends: Tensor | None,
+) -> Updated:  # fmt: skip
     """Apply a function of features ``[B, *, C]`` to those of any leading shape."""
     lead = e.shape[:-2]
-    own = [flat(v, lead) for v in (e, source, target, *(() if block is None else (block,)))]
-    found = function.apply(given, own[0], weight, *own[1:])  # type: ignore[no-untyped-call]
+    own = (None if value is None else flat(value, lead) for value in ends)
+    found = function.apply(given, flat(e, lead), weight, *own)  # type: ignore[no-untyped-call]
     edges, incoming, outgoing, blocks = (
         value.reshape(*lead, *value.shape[-2:]) for value in found
     )
@@ -95,19 +84,12 @@ class _EdgeUpdate(torch.autograd.Function):
     """The update with a backward pass of its own; higher derivatives use the plain form."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        given: Given,
-        e: Tensor,
-        weight: Tensor,
-        source: Tensor,
-        target: Tensor,
-        block: Tensor | None = None,
-    ) -> Updated:
+    def forward(ctx: Any, given: Given, *inputs: Any) -> Updated:
+        e, weight, *ends = inputs
         out, sums = torch.empty_like(e), Sums(given.topology, e[:, :0])
         kept: list[Tensor | None] = []
         for bucket in buckets_of(given.topology):
-            sources, targets = at_ends(bucket, source, target, block)
+            sources, targets = at_ends(bucket, *ends)
             edges, written = edges_of(e, bucket), edges_of(out, bucket)
             incoming, outgoing = torch.empty_like(targets), torch.empty_like(sources)
             for tile in tiles(bucket, len(e), e.shape[-1], whole=not e.is_cpu):
@@ -120,7 +102,7 @@ class _EdgeUpdate(torch.autograd.Function):
                     kept += [normal, scale, total]
             sums.add(bucket, incoming, outgoing)
         ctx.given = given
-        ctx.save_for_backward(e, weight, source, target, block, *kept)
+        ctx.save_for_backward(*inputs, *kept)
         ctx.set_materialize_grads(False)
         return (out, *sums.means())
 
@@ -131,19 +113,14 @@ class _EdgeUpdate(torch.autograd.Function):
         inputs, kept = saved[:5], iter(saved[5:])
         if torch.is_grad_enabled():
             return None, *derivatives(given.plain, inputs, ctx.needs_input_grad[1:], gradients)
-        e, weight, source, target, block = inputs
-        above = gradients[0]
-        to_target, to_source, to_block = (
-            None if gradient is None else gradient / count
-            for gradient, count in zip(gradients[1:], counts(given.topology, e), strict=True)
-        )
-        to_target = torch.zeros_like(target) if to_target is None else to_target
-        to_source = torch.zeros_like(source) if to_source is None else to_source
+        e, weight, *ends = inputs
+        above, *of_means = gradients
         grad_e, grad_weight = torch.empty_like(e), torch.zeros_like(weight)
         sums = Sums(given.topology, e[:, :0])
+        to_ends = sums.gradients(of_means)
         for bucket in buckets_of(given.topology):
-            from_source, from_target = at_ends(bucket, to_source, to_target, to_block)
-            sources, targets = at_ends(bucket, source, target, block)
+            from_source, from_target = at_ends(bucket, *to_ends)
+            sources, targets = at_ends(bucket, *ends)
             edges, written = edges_of(e, bucket), edges_of(grad_e, bucket)
             higher = None if above is None else edges_of(above, bucket)
             grad_targets, grad_sources = torch.empty_like(targets), torch.empty_like(sources)
@@ -165,7 +142,7 @@ class _EdgeUpdate(torch.autograd.Function):
                 _through_norm(flat @ weight, normal, scale, gradient, tile.edges(written))
             sums.add(bucket, grad_targets, grad_sources)
         grad_target, grad_source, grad_block = sums.all()
-        of_block = None if block is None else grad_block
+        of_block = None if ends[2] is None else grad_block
         return None, grad_e, grad_weight, grad_source, grad_target, of_block
 
 

@@ -6,7 +6,7 @@ columns]``: few enough edges that what is made of them stays in a core's cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -90,12 +90,6 @@ def over_blocks(bucket: Bucket, at_target: Tensor) -> Tensor:
     return torch.unflatten(at_target.sum(2), 1, (-1, bucket.parts)).sum(2)
 
 
-def counts(topology: Topology, like: Tensor) -> list[Tensor]:
-    """Edges into and out of each neuron ``[N, 1]``, and of each block ``[K, 1]``, at least 1."""
-    every = (topology.nodes.in_degree, topology.nodes.out_degree, topology.blocks.size)
-    return [count.clamp(min=1).to(like.dtype).unsqueeze(-1) for count in every]
-
-
 def flat(value: Tensor, lead: torch.Size) -> Tensor:
     """Features of a leading shape ``[*, n, C]`` as ``[B, n, C]``."""
     return value.expand(*lead, *value.shape[-2:]).reshape(-1, *value.shape[-2:])
@@ -131,6 +125,27 @@ class Sums:
 
     def means(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sums over the numbers of edges."""
-        found = zip(self.all(), counts(self.topology, self.like), strict=True)
+        found = zip(self.all(), self._counts(), strict=True)
         incoming, outgoing, blocks = (total / count for total, count in found)
         return incoming, outgoing, blocks
+
+    def gradients(
+        self, of_means: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the gradients of the sums at sources, at targets and over blocks."""
+        to_target, to_source, to_block = (
+            None if gradient is None else gradient.to(self.like.dtype) / count
+            for gradient, count in zip(of_means, self._counts(), strict=True)
+        )
+        none = self.like.new_zeros(len(self.like), self.topology.num_nodes, self.like.shape[-1])
+        return (
+            none if to_source is None else to_source,
+            none if to_target is None else to_target,
+            to_block,
+        )
+
+    def _counts(self) -> list[Tensor]:
+        """Edges into and out of each neuron ``[N, 1]``, and of each block ``[K, 1]``; from 1."""
+        nodes, blocks = self.topology.nodes, self.topology.blocks
+        every = (nodes.in_degree, nodes.out_degree, blocks.size)
+        return [count.clamp(min=1).to(self.like.dtype).unsqueeze(-1) for count in every]

@@ -17,11 +17,11 @@ lack: Triton then refuses it.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from nngraph.errors import InvalidGraphError, MissingDependencyError
 from nngraph.graph import Bucket, Topology
 from nngraph.kernels.modes import derivatives, follows_operations
 from nngraph.kernels.tiled.fused import Given, Updated, applied
-from nngraph.kernels.tiled.tiles import EPS, Sums, counts
+from nngraph.kernels.tiled.tiles import EPS, Sums
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: Of A with C padded to a power of two, the most: it stays on the chip, as does its gradient.
@@ -45,14 +45,7 @@ STEPS = 32
 PROGRAMS = 1024
 
 
-def edge_update(
-    given: Given,
-    e: Tensor,
-    weight: Tensor,
-    source: Tensor,
-    target: Tensor,
-    block: Tensor | None,
-) -> Updated:
+def edge_update(given: Given, e: Tensor, weight: Tensor, *ends: Tensor | None) -> Updated:
     """See :func:`nngraph.kernels.edge_update`.
 
     Raises:
@@ -61,12 +54,12 @@ def edge_update(
             anywhere, under Triton's interpreter), not of one type among :data:`DTYPES`, or have
             more channels than a program can hold.
     """
-    features = [e, weight, source, target, *(() if block is None else (block,))]
+    features = [e, weight, *(value for value in ends if value is not None)]
     _check_place(given.topology, features)
     if follows_operations(e):
-        return given.plain(e, weight, source, target, block)
+        return given.plain(e, weight, *ends)
     _check_kind(features)
-    return applied(_EdgeUpdate, given, e, weight, source, target, block)
+    return applied(_EdgeUpdate, given, e, weight, *ends)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -120,16 +113,6 @@ def _check_kind(features: list[Tensor]) -> None:
         )
 
 
-class _Launch(NamedTuple):
-    """How a bucket is cut into jobs and programs, and what programs of both directions are told."""
-
-    tiles: int
-    spans: int
-    programs: int
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
-
-
 def _padded(size: int) -> int:
     """The power of two from ``size`` on."""
     return 1 << max(size - 1, 0).bit_length()
@@ -146,7 +129,16 @@ def _tile(rows: int, columns: int, edge_bytes: int) -> tuple[int, int]:
     return high, max(wide, 16 // high)
 
 
-def _launch(given: Given, bucket: Bucket, e: Tensor) -> _Launch:
+def _launch(
+    given: Given, bucket: Bucket, direction: str, inputs: list[Any], sums: Sums,
+    grad_weight: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Run the programs of a direction on a bucket; take in its sums, and its part of A's gradient.
+
+    Args:
+        inputs: what these programs are given before places for sums, e first.
+    """
+    e = inputs[0]
     channels = e.shape[-1]
     padded = max(16, _padded(channels))
     high, wide = _tile(bucket.rows, bucket.columns, padded * e.element_size())
@@ -154,6 +146,9 @@ def _launch(given: Given, bucket: Bucket, e: Tensor) -> _Launch:
     # Strips of nearly equal width, none of more than STEPS tiles.
     span = wide * -(-across // max(1, -(-across // STEPS)))
     tiles, spans = -(-bucket.rows // high), -(-bucket.columns // span) if across else 0
+    # What programs write of sums at targets and at sources, to be added up.
+    at_target = sums.like.new_empty(len(e), bucket.count, spans, bucket.rows, channels)
+    at_source = sums.like.new_empty(len(e), bucket.count, tiles, bucket.columns, channels)
     jobs = len(e) * bucket.count * tiles * spans
     each = -(-jobs // PROGRAMS)
     topology = given.topology
@@ -171,7 +166,19 @@ def _launch(given: Given, bucket: Bucket, e: Tensor) -> _Launch:
         "EMULATE": e.dtype == torch.bfloat16 and _interpreted(),
         "num_warps": 8,
     }  # fmt: skip
-    return _Launch(tiles, spans, -(-jobs // each) if jobs else 0, arguments, options)
+    if jobs:
+        programs = -(-jobs // each)
+        parts = []
+        if grad_weight is not None:
+            parts = [sums.like.new_empty(programs, *grad_weight.shape)]
+        # Triton would start programs on the current device, not on that of the tensors.
+        with torch.cuda.device(e.device) if e.is_cuda else nullcontext():
+            getattr(_programs(), direction)[(programs,)](
+                *inputs, *parts, at_target, at_source, *arguments, **options
+            )
+        if grad_weight is not None:
+            grad_weight += parts[0].sum(0)
+    sums.add(bucket, at_target.sum(2), at_source.sum(2))
 
 
 def _sums(topology: Topology, like: Tensor) -> Sums:
@@ -180,43 +187,19 @@ def _sums(topology: Topology, like: Tensor) -> Sums:
     return Sums(topology, like.new_empty((len(like), 0, like.shape[-1]), dtype=kind))
 
 
-def _parts(sums: Sums, bucket: Bucket, launch: _Launch) -> tuple[Tensor, Tensor]:
-    """Return memory for what programs write of sums at targets and at sources, to be added up."""
-    batch, _, channels = sums.like.shape
-    return (
-        sums.like.new_empty(batch, bucket.count, launch.spans, bucket.rows, channels),
-        sums.like.new_empty(batch, bucket.count, launch.tiles, bucket.columns, channels),
-    )
-
-
 class _EdgeUpdate(torch.autograd.Function):
     """The update with a backward pass of its own; higher derivatives use the plain form."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        given: Given,
-        e: Tensor,
-        weight: Tensor,
-        source: Tensor,
-        target: Tensor,
-        block: Tensor | None = None,
-    ) -> Updated:
+    def forward(ctx: Any, given: Given, *inputs: Tensor | None) -> Updated:
         ctx.given = given
-        ctx.save_for_backward(e, weight, source, target, block)
+        ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
-        inputs = _contiguous(e, weight, source, target, block)
-        out = torch.empty_like(inputs[0])
+        given_to = _contiguous(*inputs)
+        e, out = given_to[0], torch.empty_like(given_to[0])
         sums = _sums(given.topology, e)
         for bucket in given.topology.buckets or ():
-            launch = _launch(given, bucket, e)
-            incoming, outgoing = _parts(sums, bucket, launch)
-            if launch.programs:
-                with _started_at(e):
-                    _programs().forward[(launch.programs,)](
-                        *inputs, out, incoming, outgoing, *launch.arguments, **launch.options
-                    )
-            sums.add(bucket, incoming.sum(2), outgoing.sum(2))
+            _launch(given, bucket, "forward", [*given_to, out], sums)
         incoming, outgoing, blocks = (mean.to(e.dtype) for mean in sums.means())
         return out, incoming, outgoing, blocks
 
@@ -226,48 +209,15 @@ class _EdgeUpdate(torch.autograd.Function):
         saved = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, *derivatives(given.plain, saved, ctx.needs_input_grad[1:], gradients)
-        inputs = _contiguous(*saved)
-        e, weight, source, target, block = inputs
-        sums = _sums(given.topology, e)
-        (above,) = _contiguous(gradients[0])
-        # Of the sums: those of the means over their number.
-        to_target, to_source, to_block = (
-            None if gradient is None else gradient.to(sums.like.dtype) / count
-            for gradient, count in zip(
-                gradients[1:], counts(given.topology, sums.like), strict=True
-            )
-        )
-        to_target = sums.like.new_zeros(target.shape) if to_target is None else to_target
-        to_source = sums.like.new_zeros(source.shape) if to_source is None else to_source
-        to_ends = _contiguous(to_source, to_target, to_block)
-        grad_e = torch.empty_like(e)
+        e, weight, *_, block = saved
+        sums, grad_e = _sums(given.topology, e), e.new_empty(e.shape)
         grad_weight = sums.like.new_zeros(weight.shape)
+        inputs = _contiguous(*saved, gradients[0], *sums.gradients(gradients[1:]), grad_e)
         for bucket in given.topology.buckets or ():
-            launch = _launch(given, bucket, e)
-            at_target, at_source = _parts(sums, bucket, launch)
-            if launch.programs:
-                parts = sums.like.new_empty(launch.programs, *weight.shape)
-                with _started_at(e):
-                    _programs().backward[(launch.programs,)](
-                        *inputs, above, *to_ends, grad_e, parts, at_target, at_source,
-                        *launch.arguments, **launch.options,
-                    )  # fmt: skip
-                grad_weight += parts.sum(0)
-            sums.add(bucket, at_target.sum(2), at_source.sum(2))
+            _launch(given, bucket, "backward", inputs, sums, grad_weight)
         at_targets, at_sources, at_blocks = (total.to(e.dtype) for total in sums.all())
-        return (
-            None,
-            grad_e,
-            grad_weight.to(e.dtype),
-            at_sources,
-            at_targets,
-            None if block is None else at_blocks,
-        )
-
-
-def _started_at(like: Tensor) -> AbstractContextManager[object]:
-    """Have Triton start programs on the device of a tensor, not on the current one."""
-    return torch.cuda.device(like.device) if like.is_cuda else nullcontext()
+        of_block = None if block is None else at_blocks
+        return None, grad_e, grad_weight.to(e.dtype), at_sources, at_targets, of_block
 
 
 def _contiguous(*values: Tensor | None) -> list[Any]:
