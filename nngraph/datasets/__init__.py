@@ -1,13 +1,19 @@
 """Data sets of networks in PyG's interface, batches and streams of them, and transforms."""
 
-from nngraph.datasets.batching import EdgeBudgetSampler
 from nngraph.datasets.evaluator import METRICS, Evaluator
 from nngraph.datasets.neural_graphs import NeuralGraphDataset
 from nngraph.datasets.ogb import export_ogb, load_ogb, ogb_meta
-from nngraph.datasets.perturbations import DropWeights, ScaleNeurons, WeightNoise
 from nngraph.datasets.statistics import Standardise, TensorStatistics, training_statistics
-from nngraph.datasets.streams import ZooStream
-from nngraph.datasets.transforms import CanonicaliseSines, InputMotion, Relabel, moved_layer
+from nngraph.datasets.streams import EdgeBudgetSampler, ZooStream
+from nngraph.datasets.transforms import (
+    CanonicaliseSines,
+    DropWeights,
+    InputMotion,
+    Relabel,
+    ScaleNeurons,
+    WeightNoise,
+    moved_layer,
+)
 
 __all__ = [
     "METRICS",

@@ -64,16 +64,9 @@ class NeuralGraphDataset(Dataset):  # type: ignore[misc]
             self._read()
 
     def _read(self) -> None:
-        """Read the networks, if they are to be held in memory: stacks, and each network's row."""
-        self._stacks: dict[int, NeuralGraphStack] = {}
-        self._rows = torch.zeros(len(self._networks), dtype=torch.int64)
-        if not self.in_memory:
-            return
-        kinds = self.zoo.architecture_index[self._networks]
-        for kind in torch.unique(kinds).tolist():
-            here = kinds == kind
-            self._stacks[kind] = self.zoo.stack(self._networks[here])
-            self._rows[here] = torch.arange(int(here.sum()))
+        """Read the networks, if they are to be held in memory."""
+        held = self._networks if self.in_memory else self._networks[:0]
+        self._stacks, self._rows = stacked(self.zoo, held)
 
     @property
     def architecture(self) -> Architecture:
@@ -148,3 +141,14 @@ class NeuralGraphDataset(Dataset):  # type: ignore[misc]
     def _chosen(self) -> Tensor:
         indices: Sequence[int] = self.indices()
         return torch.as_tensor(list(indices), dtype=torch.int64)
+
+
+def stacked(zoo: Zoo, networks: Tensor) -> tuple[dict[int, NeuralGraphStack], Tensor]:
+    """Read networks: a stack for each architecture that occurs, and each one's place in its own."""
+    kinds = zoo.architecture_index[networks]
+    stacks, places = {}, torch.zeros(len(networks), dtype=torch.int64)
+    for kind in torch.unique(kinds).tolist():
+        here = kinds == kind
+        stacks[kind] = zoo.stack(networks[here])
+        places[here] = torch.arange(int(here.sum()))
+    return stacks, places

@@ -45,11 +45,7 @@ node_position (place within the group), node_mask (whether a node feature is the
 
 
 def export_ogb(
-    zoo: Zoo,
-    path: str | Path,
-    *,
-    target: str | None = None,
-    metric: str | None = None,
+    zoo: Zoo, path: str | Path, *, target: str | None = None, metric: str | None = None
 ) -> Path:
     """Write a zoo as an OGB data set, which :func:`load_ogb` reads.
 
@@ -87,38 +83,27 @@ def export_ogb(
         )
     columns = list(dict.fromkeys(name for a in zoo.architectures for name in a.column_names))
     meta = {
-        "format": "nngraph.ogb",
-        "num tasks": 1,
-        "num classes": len(fact.values) or -1,
+        "format": "nngraph.ogb", "num tasks": 1, "num classes": len(fact.values) or -1,
         "task type": "multiclass classification" if fact.values else "regression",
-        "eval metric": metric,
-        "target": fact.name,
-        "version": 1,
-        "split": zoo.manifest.group,
-        "download_name": path.name,
-        "url": "none",
-        "add_inverse_edge": "False",
-        "has_node_attr": "True",
-        "has_edge_attr": "True",
+        "eval metric": metric, "target": fact.name, "version": 1, "split": zoo.manifest.group,
+        "download_name": path.name, "url": "none", "add_inverse_edge": "False",
+        "has_node_attr": "True", "has_edge_attr": "True",
         "additional node files": ",".join([*_NODE, "node_mask"]),
-        "additional edge files": ",".join(_EDGE),
-        "is hetero": "False",
-        "binary": "True",
+        "additional edge files": ",".join(_EDGE), "is hetero": "False", "binary": "True",
         "node features": columns,
-    }
+    }  # fmt: skip
     # Made beside its place, so that it is there whole or not at all.
     work = path.parent / f"{TEMPORARY}{path.name}"
     shutil.rmtree(work, ignore_errors=True)
     try:
-        (work / "raw").mkdir(parents=True)
-        (work / "split" / zoo.manifest.group).mkdir(parents=True)
+        raw, splits = work / "raw", work / "split" / zoo.manifest.group
+        for folder in (raw, splits):
+            folder.mkdir(parents=True)
         arrays: dict[str, Any] = _arrays(zoo, columns)
-        np.savez_compressed(work / "raw" / "data.npz", **arrays)
-        np.savez_compressed(
-            work / "raw" / "graph-label.npz", graph_label=labels.unsqueeze(1).numpy()
-        )
+        np.savez_compressed(raw / "data.npz", **arrays)
+        np.savez_compressed(raw / "graph-label.npz", graph_label=labels.unsqueeze(1).numpy())
         split = {name: zoo.indices(ours) for name, ours in _OGB_SPLITS.items()}
-        torch.save(split, work / "split" / zoo.manifest.group / "split_dict.pt")
+        torch.save(split, splits / "split_dict.pt")
         (work / "RELEASE_v1.txt").write_text(f"# Release note for {path.name}\n\n### v1\n")
         (work / _META).write_text(json.dumps(meta, indent=1) + "\n")
         about = {

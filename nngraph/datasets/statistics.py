@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
-from torch import Tensor
-from torch_geometric.transforms import BaseTransform
 
+from nngraph.datasets.transforms import ParameterTransform, Values
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
+from nngraph.graph import Architecture
 from nngraph.zoo import SPLITS, Zoo
 
-_Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
+#: Count, mean and sum of squared deviations of numbers, and of how many networks they are.
+_Moments = tuple[int, float, float, int]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def training_statistics(zoo: Zoo) -> dict[Architecture, dict[str, TensorStatisti
     train = zoo.split == SPLITS.index("train")
     if not bool(train.any()):
         raise InvalidGraphError(f"{zoo.path} has no training networks; expected at least one.")
-    moments: dict[tuple[int, str], tuple[int, float, float, int]] = {}
+    moments: dict[tuple[int, str], _Moments] = {}
     start = 0
     for index, shard in enumerate(zoo.shards):
         rows = torch.nonzero(train[start : start + shard.count]).squeeze(1)
@@ -65,10 +64,8 @@ def training_statistics(zoo: Zoo) -> dict[Architecture, dict[str, TensorStatisti
     return found
 
 
-def _joined(
-    one: tuple[int, float, float, int], other: tuple[int, float, float, int]
-) -> tuple[int, float, float, int]:
-    """Join count, mean and sum of squared deviations of two parts (Chan et al., 1979)."""
+def _joined(one: _Moments, other: _Moments) -> _Moments:
+    """Join the moments of two parts (Chan et al., 1979)."""
     count = one[0] + other[0]
     apart = other[1] - one[1]
     mean = one[1] + apart * other[0] / count
@@ -76,7 +73,7 @@ def _joined(
     return count, mean, squares, one[3] + other[3]
 
 
-class Standardise(BaseTransform):  # type: ignore[misc]
+class Standardise(ParameterTransform):
     r"""Standardise each parameter tensor: :math:`W \to (W - \mu) / \sigma`.
 
     A tensor without spread (:math:`\sigma = 0`) is only centred.
@@ -93,17 +90,14 @@ class Standardise(BaseTransform):  # type: ignore[misc]
     ) -> None:
         self.statistics = statistics
 
-    def forward(self, networks: _Networks) -> _Networks:
-        """Return a graph or a stack with standardised parameters."""
-        architecture = networks.architecture
+    def _changed(self, architecture: Architecture, values: Values) -> Values:
         if architecture not in self.statistics:
             raise InvalidGraphError(
                 f"there are no statistics for networks of {architecture}; the training networks "
                 "that they were computed on had none of it."
             )
         found = self.statistics[architecture]
-        values: dict[str, Tensor] = {  # buffers of whole numbers stay
+        return {  # buffers of whole numbers stay
             name: (value - found[name].mean) / (found[name].std or 1.0) if name in found else value
-            for name, value in networks.parameters().items()
+            for name, value in values.items()
         }
-        return networks.with_parameters(values)

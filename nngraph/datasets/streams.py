@@ -1,4 +1,4 @@
-"""Streams of networks: epochs of a zoo that need not fit into memory, in shuffled order."""
+"""Epochs of networks in shuffled order: streams of any zoo, and batches by the size of networks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from torch_geometric.data import Batch
 
+from nngraph.datasets.neural_graphs import NeuralGraphDataset, stacked
+from nngraph.errors import InvalidGraphError
 from nngraph.graph import NeuralGraphStack
 from nngraph.ranks import Ranks
 from nngraph.zoo import Zoo
@@ -66,16 +68,11 @@ class ZooStream(IterableDataset):  # type: ignore[type-arg]
             if value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1.")
         self.zoo = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
-        self.split = split
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
+        self.split, self.batch_size, self.transform = split, batch_size, transform
+        self.shuffle, self.seed, self.epoch, self.even = shuffle, seed, 0, even
         # Whole batches only: a window's last batch would else be smaller than the others.
         self.window = max(window // batch_size, 1) * batch_size
-        self.even = even
-        self.transform = transform
         self.ranks = Ranks.of_environment() if ranks is None else ranks
-        self.epoch = 0
         self._networks = self.zoo.indices(split)
 
     def set_epoch(self, epoch: int) -> None:
@@ -93,13 +90,10 @@ class ZooStream(IterableDataset):  # type: ignore[type-arg]
 
     def numbers(self, part: int = 0, parts: int = 1) -> Tensor:
         """Return the numbers of the networks that a part of this rank's workers reads, in order."""
-        share = self._share(self.ranks.rank, self.ranks.world)
-        return share[len(share) * part // parts : len(share) * (part + 1) // parts]
-
-    def _share(self, rank: int, world: int) -> Tensor:
-        order = self._order()
+        rank, world, order = self.ranks.rank, self.ranks.world, self._order()
         total = len(order) - (len(order) % world if self.even else 0)
-        return order[total * rank // world : total * (rank + 1) // world]
+        share = order[total * rank // world : total * (rank + 1) // world]
+        return share[len(share) * part // parts : len(share) * (part + 1) // parts]
 
     def _order(self) -> Tensor:
         """Return the split's networks, chunk by chunk, the chunks in the order of the epoch."""
@@ -123,30 +117,88 @@ class ZooStream(IterableDataset):  # type: ignore[type-arg]
         generator = self._generator("window", self.ranks.rank, part)
         for start in range(0, len(numbers), self.window):
             held = numbers[start : start + self.window]
-            stacks = dict(self._read(held))
+            stacks, places = stacked(self.zoo, held)
             order = torch.arange(len(held))
             if self.shuffle:
                 order = torch.randperm(len(held), generator=generator)
             for rows in torch.split(order, self.batch_size):
-                batch = self._batch(held, stacks, rows)
+                batch = self._batch(stacks, held[rows], places[rows])
                 yield batch if self.transform is None else self.transform(batch)
 
-    def _read(self, held: Tensor) -> Iterator[tuple[int, tuple[Tensor, NeuralGraphStack]]]:
-        kinds = self.zoo.architecture_index[held]
-        for kind in torch.unique(kinds).tolist():
-            here = kinds == kind
-            places = torch.zeros(len(held), dtype=torch.int64)
-            places[here] = torch.arange(int(here.sum()))
-            yield kind, (places, self.zoo.stack(held[here]))
-
     def _batch(
-        self, held: Tensor, stacks: dict[int, tuple[Tensor, NeuralGraphStack]], rows: Tensor
+        self, stacks: dict[int, NeuralGraphStack], networks: Tensor, places: Tensor
     ) -> NeuralGraphStack | Batch:
         if len(self.zoo.architectures) == 1:
-            ((_, stack),) = stacks.values()
-            chosen: NeuralGraphStack = stack[rows]
+            (stack,) = stacks.values()
+            chosen: NeuralGraphStack = stack[places]
             return chosen
-        kinds = self.zoo.architecture_index[held[rows]].tolist()
-        places = [stacks[kind][0][row] for kind, row in zip(kinds, rows.tolist(), strict=True)]
-        graphs = [stacks[k][1][int(place)] for k, place in zip(kinds, places, strict=True)]
-        return Batch.from_data_list(graphs)
+        kinds = self.zoo.architecture_index[networks].tolist()
+        pairs = zip(kinds, places.tolist(), strict=True)
+        return Batch.from_data_list([stacks[kind][place] for kind, place in pairs])
+
+
+class EdgeBudgetSampler(Sampler[list[int]]):
+    """Batches whose networks have at most so many edges together.
+
+    For ``DataLoader(dataset, batch_sampler=EdgeBudgetSampler(dataset, 10**6))``. Networks are put
+    into batches in the order of the epoch, as many as fit; every network comes once. Their sizes
+    come from their architectures: no weight is read.
+
+    Args:
+        dataset: networks, or the number of edges of each ``[n]``.
+        max_edges: of a batch.
+        max_networks: of a batch; default no limit.
+        shuffle: whether the order is random.
+        seed: of the order; the epoch is :meth:`set_epoch`'s.
+
+    Raises:
+        InvalidGraphError: if a network alone has more edges.
+        ValueError: if a limit is not at least 1.
+    """
+
+    def __init__(
+        self,
+        dataset: NeuralGraphDataset | Tensor,
+        max_edges: int,
+        max_networks: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if max_edges < 1 or (max_networks is not None and max_networks < 1):
+            raise ValueError(
+                f"max_edges is {max_edges} and max_networks {max_networks}; expected at least 1."
+            )
+        self.sizes = dataset if isinstance(dataset, Tensor) else dataset.sizes
+        self.max_edges, self.max_networks = max_edges, max_networks
+        self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        if len(self.sizes) and int(self.sizes.max()) > max_edges:
+            raise InvalidGraphError(
+                f"network {int(self.sizes.argmax())} has {int(self.sizes.max())} edges; a batch "
+                f"may have {max_edges}. Raise max_edges, or leave such networks out."
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(len(self.sizes))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 2**32 + self.epoch)
+            order = torch.randperm(len(self.sizes), generator=generator)
+        sizes = self.sizes.tolist()
+        batch: list[int] = []
+        edges = 0
+        for index in order.tolist():
+            full = self.max_networks is not None and len(batch) == self.max_networks
+            if batch and (full or edges + sizes[index] > self.max_edges):
+                yield batch
+                batch, edges = [], 0
+            batch.append(index)
+            edges += sizes[index]
+        if batch:
+            yield batch
+
+    def __len__(self) -> int:
+        """Number of batches of this epoch."""
+        return sum(1 for _ in self)
