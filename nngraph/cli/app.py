@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError
 
-from nngraph.cli.options.deriving import options_of
+from nngraph.cli.options.deriving import mistake, options_of
 from nngraph.cli.parsers import COMMANDS, build_parser
 from nngraph.errors import NNGraphError
 
@@ -38,16 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ArgumentError as error:
-        return _mistake(_usage(error, given))
+        return _refused(_usage(error, given))
     except NNGraphError as error:
-        return _mistake(error)
+        return _refused(error)
     except BrokenPipeError:
         # Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
-        return _mistake(f"{where}{error.strerror or error}.")
+        return _refused(f"{where}{error.strerror or error}.")
     except KeyboardInterrupt:
         again = command in COMMANDS and COMMANDS[command].resumes
         hint = " Run the same command again to go on from here." if again else ""
@@ -80,7 +80,7 @@ def _run(command: str, options: Any) -> int:
     try:
         threads = getattr(options, "threads", None)
         if threads is not None and threads < 1:
-            raise ArgumentError(None, f"--threads is {threads}; expected at least 1.")
+            raise mistake(f"--threads is {threads}; expected at least 1.")
         torch.set_num_threads(threads or _default_threads(options))
         code: int = function(options)
         return code
@@ -111,6 +111,6 @@ def _usage(error: ArgumentError, given: list[str]) -> str:
     return f"{text}. See {' '.join(['nngraph', *command, '--help'])}."
 
 
-def _mistake(error: object) -> int:
+def _refused(error: object) -> int:
     print("nngraph: error: " + " ".join(str(error).split()), file=sys.stderr)
     return MISTAKE

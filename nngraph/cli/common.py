@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError
 
+from nngraph.cli.options.deriving import mistake
 from nngraph.cli.options.shared import Reports
 
 
@@ -22,7 +22,7 @@ def at_least(least: int, **values: int) -> None:
     """Refuse numbers that are less."""
     for name, value in values.items():
         if value < least:
-            raise ArgumentError(None, f"--{name} is {value}; expected at least {least}.")
+            raise mistake(f"--{name} is {value}; expected at least {least}.")
 
 
 def check_device(name: str) -> None:
@@ -31,4 +31,4 @@ def check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ArgumentError(None, f"the device {name!r} cannot be used: {reason}.") from None
+        raise mistake(f"the device {name!r} cannot be used: {reason}.") from None

@@ -120,18 +120,13 @@ def demo(options: Demo) -> int:
 
 
 def check_graphs_run(networks: NeuralGraphStack, points: torch.Tensor) -> tuple[float, bool]:
-    """Turn networks into modules, these into graphs, and run both, in float64.
-
-    Args:
-        networks: some networks.
-        points: inputs ``[P, d_0]``.
+    """Turn networks into modules, these into graphs, and run both on ``[P, d_0]``, in float64.
 
     Returns:
         the largest difference of the outputs of any network, relative to its largest output, and
         whether every weight came back bit for bit.
     """
-    networks = networks.to(torch.float64)
-    points = points.to(torch.float64)
+    networks, points = networks.to(torch.float64), points.to(torch.float64)
     worst, same = 0.0, True
     with torch.no_grad():
         for network in networks:
@@ -140,37 +135,25 @@ def check_graphs_run(networks: NeuralGraphStack, points: torch.Tensor) -> tuple[
             expected = module(points)
             error = (forward(graph, points) - expected).abs().max() / expected.abs().max()
             worst = max(worst, float(error))
-            back = to_state_dict(graph)
-            weights = to_state_dict(network)
+            back, weights = to_state_dict(graph), to_state_dict(network)
             same &= list(back) == list(weights)
             same &= all(torch.equal(back[name], value) for name, value in weights.items())
     return worst, same
 
 
 def run_demo(
-    out: Path,
-    *,
-    seed: int = 0,
-    quick: bool = False,
-    say: Callable[[str], None],
+    out: Path, *, seed: int = 0, quick: bool = False, say: Callable[[str], None],
     progress: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Run the demo; called again after an interruption it goes on where it was.
 
     Args:
         out: folder for the zoo, the runs, ``report.json`` and ``demo.png``.
-        seed: of everything random.
-        quick: little of everything, to show that it runs.
         say: is given each line for people.
-        progress: whether progress bars on stderr show how far it is.
 
     Returns:
         Everything that was found, as plain data; ``"ok"`` says whether graphs run as their networks
         and no invariant model changed a prediction.
-
-    Raises:
-        MissingDependencyError: if scikit-learn or matplotlib is not installed.
-        DataFileError: if the folder holds something else, such as the demo with another seed.
     """
     begin = time.perf_counter()
     plan = _QUICK if quick else _FULL
@@ -203,9 +186,7 @@ def run_demo(
     )
 
     say(f"[3/5] Metanetworks learn to name the digit ({info['splits']['train']:,} networks)")
-    outcomes = [
-        _train(contestant, plan, zoo, out, seed, progress) for contestant in plan.contestants
-    ]
+    outcomes = [_train(each, plan, zoo, out, seed, progress) for each in plan.contestants]
     say(_accuracy_words(outcomes, len(test), zoo))
 
     say("[4/5] The neurons of every network relabelled at random, float64")
@@ -218,36 +199,25 @@ def run_demo(
 
     result = {
         "ok": graphs_run and invariant,
-        "out": str(out),
-        "seed": seed,
-        "quick": quick,
-        "figure": str(path),
-        "zoo": info,
+        "out": str(out), "seed": seed, "quick": quick, "figure": str(path), "zoo": info,
         "graphs_run": {
-            "networks": len(checked),
-            "largest_relative_error": error,
-            "tolerance": TOLERANCE,
-            "weights_equal": same,
-            "holds": graphs_run,
+            "networks": len(checked), "largest_relative_error": error, "tolerance": TOLERANCE,
+            "weights_equal": same, "holds": graphs_run,
         },
         "test_networks": len(test),
         "models": [outcome.to_dict() for outcome in outcomes],
         "predictions_unchanged": invariant,
         "seconds": round(time.perf_counter() - begin, 1),
-    }
+    }  # fmt: skip
     write_atomically(out / "report.json", (json.dumps(result, indent=2) + "\n").encode())
+    claims = {
+        "a graph does not run as its network": graphs_run,
+        "relabelling changed a prediction of a model that claims invariance": invariant,
+    }
     verdict = (
         "graphs run as their networks, and relabelling changed no prediction of an invariant model"
         if result["ok"]
-        else "FAILED: "
-        + " and ".join(
-            words
-            for words, holds in (
-                ("a graph does not run as its network", graphs_run),
-                ("relabelling changed a prediction of a model that claims invariance", invariant),
-            )
-            if not holds
-        )
+        else "FAILED: " + " and ".join(words for words, holds in claims.items() if not holds)
     )
     say(f"Done in {text.duration(time.perf_counter() - begin)}: {verdict}.")
     return result
@@ -256,41 +226,36 @@ def run_demo(
 def _train(
     contestant: _Contestant, plan: _Plan, zoo: Zoo, out: Path, seed: int, progress: bool
 ) -> _Outcome:
+    names = ("model", "options", "epochs", "motion", "relabel")
     settings = TrainSettings(
-        zoo=str(zoo.path),
-        model=contestant.model,
-        options=contestant.options,
-        epochs=contestant.epochs,
-        warmup_steps=plan.warmup_steps,
-        motion=contestant.motion,
-        relabel=contestant.relabel,
-        seed=seed,
-    )
+        zoo=str(zoo.path), warmup_steps=plan.warmup_steps, seed=seed,
+        **{name: getattr(contestant, name) for name in names},
+    )  # fmt: skip
     folder = out / "runs" / contestant.folder
     report = train(settings, folder, progress)
     model, _ = load_run(folder)
     task = build_task(settings, zoo)
     assert isinstance(task, Predict)
     # One network of each training image: enough to see who has learned them by heart.
-    seen = zoo.indices("train")
-    seen = seen[zoo.view[seen] == 0]
-    return _Outcome(
-        contestant,
-        report,
-        compare_relabelled(task, model, zoo.stacks("test"), seed),
-        compare_relabelled(task, model, zoo.stacks(seen), seed),
-        _curve(folder / "metrics.jsonl"),
+    test, seen = (
+        compare_relabelled(task, model, zoo.stacks(networks), seed)
+        for networks in ("test", _first_views(zoo, "train"))
     )
+    return _Outcome(contestant, report, test, seen, _curve(folder / "metrics.jsonl"))
+
+
+def _first_views(zoo: Zoo, split: str) -> torch.Tensor:
+    """Return the numbers of one network of each image of a split."""
+    numbers = zoo.indices(split)
+    return numbers[zoo.view[numbers] == 0]
 
 
 def _curve(path: Path) -> tuple[list[float], list[float]]:
     """Return CPU seconds and validation accuracy after each epoch."""
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return (
-            [float(row["cpu_seconds"]) for row in rows],
-            [float(row["val_accuracy"]) for row in rows],
-        )
+        seconds, accuracy = ([float(r[k]) for r in rows] for k in ("cpu_seconds", "val_accuracy"))
+        return seconds, accuracy
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataFileError(
             f"{path} cannot be read as metrics of a run: {error!r}. Delete its folder to train "
@@ -301,23 +266,18 @@ def _curve(path: Path) -> tuple[list[float], list[float]]:
 # -- words and pictures --------------------------------------------------------------------------
 
 
-def _by_column(outcomes: Sequence[_Outcome]) -> dict[str, list[_Outcome]]:
-    """Return the outcomes by what the models may use: only those of one column are compared."""
-    columns: dict[str, list[_Outcome]] = {}
-    for outcome in outcomes:
-        columns.setdefault(outcome.report.column, []).append(outcome)
-    return columns
-
-
 def _in_columns(
     head: Sequence[str], outcomes: Sequence[_Outcome], row: Callable[[_Outcome], list[str]]
 ) -> str:
-    """Return a table of all outcomes, under the names of their columns."""
-    width = len(head)
+    """Return a table of all outcomes, by column: only models that may use the same are compared."""
     rows: list[list[str]] = []
-    for column, members in _by_column(outcomes).items():
-        rows.append([column, *[""] * (width - 1)])
-        rows += [[f"  {member.contestant.label}", *row(member)] for member in members]
+    for column in dict.fromkeys(outcome.report.column for outcome in outcomes):
+        rows.append([column, *[""] * (len(head) - 1)])
+        rows += [
+            [f"  {outcome.contestant.label}", *row(outcome)]
+            for outcome in outcomes
+            if outcome.report.column == column
+        ]
     return text.table(head, rows, indent="      ")
 
 
@@ -327,13 +287,10 @@ def _accuracy_words(outcomes: Sequence[_Outcome], networks: int, zoo: Zoo) -> st
         ("model", "parameters", "epochs", "CPU", "training", "test"),
         outcomes,
         lambda o: [
-            f"{o.report.parameters:,}",
-            str(o.report.epochs),
-            text.duration(o.report.cpu_seconds),
-            text.percent(o.relabelled_training.before),
-            text.percent(o.report.test["accuracy"]),
+            f"{o.report.parameters:,}", str(o.report.epochs), text.duration(o.report.cpu_seconds),
+            text.percent(o.relabelled_training.before), text.percent(o.report.test["accuracy"]),
         ],
-    )
+    )  # fmt: skip
     return (
         f"{table}\n      test: all {networks:,} networks of {held_out} images of which no network "
         "was in training\n      training: one network of each training image; augmented: images "
@@ -348,15 +305,14 @@ def _relabelled_words(outcomes: Sequence[_Outcome], zoo: Zoo) -> str:
         ("model", "same answers", "change", "test", "after", "training", "after"),
         outcomes,
         lambda o: [
-            text.percent(o.relabelled.unchanged),
-            f"{o.relabelled.largest_change:.0e}",
+            text.percent(o.relabelled.unchanged), f"{o.relabelled.largest_change:.0e}",
             *(
                 text.percent(accuracy)
                 for found in (o.relabelled, o.relabelled_training)
                 for accuracy in (found.before, found.after)
             ),
         ],
-    )
+    )  # fmt: skip
     return (
         f"      one of 10^{order:.0f} relabellings each; every network still draws the same "
         f"image\n{table}\n"
@@ -367,14 +323,8 @@ def _relabelled_words(outcomes: Sequence[_Outcome], zoo: Zoo) -> str:
 
 def _draw(out: Path, zoo: Zoo, images: ImageSource, outcomes: Sequence[_Outcome]) -> Path:
     # The first test network of each class; a few images may lack a class.
-    test = zoo.indices("test")
-    test = test[zoo.view[test] == 0]
-    chosen = [
-        test[zoo.labels[test] == label][:1]
-        for label in range(zoo.num_classes)
-        if bool((zoo.labels[test] == label).any())
-    ]
-    numbers = torch.cat(chosen)
+    test = _first_views(zoo, "test")
+    numbers = torch.cat([test[zoo.labels[test] == label][:1] for label in range(zoo.num_classes)])
     networks = zoo.stack(numbers)
     height, width = zoo.image_shape[:2]
     drawn = len(numbers) // 3

@@ -1,12 +1,10 @@
-"""The commands ``inspect`` and ``convert``: of weights in files, zoos, networks that can be run."""
+"""The commands ``inspect``, ``convert`` and ``validate``: of weights, zoos and modules."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from jsonargparse import ArgumentError
 
 from converters import (
     Verification,
@@ -19,12 +17,23 @@ from converters import (
 )
 from converters.symmetry import PermutationSpec
 from nngraph.cli import text
-from nngraph.cli.common import tell
-from nngraph.cli.modules import is_runnable, read_architecture, read_module
-from nngraph.cli.networks import describe_graph, describe_zoo, is_graph_file, read_network
-from nngraph.cli.options.networks import Convert, Inspect
+from nngraph.cli.common import at_least, tell
+from nngraph.cli.networks import (
+    activations_of,
+    describe,
+    describe_zoo,
+    is_graph_file,
+    is_runnable,
+    read_architecture,
+    read_module,
+    read_network,
+)
+from nngraph.cli.options.deriving import mistake
+from nngraph.cli.options.networks import Convert, Inspect, Validate
+from nngraph.drawing import draw_basis
 from nngraph.errors import DataFileError
-from nngraph.graph import NeuralGraph
+from nngraph.graph import Architecture, NeuralGraph
+from nngraph.validation import at_most, default_architecture, validate
 from nngraph.zoo import Zoo
 
 
@@ -42,14 +51,10 @@ def convert(options: Convert) -> int:
     save_graph(graph, out)
     architecture = graph.architecture
     data = {
-        "file": str(file),
-        "out": str(out),
-        "architecture": str(architecture),
-        "activations_assumed": assumed,
-        "neurons": architecture.num_nodes,
-        "edges": architecture.num_edges,
-        "definition": architecture.to_dict(),
-    }
+        "file": str(file), "out": str(out), "architecture": str(architecture),
+        "activations_assumed": assumed, "neurons": architecture.num_nodes,
+        "edges": architecture.num_edges, "definition": architecture.to_dict(),
+    }  # fmt: skip
     return tell(
         options, data,
         lambda: f"{out}: {architecture}, {architecture.num_nodes} neurons, "
@@ -63,7 +68,7 @@ def _weights(options: Convert | Inspect, allow_nonfinite: bool) -> tuple[NeuralG
     if options.architecture is None:
         return read_network(file, options.activation, options.w0, allow_nonfinite)
     if options.activation or options.w0:
-        raise ArgumentError(None, "--architecture has its own activations; leave --activation out")
+        raise mistake("--architecture has its own activations; leave --activation out")
     architecture = read_architecture(options.architecture)
     return load_graph(file, architecture, allow_nonfinite=allow_nonfinite), False
 
@@ -76,25 +81,22 @@ def _assumed(assumed: bool) -> str:
 
 def inspect(options: Inspect) -> int:
     """Describe a network or a zoo."""
-    path = Path(options.file)
-    assumed = False
+    path, assumed = Path(options.file), False
     if is_runnable(options.file):
         return _inspect_module(options)
     _check_options(options)
     if path.is_dir():
         if options.activation or options.w0 or options.architecture:
-            raise ArgumentError(
-                None, f"{path} is a folder; --activation, --w0 and --architecture are for files."
+            raise mistake(
+                f"{path} is a folder; --activation, --w0 and --architecture are for files."
             )
-        data = describe_zoo(Zoo.open(path, partial=True))
-        data = {"path": str(path), "kind": "zoo", **data}
+        told = describe_zoo(Zoo.open(path, partial=True))
+        data = {"path": str(path), "kind": "zoo", **told}
     else:
         kind = "graph" if is_graph_file(path) else "state dict"
         graph, assumed = _weights(options, allow_nonfinite=True)
-        data = {
-            "path": str(path), "kind": kind, "activations_assumed": assumed,
-            **describe_graph(graph),
-        }  # fmt: skip
+        told = describe(graph.architecture, graph.parameters())
+        data = {"path": str(path), "kind": kind, "activations_assumed": assumed, **told}
     return tell(options, data, lambda: _weights_words(data) + _assumed(assumed))
 
 
@@ -110,8 +112,7 @@ def _weights_words(data: dict[str, Any]) -> str:
     if "networks" in data:
         lines["networks"] = f"{data['networks']}, statistics over {data['networks_in_statistics']}"
     lines |= {
-        "size": f"{data['neurons']:,} neurons, {data['edges']:,} edges, "
-        f"{data['parameters']:,} parameters, {data['dtype']}",
+        "size": _size_words(data),
         "layers": ", ".join(
             f"{g['name']} {g['size']}"
             + ("" if g["activation"] == "identity" else f" {g['activation']}")
@@ -119,43 +120,44 @@ def _weights_words(data: dict[str, Any]) -> str:
         ),
         "symmetry": group,
     }
+    numbers, counts = ("mean", "std", "min", "max"), ("zeros", "nonfinite")
     rows = [
         [
-            tensor["name"],
-            " x ".join(map(str, tensor["shape"])),
-            *(text.number(tensor[key]) for key in ("mean", "std", "min", "max")),
-            str(tensor["zeros"]),
-            str(tensor["nonfinite"]),
+            tensor["name"], " x ".join(map(str, tensor["shape"])),
+            *(text.number(tensor[key]) for key in numbers), *(str(tensor[key]) for key in counts),
         ]
         for tensor in data["tensors"]
-    ]
-    head = ("tensor", "shape", "mean", "std", "min", "max", "zeros", "nonfinite")
-    return f"{data['path']}\n{text.pairs(lines)}\n\n{text.table(head, rows)}"
+    ]  # fmt: skip
+    table = text.table(("tensor", "shape", *numbers, *counts), rows)
+    return f"{data['path']}\n{text.pairs(lines)}\n\n{table}"
+
+
+def _size_words(data: dict[str, Any]) -> str:
+    neurons, edges, parameters = (data[key] for key in ("neurons", "edges", "parameters"))
+    return f"{neurons:,} neurons, {edges:,} edges, {parameters:,} parameters, {data['dtype']}"
 
 
 def _check_options(options: Convert | Inspect) -> None:
     """Refuse options for networks that can be run, where only weights are given."""
     for name in ("verify", "maximal", "strict"):
         if getattr(options, name, None):
-            raise ArgumentError(
-                None,
+            raise mistake(
                 f"--{name} runs or traces the network, and {options.file} holds weights only; "
-                "expected an .onnx file or package.module:factory",
+                "expected an .onnx file or package.module:factory"
             )
     if options.inputs:
-        raise ArgumentError(None, f"--inputs is for networks that can be run; {options.file} is "
-                            "a file of weights")  # fmt: skip
+        raise mistake(
+            f"--inputs is for networks that can be run; {options.file} is a file of weights"
+        )
 
 
 def _inspect_module(options: Inspect) -> int:
     """Describe a network that can be run: its graph, its symmetry, and the proof of it."""
     _, data, report = _converted(options, options.maximal)
     data["path"] = options.file
-
-    def words() -> str:
-        return _module_words(data) + (f"\n\n{report}" if report else "")
-
-    return tell(options, data, words, code=0 if report is None or report.holds else 1)
+    proof = f"\n\n{report}" if report else ""
+    code = 0 if report is None or report.holds else 1
+    return tell(options, data, lambda: _module_words(data) + proof, code)
 
 
 def _convert_module(options: Convert) -> int:
@@ -166,7 +168,6 @@ def _convert_module(options: Convert) -> int:
         save_graph(graph, Path(options.out))
     data = {"file": options.file, "out": None if failed else options.out, **data}
     architecture = graph.architecture
-    size = f"{architecture.num_nodes:,} neurons, {architecture.num_edges:,} edges"
 
     def words() -> str:
         proof = "" if report is None else f"\n{report}"
@@ -174,9 +175,9 @@ def _convert_module(options: Convert) -> int:
             assert report is not None
             why = "the proof fails" if report.status == "fails" else "it is not proven"
             return f"{options.out} was not written: {why}{proof}"
-        spaces = f"{len(data['spaces'])} neuron spaces, {size}"
+        size = f"{architecture.num_nodes:,} neurons, {architecture.num_edges:,} edges"
         lost = "".join(f"\n  fixed: {line['text']}" for line in data["fixed"])
-        return f"{options.out}: {spaces}{lost}{proof}"
+        return f"{options.out}: {len(data['spaces'])} neuron spaces, {size}{lost}{proof}"
 
     return tell(options, data, words, code=1 if failed else 0)
 
@@ -186,15 +187,12 @@ def _converted(
 ) -> tuple[NeuralGraph, dict[str, Any], Verification | None]:
     for name in ("activation", "w0", "architecture"):
         if getattr(options, name, None):
-            raise ArgumentError(
-                None, f"--{name} is for files of weights; {options.file} has its own"
-            )
+            raise mistake(f"--{name} is for files of weights; {options.file} has its own")
     module, inputs = read_module(options.file, options.inputs or [], options.output)
     spec = permutation_spec(module, inputs, strict=options.strict)
     graph = to_graph(module, inputs, strict=options.strict, allow_nonfinite=True)
-    report = None
-    if options.verify or maximal:
-        report = verify(graph, module, inputs, maximal=maximal)
+    asked = options.verify or maximal
+    report = verify(graph, module, inputs, maximal=maximal) if asked else None
     data = {
         "kind": "onnx" if options.file.endswith(".onnx") else "module",
         **_described(graph, spec),
@@ -267,8 +265,7 @@ def _plain(report: Verification) -> dict[str, Any]:
 def _module_words(data: dict[str, Any]) -> str:
     head = {
         "kind": data["kind"],
-        "size": f"{data['neurons']:,} neurons, {data['edges']:,} edges, "
-        f"{data['parameters']:,} parameters, {data['dtype']}",
+        "size": _size_words(data),
         "symmetry": f"{len(data['spaces'])} neuron spaces, about 10^{data['log10_order']:.1f} "
         "relabellings",
     }
@@ -297,3 +294,32 @@ def _module_words(data: dict[str, Any]) -> str:
             *(["", "freedom that was lost", *lost] if lost else []),
         ]
     )  # fmt: skip
+
+
+def prove(options: Validate) -> int:
+    """Hold the library against the basis and the symmetry on an architecture."""
+    architecture = _architecture(options.network, options.activation, options.w0)
+    at_least(0, seed=options.seed)
+    result = validate(architecture, seed=options.seed)
+    data = result.to_dict()
+    if options.figure is not None:
+        data["figure"] = str(draw_basis(at_most(architecture, 3), options.figure))
+    drawn = "" if options.figure is None else f"\nthe basis, drawn: {options.figure}"
+    return tell(options, data, lambda: f"{result}{drawn}", code=0 if result.passed else 1)
+
+
+def _architecture(words: list[str], activation: list[str] | None, w0: float | None) -> Architecture:
+    """Return the architecture that is named by layer sizes, a file or a zoo."""
+    if all(word.isdecimal() for word in words):
+        widths = [int(word) for word in words]
+        if activation is None and w0 is None:
+            return default_architecture(widths)
+        return Architecture.mlp(widths, activations_of(activation, w0))
+    if len(words) > 1:
+        raise mistake(
+            f"{' '.join(words)!r} is no list of layer sizes; expected whole numbers, or one file."
+        )
+    path = Path(words[0])
+    if path.is_dir():
+        return Zoo.open(path, partial=True).architecture
+    return read_network(path, activation, w0, allow_nonfinite=True)[0].architecture

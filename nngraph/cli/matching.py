@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError
 from torch import Tensor
 
 from converters import load_graph, load_state_dict, save_graph
@@ -25,9 +24,8 @@ from nngraph.alignment import (
 )
 from nngraph.cli import text
 from nngraph.cli.common import at_least, tell
-from nngraph.cli.modules import read_architecture
-from nngraph.cli.networks import is_graph_file, read_network
-from nngraph.cli.options.deriving import values_of_the_user
+from nngraph.cli.networks import is_graph_file, read_architecture, read_network
+from nngraph.cli.options.deriving import mistake, values_of_the_user
 from nngraph.cli.options.networks import Match
 from nngraph.drawing import draw_alignment
 from nngraph.errors import DataFileError
@@ -50,9 +48,7 @@ def match(options: Match) -> int:
     pairs = {"before": (a, b), "after": (a, aligned)}
     barriers = {} if loss is None else {n: barrier(*pair, loss) for n, pair in pairs.items()}
     result: dict[str, Any] = {
-        "first": options.first,
-        "second": options.second,
-        "method": options.method,
+        **{name: getattr(options, name) for name in ("first", "second", "method", "out", "figure")},
         "architecture": str(a.architecture),
         "neurons_moved": {
             space: int((index != torch.arange(index.shape[-1])).sum())
@@ -62,8 +58,6 @@ def match(options: Match) -> int:
         "distance": {name: distance(*pair) for name, pair in pairs.items()},
         "barrier": {name: found.to_dict() for name, found in barriers.items()} or None,
         "permutations": {s: i.tolist() for s, i in alignment.relabelling.indices.items()},
-        "out": options.out,
-        "figure": options.figure,
     }
     if options.out is not None:
         save_graph(aligned, options.out)
@@ -95,17 +89,17 @@ def _words(result: dict[str, Any]) -> str:
 def _check(options: Match) -> None:
     needs = {"activations": "data", "embeddings": "run"}.get(options.method)
     if needs and getattr(options, needs) is None:
-        raise ArgumentError(None, f"missing: --{needs}, which --method {options.method} needs")
+        raise mistake(f"missing: --{needs}, which --method {options.method} needs")
     if options.run is not None and options.method != "embeddings":
-        raise ArgumentError(None, f"--run is for --method embeddings, not {options.method}")
+        raise mistake(f"--run is for --method embeddings, not {options.method}")
     if options.signs and options.method not in ("weights", "activations"):
-        raise ArgumentError(None, f"--signs is for weights and activations, not {options.method}")
+        raise mistake(f"--signs is for weights and activations, not {options.method}")
     at_least(1, starts=options.starts, steps=options.steps)
     at_least(0, seed=options.seed)
     if options.out is not None and not options.out.endswith(".safetensors"):
-        raise ArgumentError(None, f"--out is {options.out!r}; expected an ending .safetensors")
+        raise mistake(f"--out is {options.out!r}; expected an ending .safetensors")
     if options.figure is not None and Path(options.figure).suffix not in (".png", ".pdf", ".svg"):
-        raise ArgumentError(None, f"--figure is {options.figure!r}; expected .png, .pdf or .svg")
+        raise mistake(f"--figure is {options.figure!r}; expected .png, .pdf or .svg")
 
 
 def _read(options: Match, file: str) -> NeuralGraph:
@@ -129,27 +123,24 @@ def _data(file: str) -> tuple[Tensor, Tensor]:
 
 
 def _matched(
-    options: Match,
-    a: NeuralGraph,
-    b: NeuralGraph,
-    data: tuple[Tensor, Tensor] | None,
+    options: Match, a: NeuralGraph, b: NeuralGraph, data: tuple[Tensor, Tensor] | None,
     loss: Loss | None,
-) -> Alignment:
-    if options.method == "weights":
-        return match_weights(
-            a, b, signs=options.signs, starts=options.starts, generator=options.seed
-        )
+) -> Alignment:  # fmt: skip
     if options.method == "activations":
         assert data is not None
         return match_activations(a, b, data[0], signs=options.signs)
-    if options.method == "sinkhorn":
-        start = match_weights(a, b, starts=options.starts, generator=options.seed).relabelling
-        return match_sinkhorn(a, b, loss, start=start, steps=options.steps)
+    if options.method in ("weights", "sinkhorn"):
+        found = match_weights(
+            a, b, signs=options.signs, starts=options.starts, generator=options.seed
+        )
+        if options.method == "weights":
+            return found
+        return match_sinkhorn(a, b, loss, start=found.relabelling, steps=options.steps)
     assert options.run is not None
     model, settings = load_run(options.run)
     if not isinstance(model, (StateNetwork, NeuronStates)):
-        raise ArgumentError(
-            None, f"the model of {options.run} is a {type(model).__name__}, which gives neurons no "
-            "states; expected one derived from StateNetwork",
-        )  # fmt: skip
+        raise mistake(
+            f"the model of {options.run} is a {type(model).__name__}, which gives neurons no "
+            "states; expected one derived from StateNetwork"
+        )
     return match_embeddings(model, a, b, canonicalise=settings.canonicalise)

@@ -8,20 +8,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from nngraph import __version__
+from nngraph.cli.options import networks, training, zoos
 from nngraph.cli.options.deriving import add_options, new_parser, told_of
-from nngraph.cli.options.networks import Convert, Inspect, Match, Validate
-from nngraph.cli.options.training import Compare, Demo, Eval, Models, Train
-from nngraph.cli.options.zoos import (
-    ZooExport,
-    ZooFilter,
-    ZooFit,
-    ZooImport,
-    ZooInfo,
-    ZooMerge,
-    ZooShow,
-    ZooTrain,
-    ZooVerify,
-)
 
 
 @dataclass(frozen=True)
@@ -44,33 +32,45 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command(Demo, "demo:demo", "all of it in a few minutes; begin here", resumes=True),
-    "zoo fit": Command(ZooFit, "zoos:fit", "fit networks to images", resumes=True),
-    "zoo train": Command(ZooTrain, "zoos:train", "train classifiers of images", resumes=True),
-    "zoo info": Command(ZooInfo, "zoos:info", "say what is in a zoo"),
-    "zoo verify": Command(ZooVerify, "zoos:verify", "read all of a zoo and name what is wrong"),
-    "zoo merge": Command(ZooMerge, "zoos:merge", "merge zoos into a new one", resumes=True),
-    "zoo filter": Command(ZooFilter, "zoos:keep", "keep some networks as a new zoo", resumes=True),
-    "zoo export": Command(ZooExport, "zoos:export", "write a zoo for OGB's reader"),
-    "zoo import": Command(
-        ZooImport, "zoos:take_in", "make a zoo of networks in other files", resumes=True
+    "demo": Command(
+        training.Demo, "demo:demo", "all of it in a few minutes; begin here", resumes=True
     ),
-    "zoo show": Command(ZooShow, "zoos:show", "draw images and weights of a zoo"),
-    "convert": Command(Convert, "inspecting:convert", "turn a file of weights into a graph file"),
+    "zoo fit": Command(zoos.ZooFit, "zoos:fit", "fit networks to images", resumes=True),
+    "zoo train": Command(zoos.ZooTrain, "zoos:train", "train classifiers of images", resumes=True),
+    "zoo info": Command(zoos.ZooInfo, "zoos:info", "say what is in a zoo"),
+    "zoo verify": Command(
+        zoos.ZooVerify, "zoos:verify", "read all of a zoo and name what is wrong"
+    ),
+    "zoo merge": Command(zoos.ZooMerge, "zoos:merge", "merge zoos into a new one", resumes=True),
+    "zoo filter": Command(
+        zoos.ZooFilter, "zoos:keep", "keep some networks as a new zoo", resumes=True
+    ),
+    "zoo export": Command(zoos.ZooExport, "zoos:export", "write a zoo for OGB's reader"),
+    "zoo import": Command(
+        zoos.ZooImport, "zoos:take_in", "make a zoo of networks in other files", resumes=True
+    ),
+    "zoo show": Command(zoos.ZooShow, "zoos:show", "draw images and weights of a zoo"),
+    "convert": Command(
+        networks.Convert, "inspecting:convert", "turn a file of weights into a graph file"
+    ),
     "inspect": Command(
-        Inspect, "inspecting:inspect", "architecture, sizes, symmetry and statistics of a network"
+        networks.Inspect, "inspecting:inspect",
+        "architecture, sizes, symmetry and statistics of a network",
     ),
     "validate": Command(
-        Validate, "validating:prove", "hold layers and models against basis and symmetry"
+        networks.Validate, "inspecting:prove", "hold layers and models against basis and symmetry"
     ),
     "train": Command(
-        Train, "training:train_model", "train a metanetwork on a zoo", resumes=True, config=True
+        training.Train, "training:train_model", "train a metanetwork on a zoo", resumes=True,
+        config=True,
     ),
-    "eval": Command(Eval, "training:judge", "judge a trained metanetwork on a zoo"),
-    "match": Command(Match, "matching:match", "match the neurons of two networks"),
-    "models": Command(Models, "comparing:tell_models", "tell the metanetworks that there are"),
-    "compare": Command(Compare, "comparing:compare", "compare finished runs"),
-}
+    "eval": Command(training.Eval, "training:judge", "judge a trained metanetwork on a zoo"),
+    "match": Command(networks.Match, "matching:match", "match the neurons of two networks"),
+    "models": Command(
+        training.Models, "training:tell_models", "tell the metanetworks that there are"
+    ),
+    "compare": Command(training.Compare, "training:compare", "compare finished runs"),
+}  # fmt: skip
 
 
 def build_parser(first: str | None = None) -> ArgumentParser:
@@ -83,9 +83,8 @@ def build_parser(first: str | None = None) -> ArgumentParser:
         "Networks as graphs: make populations of networks, convert and inspect them, train models "
         "that read their weights. Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, "
         "130 interrupted.",
-        prog="nngraph",
-        version=__version__,
-    )
+        prog="nngraph", version=__version__,
+    )  # fmt: skip
     commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     actions: Any = None
     for name, command in COMMANDS.items():
@@ -106,20 +105,13 @@ def _parser(command: Command, name: str) -> ArgumentParser:
     about, told = told_of(command.options)
     parser = new_parser(about)
     if command.config:
-        parser.add_argument(
-            "--config",
-            action="config",
-            help="YAML file of the options below, as --print_config writes it; later options win",
-        )
+        help = "YAML file of the options below, as --print_config writes it; later options win"
+        parser.add_argument("--config", action="config", help=help)
     if name == "train":
-        told["task"] = _tasks()
+        # The tasks and what each asks, in its own words; they are read off the library.
+        from nngraph.tasks import TASKS
+
+        lines = [f"{name}: {(task.__doc__ or '').splitlines()[0]}" for name, task in TASKS.items()]
+        told["task"] = " ".join(lines)
     add_options(parser, command.options, told)
     return parser
-
-
-def _tasks() -> str:
-    """Return the tasks and what each asks, in its own words; they are read off the library."""
-    from nngraph.tasks import TASKS
-
-    lines = [f"{name}: {(task.__doc__ or '').splitlines()[0]}" for name, task in TASKS.items()]
-    return " ".join(lines)

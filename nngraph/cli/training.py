@@ -1,4 +1,4 @@
-"""The commands ``train`` and ``eval``: call the library, tell the result."""
+"""The commands ``train``, ``eval``, ``models`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
+import torch
 
 from nngraph.cli import text
 from nngraph.cli.common import at_least, check_device, tell
-from nngraph.cli.options.deriving import values_of_the_user
-from nngraph.cli.options.training import Eval, Train
+from nngraph.cli.options.deriving import mistake, values_of_the_user
+from nngraph.cli.options.training import Compare, Eval, Models, Train
 from nngraph.cli.relabelled import compare_relabelled
+from nngraph.drawing import draw_curves
+from nngraph.graph import Architecture
 from nngraph.nn import traits_of
 from nngraph.ranks import Ranks
 from nngraph.tasks import (
@@ -22,20 +24,22 @@ from nngraph.tasks import (
     TrainSettings,
     build_model,
     build_task,
+    compare_runs,
+    describe_models,
     finite,
     load_run,
     train,
 )
+from nngraph.validation import default_architecture
 from nngraph.zoo import Zoo
 
 
 def train_model(options: Train) -> int:
     """Train a metanetwork."""
     if options.task not in TASKS:
-        raise ArgumentError(
-            None,
+        raise mistake(
             f"{options.task!r} is no task; expected one of {', '.join(TASKS)}, and the folder of "
-            "the run as --run.",
+            "the run as --run."
         )
     settings = TrainSettings(**{i.name: getattr(options, i.name) for i in fields(TrainSettings)})
     with values_of_the_user():
@@ -51,20 +55,17 @@ def train_model(options: Train) -> int:
     if not Ranks.of_environment().leads:
         return 0
     data = {"run": str(run), **report.to_dict()}
-    return tell(
-        options, data,
-        lambda: f"{run}\n" + text.pairs(
-            {
-                "task": report.task,
-                "model": f"{report.model}, {report.parameters:,} parameters",
-                "column": report.column,
-                "training": f"{report.epochs} epochs, {report.steps} steps, "
-                f"{text.duration(report.cpu_seconds)} of CPU, {text.duration(report.seconds)}",
-                "validation": _measures_words(data["val"], report.score),
-                "test": _measures_words(data["test"], report.score),
-            }
-        ) + _details_words(data["details"]),
-    )  # fmt: skip
+    lines = {
+        "task": report.task,
+        "model": f"{report.model}, {report.parameters:,} parameters",
+        "column": report.column,
+        "training": f"{report.epochs} epochs, {report.steps} steps, "
+        f"{text.duration(report.cpu_seconds)} of CPU, {text.duration(report.seconds)}",
+        "validation": _measures_words(data["val"], report.score),
+        "test": _measures_words(data["test"], report.score),
+    }
+    words = f"{run}\n{text.pairs(lines)}{_details_words(data['details'])}"
+    return tell(options, data, lambda: words)
 
 
 def _measures_words(measures: Mapping[str, float | None], score: str) -> str:
@@ -111,25 +112,18 @@ def judge(options: Eval) -> int:
     task.batch_size = options.batch_size
     task.check_answers(model)
     if options.relabel and not isinstance(task, Predict):
-        raise ArgumentError(
-            None,
+        raise mistake(
             f"--relabel compares answers about whole networks; the task {settings.task!r} of "
-            f"{options.run} gives others.",
+            f"{options.run} gives others."
         )
     networks = task.networks(options.split)
     measures = task.evaluate(model, options.split)
     data: dict[str, Any] = {
-        "run": options.run,
-        "zoo": str(zoo.path),
-        "split": options.split,
-        "networks": sum(len(numbers) for numbers, _ in networks),
-        "task": settings.task,
-        "model": settings.model,
-        "column": traits_of(model).access,
-        "score": task.score,
-        **measures,
-        "details": task.details(model, options.split),
-    }
+        "run": options.run, "zoo": str(zoo.path), "split": options.split,
+        "networks": sum(len(numbers) for numbers, _ in networks), "task": settings.task,
+        "model": settings.model, "column": traits_of(model).access, "score": task.score,
+        **measures, "details": task.details(model, options.split),
+    }  # fmt: skip
     relabelled = None
     if options.relabel:
         assert isinstance(task, Predict)
@@ -153,3 +147,80 @@ def judge(options: Eval) -> int:
         return f"{options.run}\n{text.pairs(lines)}{_details_words(data['details'])}"
 
     return tell(options, data, words, code=0 if relabelled is None or relabelled.holds else 1)
+
+
+def tell_models(options: Models) -> int:
+    """Tell the models that there are."""
+    at_least(1, batch_size=options.batch_size)
+    with values_of_the_user():
+        example = default_architecture(options.widths)
+    models, size = describe_models(example, options.batch_size), options.batch_size
+    data = {
+        "example": str(example), "batch_size": size, "threads": torch.get_num_threads(),
+        "models": models,
+    }  # fmt: skip
+    return tell(options, data, lambda: _models_words(example, size, models))
+
+
+def _models_words(example: Architecture, size: int, models: list[dict[str, Any]]) -> str:
+    rows: list[list[str]] = []
+    for column in dict.fromkeys(model["column"] for model in models):
+        rows.append([column or "do not read the example", "", ""])
+        for model in models:
+            if model["column"] == column:
+                known = column is not None
+                size_words = f"{model['parameters']:,}" if known else "-"
+                time_words = f"{model['step_ms']:,.1f} ms" if known else "-"
+                rows.append([f"  {model['model']}", size_words, time_words])
+    told = []
+    names = {"is": "about", "respects": "symmetry", "reads": "reads", "does not fit": "unfit"}
+    for model in models:
+        lines = {name: model[key] for name, key in names.items() if key != "unfit" or model[key]}
+        told.append(f"{model['model']}\n{text.pairs(lines)}")
+    threads = torch.get_num_threads()
+    return (
+        "\n\n".join(told)
+        + "\n\n"
+        + text.table(["with default options", "parameters", "a training step"], rows)
+        + f"\n  a step: forward and backward, {size} networks {example}, CPU time on {threads} "
+        f"{'thread' if threads == 1 else 'threads'}\n"
+        "  models are compared within a column only; options may change the column"
+    )
+
+
+def compare(options: Compare) -> int:
+    """Compare finished runs."""
+    tables = compare_runs(options.runs)
+    data: dict[str, Any] = {"tables": [table.to_dict() for table in tables]}
+    if options.figure is not None:
+        with values_of_the_user():
+            data["figure"] = str(draw_curves(options.figure, [t.panel for t in tables]))
+    return tell(options, data, lambda: "\n\n".join(map(_table_words, data["tables"])))
+
+
+def _table_words(table: dict[str, Any]) -> str:
+    score = table["score"]
+    rows = [
+        [
+            row["label"],
+            str(len(row["seeds"])),
+            f"{row['parameters']:,}",
+            f"{row['epochs']:.4g}",
+            text.duration(row["cpu_seconds"]),
+            *(_spread(score, row[split][score]) for split in ("val", "test")),
+        ]
+        for row in table["rows"]
+    ]
+    head = ["model", "seeds", "parameters", "epochs", "CPU", f"{score}, validation", "test"]
+    title = f"{table['task']} on {table['zoo']}\n{table['column']}"
+    return f"{title}\n{text.table(head, rows)}"
+
+
+def _spread(score: str, found: dict[str, float | None]) -> str:
+    mean, deviation = found["mean"], found["deviation"]
+    if mean is None:
+        return "-"
+    if score in text.SHARES:
+        tail = "" if deviation is None else f" +- {100 * deviation:.1f}"
+        return f"{100 * mean:.1f}{tail} %"
+    return text.number(mean) + ("" if deviation is None else f" +- {deviation:.2g}")

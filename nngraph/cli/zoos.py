@@ -15,19 +15,9 @@ from converters import import_zoo
 from nngraph.cli import text
 from nngraph.cli.common import at_least, check_device, tell
 from nngraph.cli.networks import activations_of
+from nngraph.cli.options import zoos as given
 from nngraph.cli.options.deriving import values_of_the_user
 from nngraph.cli.options.shared import Reports
-from nngraph.cli.options.zoos import (
-    ZooExport,
-    ZooFilter,
-    ZooFit,
-    ZooImport,
-    ZooInfo,
-    ZooMerge,
-    ZooShow,
-    ZooTrain,
-    ZooVerify,
-)
 from nngraph.datasets import export_ogb, ogb_meta
 from nngraph.drawing import draw_contact_sheet, draw_histograms
 from nngraph.zoo import (
@@ -49,7 +39,7 @@ _SHOWN = 6
 _QUALITIES = ("psnr", "test_accuracy")
 
 
-def fit(options: ZooFit) -> int:
+def fit(options: given.ZooFit) -> int:
     """Fit a zoo."""
     name, *folders = options.data
     with values_of_the_user():
@@ -62,7 +52,7 @@ def fit(options: ZooFit) -> int:
     return tell_zoo(options, zoo)
 
 
-def train(options: ZooTrain) -> int:
+def train(options: given.ZooTrain) -> int:
     """Train a zoo of classifiers."""
     name, *folders = options.data
     with values_of_the_user():
@@ -74,7 +64,7 @@ def train(options: ZooTrain) -> int:
     return tell_zoo(options, zoo)
 
 
-def info(options: ZooInfo) -> int:
+def info(options: given.ZooInfo) -> int:
     """Say what is in a zoo."""
     zoo = Zoo.open(options.path, partial=True)
     if options.verify:
@@ -82,7 +72,7 @@ def info(options: ZooInfo) -> int:
     return tell_zoo(options, zoo)
 
 
-def verify(options: ZooVerify) -> int:
+def verify(options: given.ZooVerify) -> int:
     """Read all of a zoo and name what is wrong."""
     problems = find_problems(options.path)
     return tell(
@@ -92,12 +82,12 @@ def verify(options: ZooVerify) -> int:
     )  # fmt: skip
 
 
-def merge(options: ZooMerge) -> int:
+def merge(options: given.ZooMerge) -> int:
     """Merge zoos into a new one."""
     return tell_zoo(options, merge_zoos(options.out, options.zoos))
 
 
-def keep(options: ZooFilter) -> int:
+def keep(options: given.ZooFilter) -> int:
     """Keep some networks of a zoo as a new one."""
     zoo = Zoo.open(options.zoo)
     keep = select(zoo, options.where)
@@ -106,7 +96,7 @@ def keep(options: ZooFilter) -> int:
     )
 
 
-def export(options: ZooExport) -> int:
+def export(options: given.ZooExport) -> int:
     """Write a zoo for OGB's reader."""
     with values_of_the_user():
         out = export_ogb(
@@ -120,12 +110,10 @@ def export(options: ZooExport) -> int:
     )  # fmt: skip
 
 
-def take_in(options: ZooImport) -> int:
+def take_in(options: given.ZooImport) -> int:
     """Make a zoo of networks in other files."""
-    functions = activations_of(options.activation, options.w0)
     zoo = import_zoo(
-        options.out, options.source,
-        activations=functions[0] if len(functions) == 1 else functions,
+        options.out, options.source, activations=activations_of(options.activation, options.w0),
         label=options.label, group=options.group, labels_key=options.labels_key,
         splits=options.splits, seed=options.seed, shard_size=options.shard_size,
         dtype=options.dtype, command=this_command(),
@@ -133,7 +121,7 @@ def take_in(options: ZooImport) -> int:
     return tell_zoo(options, zoo)
 
 
-def show(options: ZooShow) -> int:
+def show(options: given.ZooShow) -> int:
     """Draw images and weights of a zoo."""
     zoo = Zoo.open(options.path, partial=True)
     at_least(1, count=options.count)
@@ -171,11 +159,10 @@ def _histograms(zoo: Zoo) -> Iterator[str]:
             if len(counts) < 2:
                 continue
             rows = [
-                [f"{low:.3g} to {high:.3g}", str(count), "#" * round(40 * count / max(counts))]
+                (f"{low:.3g} to {high:.3g}", str(count), "#" * round(40 * count / max(counts)))
                 for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
             ]
-            left = max(len(row[0]) for row in rows)
-            right = max(len(row[1]) for row in rows)
+            left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
             lines = [f"  {a.ljust(left)}  {b.rjust(right)}  {c}".rstrip() for a, b, c in rows]
             yield "\n\n" + "\n".join([name, *lines])
 

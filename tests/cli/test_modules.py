@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from converters import load_graph
 from nngraph.cli import inspecting
-from nngraph.cli.modules import example_inputs
+from nngraph.cli.networks import example_inputs
 from nngraph.graph import Architecture
 
 CODE = """

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nngraph.cli import comparing
+from nngraph.cli import training
 from nngraph.nn import MODELS
 from nngraph.tasks import TASKS
 from nngraph.zoo import load_digits_images, train_zoo
@@ -74,7 +74,7 @@ def test_models_are_told_in_their_columns(answer, command, monkeypatch):
     assert [model["model"] for model in data["models"]] == list(MODELS)
     columns = {model["model"]: model["column"] for model in data["models"]}
     assert columns["probe"] == "with probes"
-    monkeypatch.setattr(comparing, "describe_models", lambda *arguments: data["models"])
+    monkeypatch.setattr(training, "describe_models", lambda *arguments: data["models"])
     code, out, _ = command(*line)
     assert code == 0
     table = out[out.index("with default options") :]

@@ -42,13 +42,18 @@ def new_parser(description: str, **options: Any) -> ArgumentParser:
     )
 
 
+def mistake(text: str) -> ArgumentError:
+    """Return a mistake of usage."""
+    return ArgumentError(None, text)
+
+
 @contextmanager
 def values_of_the_user() -> Iterator[None]:
     """Turn a ``ValueError`` about values that the user chose into a mistake of usage."""
     try:
         yield
     except ValueError as error:
-        raise ArgumentError(None, str(error)) from None
+        raise mistake(str(error)) from None
 
 
 def told_of(kind: type) -> tuple[str, dict[str, str]]:
