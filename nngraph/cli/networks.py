@@ -72,9 +72,7 @@ def read_network(
     return graph, activation is None and len(graph.architecture.groups) > 2
 
 
-def activations_of(
-    names: Sequence[str] | None, w0: float | None
-) -> Activation | list[Activation]:
+def activations_of(names: Sequence[str] | None, w0: float | None) -> Activation | list[Activation]:
     """Return the activation of all layers, or one of each; no names stand for ReLU."""
     names = names or ["relu"]
     if w0 is not None and "sine" not in names:

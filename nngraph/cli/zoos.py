@@ -91,9 +91,7 @@ def keep(options: given.ZooFilter) -> int:
     """Keep some networks of a zoo as a new one."""
     zoo = Zoo.open(options.zoo)
     keep = select(zoo, options.where)
-    return tell_zoo(
-        options, filter_zoo(options.out, zoo, keep, options.where, options.shard_size)
-    )
+    return tell_zoo(options, filter_zoo(options.out, zoo, keep, options.where, options.shard_size))
 
 
 def export(options: given.ZooExport) -> int:
@@ -168,9 +166,8 @@ def _histograms(zoo: Zoo) -> Iterator[str]:
 
 
 def _zoo_words(path: Path, info: dict[str, Any]) -> str:
-    state = "" if info["complete"] else (
-        f" ({info['shards_done']} of {info['shards']} shards; the same command makes the rest)"
-    )
+    done = f"{info['shards_done']} of {info['shards']} shards"
+    state = "" if info["complete"] else f" ({done}; the same command makes the rest)"
     kinds = info["architectures"]
     shown = [
         f"{kind['architecture']}, {kind['parameters']:,} parameters"

@@ -85,9 +85,7 @@ class Standardise(ParameterTransform):
         InvalidGraphError: if there are none for a network's architecture.
     """
 
-    def __init__(
-        self, statistics: Mapping[Architecture, Mapping[str, TensorStatistics]]
-    ) -> None:
+    def __init__(self, statistics: Mapping[Architecture, Mapping[str, TensorStatistics]]) -> None:
         self.statistics = statistics
 
     def _changed(self, architecture: Architecture, values: Values) -> Values:

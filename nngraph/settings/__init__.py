@@ -4,13 +4,7 @@ Functions of the library take them, and the command line is derived from them.
 """
 
 from nngraph.settings.fitting import FitSettings, FitZooSettings
-from nngraph.settings.recipes import (
-    OPTIMISERS,
-    RECIPES,
-    WEIGHT_INITS,
-    Recipe,
-    TrainZooSettings,
-)
+from nngraph.settings.recipes import OPTIMISERS, RECIPES, WEIGHT_INITS, Recipe, TrainZooSettings
 from nngraph.settings.training import TrainSettings
 
 __all__ = [

@@ -2,12 +2,7 @@
 
 from nngraph.settings import RECIPES, FitSettings, FitZooSettings, Recipe, TrainZooSettings
 from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
-from nngraph.zoo.classifiers.trained import (
-    classifier_of,
-    runner_of,
-    says_how_to_run,
-    train_zoo,
-)
+from nngraph.zoo.classifiers.trained import classifier_of, runner_of, says_how_to_run, train_zoo
 from nngraph.zoo.classifiers.training import LabelledImages
 from nngraph.zoo.fitting.fit import FitResult, fit_images
 from nngraph.zoo.fitting.inits import fourier_architecture, siren_architecture

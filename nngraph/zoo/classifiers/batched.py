@@ -124,9 +124,7 @@ class BatchedClassifiers:
             value = self.activation(mapped + value if layer.residual else mapped)
         return value.mean(dim=(2, 3)).view(len(value), self.count, -1).transpose(0, 1)
 
-    def _norm(
-        self, value: Tensor, i: int, values: Mapping[str, Tensor], training: bool
-    ) -> Tensor:
+    def _norm(self, value: Tensor, i: int, values: Mapping[str, Tensor], training: bool) -> Tensor:
         parts = ("running_mean", "running_var", "weight", "bias")
         mean, var, weight, bias = (values[f"norms.{i}.{part}"] for part in parts)
         held = mean.flatten().clone(), var.flatten().clone()  # updated in place

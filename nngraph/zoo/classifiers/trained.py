@@ -119,9 +119,7 @@ def train_zoo(
         values = {name: value.flatten(0, 1) for name, value in result.parameters.items()}
         return {**values, **facts}
 
-    write_with_bar(
-        path, manifest, make, desc="train", unit="run", shown=progress, networks=kept
-    )
+    write_with_bar(path, manifest, make, desc="train", unit="run", shown=progress, networks=kept)
     return Zoo.open(path)
 
 

@@ -21,9 +21,7 @@ _MAX_BYTES = 2**26
 _MAX_PIXELS = 2**24
 
 
-def load_png_folder(
-    folder: str | Path, name: str = "png", background: float = 0.0
-) -> ImageSource:
+def load_png_folder(folder: str | Path, name: str = "png", background: float = 0.0) -> ImageSource:
     """Read the PNG images of a folder and their labels.
 
     The labels are the names of the folder's own folders that the images are in, or come from a file

@@ -286,9 +286,7 @@ class Zoo:
             )
         return self._stack(kinds[0] if kinds else 0, chosen)
 
-    def stacks(
-        self, networks: str | Tensor | None = None
-    ) -> list[tuple[Tensor, NeuralGraphStack]]:
+    def stacks(self, networks: str | Tensor | None = None) -> list[tuple[Tensor, NeuralGraphStack]]:
         """Read the weights of some networks, stacked by architecture; raises as :meth:`stack` does.
 
         Returns:
