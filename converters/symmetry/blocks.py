@@ -145,10 +145,3 @@ def take(value: Value, axis: int, start: int, stop: int) -> Value:
     result = blocked(axis, found)
     result.sources = value.sources
     return result
-
-
-def with_dim(value: Value, axis: int, dim: Dim | None) -> Value:
-    """Return a value with one dimension replaced, or left out; pieces are tied together."""
-    dims = list(value.dims)
-    dims[axis : axis + 1] = [] if dim is None else [dim]
-    return value.like(dims)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -98,6 +98,11 @@ class Call:
     def get(self, name: str, default: Any = None) -> Any:
         """Return an argument, or a default for operators that do not have it."""
         return self.arguments.get(name, default)
+
+    def along(self, name: str = "dim", default: int | None = None) -> tuple[Value, int]:
+        """Return the tensor and the axis along which the operation goes, counted from the front."""
+        value, index = self.value("self"), self.get(name, default)
+        return value, index + value.rank if index < 0 else index
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -258,7 +263,7 @@ class Call:
         kind: str,
         inputs: Sequence[Value],
         output: Value,
-        parameters: dict[str, Value | None] | None = None,
+        parameters: Mapping[str, Value | None] | None = None,
         /,
         **arguments: Any,
     ) -> Value:

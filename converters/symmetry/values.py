@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,7 @@ class Value:
 
     def __init__(
         self,
-        dims: Sequence[Dim] = (),
+        dims: Iterable[Dim] = (),
         sources: tuple[int, ...] = (),
         constant: Constant | None = None,
         parameter: str | None = None,
@@ -170,9 +170,13 @@ class Value:
         """Number of dimensions."""
         return len(self._dims) if self.blocks is None else self.blocks[1][0].rank
 
-    def like(self, dims: Sequence[Dim]) -> Value:
+    def like(self, dims: Iterable[Dim]) -> Value:
         """Return a value from the same layers with other dimensions."""
-        return Value(tuple(dims), self.sources)
+        return Value(dims, self.sources)
+
+    def with_dim(self, axis: int, *dims: Dim) -> Value:
+        """Return a value with others, or none, in place of one dimension."""
+        return self.like([*self.dims[:axis], *dims, *self.dims[axis + 1 :]])
 
     def made_by(self, entry: int) -> Value:
         """Return the same value as the result of an entry of the record of layers."""

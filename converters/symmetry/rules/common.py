@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from converters.symmetry.call import Call, Outcome, Rule
@@ -76,10 +76,32 @@ def broadcast(all_dims: Sequence[Sequence[Dim]]) -> list[Dim]:
     ]
 
 
+def enter(
+    call: Call, kind: str, operands: Mapping[str, Value | None], output: Value, **facts: Any
+) -> Value:
+    """Record an operation: what is made of parameters alone by its role, all else as inputs."""
+    given = {role: value for role, value in operands.items() if value is not None}
+    inputs = [v for v in given.values() if not is_weight(v) and v.constant is None]
+    weights = {role: value for role, value in given.items() if is_weight(value)}
+    return call.enter(kind, inputs, output, weights, **facts)
+
+
+def tied(call: Call, dims: Sequence[Dim], *roles: str) -> dict[str, Value | None]:
+    """Return parameters by role, tied to the dimensions that they are broadcast against."""
+    given = {role: call.get(role) for role in roles}
+    for value in given.values():
+        if value is not None:
+            broadcast([dims, value.dims])
+    return given
+
+
 def rest_fixed(call: Call, first: Value) -> list[Value | None]:
     """Return results of which a rule says only the first; what the others come from is fixed."""
-    results: list[Value | None] = [first]
-    for output, shape in list(enumerate(call.shapes))[1:]:
-        used = call.used(output)
-        results.append(Value(tuple(call.fixed(size) for size in shape)) if used else None)
-    return results
+    rest = enumerate(call.shapes[1:], 1)
+    return [first] + [Value(map(call.fixed, s)) if call.used(i) else None for i, s in rest]
+
+
+def rest_alike(call: Call, first: Value) -> list[Value | None]:
+    """Return results that all have the dimensions of the first."""
+    rest = range(1, len(call.shapes))
+    return [first] + [first.like(first.dims) if call.used(i) else None for i in rest]

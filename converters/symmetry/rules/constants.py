@@ -19,14 +19,13 @@ def uniform(call: Call) -> Value:
         return arbitrary(call)
     entry = torch.full((), number, dtype=call.dtype)
     constant = Constant(call.shape, entry.expand(call.shape))
-    return Value(tuple(atom(size) for size in call.shape), (), constant)
+    return Value(map(atom, call.shape), (), constant)
 
 
 @entrywise
 def arbitrary(call: Call) -> Value:
     """Make a tensor with entries that nothing is known of."""
-    constant = Constant(call.shape, None)
-    return Value(tuple(atom(size) for size in call.shape), (), constant)
+    return Value(map(atom, call.shape), (), Constant(call.shape, None))
 
 
 def noise(call: Call) -> Value:

@@ -9,10 +9,11 @@ import torch
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, atom, multiply
 from converters.symmetry.rules.common import (
+    align,
     axes,
-    axis,
     broadcast,
     entrywise,
+    rest_alike,
     rest_fixed,
     table,
 )
@@ -44,7 +45,7 @@ def embedding(call: Call) -> Value:
     if len(dims) != len(indices.dims) + 1:
         dims = [*indices.dims, weight.dims[1]]
     inputs = [] if indices.constant is not None else [indices]
-    return call.enter("embedding", inputs, Value(tuple(dims)), {"weight": weight})
+    return call.enter("embedding", inputs, Value(dims), {"weight": weight})
 
 
 @entrywise
@@ -62,10 +63,9 @@ def embedding_bag(call: Call) -> list[Value | None]:
 @entrywise
 def index_select(call: Call) -> Value:
     """Read one axis at indices."""
-    value, index = call.value("self"), call.value("index")
-    place = axis(call["dim"], len(value.dims))
-    taken = _taken(call, value, value.dims[place], index)
-    return value.like([*value.dims[:place], *taken, *value.dims[place + 1 :]])
+    value, place = call.along()
+    taken = _taken(call, value, value.dims[place], call.value("index"))
+    return value.with_dim(place, *taken)
 
 
 def _is_mask(item: Value) -> bool:
@@ -152,22 +152,19 @@ def index_put(call: Call) -> Value:
 @entrywise
 def gather(call: Call) -> Value:
     """Read one axis at an index for each entry: that axis is fixed, the others are aligned."""
-    value, index = call.value("self"), call.value("index")
-    place = axis(call["dim"], len(value.dims)) if value.dims else 0
-    if not value.dims:
-        return value.like(index.dims)
-    if not call.looks_up(index, value.dims[place]):
-        call.fix([value.dims[place]], "is read at computed indices")
-    _align_others(call, value, index, place)
+    (value, place), index = call.along(), call.value("index")
+    if value.dims:
+        if not call.looks_up(index, value.dims[place]):
+            call.fix([value.dims[place]], "is read at computed indices")
+        _align_others(call, value, index, place)
     return value.like(index.dims)
 
 
 @entrywise
 def scatter(call: Call) -> Value:
     """Write (or add) along one axis at an index for each entry: that axis is fixed."""
-    value, index = call.value("self"), call.value("index")
+    (value, place), index = call.along(), call.value("index")
     source = call.get("src", call.get("source"))
-    place = axis(call["dim"], len(value.dims))
     if not call.looks_up(index, value.dims[place]):
         call.fix([value.dims[place]], "is written at computed indices")
     call.fix([index.dims[place]], "is written at computed indices")
@@ -182,59 +179,42 @@ def scatter(call: Call) -> Value:
 
 def _align_others(call: Call, value: Value, other: Value, place: int) -> None:
     for i, (mine, theirs) in enumerate(zip(value.dims, other.dims, strict=True)):
-        if i == place:
-            continue
-        if mine.size == theirs.size:
-            broadcast([[mine], [theirs]])
-        else:
+        if i != place and mine.size == theirs.size:
+            align([mine, theirs])
+        elif i != place:
             call.fix([mine, theirs], "is read or written in part")
 
 
 @entrywise
 def index_add(call: Call) -> Value:
-    """Add slices at indices of one axis: that axis is fixed, the others are aligned."""
-    value, source = call.value("self"), call.value("source")
-    place = axis(call["dim"], len(value.dims))
+    """Add or write slices at indices of one axis: that axis is fixed, the others are aligned."""
+    (value, place), source = call.along(), call.value("source")
     call.fix([value.dims[place]], "is written at computed indices")
     call.fix([source.dims[place], *call.value("index").dims], "is added at computed indices")
     dims = [
-        mine if i == place else broadcast([[mine], [theirs]])[0]
+        mine if i == place else align([mine, theirs])
         for i, (mine, theirs) in enumerate(zip(value.dims, source.dims, strict=True))
     ]
-    return call.enter("add", [value, source], Value(tuple(dims)))
-
-
-def index_copy(call: Call) -> Value:
-    """Write slices at indices of one axis."""
-    return index_add(call)
+    return call.enter("add", [value, source], Value(dims))
 
 
 @entrywise
-def roll(call: Call) -> Value:
-    """Shift along axes, whose order counts."""
-    value = call.value("self")
-    if not call["dims"]:
+def turn(call: Call) -> Value:
+    """Shift along axes, or turn them round: their order counts."""
+    value, rolls = call.value("self"), "shifts" in call.arguments
+    if rolls and not call["dims"]:
         raise Unruled("rolls over all axes at once")
-    call.fix([value.dims[i] for i in axes(call["dims"], len(value.dims))], "is shifted")
+    turned = [value.dims[i] for i in axes(call["dims"], value.rank)]
+    call.fix(turned, "is shifted" if rolls else "is turned round")
     return value.like(value.dims)
 
 
 @entrywise
-def flip(call: Call) -> Value:
-    """Turn axes round, whose order counts."""
-    value = call.value("self")
-    call.fix([value.dims[i] for i in axes(call["dims"], len(value.dims))], "is turned round")
-    return value.like(value.dims)
-
-
-@entrywise
-def scan(call: Call) -> list[Value]:
+def scan(call: Call) -> list[Value | None]:
     """Accumulate along an axis, whose order counts."""
-    value = call.value("self")
-    place = axis(call["dim"], len(value.dims))
+    value, place = call.along()
     call.fix([value.dims[place]], "is accumulated in order")
-    result = value.like(value.dims)
-    return [result] + [value.like(value.dims) for _ in call.shapes[1:]]
+    return rest_alike(call, value.like(value.dims))
 
 
 @entrywise
@@ -262,17 +242,15 @@ def grid_sample(call: Call) -> Value:
     call.fix(value.dims[2:], "is read at computed places")
     call.fix(grid.dims[-1:], "counts coordinates")
     lead = broadcast([[value.dims[0]], [grid.dims[0]]])
-    return call.enter(
-        "gather", [value, grid], Value((*lead, value.dims[1], *grid.dims[1:-1]))
-    )
+    read = Value((*lead, value.dims[1], *grid.dims[1:-1]))
+    return call.enter("gather", [value, grid], read)
 
 
 @entrywise
 def masked_scatter(call: Call) -> Value:
     """Write entries in order where a mask is set: the order of everything counts."""
     value, mask, source = (call.value(name) for name in ("self", "mask", "source"))
-    text = "is filled in order"
-    call.fix([*value.dims, *mask.dims, multiply(source.dims)], text)
+    call.fix([*value.dims, *mask.dims, multiply(source.dims)], "is filled in order")
     return call.enter("scatter", [value, source], value.like(value.dims))
 
 
@@ -284,10 +262,8 @@ INDEXING = {
     **table(index_put, "index_put", "_unsafe_index_put"),
     **table(gather, "gather"),
     **table(scatter, "scatter", "scatter_add", "scatter_reduce"),
-    **table(index_add, "index_add", "index_reduce"),
-    **table(index_copy, "index_copy"),
-    **table(roll, "roll"),
-    **table(flip, "flip"),
+    **table(index_add, "index_add", "index_reduce", "index_copy"),
+    **table(turn, "roll", "flip"),
     **table(scan, "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
     **table(one_hot, "one_hot"),
     **table(nonzero, "nonzero", "argwhere"),

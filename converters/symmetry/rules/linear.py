@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, unify
-from converters.symmetry.rules.common import align, broadcast, entrywise, is_weight, table
+from converters.symmetry.rules.common import align, broadcast, enter, entrywise, table
 from converters.symmetry.values import Value
-
-
-def _enter(
-    call: Call, kind: str, operands: dict[str, Value | None], output: Sequence[Dim]
-) -> Value:
-    """Record a product: its parameters by role, everything else as inputs."""
-    given = {role: value for role, value in operands.items() if value is not None}
-    inputs = [v for v in given.values() if not is_weight(v) and v.constant is None]
-    weights: dict[str, Value | None] = {k: v for k, v in given.items() if is_weight(v)}
-    return call.enter(kind, inputs, Value(tuple(output)), weights)
 
 
 def linear(call: Call) -> Value:
@@ -28,7 +16,8 @@ def linear(call: Call) -> Value:
     call.iterates(*output, inner)
     if bias is not None:
         output = broadcast([output, bias.dims])
-    return _enter(call, "linear", {"input": value, "weight": weight, "bias": bias}, output)
+    operands = {"input": value, "weight": weight, "bias": bias}
+    return enter(call, "linear", operands, Value(output))
 
 
 def product(call: Call, one: Value, other: Value) -> list[Dim]:
@@ -46,32 +35,24 @@ def matmul(call: Call) -> Value:
     r""":math:`y_{..rc} = \sum_i a_{..ri} b_{..ic}`."""
     one = call.value("self")
     other = next(call[n] for n in ("other", "mat2", "vec", "tensor") if n in call.arguments)
-    return _enter(call, "linear", {"left": one, "right": other}, product(call, one, other))
+    return enter(call, "linear", {"left": one, "right": other}, Value(product(call, one, other)))
 
 
 @entrywise
 def outer(call: Call) -> Value:
     """Outer product of vectors."""
     one, other = call.value("self"), call.value("vec2")
-    return _enter(call, "linear", {"left": one, "right": other}, [*one.dims, *other.dims])
+    result = Value((*one.dims, *other.dims))
+    return enter(call, "linear", {"left": one, "right": other}, result)
 
 
 def addmm(call: Call) -> Value:
-    """A matrix product, added to a tensor."""
-    names = ("mat1", "mat2") if "mat1" in call.arguments else ("batch1", "batch2")
-    if "vec" in call.arguments:
-        names = ("mat", "vec")
-    bias, one, other = call.value("self"), call[names[0]], call[names[1]]
-    dims = broadcast([product(call, one, other), bias.dims])
-    return _enter(call, "linear", {"left": one, "right": other, "bias": bias}, dims)
-
-
-def addbmm(call: Call) -> Value:
-    """A sum of matrix products over the batch, added to a matrix."""
-    dims = product(call, call["batch1"], call["batch2"])[1:]
-    dims = broadcast([dims, call.value("self").dims])
-    operands = {"left": call["batch1"], "right": call["batch2"], "bias": call.value("self")}
-    return _enter(call, "linear", operands, dims)
+    """A matrix product, or a sum of them over the batch, added to a tensor."""
+    names = ("mat1", "mat2"), ("batch1", "batch2"), ("mat", "vec")
+    one, other = map(call.value, next(pair for pair in names if pair[1] in call.arguments))
+    bias, dims = call.value("self"), product(call, one, other)
+    dims = broadcast([dims[call.operation.name == "aten.addbmm" :], bias.dims])
+    return enter(call, "linear", {"left": one, "right": other, "bias": bias}, Value(dims))
 
 
 def grouped(call: Call) -> Value:
@@ -86,9 +67,8 @@ def grouped(call: Call) -> Value:
     call.fix(ends.dims, "counts ranges", natural=True)
     inner = align([rows.dims[1], weight.dims[1]])
     call.iterates(rows.dims[0], inner, weight.dims[2])
-    return _enter(
-        call, "linear", {"left": rows, "right": weight}, [rows.dims[0], weight.dims[2]]
-    )
+    result = Value((rows.dims[0], weight.dims[2]))
+    return enter(call, "linear", {"left": rows, "right": weight}, result)
 
 
 def bilinear(call: Call) -> Value:
@@ -103,7 +83,7 @@ def bilinear(call: Call) -> Value:
     if bias is not None:
         dims = broadcast([dims, bias.dims])
     operands = {"input1": one, "input2": other, "weight": weight, "bias": bias}
-    return _enter(call, "bilinear", operands, dims)
+    return enter(call, "bilinear", operands, Value(dims))
 
 
 def einsum(call: Call) -> Value:
@@ -120,8 +100,8 @@ def einsum(call: Call) -> Value:
             raise Unruled(f"has the equation {equation!r}, which does not fit its operands")
         dims = list(value.dims)
         dots.append(dims[len(before) : len(before) + hidden])
-        named = dims[: len(before)] + dims[len(before) + hidden :]
-        for letter, dim in zip(before + after, named, strict=True):
+        rest = dims[: len(before)] + dims[len(before) + hidden :]
+        for letter, dim in zip(before + after, rest, strict=True):
             letters.setdefault(letter, []).append(dim)
     meaning = {letter: align(dims) for letter, dims in letters.items()}
     shared = broadcast(dots)
@@ -133,13 +113,8 @@ def einsum(call: Call) -> Value:
     result = [meaning[c] for c in before]
     result += shared if ellipsis else []
     result += [meaning[c] for c in after]
-    moving = [v for v in operands if not is_weight(v) and v.constant is None]
-    named_operands: dict[str, Value | None] = {
-        f"operand_{i}": v for i, v in enumerate(operands) if is_weight(v)
-    }
-    return call.enter(
-        "linear", moving, Value(tuple(result)), named_operands, equation=equation
-    )
+    named = {f"operand_{i}": value for i, value in enumerate(operands)}
+    return enter(call, "linear", named, Value(result), equation=equation)
 
 
 def trace(call: Call) -> Value:
@@ -157,15 +132,14 @@ def cross(call: Call) -> Value:
     one, other = call.value("self"), call.value("other")
     dims = broadcast([one.dims, other.dims])
     call.fix([dims[call["dim"]]], "counts the coordinates of a cross product")
-    return _enter(call, "linear", {"left": one, "right": other}, dims)
+    return enter(call, "linear", {"left": one, "right": other}, Value(dims))
 
 
 LINEAR = {
     **table(linear, "linear"),
     **table(matmul, "matmul", "mm", "bmm", "mv", "dot", "vdot"),
     **table(outer, "outer", "ger"),
-    **table(addmm, "addmm", "baddbmm", "addmv"),
-    **table(addbmm, "addbmm"),
+    **table(addmm, "addmm", "baddbmm", "addmv", "addbmm"),
     **table(grouped, "_grouped_mm", "transformers.grouped_mm_fallback"),
     **table(bilinear, "bilinear"),
     **table(einsum, "einsum"),

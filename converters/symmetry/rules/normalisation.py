@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from converters.symmetry.call import Call
 from converters.symmetry.dims import Dim, atom, factor
-from converters.symmetry.rules.common import align, broadcast, entrywise, rest_fixed, table
+from converters.symmetry.rules.common import broadcast, entrywise, rest_fixed, table, tied
 from converters.symmetry.values import Value
 
 
@@ -18,37 +18,21 @@ def _with_statistics(
     for number, shape in enumerate(call.shapes):
         if number and call.used(number) and shape == tuple(dim.size for dim in kept):
             call.drops(*dropped, results=(number,))
-            results[number] = Value(tuple(kept), first.sources)
+            results[number] = first.like(kept)
     return results
 
 
-def _channels(call: Call, kind: str) -> list[Value | None]:
-    """Tie parameters and statistics of one number per channel to axis 1."""
+def channel_norm(call: Call) -> list[Value | None]:
+    """Normalise each channel, of each example or of all, by its statistics."""
     value = call.value("input")
-    names = ("weight", "bias", "running_mean", "running_var")
-    roles = {name: call.get(name) for name in names}
-    place = 1 if len(value.dims) > 1 else 0
-    for parameter in roles.values():
-        if parameter is not None:
-            align([value.dims[place], parameter.dims[0]])
-    eps = call.get("eps", 1e-5)
-    first = call.enter(kind, [value], value.like(value.dims), roles, eps=eps)
-    rest = [dim for i, dim in enumerate(value.dims) if i != place]
-    return _with_statistics(call, first, [value.dims[place]], rest)
-
-
-def batch_norm(call: Call) -> list[Value | None]:
-    """Normalise each channel by its statistics."""
-    value = call.value("input")
-    call.mixes(value, [place for place in range(value.rank) if place != min(1, value.rank - 1)])
-    return _channels(call, "batch_norm")
-
-
-def instance_norm(call: Call) -> list[Value | None]:
-    """Normalise each channel of each example over its pixels."""
-    value = call.value("input")
-    call.mixes(value, range(2, value.rank))
-    return _channels(call, "instance_norm")
+    place = min(1, value.rank - 1)
+    rest = [i for i in range(value.rank) if i != place]
+    kind = "instance_norm" if "instance" in call.operation.name else "batch_norm"
+    call.mixes(value, range(2, value.rank) if kind == "instance_norm" else rest)
+    channels = [value.dims[place]]
+    roles = tied(call, channels, "weight", "bias", "running_mean", "running_var")
+    result = call.enter(kind, [value], value.like(value.dims), roles, eps=call.get("eps", 1e-5))
+    return _with_statistics(call, result, channels, [value.dims[i] for i in rest])
 
 
 def group_norm(call: Call) -> list[Value | None]:
@@ -62,10 +46,7 @@ def group_norm(call: Call) -> list[Value | None]:
         call.name(group, "groups")
         call.iterates(value.dims[0], group)
     call.mixes(value, range(2 if groups == channels.size else 1, value.rank))
-    roles = {name: call[name] for name in ("weight", "bias")}
-    for parameter in roles.values():
-        if parameter is not None:
-            align([channels, parameter.dims[0]])
+    roles = tied(call, [channels], "weight", "bias")
     result = call.enter(
         "group_norm", [value], value.like(value.dims), roles, groups=groups, eps=call["eps"]
     )
@@ -75,12 +56,9 @@ def group_norm(call: Call) -> list[Value | None]:
 def layer_norm(call: Call) -> list[Value | None]:
     """Normalise over the last axes; scale and shift are indexed by them."""
     value = call.value("input")
-    roles = {name: call.get(name) for name in ("weight", "bias")}
     rank = len(call["normalized_shape"])
     call.mixes(value, range(value.rank - rank, value.rank))
-    for parameter in roles.values():
-        if parameter is not None:
-            broadcast([value.dims[-rank:], parameter.dims])
+    roles = tied(call, value.dims[-rank:], "weight", "bias")
     kind = "rms_norm" if "rms" in call.operation.name else "layer_norm"
     result = call.enter(kind, [value], value.like(value.dims), roles, eps=call.get("eps"))
     statistics = [*value.dims[: value.rank - rank], *(atom(1) for _ in range(rank))]
@@ -105,10 +83,10 @@ def weight_norm(call: Call) -> Value:
 
 NORMALISATION = {
     **table(
-        batch_norm, "batch_norm", "native_batch_norm", "_native_batch_norm_legit",
+        channel_norm, "batch_norm", "native_batch_norm", "_native_batch_norm_legit",
         "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_batch_norm_no_update",
+        "instance_norm",
     ),
-    **table(instance_norm, "instance_norm"),
     **table(group_norm, "group_norm", "native_group_norm"),
     **table(layer_norm, "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"),
     **table(weight_norm, "_weight_norm"),

@@ -7,14 +7,16 @@ an operation that looks them up in an axis ties it to this one. Any other use te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from converters.symmetry.call import Call
 from converters.symmetry.dims import Dim
-from converters.symmetry.rules.common import axis, broadcast, entrywise, table
+from converters.symmetry.rules.common import broadcast, entrywise, table
 from converters.symmetry.ties import all_different
 from converters.symmetry.values import Value
 
 
-def places(call: Call, value: Value, dim: Dim, kept: list[Dim]) -> Value:
+def places(call: Call, value: Value, dim: Dim, kept: Sequence[Dim]) -> Value:
     """Return indices of a dimension of a value, where its largest or sorted entries stand."""
     result = value.like(kept)
     call.drops(dim, results=range(len(call.shapes)))
@@ -31,39 +33,34 @@ def places(call: Call, value: Value, dim: Dim, kept: list[Dim]) -> Value:
 
 def order(call: Call) -> list[Value | None]:
     """Sort along an axis, or take some of the largest; and say where they stand."""
-    value = call.value("self")
-    place = axis(call.get("dim", -1), value.rank)
-    dims = list(value.dims)
-    dim = dims[place]
+    value, place = call.along(default=-1)
+    dim = value.dims[place]
     call.mixes(value, [place])
     call.drops(dim)
     shape = next(shape for i, shape in enumerate(call.shapes) if call.used(i))
     # One of them alone, such as the k-th, may drop the axis.
-    dims[place : place + 1] = [call.fixed(shape[place])] if call.get("keepdim", True) else []
-    values = value.like(dims)
-    return [values, places(call, value, dim, dims) if call.used(1) else None]
+    found = [call.fixed(shape[place])] if call.get("keepdim", True) else []
+    values = value.with_dim(place, *found)
+    return [values, places(call, value, dim, values.dims) if call.used(1) else None]
 
 
 def argsort(call: Call) -> Value:
     """Take the indices that would sort an axis."""
-    value = call.value("self")
-    place = axis(call["dim"], value.rank)
-    dims = list(value.dims)
-    dims[place] = call.fixed(dims[place].size)
-    return places(call, value, value.dims[place], dims)
+    value, place = call.along()
+    dim = value.dims[place]
+    return places(call, value, dim, value.with_dim(place, call.fixed(dim.size)).dims)
 
 
 def position(call: Call) -> Value:
     """Take the index of the largest or smallest."""
-    value = call.value("self")
-    dims = list(value.dims)
     if call["dim"] is None:
+        value = call.value("self")
         call.entrywise()
-        call.fix(dims, "has the index of its largest entry taken")
-        return value.like([call.fixed(size) for size in call.shape])
-    place = axis(call["dim"], len(dims))
-    dims[place : place + 1] = [call.fixed(1)] if call["keepdim"] else []
-    return places(call, value, value.dims[place], dims)
+        call.fix(value.dims, "has the index of its largest entry taken")
+        return value.like(map(call.fixed, call.shape))
+    value, place = call.along()
+    kept = value.with_dim(place, *([call.fixed(1)] if call["keepdim"] else []))
+    return places(call, value, value.dims[place], kept.dims)
 
 
 @entrywise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from converters.symmetry.blocks import blocked, rearrange, take
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import cut, unify
-from converters.symmetry.rules.common import axis, broadcast, entrywise, is_weight, table
+from converters.symmetry.rules.common import broadcast, entrywise, is_weight, table
 from converters.symmetry.values import Value, tensors
 
 #: Operations that join values, by the kind under which the record of layers has them.
@@ -22,18 +22,17 @@ def pointwise(call: Call) -> Value:
     values = tensors(call.arguments)
     result = _combined(values)
     moving = [value for value in values if value.constant is None and not is_weight(value)]
-    parameters = [value for value in values if is_weight(value)]
-    name = call.operation.name
-    kind = _KINDS.get(name, "activation" if len(values) == 1 else "pointwise")
-    if kind == "multiply" and not parameters and len(moving) == 1:
-        kind = "scale"
     if not moving:
         return result
+    kind = "activation" if len(values) == 1 else "pointwise"
+    kind = _KINDS.get(call.operation.name, kind)
+    if kind == "multiply" and len(moving) == 1 and not any(map(is_weight, values)):
+        kind = "scale"
     plain = {
         key: value for key, value in call.arguments.items()
         if isinstance(value, (int, float, str)) and not isinstance(value, bool)
     }
-    roles: dict[str, Value | None] = {
+    roles = {
         key: value for key, value in call.arguments.items()
         if isinstance(value, Value) and is_weight(value)
     }
@@ -44,24 +43,20 @@ def _combined(values: list[Value]) -> Value:
     """Broadcast, piece by piece if one is in pieces."""
     split = next((value for value in values if value.blocks is not None), None)
     if split is None or split.blocks is None:
-        return Value(tuple(broadcast([value.dims for value in values])))
+        return Value(broadcast([value.dims for value in values]))
     # Counted from the right, since ranks may differ.
     axis, pieces = split.blocks[0] - split.rank, split.blocks[1]
     rank = max(value.rank for value in values)
     parts, start = [], 0
     for piece in pieces:
         stop = start + piece.shape[axis]
-        parts.append(
-            _combined(
-                [
-                    take(value, axis + value.rank, start, stop)
-                    if value.rank >= -axis and value.shape[axis] > 1 else value
-                    for value in values
-                ]
-            )
-        )
+        parts.append([
+            take(value, axis + value.rank, start, stop)
+            if value.rank >= -axis and value.shape[axis] > 1 else value
+            for value in values
+        ])  # fmt: skip
         start = stop
-    return blocked(axis + rank, parts)
+    return blocked(axis + rank, [_combined(part) for part in parts])
 
 
 @entrywise
@@ -76,7 +71,7 @@ def same(call: Call) -> Value:
 def fill(call: Call) -> Value:
     """Overwrite with one number."""
     call.leaves_out(*tensors(call.arguments))
-    return Value(tuple(call.copies(size) for size in call.shape))
+    return Value(map(call.copies, call.shape))
 
 
 @entrywise
@@ -99,14 +94,12 @@ def rrelu(call: Call) -> Value:
 @entrywise
 def glu(call: Call) -> Value:
     """Gate one half of an axis with the other: index i of one with index i of the other."""
-    value = call.value("self")
-    place = axis(call["dim"], len(value.dims))
+    value, place = call.along()
     half = value.dims[place].size // 2
     left, right = cut(value.dims[place], (half, half))
     unify(left, right)
     call.drops(left)
-    dims = [left if i == place else dim for i, dim in enumerate(value.dims)]
-    return call.enter("gate", [value], value.like(dims), dim=place)
+    return call.enter("gate", [value], value.with_dim(place, left), dim=place)
 
 
 POINTWISE = {

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from converters.symmetry.call import Call
 from converters.symmetry.dims import atom
-from converters.symmetry.rules.common import broadcast, option, table
+from converters.symmetry.rules.common import broadcast, option, rest_alike, table
 from converters.symmetry.values import Value, tensors
 
 
-def _windows(call: Call, rank: int) -> list[Value | None]:
+def pool(call: Call) -> list[Value | None]:
+    """Pool or resample over the last axes, of which the operator's name says how many."""
     call.entrywise()
     value = tensors(call.arguments)[0]
-    dims, lead = list(value.dims), value.rank - rank
+    dims, lead = list(value.dims), value.rank - _rank(call)
     # The indices of the largest entries count the pixels of all axes together.
     seen = len(call.shapes) > 1 and call.used(1)
     moved = []
@@ -26,22 +27,22 @@ def _windows(call: Call, rank: int) -> list[Value | None]:
     found = call.resampled([dims[place] for place in moved], sizes, "is pooled or resampled")
     for place, dim in zip(moved, found, strict=True):
         dims[place] = dim
-    first = call.enter("pool", [value], Value(tuple(dims)))
     # What else there is are the indices of the largest entries, channel by channel.
-    return [first] + [
-        Value(tuple(dims), first.sources) if call.used(number) else None
-        for number in range(1, len(call.shapes))
-    ]
+    return rest_alike(call, call.enter("pool", [value], Value(dims)))
+
+
+def _rank(call: Call) -> int:
+    return next(rank for rank in (1, 2, 3) if f"{rank}d" in call.operation.name)
 
 
 def unpool(call: Call) -> Value:
     """Put entries back where the indices say, channel by channel; pixels are told apart."""
     call.entrywise()
     value, indices = call.value("self"), call.value("indices")
-    rank = 3 if "3d" in call.operation.name else 2
-    lead = broadcast([value.dims[: value.rank - rank], indices.dims[: value.rank - rank]])
-    call.fix(indices.dims[value.rank - rank :], "counts positions")
-    pixels = call.resampled(value.dims[value.rank - rank :], call.shape[-rank:], "is put back")
+    rank = _rank(call)
+    lead = broadcast([value.dims[:-rank], indices.dims[:-rank]])
+    call.fix(indices.dims[-rank:], "counts positions")
+    pixels = call.resampled(value.dims[-rank:], call.shape[-rank:], "is put back")
     return call.enter("pool", [value, indices], Value((*lead, *pixels)))
 
 
@@ -71,44 +72,17 @@ def _window(call: Call, place: int) -> tuple[int, int]:
     return (size if size == 1 or dilation == 1 else 0), option(call, "padding", place, 0)
 
 
-def pool_1d(call: Call) -> list[Value | None]:
-    """Pool over the last axis."""
-    return _windows(call, 1)
-
-
-def pool_2d(call: Call) -> list[Value | None]:
-    """Pool over the last two axes."""
-    return _windows(call, 2)
-
-
-def pool_3d(call: Call) -> list[Value | None]:
-    """Pool over the last three axes."""
-    return _windows(call, 3)
-
-
-def resample(call: Call) -> list[Value | None]:
-    """Resample over all axes but the batch and the channels."""
-    return _windows(call, len(tensors(call.arguments)[0].dims) - 2)
-
-
 POOLING = {
     **table(
-        pool_1d, "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
-        "max_pool1d_with_indices",
-    ),
-    **table(
-        pool_2d, "max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d",
-        "adaptive_max_pool2d", "_adaptive_avg_pool2d", "fractional_max_pool2d",
-    ),
-    **table(
-        pool_3d, "max_pool3d", "max_pool3d_with_indices", "avg_pool3d", "adaptive_avg_pool3d",
-        "adaptive_max_pool3d", "_adaptive_avg_pool3d",
-    ),
-    **table(unpool, "max_unpool2d", "max_unpool3d"),
-    **table(
-        resample, "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+        pool, "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
+        "max_pool1d_with_indices", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d",
+        "adaptive_avg_pool2d", "adaptive_max_pool2d", "_adaptive_avg_pool2d",
+        "fractional_max_pool2d", "max_pool3d", "max_pool3d_with_indices", "avg_pool3d",
+        "adaptive_avg_pool3d", "adaptive_max_pool3d", "_adaptive_avg_pool3d",
+        "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
         "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "upsample_linear1d",
         "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d",
         "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
     ),
+    **table(unpool, "max_unpool2d", "max_unpool3d"),
 }

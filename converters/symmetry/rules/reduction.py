@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converters.symmetry.call import Call
 from converters.symmetry.dims import atom
-from converters.symmetry.rules.common import axes, axis, broadcast, table
+from converters.symmetry.rules.common import axes, axis, broadcast, rest_alike, table
 from converters.symmetry.rules.ordering import places
 from converters.symmetry.rules.pointwise import pointwise
 from converters.symmetry.values import Value
@@ -13,34 +13,27 @@ from converters.symmetry.values import Value
 def reduce(call: Call) -> list[Value | None]:
     """Sum, average or otherwise reduce over axes in a way that does not see their order."""
     value = call.value("self")
-    rank = len(value.dims)
-    places = axes(call.get("dim"), rank)
+    places = axes(call.get("dim"), value.rank)
     keep = call.get("keepdim", False)
     dims = [
         atom(1) if i in places else dim
         for i, dim in enumerate(value.dims) if keep or i not in places
     ]
     call.drops(*(value.dims[i] for i in places), results=range(len(call.shapes)))
-    first = call.enter("reduce", [value], value.like(dims))
-    return [first] + [
-        Value(first.dims, first.sources) if call.used(i) else None
-        for i in range(1, len(call.shapes))
-    ]
+    return rest_alike(call, call.enter("reduce", [value], value.like(dims)))
 
 
 def extreme(call: Call) -> list[Value | None]:
     """Take the largest or smallest of two tensors, or along an axis, and perhaps its index."""
     if "other" in call.arguments:
         return [pointwise(call)]
-    value = call.value("self")
     if "dim" not in call.arguments:
         return reduce(call)
-    place = axis(call["dim"], len(value.dims))
+    value, place = call.along()
     call.drops(value.dims[place], results=(0, 1))
-    dims = list(value.dims)
-    dims[place : place + 1] = [atom(1)] if call["keepdim"] else []
-    where = places(call, value, value.dims[place], dims) if call.used(1) else None
-    return [call.enter("reduce", [value], value.like(dims)), where]
+    kept = value.with_dim(place, *([atom(1)] if call["keepdim"] else []))
+    where = places(call, value, value.dims[place], kept.dims) if call.used(1) else None
+    return [call.enter("reduce", [value], kept), where]
 
 
 def softmax(call: Call) -> Value:
@@ -56,7 +49,7 @@ def cosine(call: Call) -> Value:
     dims = broadcast([one.dims, other.dims])
     call.iterates(*dims)
     del dims[axis(call["dim"], len(dims))]
-    return call.enter("reduce", [one, other], Value(tuple(dims)))
+    return call.enter("reduce", [one, other], Value(dims))
 
 
 def distances(call: Call) -> Value:

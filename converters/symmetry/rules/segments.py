@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from converters.symmetry.blocks import blocked, overwrite, rearrange, take, with_dim
+from converters.symmetry.blocks import blocked, overwrite, rearrange, take
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, concatenate, cut, factor, is_fixed, unify
-from converters.symmetry.rules.common import axis, broadcast, entrywise, is_weight, table
+from converters.symmetry.rules.common import axis, broadcast, enter, entrywise, is_weight, table
 from converters.symmetry.values import Value
 
 
@@ -24,19 +24,19 @@ def stack(call: Call) -> Value:
     """Put tensors side by side along a new axis, whose indices are told apart by their number."""
     values: list[Value] = call["tensors"]
     place = axis(call["dim"], values[0].rank + 1)
-    order = [*range(place), None, *range(place, values[0].rank)]
-    return _together(call, values, place, order)
+    return _together(call, values, place, [_inserted(value, place) for value in values])
 
 
 def _together(
-    call: Call, values: list[Value], place: int, order: Sequence[int | None] | None = None
+    call: Call, values: list[Value], place: int, pieces: Sequence[Value] | None = None
 ) -> Value:
-    pieces = [v if order is None else rearrange(v, order) for v in values]
-    moving = [v for v in values if v.constant is None and not is_weight(v)]
-    parameters: dict[str, Value | None] = {
-        f"part_{i}": v for i, v in enumerate(values) if is_weight(v)
-    }
-    return call.enter("concatenate", moving, blocked(place, pieces), parameters, dim=place)
+    parts = {f"part_{i}": value for i, value in enumerate(values)}
+    return enter(call, "concatenate", parts, blocked(place, pieces or values), dim=place)
+
+
+def _inserted(value: Value, place: int) -> Value:
+    """Put in an axis of size 1."""
+    return rearrange(value, [*range(place), None, *range(place, value.rank)])
 
 
 def _without(value: Value, place: int) -> Value:
@@ -46,8 +46,7 @@ def _without(value: Value, place: int) -> Value:
 
 def split(call: Call) -> list[Value]:
     """Cut an axis into consecutive pieces."""
-    value = call.value("self")
-    place = axis(call["dim"], value.rank)
+    value, place = call.along()
     total = value.shape[place]
     if "split_sizes" in call.arguments:
         sizes = list(call["split_sizes"])
@@ -55,29 +54,30 @@ def split(call: Call) -> list[Value]:
         step = call["split_size"] if "split_size" in call.arguments else -(-total // call["chunks"])
         sizes = [min(step, total - start) for start in range(0, total, step)]
     call.leaves_out(value)
-    ends = list(accumulate(sizes))
-    return [
-        take(value, place, end - size, end) for size, end in zip(sizes, ends, strict=True)
-    ]
+    ends = accumulate(sizes)
+    return [take(value, place, end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def unbind(call: Call) -> list[Value]:
     """Take an axis apart, index by index."""
-    value = call.value("self")
-    place = axis(call["dim"], value.rank)
+    value, place = call.along()
     call.leaves_out(value)
     return [_without(take(value, place, i, i + 1), place) for i in range(value.shape[place])]
 
 
 def select(call: Call) -> Value:
     """Take one index of an axis."""
-    value = call.value("self")
-    place = axis(call["dim"], value.rank)
-    index = axis(call["index"], value.shape[place])
-    if not 0 <= index < value.shape[place]:
-        raise Unruled("selects an index that depends on the data")
+    value, place = call.along()
+    index = _index(call, value.shape[place], "selects")
     call.leaves_out(value)
     return _without(take(value, place, index, index + 1), place)
+
+
+def _index(call: Call, size: int, does: str) -> int:
+    index = axis(call["index"], size)
+    if not 0 <= index < size:
+        raise Unruled(f"{does} an index that depends on the data")
+    return index
 
 
 def piece(dim: Dim, start: int, stop: int) -> Dim:
@@ -85,45 +85,41 @@ def piece(dim: Dim, start: int, stop: int) -> Dim:
     return cut(dim, [start, stop - start, dim.size - stop])[1]
 
 
-def slice_bounds(call: Call, size: int) -> tuple[int, int, int]:
+def _bounds(call: Call, size: int, length: int, does: str) -> tuple[int, int, int]:
     """Return start, stop and step of a slice, within the size."""
-    start, stop = call.get("start"), call.get("end")
-    return slice(start, stop, call.get("step", 1)).indices(size)
+    given = slice(call.get("start"), call.get("end"), call.get("step", 1))
+    start, stop, step = given.indices(size)
+    if max(0, -(-(stop - start) // step)) != length:
+        raise Unruled(f"{does} a length that depends on the data")
+    return start, stop, step
 
 
 def take_slice(call: Call) -> Value:
     """Take some consecutive indices of an axis, or every k-th."""
-    value = call.value("self")
-    place = axis(call["dim"], value.rank)
-    start, stop, step = slice_bounds(call, value.shape[place])
-    if max(0, -(-(stop - start) // step)) != call.shape[place]:
-        raise Unruled("slices to a length that depends on the data")
+    value, place = call.along()
+    length = call.shape[place]
+    start, stop, step = _bounds(call, value.shape[place], length, "slices to")
     call.leaves_out(value)
     if step == 1:
         return take(value, place, start, max(stop, start))
     dim = value.dims[place]
-    if is_fixed(dim):
-        return with_dim(value, place, call.fixed(call.shape[place]))
-    if dim.size % step == 0 and -(-(stop - start) // step) == dim.size // step:
-        outer, phase = factor(dim, (dim.size // step, step))
-        piece(phase, start, start + 1)
-        return with_dim(value, place, outer)
-    call.fix([dim], "takes every k-th index of a part of it")
-    return with_dim(value, place, call.fixed(call.shape[place]))
+    if not is_fixed(dim):
+        if dim.size % step == 0 and -(-(stop - start) // step) == dim.size // step:
+            outer, phase = factor(dim, (dim.size // step, step))
+            piece(phase, start, start + 1)
+            return value.with_dim(place, outer)
+        call.fix([dim], "takes every k-th index of a part of it")
+    return value.with_dim(place, call.fixed(length))
 
 
 @entrywise
 def slice_scatter(call: Call) -> Value:
     """Overwrite some indices of an axis by another tensor, consecutive ones or every k-th."""
-    value, source = call.value("self"), call.value("src")
-    place = axis(call.get("dim", 0), value.rank)
-    start, stop, step = slice_bounds(call, value.shape[place])
-    if max(0, -(-(stop - start) // step)) != source.shape[place]:
-        raise Unruled("overwrites a length that depends on the data")
+    (value, place), source = call.along(default=0), call.value("src")
+    start, _, step = _bounds(call, value.shape[place], source.shape[place], "overwrites")
     if step == 1:
         return _written(call, value, source, overwrite(value, source, place, start), place)
-    others = [[d for i, d in enumerate(v.dims) if i != place] for v in (value, source)]
-    dims = broadcast(others)
+    dims = broadcast([value.with_dim(place).dims, source.with_dim(place).dims])
     every = value.dims[place]
     dims.insert(place, every)
     _interleave(call, every, source.dims[place], start, step)
@@ -145,21 +141,17 @@ def _interleave(call: Call, every: Dim, other: Dim, start: int, step: int) -> No
 @entrywise
 def select_scatter(call: Call) -> Value:
     """Overwrite one index of an axis by another tensor."""
-    value, source = call.value("self"), call.value("src")
-    place = axis(call["dim"], value.rank)
-    index = axis(call["index"], value.shape[place])
-    if not 0 <= index < value.shape[place]:
-        raise Unruled("overwrites an index that depends on the data")
-    own = rearrange(source, [*range(place), None, *range(place, source.rank)])
-    return _written(call, value, source, overwrite(value, own, place, index), place)
+    (value, place), source = call.along(), call.value("src")
+    index = _index(call, value.shape[place], "overwrites")
+    result = overwrite(value, _inserted(source, place), place, index)
+    return _written(call, value, source, result, place)
 
 
 def _written(call: Call, value: Value, source: Value, result: Value, place: int) -> Value:
     call.leaves_out(value)
-    weights: dict[str, Value | None] = {
-        role: v for role, v in (("self", value), ("source", source)) if is_weight(v)
-    }
-    moving = [v for v in (value, source) if not is_weight(v)]
+    given = {"self": value, "source": source}
+    weights = {role: v for role, v in given.items() if is_weight(v)}
+    moving = [v for v in given.values() if not is_weight(v)]
     return call.enter("scatter", moving, result, weights, dim=place)
 
 

@@ -78,34 +78,20 @@ def _cut_first(call: Call, value: Value, place: int) -> Value | None:
 
 @entrywise
 def permute(call: Call) -> Value:
-    """Order the dimensions anew."""
+    """Order the dimensions anew; the opposite order where none is given."""
     value = call.value("self")
-    return rearrange(value, axes(call["dims"], value.rank))
+    return rearrange(value, axes(call.get("dims", range(value.rank)[::-1]), value.rank))
 
 
 @entrywise
 def transpose(call: Call) -> Value:
-    """Swap two dimensions."""
+    """Swap two dimensions, the last ones where none are given."""
     value = call.value("self")
+    names = ("axis0", "axis1") if "axis0" in call.arguments else ("dim0", "dim1")
+    one, other = (axis(call.get(names[i], i - 2), value.rank) for i in (0, 1))
     order = list(range(value.rank))
-    one = axis(call.get("dim0", call.get("axis0")), value.rank)
-    other = axis(call.get("dim1", call.get("axis1")), value.rank)
     order[one], order[other] = order[other], order[one]
     return rearrange(value, order)
-
-
-@entrywise
-def reverse(call: Call) -> Value:
-    """Take the dimensions in the opposite order."""
-    value = call.value("self")
-    return rearrange(value, range(value.rank)[::-1])
-
-
-@entrywise
-def matrix_transpose(call: Call) -> Value:
-    """Swap the last two dimensions."""
-    value = call.value("self")
-    return rearrange(value, [*range(value.rank - 2), value.rank - 1, value.rank - 2])
 
 
 @entrywise
@@ -132,28 +118,19 @@ def squeeze(call: Call) -> Value:
     """Drop dimensions of size 1."""
     value = call.value("self")
     dropped = axes(call.get("dim"), value.rank)
-    sizes = value.shape
-    return rearrange(
-        value, [i for i in range(value.rank) if not (sizes[i] == 1 and i in dropped)]
-    )
+    kept = [i for i, size in enumerate(value.shape) if size != 1 or i not in dropped]
+    return rearrange(value, kept)
 
 
 @entrywise
 def expand(call: Call) -> Value:
-    """Repeat along dimensions of size 1; the copies are alike, so their order is free."""
-    call.leaves_out(*tensors(call.arguments)[1:])
-    return _expanded(call, call.value("self"))
+    """Repeat along dimensions of size 1; the copies are alike, so their order is free.
 
-
-@entrywise
-def overwrite(call: Call) -> Value:
-    """Put another tensor in place of all entries, repeated along its dimensions of size 1."""
-    call.leaves_out(call.value("self"))
-    return _expanded(call, call.value("src"))
-
-
-def _expanded(call: Call, value: Value) -> Value:
-    shape = call.shape
+    A copy over another tensor is expanded to the shape of that one.
+    """
+    name, shape = "src" if "src" in call.arguments else "self", call.shape
+    value = call.value(name)
+    call.leaves_out(*tensors([v for key, v in call.arguments.items() if key != name]))
     if value.shape == shape:
         return rearrange(value, range(value.rank))
     lead = len(shape) - len(value.dims)
@@ -180,15 +157,12 @@ def repeat_interleave(call: Call) -> Value:
     """Put the copies of each entry one after another: entries x copies."""
     if call.get("dim") is None:
         raise Unruled("repeats the entries of all axes")
-    value, repeats = call.value("self"), call["repeats"]
-    place = axis(call["dim"], len(value.dims))
-    dims = list(value.dims)
+    (value, place), repeats = call.along(), call["repeats"]
+    dim = value.dims[place]
     if isinstance(repeats, Value):
-        call.fix([dims[place], *repeats.dims], "is repeated a number of times that depends on it")
-        dims[place] = call.fixed(call.shape[place])
-        return value.like(dims)
-    dims[place] = multiply((dims[place], call.copies(repeats)))
-    return value.like(dims)
+        call.fix([dim, *repeats.dims], "is repeated a number of times that depends on it")
+        return value.with_dim(place, call.fixed(call.shape[place]))
+    return value.with_dim(place, multiply((dim, call.copies(repeats))))
 
 
 @entrywise
@@ -222,32 +196,29 @@ def channel_shuffle(call: Call) -> Value:
 @entrywise
 def unfold(call: Call) -> Value:
     """Take windows of one dimension; windows that do not overlap are a view."""
-    value = call.value("self")
-    place = axis(call["dimension"], len(value.dims))
-    size, step = call["size"], call["step"]
-    dims = list(value.dims)
-    if size == step and dims[place].size % size == 0:
-        dims[place], inner = factor(dims[place], (dims[place].size // size, size))
-        return value.like([*dims, inner])
-    sizes = (call.shape[place], size)
-    dims[place], inner = call.resampled([dims[place]], sizes, "has overlapping windows taken")
-    return value.like([*dims, inner])
+    value, place = call.along("dimension")
+    size, dim = call["size"], value.dims[place]
+    if size == call["step"] and dim.size % size == 0:
+        windows, inner = factor(dim, (dim.size // size, size))
+    else:
+        sizes = (call.shape[place], size)
+        windows, inner = call.resampled([dim], sizes, "has overlapping windows taken")
+    return value.like([*value.with_dim(place, windows).dims, inner])
 
 
 @entrywise
 def diagonal(call: Call) -> Value:
     """Take the entries with two equal indices."""
     value = call.value("self")
-    one, other = (axis(call[name], len(value.dims)) for name in ("dim1", "dim2"))
-    if call["offset"] != 0 or value.dims[one].size != value.dims[other].size:
-        call.fix([value.dims[one], value.dims[other]], "takes an off diagonal of it")
+    one, other = axes([call["dim1"], call["dim2"]], value.rank)
+    kept = value.dims[one]
+    if call["offset"] != 0 or kept.size != value.dims[other].size:
+        call.fix([kept, value.dims[other]], "takes an off diagonal of it")
         kept = call.fixed(call.shape[-1])
     else:
-        unify(value.dims[one], value.dims[other])
-        call.drops(value.dims[one])
-        kept = value.dims[one]
-    rest = [dim for i, dim in enumerate(value.dims) if i not in (one, other)]
-    return value.like([*rest, kept])
+        unify(kept, value.dims[other])
+        call.drops(kept)
+    return value.like([*(d for i, d in enumerate(value.dims) if i not in (one, other)), kept])
 
 
 @entrywise
@@ -263,15 +234,15 @@ SHAPE = {
         view, "view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as",
         "_reshape_alias", "view_copy",
     ),
-    **table(permute, "permute", "permute_copy"),
-    **table(transpose, "transpose", "swapaxes", "swapdims", "transpose_copy"),
-    **table(reverse, "t", "numpy_T"),
-    **table(matrix_transpose, "mT", "adjoint", "matrix_H"),
+    **table(permute, "permute", "permute_copy", "t", "numpy_T"),
+    **table(
+        transpose, "transpose", "swapaxes", "swapdims", "transpose_copy", "mT", "adjoint",
+        "matrix_H",
+    ),
     **table(movedim, "movedim", "moveaxis"),
     **table(unsqueeze, "unsqueeze", "unsqueeze_copy"),
     **table(squeeze, "squeeze", "squeeze_copy"),
-    **table(expand, "expand", "expand_as", "broadcast_to", "expand_copy"),
-    **table(overwrite, "copy"),
+    **table(expand, "expand", "expand_as", "broadcast_to", "expand_copy", "copy"),
     **table(repeat, "repeat", "tile"),
     **table(repeat_interleave, "repeat_interleave"),
     **table(pixel_shuffle, "pixel_shuffle"),
