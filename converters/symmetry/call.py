@@ -165,7 +165,7 @@ class Call:
         """Say what became of indices: looked up, moved, or told apart by any other use."""
         known = self.engine.program.results
         whole = all(_whole(known[ref].dtype) for ref in self.operation.outputs if ref is not None)
-        moving = whole and self.operation.name.removeprefix("aten.") in _MOVING
+        moving = whole and self.operation.short_name in _MOVING
         for value in operands:
             if value.indexes is None or any(value is found for found in self.looked_up):
                 continue

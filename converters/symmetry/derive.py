@@ -16,7 +16,7 @@ from converters.symmetry.axes import Axis
 from converters.symmetry.dims import Dim, atoms, cut, fix, regroup, unify
 from converters.symmetry.engine import Engine
 from converters.symmetry.naming import Namer
-from converters.symmetry.program import Program, Ref, references
+from converters.symmetry.program import Program, Ref
 from converters.symmetry.reasons import Reason
 from converters.symmetry.refusals import check_supported
 from converters.symmetry.rules import RULES, fallback
@@ -181,11 +181,7 @@ class _Builder:
         self._join_overlaps()
         self._fix_unread()
         dims: dict[str, tuple[Dim, ...]] = {}
-        used: set[Ref] = set()
-        for operation in self.program.operations:
-            used.update(references((operation.args, operation.kwargs)))
-        used.update(self.program.outputs)
-        used.update(ref for pair in self.program.updates for ref in pair)
+        used = self.program.kept.union(*(o.operands for o in self.program.operations))
         unused = []
         for name in self.names:
             ref = next(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from converters.symmetry.call import Call, Entry, Rule, Unruled, sources_of
 from converters.symmetry.demands import Demands, find_demands
 from converters.symmetry.dims import Dim, atom, fix, unify
 from converters.symmetry.expansion import Expansion
-from converters.symmetry.program import Operation, Program, Ref, Result, references
+from converters.symmetry.program import Operation, Program, Ref, Result, replaced
 from converters.symmetry.reasons import Reason
 from converters.symmetry.symmetric import SymmetricMatrices
 from converters.symmetry.values import MAX_ENTRIES, Constant, Value, tensors
@@ -87,11 +88,10 @@ class Engine:
             entry = self.enter(Entry("input", name, "", (), (), (), Value(dims)))
             self.values[ref] = Value(dims, (entry,), dtype=program.results[ref].dtype)
         for name, ref in program.parameters.items():
-            dims = tuple(atom(size) for size in program.results[ref].shape)
+            dims = tuple(map(atom, program.results[ref].shape))
             dtype = program.results[ref].dtype
             self.values[ref] = Value(dims, (), parameter=name, dtype=dtype)
-            if name in self.tables:
-                table = self.tables[name]
+            if (table := self.tables.get(name)) is not None:
                 self.values[ref].constant = Constant(tuple(table.shape), _known(table))
             self.records.append(dims)
         for ref, tensor in program.constants.items():
@@ -125,14 +125,17 @@ class Engine:
     # -- one operation ----------------------------------------------------------------------------
 
     def _step(self, operation: Operation) -> None:
-        inputs = [self.values[ref] for ref in references((operation.args, operation.kwargs))]
+        inputs = [self.values[ref] for ref in operation.operands]
         if all(value.constant is not None for value in inputs):
             self._fold(operation)
             return
         reason = Reason(
             operation.name, operation.module_path, "a constant differs from index to index"
         )
-        call = Call(self, operation, self._bind(operation, reason))
+        arguments = replaced(
+            operation.arguments, lambda ref: self._use(self.values[ref], reason)
+        )
+        call = Call(self, operation, arguments)
         rule = self._rule(operation)
         known = len(self.entries)
         try:
@@ -146,14 +149,10 @@ class Engine:
             results = self._unknown(call, str(error), inputs)
         call.carry_indices(tensors(call.arguments), results)
         record_runs(call, results)
-        made_from: tuple[str, ...] = ()
-        if not any(value.sources for value in inputs):
-            made_from = tuple(
-                dict.fromkeys(
-                    name for value in inputs
-                    for name in (*value.made_from, *([value.parameter] if value.parameter else []))
-                )
-            )
+        names = [] if any(value.sources for value in inputs) else [
+            name for value in inputs for name in (*value.made_from, value.parameter) if name
+        ]
+        made_from = tuple(dict.fromkeys(names))
         sources = sources_of(value for value in inputs if value.parameter is None)
         for ref, value in zip(operation.outputs, results, strict=False):
             if ref is not None and value is not None:
@@ -205,43 +204,13 @@ class Engine:
                 fix(dim, reason)
         results: list[Value | None] = []
         for ref, shape in zip(operation.outputs, call.shapes, strict=True):
-            dims = tuple(atom(size, reason) for size in shape)
-            results.append(None if ref is None else Value(dims))
-        first = next((value for value in results if value is not None), None)
-        if first is not None:
-            self.enter_unknown(call, inputs, results)
-        return results
-
-    def enter_unknown(
-        self, call: Call, inputs: list[Value], results: Sequence[Value | None]
-    ) -> None:
-        """Record an operation without a rule, with the parameters it takes."""
+            results.append(None if ref is None else Value(atom(size, reason) for size in shape))
         named = {f"argument_{i}": v for i, v in enumerate(inputs) if v.parameter is not None}
         others = [value for value in inputs if value.parameter is None]
         for value in results:
             if value is not None:
-                value.sources = call.enter("unknown", others, value, dict(named)).sources
-
-    def _bind(self, operation: Operation, reason: Reason) -> dict[str, Any]:
-        """Return the arguments by name, with tensors as values."""
-
-        def value_of(argument: Any) -> Any:
-            if isinstance(argument, Ref):
-                return self._use(self.values[argument], reason)
-            if isinstance(argument, (list, tuple)):
-                return [value_of(item) for item in argument]
-            return argument
-
-        schema = getattr(operation.target, "_schema", None)
-        if schema is None:
-            names = [f"argument_{i}" for i in range(len(operation.args))]
-            bound = dict(zip(names, operation.args, strict=True))
-        else:
-            bound = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-            names = [argument.name for argument in schema.arguments]
-            bound.update(zip(names, operation.args, strict=False))
-        bound.update(operation.kwargs)
-        return {name: value_of(argument) for name, argument in bound.items()}
+                value.sources = call.enter("unknown", others, value, named).sources
+        return results
 
     def _use(self, value: Value, reason: Reason) -> Value:
         """Return a value for one use: each use of a constant has dimensions of its own."""
@@ -265,51 +234,42 @@ class Engine:
     def _fold(self, operation: Operation) -> None:
         """Compute an operation on constants."""
 
-        def tensor_of(argument: Any) -> Any:
-            if isinstance(argument, Ref):
-                constant = self.values[argument].constant
-                if constant is None or constant.value is None:
-                    raise _NotKnown
-                return constant.value
-            if isinstance(argument, (list, tuple)):
-                return [tensor_of(item) for item in argument]
-            return argument
-
-        for ref in references((operation.args, operation.kwargs)):
-            value = self.values[ref]
+        for value in map(self.values.__getitem__, operation.operands):
             if value.parameter is not None:
                 # A table that the state dict holds: it stays as it is.
                 text = "a table of numbers"
                 reason = Reason(operation.name, operation.module_path, text, natural=True)
                 for dim in value.dims:
                     fix(dim, reason)
-        results = [
-            None if ref is None else self.program.results[ref] for ref in operation.outputs
-        ]
-        found: list[Tensor | None] = [None] * len(results)
-        try:
-            self._check_foldable(operation, [r.shape for r in results if r is not None])
-            kwargs = {name: tensor_of(value) for name, value in operation.kwargs.items()}
-            if "device" in kwargs:
-                kwargs["device"] = "cpu"
-            with torch.no_grad():
-                outcome = operation.target(*map(tensor_of, operation.args), **kwargs)
-            found = list(outcome) if isinstance(outcome, (list, tuple)) else [outcome]
-        except (_NotKnown, RuntimeError, NotImplementedError, IndexError, TypeError, ValueError):
-            # Unknown values are taken to vary everywhere, which is sound.
-            found = [None] * len(results)
-        for output, result, tensor in zip(operation.outputs, results, found, strict=False):
-            if output is not None and result is not None:
+        found: list[Tensor | None] = [None] * len(operation.outputs)
+        # Unknown values are taken to vary everywhere, which is sound.
+        with suppress(
+            _NotKnown, RuntimeError, NotImplementedError, IndexError, TypeError, ValueError
+        ):
+            found = self._computed(operation)
+        for ref, tensor in zip(operation.outputs, found, strict=False):
+            if ref is not None:
+                result = self.program.results[ref]
                 fits = tensor is not None and tuple(tensor.shape) == result.shape
-                self.values[output] = _constant(result, tensor if fits else None)
+                self.values[ref] = _constant(result, tensor if fits else None)
 
-    def _check_foldable(self, operation: Operation, shapes: Iterable[tuple[int, ...]]) -> None:
-        random = torch.Tag.nondeterministic_seeded in getattr(operation.target, "tags", ())
-        if random or "empty" in operation.name:
-            raise _NotKnown
-        for shape in shapes:
-            if torch.Size(shape).numel() > MAX_ENTRIES:
+    def _computed(self, operation: Operation) -> list[Tensor | None]:
+        def tensor_of(ref: Ref) -> Tensor:
+            constant = self.values[ref].constant
+            if constant is None or constant.value is None:
                 raise _NotKnown
+            return constant.value
+
+        shapes = [self.program.results[ref].shape for ref in operation.outputs if ref is not None]
+        large = any(torch.Size(shape).numel() > MAX_ENTRIES for shape in shapes)
+        if large or operation.is_random or "empty" in operation.name:
+            raise _NotKnown
+        args, kwargs = replaced((operation.args, operation.kwargs), tensor_of)
+        if "device" in kwargs:
+            kwargs["device"] = "cpu"
+        with torch.no_grad():
+            outcome = operation.target(*args, **kwargs)
+        return list(outcome) if isinstance(outcome, (list, tuple)) else [outcome]
 
 
 class _NotKnown(Exception):
@@ -322,6 +282,5 @@ def _known(tensor: Tensor) -> Tensor | None:
 
 
 def _constant(result: Result, value: Tensor | None) -> Value:
-    shape = result.shape
-    dims = tuple(atom(size) for size in shape)
-    return Value(dims, (), Constant(shape, value), dtype=result.dtype)
+    constant = Constant(result.shape, value)
+    return Value(map(atom, result.shape), (), constant, dtype=result.dtype)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from converters.symmetry.program import Operation, Program, Ref, references
+from converters.symmetry.program import Operation, Program, Ref
 from converters.symmetry.reading import read_operations
 from converters.symmetry.tracing import mutates, quiet, without_writes
 
@@ -45,7 +45,7 @@ class Expansion:
         constants = set(self.program.constants)
         found: list[Operation] = []
         for operation in self.program.operations:
-            if set(references((operation.args, operation.kwargs))) <= constants:
+            if constants.issuperset(operation.operands):
                 constants.update(ref for ref in operation.outputs if ref is not None)
                 found.append(operation)
             else:
@@ -66,14 +66,14 @@ class Expansion:
             yield operation
             return
         for piece in pieces:
-            if self.ruled(piece) or not list(references((piece.args, piece.kwargs))):
+            if self.ruled(piece) or not piece.operands:
                 yield piece
             else:
                 yield from self._expanded(piece, (*within, operation.target))
 
     def _pieces(self, operation: Operation) -> list[Operation] | None:
         """Take an operation apart once."""
-        refs = list(dict.fromkeys(references((operation.args, operation.kwargs))))
+        refs = list(dict.fromkeys(operation.operands))
         graph = self._graph(operation, refs)
         if graph is None:
             return None
@@ -85,7 +85,7 @@ class Expansion:
         return [replace(piece, module_path=path, line=line) for piece in pieces]
 
     def _graph(self, operation: Operation, refs: list[Ref]) -> fx.GraphModule | None:
-        decomposition = _decomposition(operation.target)
+        decomposition = _decomposition(operation)
         numbers: set[float] = {n for ref in refs for n in self.program.results[ref].shape}
         numbers.update(
             leaf for leaf in pytree.tree_leaves((operation.args, operation.kwargs))
@@ -128,31 +128,25 @@ class Expansion:
         return None if fake or any(map(_is_strange, graph.graph.nodes)) else graph
 
 
-def _decomposition(target: Any) -> Callable[..., Any] | None:
+def _decomposition(operation: Operation) -> Callable[..., Any] | None:
     """Return what an operator is composed of, as a function."""
     from torch._decomp import decomposition_table
 
-    random = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
-    if random or not isinstance(target, torch._ops.OpOverload):
+    target = operation.target
+    if operation.is_random or not isinstance(target, torch._ops.OpOverload):
         return None
-    if target._can_decompose():
-        return target.decompose
-    return decomposition_table.get(target)
+    return target.decompose if target._can_decompose() else decomposition_table.get(target)
 
 
 def _with(tensors: Mapping[Ref, Any], operation: Operation) -> tuple[Any, dict[str, Any]]:
     """Return the arguments of an operation with other tensors, on the CPU."""
 
     def given(argument: Any) -> Any:
-        if isinstance(argument, (list, tuple)):
-            return type(argument)(map(given, argument))
-        if isinstance(argument, dict):
-            return {key: given(value) for key, value in argument.items()}
         if isinstance(argument, torch.device):
             return torch.device("cpu")
         return tensors.get(argument, argument) if isinstance(argument, Ref) else argument
 
-    return given(operation.args), given(operation.kwargs)
+    return pytree.tree_map(given, (operation.args, operation.kwargs))
 
 
 def _is_strange(node: fx.Node) -> bool:

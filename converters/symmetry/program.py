@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,9 +49,38 @@ class Operation:
     def name(self) -> str:
         """Name of the operator without its overload, such as ``aten.linear``."""
         packet = getattr(self.target, "overloadpacket", None)
-        if packet is not None:
-            return str(packet)
-        return str(getattr(self.target, "__name__", self.target))
+        return str(packet or getattr(self.target, "__name__", self.target))
+
+    @property
+    def short_name(self) -> str:
+        """Name of the operator without ``aten.``."""
+        return self.name.removeprefix("aten.")
+
+    @property
+    def operands(self) -> list[Ref]:
+        """The tensors in its arguments, in order."""
+        return list(references((self.args, self.kwargs)))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments by the names of the operator's schema, defaults included."""
+        schema = getattr(self.target, "_schema", None)
+        if schema is None:
+            names = [f"argument_{i}" for i in range(len(self.args))]
+            return {**dict(zip(names, self.args, strict=True)), **self.kwargs}
+        bound = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+        bound.update(zip([a.name for a in schema.arguments], self.args, strict=False))
+        return {**bound, **self.kwargs}
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it draws random numbers."""
+        return torch.Tag.nondeterministic_seeded in getattr(self.target, "tags", ())
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether torch tags it as going entry by entry."""
+        return torch.Tag.pointwise in getattr(self.target, "tags", ())
 
 
 @dataclass
@@ -83,6 +112,11 @@ class Program:
         self.results[ref] = Result(shape, dtype)
         return ref
 
+    @property
+    def kept(self) -> set[Ref]:
+        """What is left of a forward: its results, and buffers before and after it."""
+        return {*self.outputs, *(ref for pair in self.updates for ref in pair)}
+
 
 def references(value: Any) -> Iterator[Ref]:
     """Iterate over the tensors in an argument."""
@@ -94,3 +128,14 @@ def references(value: Any) -> Iterator[Ref]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from references(item)
+
+
+def replaced(value: Any, change: Callable[[Ref], Any]) -> Any:
+    """Return an argument with others in place of its tensors."""
+    if isinstance(value, Ref):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return [replaced(item, change) for item in value]
+    if isinstance(value, dict):
+        return {key: replaced(item, change) for key, item in value.items()}
+    return value

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from converters.symmetry.program import Operation, Program, Ref, references
+from converters.symmetry.program import Operation, Program, Ref
 
 #: Operations that are looked back over in a row.
 MAX_DEPTH = 100
@@ -53,7 +53,7 @@ class SymmetricMatrices:
             return torch.equal(value, value.mT)
         if made is None:
             return False
-        operands = list(references((made.args, made.kwargs)))
+        operands = made.operands
         if self._transposed(ref) is not None:
             return self.holds(operands[0], depth - 1)
         mirrored = len(operands) == 2 and (
@@ -64,11 +64,8 @@ class SymmetricMatrices:
             return mirrored
         if mirrored and made.name in COMMUTING and made.kwargs.get("alpha", 1) == 1:
             return True
-        entrywise = torch.Tag.pointwise in getattr(made.target, "tags", ()) or made.name in COPIES
-        return (
-            entrywise and bool(operands)
-            and all(self.holds(operand, depth - 1) for operand in operands)
-        )
+        entrywise = made.is_pointwise or made.name in COPIES
+        return entrywise and bool(operands) and all(self.holds(o, depth - 1) for o in operands)
 
     def _transposed(self, ref: Ref) -> Ref | None:
         """Return the tensor whose last two axes were swapped to get another, if that was done."""

@@ -32,8 +32,6 @@ operands that share an axis are right by themselves (``rules.attention``).
 
 from __future__ import annotations
 
-import torch
-
 from converters.symmetry.call import Rule
 from converters.symmetry.program import Operation
 from converters.symmetry.rules.attention import ATTENTION
@@ -76,7 +74,4 @@ RULES: dict[str, Rule] = {
 
 def fallback(operation: Operation) -> Rule | None:
     """Return the rule of an operator that has none by name: pointwise operators share one."""
-    tags = getattr(operation.target, "tags", ())
-    if torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags:
-        return pointwise
-    return None
+    return pointwise if operation.is_pointwise and not operation.is_random else None

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import Dim, unify
-from converters.symmetry.program import references
 from converters.symmetry.rules.common import broadcast, table
 from converters.symmetry.values import Value, tensors
 
@@ -24,8 +23,7 @@ def _matrix(call: Call) -> Value:
 
 def _fix_unless_symmetric(call: Call, value: Value) -> None:
     """Fix the rows and columns of a matrix that may differ from its mirror image."""
-    matrix = next(references((call.operation.args, call.operation.kwargs)))
-    if not call.engine.symmetric_matrices.holds(matrix):
+    if not call.engine.symmetric_matrices.holds(call.operation.operands[0]):
         call.fix(value.dims[-2:], "has one triangle read, and is not known to be symmetric")
 
 

@@ -45,7 +45,7 @@ def _layer(call: Call, source: Value, weights: list[Value], gates: int) -> tuple
 
 def recurrent(call: Call) -> list[Value]:
     """Run an LSTM, GRU or plain recurrent network over a sequence."""
-    name = call.operation.name.removeprefix("aten.")
+    name = call.operation.short_name
     gates = _GATES[name]
     if "batch_first" not in call.arguments:
         raise Unruled("runs over a packed sequence")
@@ -96,7 +96,7 @@ def _start(state: Value, constant: Constant | None, dims: Sequence[Dim]) -> None
 
 def cell(call: Call) -> list[Value]:
     """Run one step of a recurrent cell."""
-    name = call.operation.name.removeprefix("aten.").removesuffix("_cell")
+    name = call.operation.short_name.removesuffix("_cell")
     gates = _GATES[name]
     states = call["hx"] if isinstance(call["hx"], list) else [call["hx"]]
     named = {"weight_ih": call["w_ih"], "weight_hh": call["w_hh"]}
