@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from converters.symmetry.dims import Dim, atom, atoms, find, fix, unify
-from converters.symmetry.program import Operation, Ref
-from converters.symmetry.reasons import APART, MAX_CUTS, Reason
+from converters.symmetry.program import ARRANGING, Operation, Ref
+from converters.symmetry.reasons import APART, MAX_CUTS, Reason, is_natural
 from converters.symmetry.values import Value
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class Entry:
 
 #: Operations whose results hold entries of the one tensor that they take, and nothing else.
 _MOVING = {
-    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t",
-    "movedim", "unsqueeze", "squeeze", "expand", "repeat", "repeat_interleave", "select", "slice",
-    "split", "split_with_sizes", "chunk", "unbind", "clone", "alias", "detach", "contiguous",
-    "_to_copy", "to", "lift_fresh_copy",
+    *ARRANGING, "expand", "repeat", "repeat_interleave", "_to_copy", "to", "lift_fresh_copy",
 }
 
 Outcome: TypeAlias = "Value | Sequence[Value | None]"
@@ -242,7 +239,7 @@ class Call:
         """
         natural = all(
             part.size == 1 or APART in part.reasons
-            or any(r.natural for r in part.reasons if isinstance(r, Reason))
+            or any(map(is_natural, part.reasons))
             for dim in dims for part in atoms(dim)
         )
         self.fix(dims, text, natural)

@@ -12,18 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from converters.symmetry.arguments import as_arguments, input_tensors
-from converters.symmetry.axes import Axis
+from converters.symmetry.axes import Axis, Factor
 from converters.symmetry.dims import Dim, atoms, cut, fix, regroup, unify
 from converters.symmetry.engine import Engine
+from converters.symmetry.entries import find_unread
+from converters.symmetry.memory import (
+    dense_axes,
+    named_tensors,
+    overlaps_itself,
+    shared_names,
+    stretches,
+)
 from converters.symmetry.naming import Namer
 from converters.symmetry.program import Program, Ref
-from converters.symmetry.reasons import Reason
+from converters.symmetry.reasons import Reason, is_natural
 from converters.symmetry.refusals import check_supported
 from converters.symmetry.rules import RULES, fallback
 from converters.symmetry.spec import FixedReport, PermutationSpec
-from converters.symmetry.storage import dense_axes, extent, overlaps_itself, shared_names
 from converters.symmetry.tracing import trace
-from converters.symmetry.unread import find_unread
 from converters.symmetry.values import Constant
 from nngraph.errors import UnsupportedModuleError
 
@@ -133,8 +139,7 @@ def derive_traced(program: Program, module: nn.Module, *, strict: bool = False) 
 
 
 def _derived(program: Program, module: nn.Module, strict: bool) -> Derivation:
-    tensors = _state(module)
-    names = shared_names(tensors)
+    tensors = named_tensors(module)
     tables = {
         name: tensors[name] for name in program.parameters
         if not tensors[name].is_floating_point()
@@ -150,67 +155,48 @@ def _derived(program: Program, module: nn.Module, strict: bool) -> Derivation:
             "see converters.symmetry.rules.RULES. Add a rule there, or pass strict=False to fix "
             "what it touches."
         )
-    return _Builder(program, engine, tensors, names, module).build(unruled)
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers by every name they have."""
-    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    tensors.update(module.named_buffers(remove_duplicate=False))
-    return {name: tensors[name] for name in module.state_dict() if name in tensors}
+    return _Builder(engine, tensors).build(module, unruled)
 
 
 class _Builder:
     """Turns dimensions into names."""
 
-    def __init__(
-        self,
-        program: Program,
-        engine: Engine,
-        tensors: Mapping[str, Tensor],
-        names: Mapping[str, tuple[str, ...]],
-        module: nn.Module,
-    ) -> None:
-        self.program = program
-        self.engine = engine
-        self.tensors = tensors
-        self.names = names
-        self.buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    def __init__(self, engine: Engine, tensors: Mapping[str, Tensor]) -> None:
+        self.program, self.engine, self.tensors = engine.program, engine, tensors
+        self.names = shared_names(tensors)
 
-    def build(self, unruled: tuple[str, ...]) -> Derivation:
+    def build(self, module: nn.Module, unruled: tuple[str, ...]) -> Derivation:
         self._join_overlaps()
         self._fix_unread()
-        dims: dict[str, tuple[Dim, ...]] = {}
         used = self.program.kept.union(*(o.operands for o in self.program.operations))
-        unused = []
-        for name in self.names:
-            ref = next(
-                (self.program.parameters[n] for n in (name, *self.names[name])
-                 if n in self.program.parameters), None,
-            )
-            if ref is None or ref not in used:
-                unused.append(name)
-            elif ref is not None:
-                dims[name] = self.engine.values[ref].dims
+        refs = {name: self._ref(name) for name in self.names}
+        values = self.engine.values
+        dims = {name: values[ref].dims for name, ref in refs.items() if ref in used}
         namer = Namer(self.engine, dims)
         axes = {
             name: tuple(map(namer.axis, dims[name])) if name in dims
-            else tuple(namer.fixed(size) for size in self.tensors[name].shape)
+            else tuple(((Factor(size),),) for size in self.tensors[name].shape)
             for name in self.names
         }
+        buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
         spec = PermutationSpec(
             namer.spaces,
             axes,
             {name: others for name, others in self.names.items() if others},
-            tuple(name for name in self.names if name in self.buffers),
-            tuple(unused),
+            tuple(name for name in self.names if name in buffers),
+            tuple(name for name in self.names if name not in dims),
             self._reports(dims),
         )
         constants = {
-            ref: value.constant for ref, value in self.engine.values.items()
+            ref: value.constant for ref, value in values.items()
             if value.constant is not None and value.parameter is None
         }
         return Derivation(spec, self._layers(namer), unruled, self.program, constants)
+
+    def _ref(self, name: str) -> Ref | None:
+        """Return a parameter that the operations use, by any of its names."""
+        names = (name, *self.names.get(name, ()))
+        return next((r for n in names if (r := self.program.parameters.get(n)) is not None), None)
 
     def _join_overlaps(self) -> None:
         """Join tensors that are one block of memory, read in another order or shape; fix others.
@@ -229,8 +215,9 @@ class _Builder:
         for name, tensor in known.items():
             if overlaps_itself(tensor):
                 self._fix_parameter(name, "shares memory between its own entries")
-        for group in _overlapping(known):
-            first, *others = group
+        named = {id(tensor): name for name, tensor in known.items()}
+        for stretch in stretches(known.values()):
+            first, *others = (named[id(tensor)] for tensor in stretch.tensors)
             for other in others:
                 if not self._join(known, first, other):
                     for one, two in itertools.permutations((first, other)):
@@ -243,14 +230,12 @@ class _Builder:
         same = (first.data_ptr(), first.numel()) == (second.data_ptr(), second.numel())
         if orders[0] is None or orders[1] is None or not same:
             return False
-        dims = [self._dims(name) for name in (one, other)]
+        dims = self._dims(one), self._dims(other)
         if not dims[0] or not dims[1]:
             return False
-        left = [dims[0][axis] for axis in orders[0]]
-        right = [dims[1][axis] for axis in orders[1]]
-        for mine, theirs in zip(
-            regroup(left, [dim.size for dim in right]), right, strict=True
-        ):
+        left, right = [dims[0][i] for i in orders[0]], [dims[1][i] for i in orders[1]]
+        sizes = [dim.size for dim in right]
+        for mine, theirs in zip(regroup(left, sizes), right, strict=True):
             unify(mine, theirs)
         return True
 
@@ -291,11 +276,8 @@ class _Builder:
             fix(dim, Reason("storage", "", text))
 
     def _dims(self, name: str) -> tuple[Dim, ...]:
-        """Return the dimensions of a parameter that the operations use."""
-        for known in (name, *self.names.get(name, ())):
-            if known in self.program.parameters:
-                return self.engine.values[self.program.parameters[known]].dims
-        return ()
+        ref = self._ref(name)
+        return () if ref is None else self.engine.values[ref].dims
 
     def _reports(self, dims: Mapping[str, tuple[Dim, ...]]) -> tuple[FixedReport, ...]:
         """Say what lost freedom by operations alone; inputs and outputs take none away."""
@@ -304,11 +286,10 @@ class _Builder:
             for part in (part for dim in all_dims for part in atoms(dim)):
                 if part.size == 1 or not part.reasons:
                     continue
-                reasons = [r for r in part.reasons if isinstance(r, Reason)]
-                if any(reason.natural for reason in reasons):
-                    continue
-                for reason in reasons:
-                    lost.setdefault(reason, {})[name] = None
+                if not any(map(is_natural, part.reasons)):
+                    for reason in part.reasons:
+                        if isinstance(reason, Reason):
+                            lost.setdefault(reason, {})[name] = None
         reports: dict[tuple[str, str, str, bool], dict[str, None]] = {}
         for reason, found in lost.items():
             key = (reason.op, reason.module_path, reason.text, reason.unknown)
@@ -328,20 +309,3 @@ class _Builder:
             )
             for entry in self.engine.entries
         )
-
-
-def _overlapping(tensors: Mapping[str, Tensor]) -> list[list[str]]:
-    """Return the names of tensors that lie in one stretch of memory, where several do."""
-    found = sorted(
-        (str(t.device), t.data_ptr(), t.data_ptr() + extent(t) * t.element_size(), name)
-        for name, t in tensors.items()
-    )
-    groups: list[list[str]] = []
-    reach = ("", -1)
-    for device, start, stop, name in found:
-        if (device, start) < reach and device == reach[0]:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-        reach = max(reach, (device, stop))
-    return [group for group in groups if len(group) > 1]

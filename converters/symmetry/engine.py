@@ -15,12 +15,12 @@ from converters.symmetry.accounting import check_accounted, record_runs
 from converters.symmetry.call import Call, Entry, Rule, Unruled, sources_of
 from converters.symmetry.demands import Demands, find_demands
 from converters.symmetry.dims import Dim, atom, fix, unify
+from converters.symmetry.entries import settle_writes
 from converters.symmetry.expansion import Expansion
 from converters.symmetry.program import Operation, Program, Ref, Result, replaced
 from converters.symmetry.reasons import Reason
 from converters.symmetry.symmetric import SymmetricMatrices
 from converters.symmetry.values import MAX_ENTRIES, Constant, Value, tensors
-from converters.symmetry.writes import settle_writes
 
 INPUT = Reason("input", natural=True)
 OUTPUT = Reason("output", natural=True)
@@ -207,9 +207,9 @@ class Engine:
             results.append(None if ref is None else Value(atom(size, reason) for size in shape))
         named = {f"argument_{i}": v for i, v in enumerate(inputs) if v.parameter is not None}
         others = [value for value in inputs if value.parameter is None]
-        for value in results:
-            if value is not None:
-                value.sources = call.enter("unknown", others, value, named).sources
+        for result in results:
+            if result is not None:
+                result.sources = call.enter("unknown", others, result, named).sources
         return results
 
     def _use(self, value: Value, reason: Reason) -> Value:

@@ -146,7 +146,8 @@ def _with(tensors: Mapping[Ref, Any], operation: Operation) -> tuple[Any, dict[s
             return torch.device("cpu")
         return tensors.get(argument, argument) if isinstance(argument, Ref) else argument
 
-    return pytree.tree_map(given, (operation.args, operation.kwargs))
+    args, kwargs = pytree.tree_map(given, (operation.args, operation.kwargs))
+    return args, kwargs
 
 
 def _is_strange(node: fx.Node) -> bool:

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from converters.symmetry.storage import extent, overlaps_itself
 from nngraph.errors import UnsupportedModuleError
 
 #: narrow type -> the type in which the proof computes
@@ -47,8 +46,65 @@ def has_memory(tensor: Tensor) -> bool:
         return False
 
 
+# -- one tensor ------------------------------------------------------------------------------------
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers by every name they have."""
+    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors.update(module.named_buffers(remove_duplicate=False))
+    return {name: tensors[name] for name in module.state_dict() if name in tensors}
+
+
+def storage_key(tensor: Tensor) -> Any:
+    """Return what two tensors have in common exactly when they are one tensor."""
+    if tensor.device.type == "meta" or tensor.numel() == 0:
+        return id(tensor)
+    return (
+        tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tuple(tensor.stride())
+    )
+
+
+def shared_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """Return the first name of every tensor, and its other names."""
+    first: dict[Any, str] = {}
+    others: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        own = first.setdefault(storage_key(tensor), name)
+        others.setdefault(own, [])
+        if own != name:
+            others[own].append(name)
+    return {name: tuple(rest) for name, rest in others.items()}
+
+
+def extent(tensor: Tensor) -> int:
+    """Return how many entries of memory a tensor reaches over."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two entries of a tensor may be one place of memory, as in an expanded one."""
+    reach = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride < reach:
+                return True
+            reach = stride * (size - 1) + reach
+    return False
+
+
+def dense_axes(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return the axes from the outermost in memory to the innermost; ``None`` if it has gaps."""
+    if overlaps_itself(tensor) or extent(tensor) != tensor.numel():
+        return None
+    return tuple(sorted(range(tensor.dim()), key=lambda axis: -tensor.stride()[axis]))
+
+
+# -- stretches of memory ---------------------------------------------------------------------------
+
+
 @dataclass
-class _Stretch:
+class Stretch:
     """Consecutive bytes that some tensors lie in."""
 
     start: int
@@ -60,9 +116,11 @@ class _Stretch:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Type of its entries."""
         return self.tensors[0].dtype
 
     def offset(self, tensor: Tensor) -> int:
+        """Return before which entry a tensor begins."""
         return (tensor.data_ptr() - self.start) // tensor.element_size()
 
     def flat(self) -> Tensor:
@@ -72,6 +130,18 @@ class _Stretch:
         start = (self.start - first.untyped_storage().data_ptr()) // first.element_size()
         empty = torch.empty(0, dtype=first.dtype, device=first.device)
         return empty.set_(first.untyped_storage(), start, (size,), (1,))
+
+
+def stretches(tensors: Iterable[Tensor]) -> list[Stretch]:
+    """Return the stretches of memory that tensors lie in, from the first to the last."""
+    found = [(t.data_ptr(), extent(t) * t.element_size(), t) for t in tensors]
+    result: list[Stretch] = []
+    for start, size, tensor in sorted(found, key=lambda entry: entry[:2]):
+        if not result or start >= result[-1].stop:
+            result.append(Stretch(start, start + size))
+        result[-1].stop = max(result[-1].stop, start + size)
+        result[-1].tensors.append(tensor)
+    return result
 
 
 class Memory:
@@ -85,23 +155,16 @@ class Memory:
     def __init__(self, tensors: Iterable[Tensor], named: Mapping[str, Tensor]) -> None:
         self.named = {name: tensor.detach() for name, tensor in named.items()}
         every = [*tensors, *self.named.values()]
-        found = sorted(
-            ((t.data_ptr(), extent(t) * t.element_size(), t.detach())
-             for t in every if has_memory(t)),
-            key=lambda entry: entry[:2],
-        )
-        self.stretches: list[_Stretch] = []
-        for start, size, tensor in found:
-            if not self.stretches or start >= self.stretches[-1].stop:
-                self.stretches.append(_Stretch(start, start + size))
-            last = self.stretches[-1]
-            last.stop = max(last.stop, start + size)
-            last.tensors.append(tensor)
+        self.stretches = stretches(t.detach() for t in every if has_memory(t))
         self._starts = [stretch.start for stretch in self.stretches]
         for name, tensor in self.named.items():
             if (place := self.find(tensor)) is not None:
                 stretch = self.stretches[place]
-                _check_types(name, tensor, stretch)
+                if any(other.dtype != tensor.dtype for other in stretch.tensors):
+                    raise UnsupportedModuleError(
+                        f"tensor {name!r} shares memory with one of another type; expected tensors "
+                        "of one type where they share memory. Give it memory of its own."
+                    )
                 entries = (stretch.stop - stretch.start) // tensor.element_size()
                 first = self.named[(stretch.names or [name])[0]]
                 stretch.whole = (
@@ -121,14 +184,6 @@ class Memory:
             return None
         stop = start + extent(tensor) * tensor.element_size()
         return place if stop <= self.stretches[place].stop else None
-
-
-def _check_types(name: str, tensor: Tensor, stretch: _Stretch) -> None:
-    if any(other.dtype != tensor.dtype for other in stretch.tensors):
-        raise UnsupportedModuleError(
-            f"tensor {name!r} shares memory with one of another type; expected tensors of one type "
-            "where they share memory. Give it memory of its own."
-        )
 
 
 class Twins:
@@ -190,7 +245,7 @@ class Twins:
     def _fill(
         self,
         place: int,
-        stretch: _Stretch,
+        stretch: Stretch,
         state: Mapping[str, Tensor],
         shared: Collection[str],
         check: bool,

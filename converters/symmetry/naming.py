@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 
 from converters.symmetry.axes import Axis, Factor, Segment, segment_size
+from converters.symmetry.call import Entry
 from converters.symmetry.dims import Dim, atoms, expand, find
 from converters.symmetry.engine import Engine
-from converters.symmetry.roles import find_roles
+from converters.symmetry.reasons import is_natural
 from converters.symmetry.wreath import find_within
 from nngraph.graph import Space
 
@@ -70,10 +72,6 @@ class Namer:
                 segments.append(segment)
         return tuple(segments)
 
-    def fixed(self, size: int) -> Axis:
-        """Return an axis of which nothing may be relabelled."""
-        return ((Factor(size),),)
-
     def _segment(self, terms: Sequence[Dim]) -> Segment:
         factors: list[Factor] = []
         for term in terms:
@@ -125,3 +123,81 @@ def _stem(name: str) -> str:
         name = name.rpartition(".")[0]
     path, _, last = name.rpartition(".")
     return path if path and last.startswith(("weight", "bias", "in_proj", "running")) else name
+
+
+# -- what neurons are for, where it can be told: heads, and features of queries, keys and values ---
+# For names only. Attention is found as one operation, or as a product, a softmax of it, and a
+# product with that.
+
+#: What may stand between the product of queries and keys, the softmax, and the product with values.
+_BETWEEN = ("add", "scale", "multiply", "pointwise", "activation", "softmax", "concatenate")
+
+
+def find_roles(entries: Sequence[Entry]) -> dict[Dim, str]:
+    """Return names for atoms that attention uses, with the path of its module."""
+    roles: dict[Dim, str] = {}
+    users: dict[int, list[int]] = {}
+    for index, entry in enumerate(entries):
+        for source in entry.inputs:
+            users.setdefault(source, []).append(index)
+    sources = {index: entry.inputs for index, entry in enumerate(entries)}
+    for index, entry in enumerate(entries):
+        if entry.kind == "attention" and len(entry.values) >= 3 and not entry.parameters:
+            query, _, value = (v.shown for v in entry.values[:3])
+            _name(roles, entry, query[:-2], query[-1:], value[-1:])
+        elif entry.kind == "softmax":
+            scores = next(_products(entries, sources, index), None)
+            if scores is None:
+                continue
+            left, right = (set(_all(value.shown)) for value in scores.values[:2])
+            shared = (left & right).difference(_all(scores.output_dims))
+            features = sorted(shared, key=lambda dim: dim.serial)
+            _name(roles, scores, scores.output_dims[:-2], features, ())
+            mixed = set(_all(entry.output_dims))
+            for after in _products(entries, users, index):
+                own = [a for a in _all(after.output_dims) if a not in mixed]
+                _name(roles, scores, (), (), own)
+    return roles
+
+
+def _all(dims: Iterable[Dim]) -> Iterator[Dim]:
+    return (part for dim in dims for part in atoms(dim) if part.size > 1)
+
+
+def _products(
+    entries: Sequence[Entry], ways: Mapping[int, Sequence[int]], index: int
+) -> Iterator[Entry]:
+    """Find the nearest products of two computed tensors, along the ways that lead from an entry."""
+    pending, seen = list(ways.get(index, ())), {index}
+    while pending:
+        number = pending.pop(0)
+        if number in seen:
+            continue
+        seen.add(number)
+        entry = entries[number]
+        if entry.kind == "linear" and len(entry.values) == 2 and not entry.parameters:
+            yield entry
+        elif entry.kind in _BETWEEN:
+            pending += ways.get(number, ())
+
+
+def _name(
+    roles: dict[Dim, str],
+    entry: Entry,
+    heads: Iterable[Dim],
+    features: Iterable[Dim],
+    values: Iterable[Dim],
+) -> None:
+    def named(parts: Iterable[Dim], words: Iterable[str]) -> None:
+        for part, word in zip(parts, words, strict=False):
+            path = f"{entry.module_path}." if entry.module_path else ""
+            roles.setdefault(part, path + word)
+
+    def neurons(dims: Iterable[Dim]) -> list[Dim]:
+        return [part for part in _all(dims) if not any(map(is_natural, part.reasons))]
+
+    for dim in heads:
+        parts = neurons([dim])
+        named(parts, ["heads"] if len(parts) == 1 else ["kv_heads", *["copies"] * len(parts)])
+    named(neurons(features), repeat("qk"))
+    named(neurons(values), repeat("v"))

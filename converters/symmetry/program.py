@@ -9,6 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: Operations that lay the entries of one tensor out anew, or take some of them.
+ARRANGING = frozenset((
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t",
+    "movedim", "unsqueeze", "squeeze", "slice", "select", "narrow", "split", "split_with_sizes",
+    "chunk", "unbind", "clone", "alias", "detach", "contiguous",
+))  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Ref:

@@ -15,8 +15,8 @@ from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.export.graph_signature import InputKind
 
+from converters.symmetry.memory import storage_key
 from converters.symmetry.program import Operation, Program, Ref
-from converters.symmetry.storage import storage_key
 
 #: Sizes that depend on the data stand as numbers that no network has by chance, one per symbol.
 _UNKNOWN_SIZES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121)

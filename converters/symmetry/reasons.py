@@ -45,10 +45,11 @@ def joint(all_reasons: Iterable[frozenset[object]]) -> frozenset[object]:
     One of size 1 has none.
     """
     found = [reasons for reasons in all_reasons if reasons]
-    lost = [reasons for reasons in found if not any(_is_natural(r) for r in reasons)]
+    lost = [reasons for reasons in found if not any(map(is_natural, reasons))]
     structure: set[object] = {STRUCTURE for reasons in found if STRUCTURE in reasons}
     return frozenset(structure.union(*(lost or found)) or (APART,))
 
 
-def _is_natural(reason: object) -> bool:
+def is_natural(reason: object) -> bool:
+    """Whether nothing was lost by fixing for this reason."""
     return isinstance(reason, Reason) and reason.natural

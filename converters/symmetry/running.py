@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from converters.inspection import evaluating
 from converters.symmetry.arguments import map_tensors
-from converters.symmetry.memory import Contradiction, Memory, Twins, widen
+from converters.symmetry.memory import Contradiction, Memory, Twins, named_tensors, widen
 from converters.symmetry.returned import returned_tensors
 from converters.symmetry.sizes import SizeGuard, TooLarge, UnknownSizes
 from converters.symmetry.snapshot import Snapshot
@@ -52,7 +52,7 @@ class Network:
         spec: PermutationSpec,
     ) -> None:
         self.module, self.args, self.kwargs = module, args, dict(kwargs)
-        self.tensors = _named_tensors(module)
+        self.tensors = named_tensors(module)
         _check(self.tensors, spec)
         self.snapshot = Snapshot(module, ())
         reached = self.snapshot.seen.values()
@@ -201,13 +201,6 @@ def _equal(one: Tensor, other: Tensor) -> bool:
         return False
     same = one == other
     return bool((same | ((one != one) & (other != other))).all())
-
-
-def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers by every name they have."""
-    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    tensors.update(module.named_buffers(remove_duplicate=False))
-    return {name: tensors[name] for name in module.state_dict() if name in tensors}
 
 
 def _check(tensors: Mapping[str, Tensor], spec: PermutationSpec) -> None:

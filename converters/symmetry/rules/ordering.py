@@ -3,26 +3,87 @@
 The largest, the k-th and the sorted entries are the same however the axis is relabelled. *Where*
 they stand is relabelled with it: such a result holds indices of the axis (``Value.indexes``), and
 an operation that looks them up in an axis ties it to this one. Any other use tells them apart.
+
+The index of the largest entry moves with it when neurons are relabelled, unless two are equal: then
+the first counts. Behind a ReLU many entries are zero at once. So an index is followed only where
+the entries are scores that a linear map gives, possibly normalised: these agree by accident only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from converters.symmetry.call import Call
-from converters.symmetry.dims import Dim
+from converters.symmetry.call import Call, Entry
+from converters.symmetry.dims import Dim, find
 from converters.symmetry.rules.common import broadcast, entrywise, table
-from converters.symmetry.ties import all_different
 from converters.symmetry.values import Value
+
+if TYPE_CHECKING:
+    from converters.symmetry.engine import Engine
+
+
+#: Strictly monotone functions keep different entries apart.
+_MONOTONE = {"sigmoid", "tanh", "exp", "log", "softplus", "log_sigmoid", "neg"}
+
+#: Functions that are constant nowhere: what goes in is flat where what comes out is.
+_NOWHERE_FLAT = {
+    *_MONOTONE, "silu", "gelu", "mish", "elu", "celu", "selu", "leaky_relu", "sin", "cos", "erf",
+    "pow", "square", "sqrt", "rsqrt", "reciprocal",
+}
+_PASSING = {
+    "input", "linear", "convolution", "embedding", "batch_norm", "layer_norm", "rms_norm",
+    "group_norm", "instance_norm", "normalise", "add", "multiply", "scale", "gate", "softmax",
+    "attention", "reduce", "pool", "concatenate", "recurrent", "transform",
+}
+
+
+def _all_different(engine: Engine, value: Value, axis: Dim) -> bool:
+    """Whether entries along an axis differ but by accident, for almost every input."""
+    if len(value.sources) != 1:
+        return False
+    entry = engine.entries[value.sources[0]]
+    if not _holds(entry.output, axis):
+        return False
+    if entry.kind == "linear":
+        stored = [engine.program.parameters[name] for _, name in entry.parameters]
+        weights = [engine.values[ref] for ref in stored]
+        weights += [value for value in entry.values if value.made_from]
+        known = any(_holds(weight, axis) for weight in weights)
+        return known and _nowhere_zero(entry, engine.entries)
+    monotone = entry.kind == "activation" and entry.op.removeprefix("aten.") in _MONOTONE
+    shifted = entry.kind == "add" and bool(entry.parameters)
+    if (monotone or shifted or entry.kind == "softmax") and len(entry.values) == 1:
+        return _all_different(engine, entry.values[0], axis)
+    return False
+
+
+def _holds(value: Value, axis: Dim) -> bool:
+    return any(find(dim) is find(axis) for dim in value.shown)
+
+
+def _nowhere_zero(last: Entry, entries: Sequence[Entry]) -> bool:
+    """Whether what a layer takes is flat for no set of inputs, or it adds something of its own."""
+    pending, seen = [last], {id(last)}
+    while pending:
+        entry = pending.pop()
+        curved = entry.kind == "activation" and entry.op.removeprefix("aten.") in _NOWHERE_FLAT
+        if entry.kind not in _PASSING and not curved:
+            return False
+        if any(role == "bias" for role, _ in entry.parameters):
+            continue
+        for source in (entries[number] for number in entry.inputs):
+            if id(source) not in seen:
+                seen.add(id(source))
+                pending.append(source)
+    return True
 
 
 def places(call: Call, value: Value, dim: Dim, kept: Sequence[Dim]) -> Value:
     """Return indices of a dimension of a value, where its largest or sorted entries stand."""
     result = value.like(kept)
     call.drops(dim, results=range(len(call.shapes)))
-    engine = call.engine
-    parameters = {name: engine.values[ref] for name, ref in engine.program.parameters.items()}
-    if all_different(value, dim, engine.entries, parameters):
+    if _all_different(call.engine, value, dim):
         result.indexes = dim
         # One relabelling of the indices is meant, wherever they are looked up.
         call.iterates(dim)

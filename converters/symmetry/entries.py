@@ -1,0 +1,220 @@
+"""Which entries of tensors are written before they are read, and which are never read.
+
+``out[:, :4] = a`` is traced as ``slice_scatter(out, copy(slice(out), a))``: the copy reads nothing
+of the slice. And ``torch.empty`` holds what nobody knows, so that all that is computed of it would
+be fixed; but where every entry is written before it is read, any numbers do. To see that, the
+operations that write to such a tensor and those that arrange it run on a mask of what is unwritten.
+
+Nor are all entries of stored tensors read: later positions of a table, of a cache. Every entry of a
+parameter has a number, and the numbers go through all operations that only move entries. Where any
+other operation takes them, or the caller gets them, they are read; and so are those that are
+written over, since the same place is. A buffer's next value is no reader: what is only kept is not
+used.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from converters.symmetry.program import ARRANGING, Operation, Program, Ref, references, replaced
+
+#: consecutive indices of an axis: how many, and whether nothing reads them
+Runs: TypeAlias = "list[tuple[int, bool]]"
+
+#: Tensors with more entries than this are taken to be read, and before they are written.
+MAX_ENTRIES = 2**24
+
+_EMPTY = (
+    "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted",
+)
+_WRITES = ("slice_scatter", "select_scatter")
+
+#: Operations whose results are entries of their arguments, each moved to its place.
+_MOVES = frozenset((
+    *ARRANGING, *_WRITES, "copy", "_to_copy", "to", "expand", "expand_as", "repeat", "cat", "stack",
+    "detach_", "lift_fresh_copy", "flip", "roll", "diagonal", "swapaxes", "view_as", "unfold",
+))  # fmt: skip
+
+
+def _run(
+    operation: Operation, program: Program, known: Mapping[Ref, Tensor], blank: Tensor
+) -> list[Tensor]:
+    """Run an operation on what is known of its operands, and one number for all entries of others.
+    """
+
+    def stand_in(ref: Ref) -> Tensor:
+        return known[ref] if ref in known else blank.expand(program.results[ref].shape)
+
+    args, kwargs = replaced((operation.args, operation.kwargs), stand_in)
+    found = operation.target(*args, **kwargs)
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+# -- written before they are read ------------------------------------------------------------------
+
+
+def settle_writes(program: Program) -> None:
+    """Let copies be what they copy, uninitialised tensors that are filled zeros, and drop the rest.
+
+    The program computes the same as before; what nothing reads any more is left out.
+    """
+    copied = [_without_copy(program, operation) for operation in program.operations]
+    program.operations = list(itertools.chain.from_iterable(copied))
+    found = _Unwritten(program)
+    for operation in program.operations:
+        found.follow(operation)
+    found.read(*program.kept)
+    needed, kept = program.kept, []
+    for operation in reversed(program.operations):
+        if not needed.isdisjoint(operation.outputs):
+            filled = operation.outputs[0] in found.made - found.was_read
+            kept.append(_zeros(program, operation) if filled else operation)
+            needed.update(kept[-1].operands)
+    program.operations = kept[::-1]
+
+
+def _without_copy(program: Program, operation: Operation) -> list[Operation]:
+    """Broadcast and convert what is copied; nothing of what it is copied over is left."""
+    if operation.name != "aten.copy" or not isinstance(source := operation.args[1], Ref):
+        return [operation]
+    (target,) = operation.outputs
+    if target is None:
+        return []
+    wanted = program.results[target]
+    wide = program.new(wanted.shape, program.results[source].dtype)
+    expand, convert = torch.ops.aten.expand.default, torch.ops.aten._to_copy.default
+    return [
+        replace(operation, target=expand, args=(source, wanted.shape), kwargs={}, outputs=(wide,)),
+        replace(operation, target=convert, args=(wide,), kwargs={"dtype": wanted.dtype}),
+    ]
+
+
+def _zeros(program: Program, operation: Operation) -> Operation:
+    (ref,) = operation.outputs
+    assert ref is not None
+    known = program.results[ref]
+    zeros = torch.ops.aten.zeros.default
+    return replace(operation, target=zeros, args=(known.shape,), kwargs={"dtype": known.dtype})
+
+
+@dataclass
+class _Unwritten:
+    """Follows what is unwritten through a program.
+
+    Attributes:
+        masks: for each tensor with entries that may be unwritten, which.
+        origins: where it was made.
+        made: uninitialised tensors.
+        was_read: those of them of which something is read.
+    """
+
+    program: Program
+    masks: dict[Ref, Tensor] = field(default_factory=dict)
+    origins: dict[Ref, Ref] = field(default_factory=dict)
+    made: set[Ref] = field(default_factory=set)
+    was_read: set[Ref] = field(default_factory=set)
+
+    def follow(self, operation: Operation) -> None:
+        name, first = operation.short_name, operation.outputs[0]
+        base = operation.args[0] if operation.args else None
+        if name in _EMPTY and first is not None:
+            shape = self.program.results[first].shape
+            if torch.Size(shape).numel() <= MAX_ENTRIES:
+                self.made.add(first)
+                self.masks[first], self.origins[first] = torch.ones(shape, dtype=torch.bool), first
+        elif isinstance(base, Ref) and base in self.masks and name in (*_WRITES, *ARRANGING):
+            self.read(*references((operation.args[1:], operation.kwargs)))
+            written = torch.zeros((), dtype=torch.bool)
+            found = _run(operation, self.program, {base: self.masks[base]}, written)
+            for ref, left in zip(operation.outputs, found, strict=True):
+                if ref is not None and left.any():
+                    self.masks[ref], self.origins[ref] = left, self.origins[base]
+        else:
+            self.read(*operation.operands)
+
+    def read(self, *refs: Ref) -> None:
+        """Note that tensors are read."""
+        self.was_read.update(self.origins[ref] for ref in refs if ref in self.origins)
+
+
+# -- never read ------------------------------------------------------------------------------------
+
+_NONE = -1
+
+
+def find_unread(program: Program) -> dict[Ref, tuple[Runs, ...]]:
+    """Return for parameters that are read in part, along each axis, what is and what is not."""
+    numbers: dict[Ref, Tensor] = {}
+    starts: list[tuple[int, int, Ref]] = []
+    total, taken_apart = 0, _taken_apart(program)
+    for ref in program.parameters.values():
+        shape = program.results[ref].shape
+        size = torch.Size(shape).numel()
+        if 0 < size <= MAX_ENTRIES and ref in taken_apart:
+            numbers[ref] = torch.arange(total, total + size).reshape(shape)
+            starts.append((total, total + size, ref))
+            total += size
+    read = torch.zeros(total, dtype=torch.bool)
+
+    def reads(ref: Ref, but: Ref | None = None) -> None:
+        """Note that a tensor is read, except for the entries that it leaves to another."""
+        if ref in numbers:
+            found = numbers[ref]
+            if but is not None:
+                found = found[found != numbers[but]]
+            read[found[found != _NONE]] = True
+
+    for operation in program.operations if numbers else ():
+        sources = operation.operands
+        if numbers.keys().isdisjoint(sources):
+            continue
+        followed = _follow(operation, program, numbers)
+        overwrites = operation.short_name in (*_WRITES, "copy")
+        for source in sources if not followed else sources[:1] * overwrites:
+            reads(source, operation.outputs[0] if followed else None)
+    for ref in program.outputs:
+        reads(ref)
+    return {
+        ref: tuple(_runs(seen, axis) for axis in range(seen.dim()))
+        for start, stop, ref in starts
+        if not bool((seen := read[start:stop].reshape(program.results[ref].shape)).all())
+    }
+
+
+def _taken_apart(program: Program) -> set[Ref]:
+    """Return tensors that only operations take which move entries; most tensors are weights."""
+    taken: set[Ref] = set()
+    others: set[Ref] = set()
+    for operation in program.operations:
+        (taken if operation.short_name in _MOVES else others).update(operation.operands)
+    return taken - others
+
+
+def _follow(operation: Operation, program: Program, numbers: dict[Ref, Tensor]) -> bool:
+    """Move the numbers as an operation moves entries; whether it does no more than that."""
+    if operation.short_name not in _MOVES:
+        return False
+    if operation.short_name in ("_to_copy", "to"):
+        # A conversion that the numbers would not survive.
+        operation = replace(operation, target=torch.clone, args=operation.args[:1], kwargs={})
+    try:
+        moved = _run(operation, program, numbers, torch.tensor(_NONE))
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    outputs = [(ref, value) for ref, value in zip(operation.outputs, moved, strict=False) if ref]
+    if any(tuple(value.shape) != program.results[ref].shape for ref, value in outputs):
+        return False
+    numbers.update(outputs)
+    return True
+
+
+def _runs(seen: Tensor, axis: int) -> Runs:
+    others = [place for place in range(seen.dim()) if place != axis]
+    along = seen.any(dim=others) if others else seen
+    return [(len(list(run)), not is_read) for is_read, run in itertools.groupby(along.tolist())]
