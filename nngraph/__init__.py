@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Activation": "nngraph.graph",
-    "Architecture": "nngraph.graph",
-    "NeuralGraph": "nngraph.graph",
-    "NeuralGraphDataset": "nngraph.datasets",
-    "NeuralGraphStack": "nngraph.graph",
-    "Symmetry": "nngraph.graph",
-    "forward": "nngraph.graph",
-    "to_graph": "converters",
-    "to_module": "converters",
-    "to_state_dict": "converters",
-}
-
 __all__ = [
     "Activation",
     "Architecture",
@@ -47,6 +34,12 @@ __all__ = [
     "to_module",
     "to_state_dict",
 ]
+
+_HOME = {
+    **dict.fromkeys(__all__, "nngraph.graph"),
+    **dict.fromkeys(("to_graph", "to_module", "to_state_dict"), "converters"),
+    "NeuralGraphDataset": "nngraph.datasets",
+}
 
 
 def __getattr__(name: str) -> Any:

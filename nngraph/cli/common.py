@@ -18,6 +18,11 @@ def tell(options: Reports, data: dict[str, Any], words: Callable[[], str], code:
     return code
 
 
+def picked(of: object, *names: str) -> dict[str, Any]:
+    """Return some attributes by name."""
+    return {name: getattr(of, name) for name in names}
+
+
 def at_least(least: int, **values: int) -> None:
     """Refuse numbers that are less."""
     for name, value in values.items():

@@ -15,7 +15,7 @@ import torch
 from converters import to_graph, to_module, to_state_dict
 from nngraph import drawing
 from nngraph.cli import text
-from nngraph.cli.common import at_least
+from nngraph.cli.common import at_least, picked
 from nngraph.cli.options.training import Demo
 from nngraph.cli.relabelled import Relabelled, compare_relabelled
 from nngraph.errors import DataFileError
@@ -95,8 +95,7 @@ class _Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "label": self.contestant.label,
-            "folder": self.contestant.folder,
+            **picked(self.contestant, "label", "folder"),
             **self.report.to_dict(),
             "relabelled": self.relabelled.to_dict(),
             "relabelled_training": self.relabelled_training.to_dict(),
@@ -226,10 +225,9 @@ def run_demo(
 def _train(
     contestant: _Contestant, plan: _Plan, zoo: Zoo, out: Path, seed: int, progress: bool
 ) -> _Outcome:
-    names = ("model", "options", "epochs", "motion", "relabel")
     settings = TrainSettings(
         zoo=str(zoo.path), warmup_steps=plan.warmup_steps, seed=seed,
-        **{name: getattr(contestant, name) for name in names},
+        **picked(contestant, "model", "options", "epochs", "motion", "relabel"),
     )  # fmt: skip
     folder = out / "runs" / contestant.folder
     report = train(settings, folder, progress)

@@ -17,7 +17,7 @@ from converters import (
 )
 from converters.symmetry import PermutationSpec
 from nngraph.cli import text
-from nngraph.cli.common import at_least, tell
+from nngraph.cli.common import at_least, picked, tell
 from nngraph.cli.networks import (
     activations_of,
     describe,
@@ -214,15 +214,15 @@ def _described(graph: NeuralGraph, spec: PermutationSpec) -> dict[str, Any]:
         "log10_order": spec.log10_order,
         "groups": [
             {
-                "name": g.name, "size": g.size, "role": g.role, "activation": str(g.activation),
+                **picked(g, "name", "size", "role"), "activation": str(g.activation),
                 "spaces": [f.space for f in g.factors if f.space is not None],
             }
             for g in architecture.groups
         ],
         "spaces": [
             {
-                "name": spaces.get(s.name, s.name), "size": s.size, "within": list(s.within),
-                "fixed": s.fixed,
+                **picked(s, "size", "fixed"), "name": spaces.get(s.name, s.name),
+                "within": list(s.within),
                 "ties": [f"{name}[{axis}]" for name, axis in spec.ties(s.name)],
             }
             for s in spec.spaces
@@ -231,7 +231,7 @@ def _described(graph: NeuralGraph, spec: PermutationSpec) -> dict[str, Any]:
             {
                 "parameter": None if b.identity else b.parameter.name,
                 "source": names[b.source], "target": names[b.target],
-                "parts": b.parts, "rows": b.rows, "columns": b.columns, "taps": b.taps,
+                **picked(b, "parts", "rows", "columns", "taps"),
             }
             for b in architecture.blocks
         ],
@@ -242,24 +242,15 @@ def _described(graph: NeuralGraph, spec: PermutationSpec) -> dict[str, Any]:
 
 def _plain(report: Verification) -> dict[str, Any]:
     runs = report.runs
+    told = ("status", "reason", "tried", "idle", "loose", "unseen")
     return {
-        "holds": report.holds,
-        "status": report.status,
-        "spaces": [
-            {
-                "name": c.space, "status": c.status, "reason": c.reason, "tried": c.tried,
-                "idle": c.idle, "loose": c.loose, "unseen": c.unseen,
-            }
-            for c in report.checks
-        ],
+        **picked(report, "holds", "status", "tolerance", "incomplete", "ran"),
+        "spaces": [{"name": check.space, **picked(check, *told)} for check in report.checks],
         "worst": report.worst if report.worst < float("inf") else None,
-        "tolerance": report.tolerance,
         "missed": None if report.missed is None else [str(missed) for missed in report.missed],
-        "incomplete": report.incomplete,
-        "ran": report.ran,
         "runs": runs if runs is not None and runs < float("inf") else None,
         "text": str(report),
-    }  # fmt: skip
+    }
 
 
 def _module_words(data: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from nngraph.alignment import (
     match_weights,
 )
 from nngraph.cli import text
-from nngraph.cli.common import at_least, tell
+from nngraph.cli.common import at_least, picked, tell
 from nngraph.cli.networks import is_graph_file, read_architecture, read_network
 from nngraph.cli.options.deriving import mistake, values_of_the_user
 from nngraph.cli.options.networks import Match
@@ -48,7 +48,7 @@ def match(options: Match) -> int:
     pairs = {"before": (a, b), "after": (a, aligned)}
     barriers = {} if loss is None else {n: barrier(*pair, loss) for n, pair in pairs.items()}
     result: dict[str, Any] = {
-        **{name: getattr(options, name) for name in ("first", "second", "method", "out", "figure")},
+        **picked(options, "first", "second", "method", "out", "figure"),
         "architecture": str(a.architecture),
         "neurons_moved": {
             space: int((index != torch.arange(index.shape[-1])).sum())

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from converters import load_graph, load_state_dict, state_dict_to_graph
 from converters.onnx_files import ELEMENTS, load_onnx
+from nngraph.cli.common import picked
 from nngraph.cli.options.deriving import mistake
 from nngraph.errors import ArchitectureError, DataFileError, NNGraphError, UnsupportedModuleError
 from nngraph.graph import Activation, Architecture, NeuralGraph, Symmetry
@@ -43,11 +44,9 @@ def is_graph_file(path: Path) -> bool:
 
 
 def read_network(
-    path: Path,
-    activation: Sequence[str] | None = None,
-    w0: float | None = None,
+    path: Path, activation: Sequence[str] | None = None, w0: float | None = None,
     allow_nonfinite: bool = False,
-) -> tuple[NeuralGraph, bool]:
+) -> tuple[NeuralGraph, bool]:  # fmt: skip
     """Read a graph file or the state dict of an MLP; return whether its activations were assumed.
 
     Args:
@@ -116,7 +115,7 @@ def describe(architecture: Architecture, parameters: Mapping[str, Tensor]) -> di
         "parameters": sum(parameter.numel for parameter in architecture.parameters),
         "dtype": str(first.dtype).removeprefix("torch."),
         "groups": [
-            {"name": g.name, "size": g.size, "role": g.role, "activation": str(g.activation)}
+            {**picked(g, "name", "size", "role"), "activation": str(g.activation)}
             for g in architecture.groups
         ],
         "symmetry": {

@@ -48,20 +48,16 @@ class Relabelled:
 
 @torch.no_grad()
 def compare_relabelled(
-    task: Predict,
-    model: nn.Module,
-    networks: Sequence[tuple[Tensor, NeuralGraphStack]],
-    seed: int = 0,
-    batch_size: int = 256,
-) -> Relabelled:
-    """Relabel the neurons of every network at random, and compare the answers, in float64.
+    task: Predict, model: nn.Module, networks: Sequence[tuple[Tensor, NeuralGraphStack]],
+    seed: int = 0, batch_size: int = 256,
+) -> Relabelled:  # fmt: skip
+    """Relabel the neurons of every network at random, and compare the answers.
 
     In float64, since two classes may come so close that the rounding of float32 decides.
 
     Args:
         task: what the model was trained for, which says how networks are prepared for it.
         networks: numbers and stack of each architecture, as of ``Zoo.stacks``.
-        seed: of the relabellings.
     """
     if not networks:
         raise InvalidGraphError("there are no networks to relabel; expected at least one.")

@@ -6,11 +6,7 @@ from __future__ import annotations
 def check_whole(
     settings: object, *names: str, least: int = 1, error: type[ValueError] = ValueError
 ) -> None:
-    """Hold settings to be whole numbers of at least ``least``.
-
-    Raises:
-        ValueError: or ``error``, naming the first that is none.
-    """
+    """Hold settings to be whole numbers of at least ``least``, or name the first that is none."""
     for name in names:
         value = getattr(settings, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

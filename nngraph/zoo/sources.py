@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ class ImageSource:
             raise InvalidGraphError(
                 f"{count} images of {self.name!r} are asked for; expected 1 to {len(self)}."
             )
-        return ImageSource(self.name, self.images[:count], self.labels[:count], self.class_names)
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def divide(self, test: float = 0.2) -> tuple[ImageSource, ImageSource]:
         """Divide into training and test images, at random, the same way every time.
@@ -97,14 +97,14 @@ class ImageSource:
                 "testing; expected at least one image on either side."
             )
         order = torch.from_numpy(np.random.default_rng(0xD1).permutation(len(self)))
-        parts = (("train", order[count:]), ("test", order[:count]))
-        first, second = (
-            ImageSource(
-                f"{self.name}-{name}", self.images[chosen], self.labels[chosen], self.class_names
+        parts = {"train": order[count:], "test": order[:count]}
+        train, held_out = (
+            replace(
+                self, name=f"{self.name}-{name}", images=self.images[rows], labels=self.labels[rows]
             )
-            for name, chosen in parts
+            for name, rows in parts.items()
         )
-        return first, second
+        return train, held_out
 
     def targets(self, indices: Tensor | slice = slice(None)) -> Tensor:
         """Return these images as float32 in [0, 1], ``[n, H, W, C]``."""

@@ -72,13 +72,9 @@ class BatchedClassifiers:
         return torch.stack(drawn)
 
     def forward(
-        self,
-        images: Tensor,
-        flat: Tensor | None = None,
-        training: bool = False,
-        dropout: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+        self, images: Tensor, flat: Tensor | None = None, training: bool = False,
+        dropout: Tensor | None = None, generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
         """Return logits ``[B, N, classes]`` of images ``[B, N, C, H, W]``, or of ``[N, C, H, W]``.
 
         Args:

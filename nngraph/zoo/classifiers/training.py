@@ -19,8 +19,8 @@ from nngraph.zoo.threads import on_threads
 
 #: Networks that are trained at once by a thread: their tensors stay in the processor's cache.
 CHUNK = 8
-#: Images at once in evaluation, per network.
-_EVALUATED = 250
+#: Images at once in evaluation, per network, and training images that a network is judged on.
+_EVALUATED, _JUDGED = 250, 1000
 #: Numbers beyond this are not trained on: the network has diverged.
 _LARGEST = 1e6
 
@@ -75,24 +75,14 @@ class TrainedRuns:
 
 
 def train_classifiers(
-    spec: ClassifierSpec,
-    runs: Mapping[str, np.ndarray],
-    train: LabelledImages,
-    test: LabelledImages,
-    *,
-    steps: Sequence[int],
-    checkpoints: int,
-    batch_size: int,
-    seed: int,
-    stream: int = 0,
-    threads: int = 1,
-    max_train: int = 1000,
-    on_chunk: Callable[[int, Tensor], None] | None = None,
-) -> TrainedRuns:
+    spec: ClassifierSpec, runs: Mapping[str, np.ndarray], train: LabelledImages,
+    test: LabelledImages, *, steps: Sequence[int], checkpoints: int, batch_size: int, seed: int,
+    stream: int, threads: int, on_chunk: Callable[[int, Tensor], None],
+) -> TrainedRuns:  # fmt: skip
     """Train networks of one architecture, each with its own hyper-parameters and images.
 
     A network sees a random subset of the training images, in batches drawn from it with
-    replacement; its training accuracy is that on the first ``max_train`` of its subset.
+    replacement; its training accuracy is that on the first :data:`_JUDGED` of its subset.
 
     Args:
         runs: hyper-parameters, ``[B]`` by name, as of :func:`draw_runs`.
@@ -111,13 +101,12 @@ def train_classifiers(
         drawn = np.random.SeedSequence([seed, stream, start]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(drawn) % 2**63)
         kept = _checkpoints(steps[start // CHUNK], checkpoints)
-        return _Chunk(spec, own, train, test, generator, max_train).train(kept, batch_size)
+        return _Chunk(spec, own, train, test, generator, _JUDGED).train(kept, batch_size)
 
     for chunk in on_threads(run, range(0, count, CHUNK), threads):
         done.append(chunk)
-        if on_chunk is not None:
-            last = chunk.measures["test_accuracy"][:, -1]
-            on_chunk(len(last), last)
+        last = chunk.measures["test_accuracy"][:, -1]
+        on_chunk(len(last), last)
     return TrainedRuns(
         _joined(torch.cat, [c.parameters for c in done]),
         _joined(torch.cat, [c.measures for c in done]),

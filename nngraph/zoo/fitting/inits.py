@@ -127,12 +127,10 @@ def layer_inputs(
 
 
 def initial_parameters(
-    architecture: Architecture,
-    count: int,
-    generator: torch.Generator,
+    architecture: Architecture, count: int, generator: torch.Generator,
     fixed: Mapping[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    r"""Draw ``count`` independent networks.
+) -> dict[str, Tensor]:  # fmt: skip
+    r"""Draw ``count`` independent networks: parameters by name, float32 ``[count, *shape]``.
 
     Weights of a SIREN as Sitzmann et al. draw them: of the first layer uniform in
     :math:`\pm 1/d`, of the others in :math:`\pm\sqrt{6/d}/w_0` with d the layer's inputs. Weights
@@ -141,9 +139,6 @@ def initial_parameters(
 
     Args:
         fixed: parameters of the first layer that all networks have.
-
-    Returns:
-        Every parameter by its name, float32 ``[count, *shape]``.
     """
     layers = fitted_layers(architecture, fixed)
     shapes = {p.name: p.shape for p in architecture.parameters}

@@ -91,14 +91,6 @@ def suggested_settings(
     return w0, fit if torch.device(device).type == "cpu" else replace(fit, chunk=4096)
 
 
-def _feature_scale(image_shape: Sequence[int]) -> float:
-    """Return the scale of Fourier features for images of ``(H, W, ...)``.
-
-    Of 1, 2, 3 at 8 x 8 and 2, 4, 6 at 28 x 28 pixels the one with the most dB on digits and MNIST.
-    """
-    return 2.0 if max(image_shape[:2]) <= 16 else 4.0
-
-
 def fit_zoo(
     path: str | Path,
     source: ImageSource,
@@ -143,7 +135,8 @@ def fit_zoo(
     shape = source.images.shape[1:]
     w0, fit = suggested_settings(shape, settings.features, settings.device)
     if settings.features and settings.feature_scale is None:
-        settings = replace(settings, feature_scale=_feature_scale(shape))
+        # Of 1, 2, 3 at 8 x 8 and 2, 4, 6 at 28 x 28 pixels the one with the most dB.
+        settings = replace(settings, feature_scale=2.0 if max(shape[:2]) <= 16 else 4.0)
     if architecture is None:
         architecture = _architectures(settings, w0, shape[-1])
     elif settings.widths is not None or settings.w0 is not None:

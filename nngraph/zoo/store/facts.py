@@ -79,11 +79,7 @@ class Fact:
 def check_facts(
     expected: tuple[Fact, ...], given: Mapping[str, Tensor], count: int
 ) -> dict[str, Tensor]:
-    """Return facts in order, in their dtypes, after checking them.
-
-    Raises:
-        InvalidGraphError: if one is missing, unknown, of a wrong shape or kind, or out of range.
-    """
+    """Return facts in order, in their dtypes, after checking them."""
     names = [fact.name for fact in expected]
     if different := sorted(set(names) ^ set(given)):
         state = "unknown" if different[0] in given else "missing"

@@ -90,11 +90,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Layout:
-    """What every network of a shard has: parameters of an architecture in a dtype, and facts.
-
-    Raises:
-        ArchitectureError: if a parameter has the name of a fact.
-    """
+    """What every network of a shard has: parameters of an architecture in a dtype, and facts."""
 
     architecture: Architecture
     facts: tuple[Fact, ...]
@@ -141,12 +137,7 @@ def write_shard(path: Path, layout: Layout, tensors: Mapping[str, Tensor]) -> tu
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file of a zoo whole or not at all.
-
-    Raises:
-        DataFileError: if it cannot be written, such as on a full disk; what was there before is
-            left.
-    """
+    """Write a file of a zoo whole or not at all, such as on a full disk."""
     try:
         write_atomically(path, data)
     except OSError as error:
@@ -165,12 +156,7 @@ def _facts_digest(facts: tuple[Fact, ...], values: Mapping[str, Tensor]) -> str:
 
 
 def check_shard(path: Path, layout: Layout, count: int) -> dict[str, int]:
-    """Return where each tensor of a shard begins in the file, after checking all but its data.
-
-    Raises:
-        DataFileError: naming the file, if it does not hold exactly the tensors of ``count``
-            networks.
-    """
+    """Return where each tensor of a shard begins in the file, after checking all but its data."""
     total = sum(layout.nbytes(name, count) for name in layout.entries)
     try:
         status = path.lstat()
@@ -262,10 +248,7 @@ def read_facts(path: Path, layout: Layout, shard: Shard) -> dict[str, Tensor]:
 
 
 def map_shard(path: Path, layout: Layout, count: int) -> dict[str, Tensor]:
-    """Map a shard into memory, after :func:`check_shard`; raises as that does.
-
-    The tensors are private to this process: nothing that is written to them reaches the file.
-    """
+    """Map a shard into memory, private to this process: what is written reaches no file."""
     offsets = check_shard(path, layout, count)
     size = path.stat().st_size
     whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)

@@ -32,12 +32,6 @@ def split_of_images(count: int, splits: Sequence[float], seed: int) -> Tensor:
     """Assign each of ``count`` images to a split at random: ``[count]``, 0 train, 1 val, 2 test.
 
     The sizes of the splits are exact, to rounding.
-
-    Args:
-        splits: fractions of train, validation and test images; they sum to 1.
-
-    Raises:
-        InvalidGraphError: if they are not three fractions that sum to 1.
     """
     fractions = policy_of(splits, seed).fractions
     first = round(count * fractions[0])

@@ -100,21 +100,13 @@ def write_zoo(
 
 
 def write_with_bar(
-    path: Path,
-    wanted: Manifest,
+    path: Path, wanted: Manifest,
     make: Callable[[int, Callable[..., None]], Mapping[str, Tensor]],
-    *,
-    desc: str,
-    unit: str,
-    shown: bool,
-    networks: int = 1,
-) -> None:
-    """Write a zoo as :func:`write_zoo` does, with a progress bar on stderr.
+    *, desc: str, unit: str, shown: bool, networks: int = 1,
+) -> None:  # fmt: skip
+    """Write a zoo as :func:`write_zoo` does, with a progress bar, whose unit is some ``networks``.
 
-    Args:
-        make: is given a function besides, to tell it units that are done and what they reached.
-        desc, unit: words of the bar.
-        networks: of a unit.
+    ``make`` is given a function besides, to tell it units that are done and what they reached.
     """
     ranks = Ranks.of_environment()
     with progress_bar(unit=unit, desc=desc, shown=shown and ranks.leads) as bar:
@@ -171,10 +163,7 @@ def continue_or_begin(path: Path, wanted: Manifest) -> Manifest:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove files that a process left behind that was killed while writing them.
-
-    The caller holds the lock, so that nobody is writing them now.
-    """
+    """Remove files that a killed process was writing; the caller holds the lock, nobody is now."""
     for leftover in path.glob(f"{TEMPORARY}*"):
         leftover.unlink(missing_ok=True)
 

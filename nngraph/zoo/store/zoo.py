@@ -158,10 +158,7 @@ class Zoo:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name of each label; none if the networks have no labels."""
-        for fact in self.manifest.facts:
-            if fact.name == "label":
-                return fact.values
-        return ()
+        return next((fact.values for fact in self.manifest.facts if fact.name == "label"), ())
 
     @property
     def num_classes(self) -> int:
@@ -394,7 +391,6 @@ class Zoo:
     def info(self) -> dict[str, Any]:
         """Return what there is to know, as plain values: sizes, splits, facts, how it was made."""
         manifest = self.manifest
-        counts = torch.bincount(self.architecture_index, minlength=len(self.architectures))
         return {
             "networks": len(self),
             "complete": self.complete,
@@ -403,10 +399,10 @@ class Zoo:
             "architectures": [
                 {
                     "architecture": str(architecture),
-                    "networks": count,
+                    "networks": int((self.architecture_index == kind).sum()),
                     "parameters": sum(p.numel for p in architecture.parameters),
                 }
-                for architecture, count in zip(self.architectures, counts.tolist(), strict=True)
+                for kind, architecture in enumerate(self.architectures)
             ],
             "groups": len(torch.unique(self.group_keys())),
             "group": manifest.group,
