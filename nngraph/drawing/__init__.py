@@ -16,19 +16,7 @@ from nngraph.drawing.figures import (
 from nngraph.drawing.zoos import draw_contact_sheet, draw_histograms
 
 __all__ = [
-    "Panel",
-    "draw_alignment",
-    "draw_basis",
-    "draw_confusion",
-    "draw_contact_sheet",
-    "draw_curves",
-    "draw_demo",
-    "draw_histograms",
-    "draw_images",
-    "draw_learning_curves",
-    "draw_network",
-    "draw_run",
-    "new_figure",
-    "save_figure",
-    "style_axes",
+    "Panel", "draw_alignment", "draw_basis", "draw_confusion", "draw_contact_sheet", "draw_curves",
+    "draw_demo", "draw_histograms", "draw_images", "draw_learning_curves", "draw_network",
+    "draw_run", "new_figure", "save_figure", "style_axes",
 ]

@@ -38,13 +38,13 @@ from nngraph.graph.neuron_symmetry import (
     move_neurons,
     sample_moves,
 )
+from nngraph.graph.own_indices import STRUCTURE
 from nngraph.graph.parameters import DTYPES, check_parameters, check_tensor, pack, unpack
 from nngraph.graph.permutations import Indices, Permutations
 from nngraph.graph.relabelling import Relabelling
 from nngraph.graph.run import forward
 from nngraph.graph.spaces import Factor, Space, group_permutation
 from nngraph.graph.stack import NeuralGraphStack, to_batch
-from nngraph.graph.structure import STRUCTURE
 from nngraph.graph.symmetry import Symmetry
 from nngraph.graph.topology.kinds import BLOCK_KINDS, COLUMN_KINDS, KERNEL_AXES
 from nngraph.graph.topology.tables import (
@@ -60,68 +60,14 @@ from nngraph.graph.topology.tables import (
 from nngraph.graph.topology.topology import Topology
 
 __all__ = [
-    "ACTIVATIONS",
-    "BLOCK_KINDS",
-    "COLUMN_KINDS",
-    "DTYPES",
-    "INTEGERS",
-    "KERNEL_AXES",
-    "MAX_SIZE",
-    "ROLES",
-    "SCALED",
-    "SIGNED",
-    "STRUCTURE",
-    "Activation",
-    "ActivationFunction",
-    "Alike",
-    "Architecture",
-    "Block",
-    "Blocks",
-    "Bucket",
-    "ChainLayer",
-    "Column",
-    "Factor",
-    "Groups",
-    "Indices",
-    "Level",
-    "Meetings",
-    "Members",
-    "NeuralGraph",
-    "NeuralGraphStack",
-    "NeuronGroup",
-    "NeuronLayer",
-    "NeuronSymmetry",
-    "Neurons",
-    "Nodes",
-    "Parameter",
-    "Permutations",
-    "Relabelling",
-    "Slab",
-    "Space",
-    "Symmetry",
-    "Topology",
-    "canonicalise_neurons",
-    "chain_layers",
-    "check_parameters",
-    "check_readable",
-    "check_tensor",
-    "forward",
-    "group_permutation",
-    "hidden_layers",
-    "join_ensemble",
-    "join_networks",
-    "join_nodes",
-    "move_neurons",
-    "order_edges",
-    "pack",
-    "read_slab",
-    "restore_edges",
-    "run_ensemble",
-    "sample_moves",
-    "slabs_of",
-    "split_networks",
-    "to_batch",
-    "unpack",
-    "with_widths",
-    "write_slab",
+    "ACTIVATIONS", "BLOCK_KINDS", "COLUMN_KINDS", "DTYPES", "INTEGERS", "KERNEL_AXES", "MAX_SIZE",
+    "ROLES", "SCALED", "SIGNED", "STRUCTURE", "Activation", "ActivationFunction", "Alike",
+    "Architecture", "Block", "Blocks", "Bucket", "ChainLayer", "Column", "Factor", "Groups",
+    "Indices", "Level", "Meetings", "Members", "NeuralGraph", "NeuralGraphStack", "NeuronGroup",
+    "NeuronLayer", "NeuronSymmetry", "Neurons", "Nodes", "Parameter", "Permutations", "Relabelling",
+    "Slab", "Space", "Symmetry", "Topology", "canonicalise_neurons", "chain_layers",
+    "check_parameters", "check_readable", "check_tensor", "forward", "group_permutation",
+    "hidden_layers", "join_ensemble", "join_networks", "join_nodes", "move_neurons", "order_edges",
+    "pack", "read_slab", "restore_edges", "run_ensemble", "sample_moves", "slabs_of",
+    "split_networks", "to_batch", "unpack", "with_widths", "write_slab",
 ]

@@ -13,17 +13,10 @@ from nngraph.graph.spaces import Factor, Space
 
 #: Version of the form. It changes whenever an older reader would misread a newer file.
 SCHEMA_VERSION = 1
-
-
 #: What an architecture is made of: groups, parameters, residuals and spaces, in this order.
 Parts = tuple[
-    tuple[NeuronGroup, ...],
-    tuple[Parameter, ...],
-    tuple[tuple[int, int], ...],
-    tuple[Space, ...],
+    tuple[NeuronGroup, ...], tuple[Parameter, ...], tuple[tuple[int, int], ...], tuple[Space, ...]
 ]
-
-
 #: Fields that are left out where they say nothing: what MLPs do not have, so that their files stay
 #: as readers of old know them.
 _OPTIONAL = ("slabs", "integer", "aliases")
@@ -58,12 +51,7 @@ def _plain(value: Any) -> Any:
 
 
 def from_plain(data: object) -> Parts:
-    """Read what :func:`to_plain` wrote.
-
-    Raises:
-        ArchitectureError: if the version is unknown, or anything is missing, of a wrong type, or
-            inconsistent.
-    """
+    """Read what :func:`to_plain` wrote; see :meth:`nngraph.graph.Architecture.from_dict`."""
     found = _fields(
         data, "an architecture", ("format", "version", "groups", "parameters"),
         ("residuals", "structure"),
@@ -119,10 +107,19 @@ def _record(
     return read
 
 
-def _number(data: object, where: str) -> int:
-    if not is_count(data) or not 0 <= data <= MAX_SIZE:
-        raise ArchitectureError(f"{where} is {data!r}; expected a whole number from 0.")
-    return data
+def _value(fits: Callable[[Any], bool], expected: str) -> _Reader:
+    def read(data: Any, where: str) -> Any:
+        if not fits(data):
+            raise ArchitectureError(f"{where} is {data!r}; expected {expected}.")
+        return data
+
+    return read
+
+
+_number = _value(lambda data: is_count(data) and 0 <= data <= MAX_SIZE, "a whole number from 0")
+_string = _value(lambda data: isinstance(data, str), "a string")
+_optional = _value(lambda data: data is None or isinstance(data, str), "a name or null")
+_flag = _value(lambda data: isinstance(data, bool), "true or false")
 
 
 def _bounds(data: object, where: str) -> tuple[int, int]:
@@ -130,24 +127,6 @@ def _bounds(data: object, where: str) -> tuple[int, int]:
     if len(pair) != 2:
         raise ArchitectureError(f"{where} is {pair}; expected a pair (start, stop).")
     return pair  # type: ignore[no-any-return]
-
-
-def _string(data: object, where: str) -> str:
-    if not isinstance(data, str):
-        raise ArchitectureError(f"{where} is {data!r}; expected a string.")
-    return data
-
-
-def _optional(data: object, where: str) -> str | None:
-    if not (data is None or isinstance(data, str)):
-        raise ArchitectureError(f"{where} is {data!r}; expected a name or null.")
-    return data
-
-
-def _flag(data: object, where: str) -> bool:
-    if not isinstance(data, bool):
-        raise ArchitectureError(f"{where} is {data!r}; expected true or false.")
-    return data
 
 
 def _factor(data: Any, where: str) -> Factor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,8 +44,7 @@ class Alike:
     parameters: dict[str, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class _Places:
+class _Places(NamedTuple):
     """Networks ``[n]``, their nodes ``[n, N]`` and edges ``[n, E]`` in a ragged batch."""
 
     architecture: Architecture
@@ -108,20 +108,15 @@ def _places(topology: Topology) -> tuple[_Places, ...]:
     device = topology.nodes.level.device
     kind = torch.tensor([distinct[a] for a in topology.architectures], device=device)
 
-    def rows(own: Tensor, size: int, sizes: list[int]) -> Tensor:
+    def rows(own: Tensor, index: int, sizes: list[int]) -> Tensor:
         """Rows of each of the networks ``own``, which lie one after another."""
         every = torch.tensor(sizes, device=device)[kind]
         starts = every.cumsum(0) - every
-        return starts[own].unsqueeze(1) + torch.arange(size, device=device)
+        return starts[own].unsqueeze(1) + torch.arange(sizes[index], device=device)
 
     nodes, edges = ([getattr(a, n) for a in distinct] for n in ("num_nodes", "num_edges"))
-    found = []
-    for architecture, index in distinct.items():
-        own = torch.nonzero(kind == index).squeeze(1)
-        found.append(
-            _Places(
-                architecture, own, rows(own, architecture.num_nodes, nodes),
-                rows(own, architecture.num_edges, edges),
-            )
-        )  # fmt: skip
-    return tuple(found)
+    owned = [torch.nonzero(kind == index).squeeze(1) for index in range(len(distinct))]
+    return tuple(
+        _Places(architecture, owned[i], rows(owned[i], i, nodes), rows(owned[i], i, edges))
+        for architecture, i in distinct.items()
+    )

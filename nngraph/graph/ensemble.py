@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.chain import chain_layers
-from nngraph.graph.layout import Parameter
 from nngraph.graph.run import forward
 from nngraph.graph.stack import NeuralGraphStack
 
@@ -34,10 +34,7 @@ def run_ensemble(copies: Sequence[NeuralGraphStack], inputs: Tensor) -> Tensor:
         InvalidGraphError: if there are no copies.
     """
     _check_given(copies)
-    total = forward(copies[0], inputs)
-    for copy in copies[1:]:
-        total = total + forward(copy, inputs)
-    return total / len(copies)
+    return reduce(torch.add, (forward(copy, inputs) for copy in copies)) / len(copies)
 
 
 def joined_architecture(architectures: Sequence[Architecture]) -> Architecture:
@@ -79,17 +76,14 @@ def with_widths(architecture: Architecture, sizes: Sequence[int]) -> Architectur
     if len(sizes) != len(architecture.groups) or not architecture.is_chain:
         return None
 
-    def resized(parameter: Parameter) -> Parameter:
-        shape = tuple(sizes[axis] for axis in parameter.axes if axis is not None)
-        return replace(parameter, shape=shape)
-
+    pairs = zip(architecture.groups, sizes, strict=True)
     return replace(
         architecture,
-        groups=tuple(
-            replace(group, size=size)
-            for group, size in zip(architecture.groups, sizes, strict=True)
+        groups=tuple(replace(group, size=size) for group, size in pairs),
+        parameters=tuple(
+            replace(p, shape=tuple(sizes[axis] for axis in p.axes if axis is not None))
+            for p in architecture.parameters
         ),
-        parameters=tuple(map(resized, architecture.parameters)),
     )
 
 
@@ -144,16 +138,10 @@ def join_ensemble(
 
 def _diagonal(parts: Sequence[Tensor]) -> Tensor:
     """Set matrices ``[B, m, n]`` along the diagonal of one ``[B, sum m, sum n]``; 0 elsewhere."""
-    rows = [
-        torch.cat(
-            [
-                part if i == j else part.new_zeros(*part.shape[:-1], other.shape[-1])
-                for j, other in enumerate(parts)
-            ],
-            dim=-1,
-        )
-        for i, part in enumerate(parts)
-    ]
+    widths, rows = [part.shape[-1] for part in parts], []
+    for i, part in enumerate(parts):
+        before, after = sum(widths[:i]), sum(widths[i + 1 :])
+        rows.append(torch.nn.functional.pad(part, (before, after)))
     return torch.cat(rows, dim=-2)
 
 

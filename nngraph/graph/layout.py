@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, starmap
 
 import torch
 from torch import Tensor
@@ -29,7 +30,6 @@ from nngraph.errors import ArchitectureError
 
 #: Names of the dtypes that buffers of whole numbers have.
 INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
-_EDGE_LETTERS, _NODE_LETTERS = "btsf", "nf"
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Slab:
     split: tuple[tuple[int, ...], ...] = ()
     part: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def letters(self) -> str:
+        """The letters of such a slab, in the order of the graph."""
+        return "btsf" if self.column is None else "nf"
+
     def window_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Sizes of the window in a tensor of that shape."""
         return tuple(stop - start for start, stop in self.window) if self.window else tuple(shape)
@@ -74,8 +79,7 @@ class Slab:
 
     def sizes(self, shape: Sequence[int]) -> dict[str, int]:
         """Product of the factors of each letter; 1 where there is none."""
-        letters = _EDGE_LETTERS if self.column is None else _NODE_LETTERS
-        found = dict.fromkeys(letters, 1)
+        found = dict.fromkeys(self.letters, 1)
         for letter, size in zip(self.axes, self.factors(shape), strict=True):
             found[letter] *= size
         return found
@@ -181,8 +185,7 @@ def slabs_of(parameter: Parameter) -> tuple[Slab, ...]:
 
 def _order(slab: Slab) -> list[int]:
     """Places of the factors in the order part, target, source, feature."""
-    letters = _EDGE_LETTERS if slab.column is None else _NODE_LETTERS
-    return sorted(range(len(slab.axes)), key=lambda i: letters.index(slab.axes[i]))
+    return sorted(range(len(slab.axes)), key=lambda i: slab.letters.index(slab.axes[i]))
 
 
 def _is_plain(slab: Slab) -> bool:
@@ -200,13 +203,12 @@ def read_slab(value: Tensor, parameter: Parameter, slab: Slab) -> Tensor:
     sizes = tuple(slab.sizes(parameter.shape).values())
     if _is_plain(slab):
         return value.reshape(*lead, *sizes)
-    return _factored(value, parameter, slab, lead).reshape(*lead, *sizes)
+    return _factored(value, slab, len(lead)).reshape(*lead, *sizes)
 
 
 def write_slab(entries: Tensor, out: Tensor, parameter: Parameter, slab: Slab) -> None:
     """Set the entries of a slab in ``out [*lead, *shape]``: what :func:`read_slab` undoes."""
-    lead = out.shape[: out.dim() - len(parameter.shape)]
-    target = _factored(out, parameter, slab, lead)
+    target = _factored(out, slab, out.dim() - len(parameter.shape))
     target.copy_(entries.reshape(target.shape))
 
 
@@ -218,24 +220,17 @@ def whole_slab(entries: Tensor, parameter: Parameter, slab: Slab) -> Tensor | No
     return entries.reshape((*lead, *parameter.shape))
 
 
-def _factored(
-    value: Tensor, parameter: Parameter, slab: Slab, lead: tuple[int, ...]
-) -> Tensor:
+def _factored(value: Tensor, slab: Slab, lead: int) -> Tensor:
     """View the window of a tensor with one axis per factor, in the order of the graph."""
-    for axis, (start, stop) in enumerate(slab.window):
-        value = value.narrow(len(lead) + axis, start, stop - start)
-    if slab.split:
-        # From the last axis on, so that places in front stay.
-        for axis in reversed(range(len(slab.split))):
-            if len(slab.split[axis]) != 1:
-                place = len(lead) + axis
-                value = torch.unflatten(value, place, slab.split[axis]) if slab.split[axis] else (
-                    value.squeeze(place)
-                )
-    for axis, (start, stop) in enumerate(slab.part):
-        value = value.narrow(len(lead) + axis, start, stop - start)
-    order = [*range(len(lead)), *(len(lead) + i for i in _order(slab))]
-    return value.permute(order)
+    for axis, (start, stop) in enumerate(slab.window, lead):
+        value = value.narrow(axis, start, stop - start)
+    # From the last axis on, so that places in front stay.
+    for axis, sizes in reversed([*enumerate(slab.split, lead)]):
+        if len(sizes) != 1:
+            value = torch.unflatten(value, axis, sizes) if sizes else value.squeeze(axis)
+    for axis, (start, stop) in enumerate(slab.part, lead):
+        value = value.narrow(axis, start, stop - start)
+    return value.permute([*range(lead), *(lead + i for i in _order(slab))])
 
 
 def check_slab(slab: Slab, parameter: Parameter, sizes: Sequence[int]) -> None:
@@ -245,7 +240,6 @@ def check_slab(slab: Slab, parameter: Parameter, sizes: Sequence[int]) -> None:
         ArchitectureError: if they do not fit together.
     """
     where = f"parameter {parameter.name!r}, slab {slab.axes!r}"
-    letters = _EDGE_LETTERS if slab.column is None else _NODE_LETTERS
     ends = [slab.target] if slab.column is not None else [slab.target, slab.source]
     for group in ends:
         if not isinstance(group, int) or isinstance(group, bool) or not 0 <= group < len(sizes):
@@ -254,13 +248,9 @@ def check_slab(slab: Slab, parameter: Parameter, sizes: Sequence[int]) -> None:
             )
     if slab.column is not None and slab.source is not None:
         raise ArchitectureError(f"{where}: a slab on nodes has no source; got {slab.source}.")
-    if not isinstance(slab.axes, str) or set(slab.axes) - set(letters):
-        raise ArchitectureError(f"{where}: expected letters of {letters!r}.")
-    if slab.window and (
-        len(slab.window) != len(parameter.shape)
-        or any(not 0 <= start < stop <= size
-               for (start, stop), size in zip(slab.window, parameter.shape, strict=True))
-    ):
+    if not isinstance(slab.axes, str) or set(slab.axes) - set(slab.letters):
+        raise ArchitectureError(f"{where}: expected letters of {slab.letters!r}.")
+    if slab.window and not _within(slab.window, parameter.shape):
         raise ArchitectureError(
             f"{where}: its window {slab.window} is not one of a tensor of shape {parameter.shape}."
         )
@@ -275,11 +265,7 @@ def check_slab(slab: Slab, parameter: Parameter, sizes: Sequence[int]) -> None:
     factors = slab.whole_factors(parameter.shape)
     if len(factors) != len(slab.axes):
         raise ArchitectureError(f"{where}: it has {len(factors)} factors; expected one per letter.")
-    if slab.part and (
-        len(slab.part) != len(factors)
-        or any(not 0 <= start < stop <= size
-               for (start, stop), size in zip(slab.part, factors, strict=True))
-    ):
+    if slab.part and not _within(slab.part, factors):
         raise ArchitectureError(f"{where}: its part {slab.part} is not one of {factors}.")
     found = slab.sizes(parameter.shape)
     expected = (
@@ -292,6 +278,12 @@ def check_slab(slab: Slab, parameter: Parameter, sizes: Sequence[int]) -> None:
             raise ArchitectureError(
                 f"{where}: axes {letter!r} count {count} neurons; the group has {size}."
             )
+
+
+def _within(bounds: Sequence[tuple[int, int]], sizes: Sequence[int]) -> bool:
+    return len(bounds) == len(sizes) and all(
+        0 <= start < stop <= size for (start, stop), size in zip(bounds, sizes, strict=True)
+    )
 
 
 def check_cover(parameter: Parameter) -> None:
@@ -311,11 +303,7 @@ def check_cover(parameter: Parameter) -> None:
             one.part, other.part
         )
 
-    overlap = len(parameter.slabs) > 1 and not all(
-        apart(one, other)
-        for i, one in enumerate(parameter.slabs)
-        for other in parameter.slabs[:i]
-    )
+    overlap = not all(starmap(apart, combinations(parameter.slabs, 2)))
     if held != parameter.numel or overlap:
         raise ArchitectureError(
             f"parameter {parameter.name!r}: its {len(parameter.slabs)} slabs hold {held} entries "
@@ -323,7 +311,5 @@ def check_cover(parameter: Parameter) -> None:
         )
 
 
-def _disjoint(
-    one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]
-) -> bool:
+def _disjoint(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> bool:
     return any(a[1] <= b[0] or b[1] <= a[0] for a, b in zip(one, other, strict=False))

@@ -16,10 +16,9 @@ from nngraph.graph.activations import Activation
 from nngraph.graph.architecture import Architecture
 from nngraph.graph.groups import NeuronGroup
 from nngraph.graph.layout import Parameter, Slab, read_slab
-from nngraph.graph.own_indices import are_own, is_same_edges, note_own
+from nngraph.graph.own_indices import STRUCTURE, are_own, is_same_edges, note_own
 from nngraph.graph.parameters import check_parameters, pack, pack_integers, unpack
 from nngraph.graph.spaces import Factor, Space
-from nngraph.graph.structure import STRUCTURE
 
 #: Of these, what says which parameter an edge or node bears.
 _READ_BY = ("edge_index", "edge_block", "node_group", "node_position")
@@ -94,12 +93,8 @@ class NeuralGraph(Data):  # type: ignore[misc]
         if (held := self.__dict__.get("_parameters")) is not None:
             return dict(held)
         check_readable(self)
-        return unpack(
-            self.architecture,
-            cast(Tensor, self.x),
-            cast(Tensor, self.edge_attr),
-            self._held.get("integers"),
-        )
+        held = self._held
+        return unpack(self.architecture, held["x"], held["edge_attr"], held.get("integers"))
 
     @property
     def is_materialised(self) -> bool:
@@ -112,9 +107,7 @@ class NeuralGraph(Data):  # type: ignore[misc]
         Raises:
             InvalidGraphError: if the parameters do not fit the architecture.
         """
-        return type(self).from_parameters(
-            self.architecture, parameters, **self.further_attributes()
-        )
+        return self.from_parameters(self.architecture, parameters, **self.further_attributes())
 
     def further_attributes(self) -> dict[str, Any]:
         """Return what the graph carries beside its network, such as ``y``."""
@@ -159,15 +152,13 @@ class NeuralGraph(Data):  # type: ignore[misc]
         if self.__dict__.get("_parameters") is not None:
             check_parameters(architecture, self.parameters())
             return
-        sizes = {
-            "x": (architecture.num_nodes, len(architecture.column_names)),
-            "edge_attr": (architecture.num_edges, None),
-        }
-        expected_names = _LAZY if architecture.integers else _LAZY - {"integers"}
-        for name in expected_names:
+        for name in _LAZY if architecture.integers else _LAZY - {"integers"}:
             if not isinstance(self._held.get(name), Tensor):
                 raise InvalidGraphError(f"the graph has no tensor {name!r}; expected one.")
-        for name, (rows, columns) in sizes.items():
+        for name, rows, columns in (
+            ("x", architecture.num_nodes, len(architecture.column_names)),
+            ("edge_attr", architecture.num_edges, None),
+        ):
             value = self[name]
             if value.dim() != 2 or value.shape[0] != rows or columns not in (None, value.shape[1]):
                 raise InvalidGraphError(
@@ -303,20 +294,7 @@ def _new_batch() -> Batch:
     return Batch(_base_cls=NeuralGraph)
 
 
-torch.serialization.add_safe_globals(
-    [
-        NeuralGraph,
-        type(_new_batch()),
-        _new_batch,
-        Architecture,
-        NeuronGroup,
-        Parameter,
-        Slab,
-        Space,
-        Factor,
-        Activation,
-        GlobalStorage,
-        pyg_data.DataEdgeAttr,
-        pyg_data.DataTensorAttr,
-    ]
-)
+torch.serialization.add_safe_globals([
+    NeuralGraph, type(_new_batch()), _new_batch, Architecture, NeuronGroup, Parameter, Slab, Space,
+    Factor, Activation, GlobalStorage, pyg_data.DataEdgeAttr, pyg_data.DataTensorAttr,
+])  # fmt: skip

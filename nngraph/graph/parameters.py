@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -136,9 +137,7 @@ def _check_finite(name: str, value: Tensor) -> None:
 
 
 def pack(
-    architecture: Architecture,
-    parameters: Mapping[str, Tensor],
-    lead: tuple[int, ...] = (),
+    architecture: Architecture, parameters: Mapping[str, Tensor], lead: tuple[int, ...] = ()
 ) -> tuple[Tensor, Tensor]:
     """Return node features ``[*lead, N, F]`` and edge features ``[*lead, E, taps]``.
 
@@ -146,13 +145,12 @@ def pack(
     The edge features share memory with the weights where these already lie one after the other in
     memory, as a single weight does; otherwise they are copied once.
     """
-    like = next((v for v in parameters.values() if v.dtype.is_floating_point), None)
-    dtype, device = (None, None) if like is None else (like.dtype, like.device)
+    like = next((v for v in parameters.values() if v.dtype.is_floating_point), torch.empty(0))
     pieces = []
     for block in architecture.blocks:
         edges = (*lead, block.stop - block.start)
         if block.identity:
-            entries = torch.ones(*edges, 1, dtype=dtype, device=device)
+            entries = like.new_ones(*edges, 1)
         else:
             value = parameters[block.parameter.name]
             entries = read_slab(value, block.parameter, block.slab).reshape(*edges, block.taps)
@@ -164,17 +162,13 @@ def pack(
     elif pieces:
         edge_attr = _joined([piece.squeeze(-1) for piece in pieces]).unsqueeze(-1)
     else:
-        edge_attr = torch.zeros(*lead, 0, 1, dtype=dtype, device=device)
+        edge_attr = like.new_zeros(*lead, 0, 1)
     entries_of = {
         column: read_slab(parameters[column.parameter.name], column.parameter, column.slab)
         for column in architecture.columns
     }
-    if like is None or not any(value.requires_grad for value in parameters.values()):
-        x = torch.zeros(
-            (*lead, architecture.num_nodes, len(architecture.column_names)),
-            dtype=dtype,
-            device=device,
-        )
+    if not any(value.requires_grad for value in parameters.values()):
+        x = like.new_zeros(*lead, architecture.num_nodes, len(architecture.column_names))
         for column, entries in entries_of.items():
             rows = slice(column.start, column.stop)
             x[..., rows, column.column : column.column + column.width] = entries
@@ -182,9 +176,7 @@ def pack(
     # Out of place, so that gradients reach the parameters and higher derivatives exist.
     columns = []
     for index in range(len(architecture.column_names)):
-        parts = [
-            torch.zeros(*lead, size, dtype=dtype, device=device) for size in architecture.widths
-        ]
+        parts = [like.new_zeros(*lead, size) for size in architecture.widths]
         for column, entries in entries_of.items():
             if column.column <= index < column.column + column.width:
                 parts[column.group] = entries[..., index - column.column]
@@ -193,9 +185,7 @@ def pack(
 
 
 def pack_integers(
-    architecture: Architecture,
-    parameters: Mapping[str, Tensor],
-    lead: tuple[int, ...] = (),
+    architecture: Architecture, parameters: Mapping[str, Tensor], lead: tuple[int, ...] = ()
 ) -> Tensor:
     """Return the buffers of whole numbers one after another: ``[*lead, I]``, int64."""
     values = [parameters[p.name].reshape(*lead, p.numel) for p in architecture.integers]
@@ -254,22 +244,17 @@ def _joined(tensors: list[Tensor]) -> Tensor:
         return first
     if first.device.type != "meta" and not any(t.requires_grad for t in tensors):
         offset, total = first.storage_offset(), sum(t.shape[-1] for t in tensors)
-        storage = first.untyped_storage().data_ptr()
-        neighbours = True
-        for tensor in tensors:
-            neighbours &= (
-                tensor.untyped_storage().data_ptr() == storage
-                and tensor.storage_offset() == offset
-                and tensor.stride() == first.stride()
-                and tensor.stride(-1) == 1
-            )
-            offset += tensor.shape[-1]
-        if neighbours:
-            return first.as_strided((*first.shape[:-1], total), first.stride())
+        storage, stride = first.untyped_storage().data_ptr(), first.stride()
+        starts = accumulate((t.shape[-1] for t in tensors), initial=offset)
+        if stride[-1] == 1 and all(
+            (t.untyped_storage().data_ptr(), t.storage_offset(), t.stride()) == (storage, s, stride)
+            for t, s in zip(tensors, starts, strict=False)
+        ):
+            return first.as_strided((*first.shape[:-1], total), stride)
     return torch.cat(tensors, dim=-1)
 
 
-def _listed(names: object) -> str:
-    found = list(names)  # type: ignore[call-overload]
+def _listed(names: Iterable[str]) -> str:
+    found = list(names)
     shown = ", ".join(map(repr, found[:8]))
     return shown + (f" and {len(found) - 8} more" if len(found) > 8 else "") or "nothing"

@@ -18,16 +18,7 @@ from nngraph.testing.networks import (
 from nngraph.testing.precision import assert_as_precise
 
 __all__ = [
-    "IrregularTopology",
-    "assert_as_precise",
-    "assert_equivariant",
-    "assert_invariant",
-    "assert_not_equivariant",
-    "equivariance_error",
-    "every_activation",
-    "random_architectures",
-    "random_features",
-    "random_parameters",
-    "random_stack",
-    "structured_architectures",
+    "IrregularTopology", "assert_as_precise", "assert_equivariant", "assert_invariant",
+    "assert_not_equivariant", "equivariance_error", "every_activation", "random_architectures",
+    "random_features", "random_parameters", "random_stack", "structured_architectures",
 ]

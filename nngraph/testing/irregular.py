@@ -92,14 +92,9 @@ class IrregularTopology(Topology):
             ends=(source, target),
         )
 
-    def _edge_block(self) -> Tensor:
-        return self.nodes.graph.index[self.ends[0]]
-
-    def _source(self) -> Tensor:
-        return self.ends[0]
-
-    def _target(self) -> Tensor:
-        return self.ends[1]
+    edge_block = property(lambda self: self.nodes.graph.index[self.ends[0]])
+    source = property(lambda self: self.ends[0])
+    target = property(lambda self: self.ends[1])
 
 
 def _check(edge_index: Tensor, num_nodes: int, batch: Tensor) -> None:

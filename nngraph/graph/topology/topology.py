@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,22 @@ from nngraph.graph.topology.tables import (
     Nodes,
     Table,
 )
+
+Made = TypeVar("Made", bound="Tensor | None")
+
+
+def _once(make: Callable[[Any], Made]) -> Made:
+    """Return a property that is made when it is first asked for."""
+    name = make.__name__
+
+    # Not cached_property: torch.compile cannot pass through its lock.
+    @wraps(make)
+    def read(self: Topology) -> Any:
+        if name not in self._made:
+            self._made[name] = make(self)
+        return self._made[name]
+
+    return property(read)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +94,7 @@ class Topology(Table):
     in_level_order: bool = True
     reordered: bool = False
     _moved: dict[torch.device, Topology] = field(default_factory=dict, init=False, repr=False)
-    _made: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[str, Tensor | None] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def of(architecture: Architecture) -> Topology:
@@ -122,43 +139,15 @@ class Topology(Table):
 
     # -- as long as the edges ---------------------------------------------------------------------
 
-    @property
+    @_once
     def edge_block(self) -> Tensor:
         """``[E]`` block of each edge, counted over the whole batch in the order of edges."""
-        return self._once("edge_block", self._edge_block)
-
-    @property
-    def source(self) -> Tensor:
-        """``[E]`` neuron that each edge leaves."""
-        return self._once("source", self._source)
-
-    @property
-    def target(self) -> Tensor:
-        """``[E]`` neuron that each edge enters."""
-        return self._once("target", self._target)
-
-    @property
-    def edge_order(self) -> Tensor | None:
-        """``[E]`` or ``None``: feature ``i`` here is feature ``edge_order[i]`` of the batch."""
-        return self._once("edge_order", self._edge_order) if self.reordered else None
-
-    def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        # Not cached_property: torch.compile cannot pass through its lock.
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
-
-    def _edge_block(self) -> Tensor:
         count = torch.arange(len(self.blocks.size), device=self.blocks.size.device)
         return count.repeat_interleave(self.blocks.size, output_size=self.num_edges)
 
-    def _within(self) -> Tensor:
-        """``[E]`` place of each edge within its block."""
-        starts = self.blocks.size.cumsum(0) - self.blocks.size
-        places = torch.arange(self.num_edges, device=starts.device)
-        return places - starts.index_select(0, self.edge_block)
-
-    def _source(self) -> Tensor:
+    @_once
+    def source(self) -> Tensor:
+        """``[E]`` neuron that each edge leaves."""
         first, rows, columns = (
             column.index_select(0, self.edge_block)
             for column in (self.blocks.source, self.blocks.rows, self.blocks.columns)
@@ -166,12 +155,24 @@ class Topology(Table):
         within = self._within()
         return first + within // (rows * columns) * columns + within % columns
 
-    def _target(self) -> Tensor:
+    @_once
+    def target(self) -> Tensor:
+        """``[E]`` neuron that each edge enters."""
         first, columns = self.blocks.target[self.edge_block], self.blocks.columns[self.edge_block]
         return first + self._within() // columns
 
-    def _edge_order(self) -> Tensor:
+    @_once
+    def edge_order(self) -> Tensor | None:
+        """``[E]`` or ``None``: feature ``i`` here is feature ``edge_order[i]`` of the batch."""
+        if not self.reordered:
+            return None
         return self.blocks.edge.index_select(0, self.edge_block) + self._within()
+
+    def _within(self) -> Tensor:
+        """``[E]`` place of each edge within its block."""
+        starts = self.blocks.size.cumsum(0) - self.blocks.size
+        places = torch.arange(self.num_edges, device=starts.device)
+        return places - starts.index_select(0, self.edge_block)
 
 
 @lru_cache(maxsize=64)
