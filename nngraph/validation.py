@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -73,6 +74,13 @@ class OnTopology(nn.Module):
         return self.layer(topology, x, edge_attr)  # type: ignore[no-any-return]
 
 
+def _anywhere(
+    make: Callable[[int, int], nn.Module], spans: Literal["some", "none"] = "none"
+) -> Layer:
+    """A layer of any architectures; what is linear of these treats inputs and outputs alike."""
+    return Layer(lambda a, i, o: OnTopology(a, make(i, o)), spans, permute_io=spans == "some")
+
+
 LAYERS: dict[str, Layer] = {
     "EquivariantLinear": Layer(EquivariantLinear),
     "EquivariantLinear, scatter": Layer(
@@ -85,32 +93,20 @@ LAYERS: dict[str, Layer] = {
     "InvariantLinear, permute_io": Layer(
         lambda a, i, o: InvariantLinear(a, i, o, permute_io=True), permute_io=True, invariant=True
     ),
-    "SharedEquivariantLinear": Layer(
-        lambda a, i, o: OnTopology(a, SharedEquivariantLinear(i, o)), "some", permute_io=True
-    ),
-    "SharedPoolingLayer, max": Layer(
-        lambda a, i, o: OnTopology(a, SharedPoolingLayer(i, o, "max")), "none"
-    ),
-    "SharedPoolingLayer, attention": Layer(
-        lambda a, i, o: OnTopology(a, SharedPoolingLayer(i, o, "attention")), "none"
-    ),
-    "MessagePassingLayer": Layer(
-        lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i)), "none"
-    ),
-    "MessagePassingLayer, max": Layer(
-        lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i, pooling="max")), "none"
-    ),
-    "MessagePassingLayer, attention": Layer(
-        lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i, pooling="attention")), "none"
-    ),
-    "MessagePassingLayer, tensor nodes": Layer(
-        lambda a, i, _: OnTopology(a, MessagePassingLayer(i, i, tensor_nodes=True)), "none"
-    ),
-    "SetAttentionLayer": Layer(lambda a, i, _: OnTopology(a, SetAttentionLayer(i, 1, 1)), "none"),
+    "SharedEquivariantLinear": _anywhere(SharedEquivariantLinear, "some"),
+    "SharedPoolingLayer, max": _anywhere(lambda i, o: SharedPoolingLayer(i, o, "max")),
+    "SharedPoolingLayer, attention": _anywhere(lambda i, o: SharedPoolingLayer(i, o, "attention")),
+    "MessagePassingLayer": _anywhere(MessagePassingLayer),
+    **{
+        f"MessagePassingLayer, {pooling}": _anywhere(partial(MessagePassingLayer, pooling=pooling))
+        for pooling in ("max", "attention")
+    },
+    "MessagePassingLayer, tensor nodes": _anywhere(partial(MessagePassingLayer, tensor_nodes=True)),
+    "SetAttentionLayer": _anywhere(lambda i, _: SetAttentionLayer(i, 1, 1)),
     "Pointwise": Layer(lambda *_: Pointwise(), "none"),
     "ChannelNorm": Layer(lambda a, i, _: ChannelNorm(i), "none"),
     "TensorNorm": Layer(lambda a, i, _: TensorNorm(a, i), "none"),
-    "SharedTensorNorm": Layer(lambda a, i, _: OnTopology(a, SharedTensorNorm(i)), "none"),
+    "SharedTensorNorm": _anywhere(lambda i, _: SharedTensorNorm(i)),
 }
 
 
@@ -239,18 +235,14 @@ def _check_layer(
         errors = _errors(module, architecture, _CHANNELS, layer.invariant, devices, seed)
     if report is None:
         return LayerCheck(name, 0, 0, False, [], [], 0.0, errors, _within(errors))
-    spans = report.complete or layer.spans == "some"
+    elements = report.expected + report.expected_constants
+    spanned = report.rank + report.rank_constants
+    blocks = [block.to_dict() for block in (*report.blocks, *report.constants)]
+    spans = report.equivariant and (report.complete or layer.spans == "some")
     return LayerCheck(
-        name,
-        report.expected + report.expected_constants,
-        report.rank + report.rank_constants,
-        layer.spans == "all",
-        [block.to_dict() for block in [*report.blocks, *report.constants]],
-        list(report.missing),
-        report.residual,
-        errors,
-        spans and report.equivariant and _within(errors),
-    )
+        name, elements, spanned, layer.spans == "all", blocks, list(report.missing),
+        report.residual, errors, spans and _within(errors),
+    )  # fmt: skip
 
 
 def _judge(layer: Layer, small: Architecture) -> basis.RankReport:
@@ -268,10 +260,8 @@ def _errors(
     errors = {}
     for device in devices:
         for dtype in TOLERANCES:
-            x, e = (
-                value.to(device, dtype)
-                for value in random_features(architecture, 2, channels, channels, seed)
-            )
+            given = random_features(architecture, 2, channels, channels, seed)
+            x, e = (value.to(device, dtype) for value in given)
             errors[f"{device} {_name(dtype)}"], _ = equivariance_error(
                 module.to(device, dtype), architecture, (x, e), seed=seed, invariant=invariant
             )
@@ -334,15 +324,17 @@ def _lines(result: Validation) -> Iterator[str]:
             yield "  ".join(row)
         yield ""
     width = max((len(check.name) for check in result.layers), default=0)
-    for check in result.layers:
+
+    def line(check: LayerCheck | ModelCheck, what: str) -> str:
         errors = ", ".join(f"{key} {error:.1e}" for key, error in check.errors.items())
+        return f"{'  ok' if check.passed else 'FAIL'} {check.name:{width}}  {what:24} {errors}"
+
+    for check in result.layers:
         span = f"{check.spanned} of {check.elements} elements" if check.blocks else "equivariant"
-        yield f"{_mark(check.passed)} {check.name:{width}}  {span:24} {errors}"
+        yield line(check, span)
         if check.claims_all:
             yield from (f"       missing: {name}" for name in check.missing[:10])
-    for model in result.models:
-        errors = ", ".join(f"{key} {error:.1e}" for key, error in model.errors.items())
-        yield f"{_mark(model.passed)} {model.name:{width}}  {'invariant':24} {errors}"
+    yield from (line(model, "invariant") for model in result.models)
     yield from (f"  --  {reason}" for reason in result.absent)
     yield ""
     yield "verdict: " + ("everything holds" if result.passed else "something falls short")
@@ -352,15 +344,9 @@ def _by_basis(checks: list[LayerCheck]) -> list[list[LayerCheck]]:
     """Bring together the layers that are held against the same basis elements."""
     tables: dict[tuple[tuple[str, str, int], ...], list[LayerCheck]] = {}
     for check in checks:
-        if not check.blocks:
-            continue
-        key = tuple((b["from"], b["to"], b["expected"]) for b in check.blocks)
-        tables.setdefault(key, []).append(check)
+        if key := tuple((b["from"], b["to"], b["expected"]) for b in check.blocks):
+            tables.setdefault(key, []).append(check)
     return list(tables.values())
-
-
-def _mark(passed: bool) -> str:
-    return "  ok" if passed else "FAIL"
 
 
 def default_architecture(widths: Sequence[int]) -> Architecture:

@@ -5,10 +5,17 @@ neuron spaces or free axes. It works from the architecture alone and shares no c
 that it judges.
 """
 
-from nngraph.basis.basis import Basis, Coefficients, EquivariantMap
+from nngraph.basis.basis import (
+    Basis,
+    Coefficients,
+    EquivariantMap,
+    coefficients,
+    elements,
+    project,
+    sample,
+)
 from nngraph.basis.block import BasisBlock, Element
 from nngraph.basis.dimension import Dimension, dimension
-from nngraph.basis.functions import coefficients, elements, project, sample
 from nngraph.basis.layer import LayerMap, layer_matrix, stacked
 from nngraph.basis.orbits import coordinate_orbits, pair_orbits
 from nngraph.basis.rank import rank_of

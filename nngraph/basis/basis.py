@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,10 +136,9 @@ class Basis:
         of order one give values of order one.
         """
         random = np.random.default_rng(seed)
-        writers: dict[str, int] = {}
+        writers: Counter[str] = Counter()
         for (_, name), part in self.blocks.items():
-            terms = len(part.terms) * part.source.free_numel
-            writers[name] = writers.get(name, 0) + terms
+            writers[name] += len(part.terms) * part.source.free_numel
         linear = {}
         for key, part in self.blocks.items():
             pooled = [
@@ -155,11 +155,9 @@ class Basis:
 
     def slices(self, key: tuple[str, str]) -> tuple[slice, slice]:
         """Rows and columns of a block (from, to) in the matrix of the whole."""
-        source, target = (self.source.index(key[0]), self.target.index(key[1]))
-        return (
-            slice(self.target.starts[target], self.target.starts[target + 1]),
-            slice(self.source.starts[source], self.source.starts[source + 1]),
-        )
+        row, column = self.target.index(key[1]), self.source.index(key[0])
+        starts = self.target.starts[row : row + 2], self.source.starts[column : column + 2]
+        return slice(*starts[0]), slice(*starts[1])
 
     def _matrix(self, matrix: Any) -> Matrix:
         return as_matrix(matrix, self.target.numel, self.source.numel, "the weight space")
@@ -240,3 +238,38 @@ class EquivariantMap:
         first = self.basis.source.tensors[0]
         value = checked(first, values)
         return value.new_ones(value.shape[: value.dim() - len(first.axes)])
+
+
+# -- by function call: each makes a basis and asks it ----------------------------------------------
+
+_Space = Architecture | WeightSpace
+
+
+def elements(
+    source: _Space, target: _Space | None = None, *, permute_io: bool = False
+) -> Iterator[Element]:
+    """All basis elements, one at a time; see :meth:`Basis.elements`."""
+    return Basis(source, target, permute_io=permute_io).elements()
+
+
+def project(
+    matrix: Any, source: _Space, target: _Space | None = None, *,
+    block: tuple[str, str] | None = None, permute_io: bool = False,
+) -> Matrix:  # fmt: skip
+    """Nearest equivariant map; see :meth:`Basis.project`, and use that for several matrices."""
+    return Basis(source, target, permute_io=permute_io).project(matrix, block)
+
+
+def coefficients(
+    matrix: Any, source: _Space, target: _Space | None = None, *,
+    block: tuple[str, str] | None = None, permute_io: bool = False,
+) -> Coefficients:  # fmt: skip
+    """Coefficients on the named elements, with the residual; see :meth:`Basis.coefficients`."""
+    return Basis(source, target, permute_io=permute_io).coefficients(matrix, block)
+
+
+def sample(
+    source: _Space, target: _Space | None = None, *, permute_io: bool = False, seed: int = 0
+) -> EquivariantMap:
+    """A random equivariant affine map; see :meth:`Basis.sample`."""
+    return Basis(source, target, permute_io=permute_io).sample(seed)

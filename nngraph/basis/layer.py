@@ -12,7 +12,7 @@ from torch import Tensor
 from nngraph.basis.block import Matrix
 from nngraph.basis.weight_space import WeightSpace
 from nngraph.errors import ArchitectureError, NonFiniteError
-from nngraph.graph import Architecture
+from nngraph.graph import Architecture, Parameter
 
 #: Unit vectors evaluated at once.
 _CHUNK = 1024
@@ -69,14 +69,8 @@ class Stacked:
         batch, width = sample.shape[0], sample.shape[-1] if channels else 1
         x = sample.new_zeros(batch, spec.num_nodes, width)
         edge_attr = sample.new_zeros(batch, spec.num_edges, width)
-        for column in spec.columns:
-            x[:, column.start : column.stop] = values[column.parameter.name].reshape(
-                batch, -1, width
-            )
-        for block in spec.blocks:
-            edge_attr[:, block.start : block.stop] = values[block.parameter.name].reshape(
-                batch, -1, width
-            )
+        for parameter, rows in self._rows(x, edge_attr):
+            rows.copy_(values[parameter.name].reshape(rows.shape))
         result = self.layer(x, edge_attr)
         if isinstance(result, Tensor):
             return {"invariant": result if channels or result.dim() == 1 else result.squeeze(-1)}
@@ -90,18 +84,18 @@ class Stacked:
                 f"expected {[*expected[0], 'C']} and {[*expected[1], 'C']}. With C other than 1, "
                 "judge it between WeightSpace.of(architecture).with_channels(...)."
             )
-        spread = (lambda shape: (*shape, -1)) if channels else (lambda shape: shape)
-        found = {
-            column.parameter.name: x[:, column.start : column.stop].reshape(
-                batch, *spread(column.parameter.shape)
-            )
-            for column in spec.columns
+        last = [-1] if channels else []
+        return {
+            parameter.name: rows.reshape(batch, *parameter.shape, *last)
+            for parameter, rows in self._rows(x, edge_attr)
         }
-        for block in spec.blocks:
-            found[block.parameter.name] = edge_attr[:, block.start : block.stop].reshape(
-                batch, *spread(block.parameter.shape)
-            )
-        return found
+
+    def _rows(self, x: Tensor, edge_attr: Tensor) -> Iterator[tuple[Parameter, Tensor]]:
+        """Each parameter and the features of its entries, ``[B, n, C]``."""
+        for column in self.architecture.columns:
+            yield column.parameter, x[:, column.start : column.stop]
+        for block in self.architecture.blocks:
+            yield block.parameter, edge_attr[:, block.start : block.stop]
 
 
 def stacked(layer: Callable[..., Any], architecture: Architecture) -> Stacked:

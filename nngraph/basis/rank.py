@@ -146,18 +146,11 @@ class _Samples:
         )
         self.outside = np.maximum(self.outside, np.sqrt(squares))
 
-    def matrix(self) -> Matrix:
-        """One row per map."""
-        return np.array(self.rows).reshape(-1, self.size)
-
 
 def _unit_samples(
-    samples: _Samples,
-    maps: Callable[[], tuple[Matrix, Matrix]],
-    put: Callable[[Tensor], None],
-    check: Tensor,
-    tolerance: float,
-) -> bool:
+    samples: _Samples, maps: Callable[[], tuple[Matrix, Matrix]], put: Callable[[Tensor], None],
+    check: Tensor, tolerance: float,
+) -> bool:  # fmt: skip
     """Add the map of each unit setting; false if the maps are not affine in the parameters."""
     setting = torch.zeros_like(check)
     put(setting)
@@ -216,27 +209,18 @@ def _span(rows: Matrix, tolerance: float) -> Matrix:
 
 
 def _report(basis: Basis, samples: _Samples, tolerance: float, method: str) -> RankReport:
-    rows = samples.matrix()
+    rows = np.array(samples.rows).reshape(-1, samples.size)  # one per map
     blocks: list[BlockReport] = []
     constants: list[BlockReport] = []
     for i, (block, place) in enumerate(samples.parts):
         span = _span(rows[:, place], tolerance)
         report = BlockReport(
-            source=block.source.name,
-            target=block.target.name,
-            expected=block.dimension,
-            rank=len(span),
-            missing=_missing(block, span, tolerance),
-            residual=float(samples.outside[i]),
-        )
+            block.source.name, block.target.name, block.dimension, len(span),
+            _missing(block, span, tolerance), float(samples.outside[i]),
+        )  # fmt: skip
         (constants if i >= len(basis.blocks) else blocks).append(report)
-    return RankReport(
-        blocks=tuple(blocks),
-        constants=tuple(constants),
-        rank_in_total=len(_span(rows, tolerance)),
-        tolerance=tolerance,
-        method=method,
-    )
+    total = len(_span(rows, tolerance))
+    return RankReport(tuple(blocks), tuple(constants), total, tolerance, method)
 
 
 def _missing(block: BasisBlock, span: Matrix, tolerance: float) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -36,14 +36,9 @@ class BlockReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
-        return {
-            "from": self.source,
-            "to": self.target,
-            "expected": self.expected,
-            "rank": self.rank,
-            "missing": list(self.missing),
-            "residual": self.residual,
-        }
+        held = asdict(self)
+        ends = {"from": held.pop("source"), "to": held.pop("target")}
+        return {**ends, **held, "missing": list(self.missing)}
 
 
 @dataclass(frozen=True)
@@ -86,14 +81,18 @@ class RankReport:
         return sum(block.rank for block in self.constants)
 
     @property
+    def _all(self) -> tuple[BlockReport, ...]:
+        return (*self.blocks, *self.constants)
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """Names of all missing elements."""
-        return tuple(name for block in (*self.blocks, *self.constants) for name in block.missing)
+        return tuple(name for block in self._all for name in block.missing)
 
     @property
     def residual(self) -> float:
         """Largest part outside the basis of any block."""
-        return max((block.residual for block in (*self.blocks, *self.constants)), default=0.0)
+        return max((block.residual for block in self._all), default=0.0)
 
     @property
     def equivariant(self) -> bool:
@@ -113,9 +112,7 @@ class RankReport:
     @property
     def complete(self) -> bool:
         """Whether the layer spans exactly the equivariant affine maps, all blocks at once."""
-        return (
-            self.equivariant and self.rank_in_total == self.expected + self.expected_constants
-        )
+        return self.equivariant and self.rank_in_total == self.expected + self.expected_constants
 
     @property
     def verdict(self) -> str:
@@ -125,17 +122,17 @@ class RankReport:
             return f"complete: spans all {count}, and nothing else."
         parts = []
         if not self.equivariant:
-            worst = max((*self.blocks, *self.constants), key=lambda block: block.residual)
+            worst = max(self._all, key=lambda block: block.residual)
             parts.append(
                 f"not equivariant: {worst.residual:.1e} of the map lies outside the basis, "
                 f"most of it in {worst.name}"
             )
-        short = self.expected - self.rank
-        if short:
-            parts.append(f"{short} of {self.expected} linear maps missing")
-        short = self.expected_constants - self.rank_constants
-        if short:
-            parts.append(f"{short} of {self.expected_constants} constants missing")
+        for expected, rank, what in (
+            (self.expected, self.rank, "linear maps"),
+            (self.expected_constants, self.rank_constants, "constants"),
+        ):
+            if rank < expected:
+                parts.append(f"{expected - rank} of {expected} {what} missing")
         if self.tied:
             parts.append(f"{self.tied} directions lost by tying blocks to one another")
         return "; ".join(parts) + "."
@@ -143,15 +140,14 @@ class RankReport:
     def table(self) -> str:
         """The blocks, one per line, then what is missing, then the verdict."""
         rows = [("block", "elements", "spanned", "outside")]
-        for block in (*self.blocks, *self.constants):
+        for block in self._all:
             outside = f"{block.residual:.1e}" if block.residual > self.tolerance else "-"
             rows.append((block.name, str(block.expected), str(block.rank), outside))
         rows.append(("linear", str(self.expected), str(self.rank), ""))
         rows.append(("constant", str(self.expected_constants), str(self.rank_constants), ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  "
-            f"{row[3]:>{widths[3]}}".rstrip()
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
             for row in rows
         ]
         lines.insert(1, "-" * (sum(widths) + 6))
@@ -162,18 +158,12 @@ class RankReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
+        names = (
+            "complete", "equivariant", "verdict", "expected", "rank", "expected_constants",
+            "rank_constants", "rank_in_total", "residual", "tolerance", "method",
+        )  # fmt: skip
         return {
-            "complete": self.complete,
-            "equivariant": self.equivariant,
-            "verdict": self.verdict,
-            "expected": self.expected,
-            "rank": self.rank,
-            "expected_constants": self.expected_constants,
-            "rank_constants": self.rank_constants,
-            "rank_in_total": self.rank_in_total,
-            "residual": self.residual,
-            "tolerance": self.tolerance,
-            "method": self.method,
+            **{name: getattr(self, name) for name in names},
             "blocks": [block.to_dict() for block in self.blocks],
             "constants": [block.to_dict() for block in self.constants],
         }

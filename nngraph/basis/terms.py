@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nngraph.basis.partitions import count_partitions, set_partitions
 from nngraph.basis.weight_space import WeightTensor, checked
 
 
@@ -157,10 +156,9 @@ class Term:
         value = checked(self.source, values)
         lead = value.dim() - len(self.source.axes)
         classes = [c for c in self.classes if c.source_axes]
-        index: tuple[Any, ...] = _grids(
-            self.source, free, [(c.size, c.source_axes) for c in classes], value.device
-        )
-        value = value[index]
+        value = value[
+            _grids(self.source, free, [(c.size, c.source_axes) for c in classes], value.device)
+        ]
         dims = len(self.source.free_axes) if free is None else 0
         pooled = [lead + dims + i for i, c in enumerate(classes) if not c.target_axes]
         if pooled:
@@ -172,14 +170,10 @@ class Term:
         classes = [c for c in self.classes if c.target_axes]
         batch = value.shape[:lead]
         frees = self.target.free_shape if free is None else ()
-        shape = [c.size if c.source_axes else 1 for c in classes]
-        value = value.reshape((*batch, *frees, *shape))
-        value = value.expand((*batch, *frees, *(c.size for c in classes)))
+        value = value.reshape((*batch, *frees, *(c.size if c.source_axes else 1 for c in classes)))
         out = value.new_zeros((*batch, *self.target.shape))
-        index: tuple[Any, ...] = _grids(
-            self.target, free, [(c.size, c.target_axes) for c in classes], value.device
-        )
-        out[index] = value
+        axes = [(c.size, c.target_axes) for c in classes]
+        out[_grids(self.target, free, axes, value.device)] = value
         return out
 
     def apply(self, values: Mapping[str, Tensor], weight: Tensor) -> Tensor:
@@ -229,14 +223,9 @@ def terms(target: WeightTensor, source: WeightTensor) -> Iterator[Term]:
         for ((space, size), places), partition in zip(by_space.items(), partitions, strict=True):
             for label in range(max(partition) + 1):
                 members = [p for p, m in zip(places, partition, strict=True) if m == label]
-                classes.append(
-                    IndexClass(
-                        space,
-                        size,
-                        tuple(p for p in members if p < shift),
-                        tuple(p - shift for p in members if p >= shift),
-                    )
-                )
+                target_axes = tuple(p for p in members if p < shift)
+                source_axes = tuple(p - shift for p in members if p >= shift)
+                classes.append(IndexClass(space, size, target_axes, source_axes))
         yield Term(target, source, tuple(classes))
 
 
@@ -291,3 +280,41 @@ def _grids(
         grid = torch.arange(size, device=device).reshape(-1, *[1] * (len(dims) - 1 - place))
         index.update(dict.fromkeys(axes, grid))
     return (..., *(index[axis] for axis in range(len(tensor.axes))))
+
+
+# -- set partitions with a bounded number of classes -----------------------------------------------
+
+
+def set_partitions(items: int, most: int) -> Iterator[tuple[int, ...]]:
+    """All partitions of ``range(items)`` into at most ``most`` classes, each exactly once.
+
+    A partition is its restricted growth string: entry i is the class of item i, and classes are
+    numbered in order of first occurrence. Indices of a space of size d take at most d different
+    values, so partitions into more than d classes describe no index at all.
+    """
+
+    def extend(prefix: tuple[int, ...], classes: int) -> Iterator[tuple[int, ...]]:
+        if len(prefix) == items:
+            yield prefix
+            return
+        for label in range(min(classes + 1, most)):
+            yield from extend((*prefix, label), max(classes, label + 1))
+
+    return extend((), 0)
+
+
+@cache
+def _stirling(items: int, classes: int) -> int:
+    if items == classes:
+        return 1
+    if classes == 0 or classes > items:
+        return 0
+    return classes * _stirling(items - 1, classes) + _stirling(items - 1, classes - 1)
+
+
+def count_partitions(items: int, most: int) -> int:
+    r""":math:`\sum_{k \le most} S(items, k)` in closed form; the Bell number if ``most >= items``.
+
+    S are the Stirling numbers of the second kind: S(n, k) = k S(n-1, k) + S(n-1, k-1).
+    """
+    return sum(_stirling(items, classes) for classes in range(min(items, most) + 1))

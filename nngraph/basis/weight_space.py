@@ -152,18 +152,9 @@ class WeightSpace:
                     f"parameter {parameter.name!r} has no axes that count one neuron group each; "
                     "state the axes with WeightSpace.from_axes."
                 )
-            labels = _labels(len(parameter.shape))
-            tensors.append(
-                WeightTensor(
-                    parameter.name,
-                    tuple(
-                        Axis(size, None if group is None else spaces[group], label)
-                        for size, group, label in zip(
-                            parameter.shape, parameter.axes, labels, strict=True
-                        )
-                    ),
-                )
-            )
+            owners = (None if group is None else spaces[group] for group in parameter.axes)
+            pairs = zip(parameter.shape, owners, strict=True)
+            tensors.append(_tensor(parameter.name, *pairs))
         return cls(tuple(tensors))
 
     @classmethod
@@ -182,29 +173,16 @@ class WeightSpace:
                         f"tensor {name!r} has an axis of space {axis!r}, whose size is not given; "
                         f"sizes are given for {sorted(sizes)}."
                     )
-        return cls(
-            tuple(
-                WeightTensor(
-                    name,
-                    tuple(
-                        Axis(sizes[axis], axis, label)
-                        if isinstance(axis, str)
-                        else Axis(axis, None, label)
-                        for axis, label in zip(axes, _labels(len(axes)), strict=True)
-                    ),
-                )
-                for name, axes in tensors.items()
-            )
-        )
+        pairs = {
+            name: [(sizes[a], a) if isinstance(a, str) else (a, None) for a in axes]
+            for name, axes in tensors.items()
+        }
+        return cls(tuple(_tensor(name, *own) for name, own in pairs.items()))
 
     @classmethod
     def free(cls, name: str, *shape: int) -> WeightSpace:
         """One tensor that nothing moves: the target of invariant maps, the source of constants."""
-        axes = tuple(
-            Axis(size, None, label)
-            for size, label in zip(shape, _labels(len(shape)), strict=True)
-        )
-        return cls((WeightTensor(name, axes),))
+        return cls((_tensor(name, *((size, None) for size in shape)),))
 
     def with_channels(self, channels: int) -> WeightSpace:
         """The same tensors with a free last axis: ``[*shape, C]``."""
@@ -255,11 +233,10 @@ class WeightSpace:
                 f"a vector of shape {tuple(vector.shape)} has {vector.shape[-1]} coordinates; "
                 f"the weight space has {self.numel}."
             )
+        parts = torch.split(vector, [tensor.numel for tensor in self.tensors], dim=-1)
         return {
-            tensor.name: vector[..., start : start + tensor.numel].reshape(
-                (*vector.shape[:-1], *tensor.shape)
-            )
-            for tensor, start in zip(self.tensors, self.starts, strict=False)
+            tensor.name: part.reshape((*vector.shape[:-1], *tensor.shape))
+            for tensor, part in zip(self.tensors, parts, strict=True)
         }
 
 
@@ -305,9 +282,10 @@ def checked(tensor: WeightTensor, values: Mapping[str, Tensor]) -> Tensor:
     return value
 
 
-def _labels(axes: int) -> tuple[str, ...]:
-    if axes == 1:
-        return ("neurons",)
-    if axes == 2:
-        return ("output side", "input side")
-    return tuple(f"axis {i}" for i in range(axes))
+def _tensor(name: str, *axes: tuple[int, str | None]) -> WeightTensor:
+    """A tensor of axes by size and space, labelled by their number."""
+    labels = {1: ["neurons"], 2: ["output side", "input side"]}.get(
+        len(axes), [f"axis {i}" for i in range(len(axes))]
+    )
+    pairs = zip(axes, labels, strict=True)
+    return WeightTensor(name, tuple(Axis(size, space, label) for (size, space), label in pairs))

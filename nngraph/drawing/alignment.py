@@ -22,6 +22,7 @@ from nngraph.drawing.figures import (
     new_figure,
     save_figure,
     style_axes,
+    title_panel,
 )
 from nngraph.errors import ArchitectureError
 from nngraph.graph import NeuralGraph
@@ -68,8 +69,7 @@ def draw_similarity(ax: Any, matrix: Tensor) -> None:
     ax.set_ylabel("neurons of the first", **FONT)
     ax.set_xticks([])
     ax.set_yticks([])
-    for side in ax.spines.values():
-        side.set_color(RULE)
+    ax.spines[:].set_color(RULE)
 
 
 def draw_matching(ax: Any, index: Tensor, strength: Tensor) -> None:
@@ -96,8 +96,7 @@ def draw_matching(ax: Any, index: Tensor, strength: Tensor) -> None:
     ax.set_xticks([0, 1], ["first", "second, as it was"])
     ax.set_yticks([])
     ax.tick_params(labelsize=9, colors=INK, length=0)
-    for side in ax.spines.values():
-        side.set_visible(False)
+    ax.spines[:].set_visible(False)
     if len(shown) < size:
         ax.set_xlabel(f"the {len(shown)} most alike of {size}", **FONT)
 
@@ -155,6 +154,6 @@ def draw_alignment(
         draw_barriers(panels[3], barriers)
         titles.append("Loss on the straight path")
     for panel, title in zip(panels, titles, strict=True):
-        panel.set_title(title, fontsize=11, color=INK, weight="bold", loc="left", pad=8)
+        title_panel(panel, title)
     figure.tight_layout()
     return save_figure(figure, path)

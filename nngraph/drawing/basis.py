@@ -82,12 +82,8 @@ def _draw(basis: Basis, title: str | None) -> Any:
     def extent(tensor: WeightTensor) -> float:
         return max(cell * tensor.numel, 0.62)
 
-    widths = [
-        max(grids[s.name, t.name][1] for t in targets) * (extent(s) + 0.14) for s in columns
-    ]
-    heights = [
-        max(grids[s.name, t.name][0] for s in columns) * (extent(t) + 0.26) for t in targets
-    ]
+    widths = [max(grids[s.name, t.name][1] for t in targets) * (extent(s) + 0.14) for s in columns]
+    heights = [max(grids[s.name, t.name][0] for s in columns) * (extent(t) + 0.26) for t in targets]
     gap, left, top, bottom = 0.16, 1.25, 1.55, 0.2
     width = max(left + sum(widths) + gap * len(widths) + 0.1, 5.6)
     height = top + sum(heights) + gap * len(heights) + bottom
@@ -112,16 +108,11 @@ def _draw(basis: Basis, title: str | None) -> Any:
     y = top
     for row, (target, tall) in enumerate(zip(targets, heights, strict=True)):
         x = left
-        text(
-            left - 0.15, y + tall / 2, _caption("to", target),
-            fontsize=8.5, ha="right", va="center",
-        )  # fmt: skip
+        text(left - 0.15, y + tall / 2, _caption("to", target), fontsize=8.5, ha="right", va="center")
         for column, wide in zip(columns, widths, strict=True):
             if row == 0:
-                text(
-                    x + wide / 2, top - 0.12, _caption("from", column),
-                    fontsize=8.5, ha="center", va="bottom",
-                )  # fmt: skip
+                caption, middle = _caption("from", column), x + wide / 2
+                text(middle, top - 0.12, caption, fontsize=8.5, ha="center", va="bottom")
             block = blocks[column.name, target.name]
             down, across = grids[column.name, target.name]
             size = extent(column), extent(target)
@@ -171,8 +162,7 @@ def _matrix(axes: Any, image: Any) -> None:
     axes.set_yticks(np.arange(rows + 1) - 0.5, labels=[])
     axes.grid(color=PAPER, linewidth=0.5)
     axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
 
 
 def _rules(
@@ -187,6 +177,4 @@ def _rules(
     lines = [((x, x), (ys[0], ys[-1])) for x in xs] + [((xs[0], xs[-1]), (y, y)) for y in ys]
     for across, down in lines:
         line = [x / width for x in across], [1 - y / height for y in down]
-        figure.add_artist(
-            Line2D(*line, color=_RULE, linewidth=0.7, transform=figure.transFigure)
-        )
+        figure.add_artist(Line2D(*line, color=_RULE, linewidth=0.7, transform=figure.transFigure))

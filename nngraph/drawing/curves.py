@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nngraph.drawing.figures import COLOURS, INK, new_figure, save_figure, style_axes
+from nngraph.drawing.figures import (
+    COLOURS,
+    INK,
+    new_figure,
+    save_figure,
+    style_axes,
+    title_panel,
+)
 
 
 class Panel(NamedTuple):
@@ -71,8 +78,7 @@ def draw_curves(path: str | os.PathLike[str], panels: Sequence[Panel]) -> Path:
                 name = "_" if number else label
                 _draw(ax, history, "cpu_seconds", f"val_{panel.score}", colour, name)
         style_axes(ax, "CPU seconds of training", f"{panel.score} (validation)")
-        title = textwrap.fill(panel.title, 64)
-        ax.set_title(title, fontsize=10, color=INK, weight="bold", loc="left")
+        title_panel(ax, textwrap.fill(panel.title, 64), 10, 6)
         ax.legend(fontsize=8, frameon=False, labelcolor=INK)
     figure.tight_layout()
     return save_figure(figure, path)

@@ -80,8 +80,12 @@ def style_axes(ax: Any, x: str, y: str) -> None:
     ax.tick_params(labelsize=8, colors=MUTED, length=0)
     ax.grid(color=RULE, linewidth=0.7)
     ax.set_axisbelow(True)
-    for side in ax.spines.values():
-        side.set_visible(False)
+    ax.spines[:].set_visible(False)
+
+
+def title_panel(ax: Any, words: str, size: float = 11, pad: float = 8) -> None:
+    """Write the title of a panel above its left end."""
+    ax.set_title(words, fontsize=size, color=INK, weight="bold", loc="left", pad=pad)
 
 
 # -- a network -----------------------------------------------------------------------------------
@@ -130,20 +134,14 @@ def draw_network(
         # The strongest last, so that they lie on top.
         rank = np.argsort(np.abs(shown))
         shown, starts, ends = shown[rank], starts[rank], ends[rank]
-        segments = np.stack(
-            [
-                np.column_stack([np.full_like(starts, column), starts]),
-                np.column_stack([np.full_like(ends, column + 1), ends]),
-            ],
-            axis=1,
-        )
+        segments = [[(column, a), (column + 1, b)] for a, b in zip(starts, ends, strict=True)]
         rgba = colours((shown + 1) / 2)
         rgba[:, 3] = 0.08 + 0.85 * np.abs(shown) ** 1.3
         # Few edges may be thick; a thousand may not.
         scale = 1.6 if len(shown) > 200 else 2.6
         ax.add_collection(
             LineCollection(
-                list(segments), colors=rgba, linewidths=0.25 + scale * np.abs(shown), zorder=1,
+                segments, colors=rgba, linewidths=0.25 + scale * np.abs(shown), zorder=1,
                 capstyle="round",
             )
         )  # fmt: skip
@@ -285,28 +283,20 @@ def draw_confusion(ax: Any, confusion: NDArray[np.int64], names: Sequence[str]) 
     ax.set_yticks(ticks[:-1] + 0.5, minor=True)
     ax.grid(which="minor", color=RULE, linewidth=0.6)
     ax.tick_params(which="minor", length=0)
-    for side in ax.spines.values():
-        side.set_color(RULE)
+    ax.spines[:].set_color(RULE)
     ax.set_anchor("W")
     ax.set_xlabel("answer of the metanetwork", **FONT)
     ax.set_ylabel("digit that the network draws" if not long else "class", **FONT)
 
 
 def draw_demo(
-    path: str | os.PathLike[str],
-    *,
-    originals: NDArray[np.float64],
-    reconstructions: NDArray[np.float64],
-    enlargements: NDArray[np.float64],
-    psnr: float,
-    graph: NeuralGraph,
-    graph_label: str,
+    path: str | os.PathLike[str], *,
+    originals: NDArray[np.float64], reconstructions: NDArray[np.float64],
+    enlargements: NDArray[np.float64], psnr: float,
+    graph: NeuralGraph, graph_label: str,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    confusion: NDArray[np.int64],
-    class_names: Sequence[str],
-    model: str,
-    accuracy: float,
-) -> Path:
+    confusion: NDArray[np.int64], class_names: Sequence[str], model: str, accuracy: float,
+) -> Path:  # fmt: skip
     """Draw the figure of the demo and save it.
 
     Args:
@@ -337,23 +327,17 @@ def draw_demo(
         0.5, 0.0, "edges: weights, circles: biases; red is positive, blue negative",
         transform=network.transAxes, ha="center", va="top", fontsize=8.5, color=MUTED,
     )  # fmt: skip
-    draw_images(
-        images,
-        {
-            f"images, {_size(originals)} pixels": originals,
-            f"their networks at these pixels ({psnr:.1f} dB on average)": reconstructions,
-            f"the same networks at {_size(enlargements)} pixels": enlargements,
-        },
-    )
+    draw_images(images, {
+        f"images, {_size(originals)} pixels": originals,
+        f"their networks at these pixels ({psnr:.1f} dB on average)": reconstructions,
+        f"the same networks at {_size(enlargements)} pixels": enlargements,
+    })  # fmt: skip
     draw_learning_curves(learning, curves, 1 / len(class_names))
     draw_confusion(table, confusion, class_names)
-    for panel, title in (
-        (network, f"A network as a graph: {graph_label}"),
-        (images, "What the networks were fitted to, and what they draw"),
-        (learning, "Metanetworks learning to read"),
-        (table, f"{model[:1].upper()}{model[1:]}: {accuracy:.1%} on test"),
-    ):
-        panel.set_title(title, fontsize=11, color=INK, weight="bold", loc="left", pad=8)
+    title_panel(network, f"A network as a graph: {graph_label}")
+    title_panel(images, "What the networks were fitted to, and what they draw")
+    title_panel(learning, "Metanetworks learning to read")
+    title_panel(table, f"{model[:1].upper()}{model[1:]}: {accuracy:.1%} on test")
     return save_figure(figure, path)
 
 

@@ -16,17 +16,10 @@ Features = tuple[Tensor, Tensor]
 
 
 def assert_equivariant(
-    function: Function,
-    architecture: Architecture,
-    *,
-    node_channels: int = 1,
-    edge_channels: int = 1,
-    features: Features | None = None,
-    networks: int = 3,
-    relabellings: int = 3,
-    tolerance: float = 1e-10,
-    seed: int = 0,
-) -> None:
+    function: Function, architecture: Architecture, *, node_channels: int = 1,
+    edge_channels: int = 1, features: Features | None = None, networks: int = 3,
+    relabellings: int = 3, tolerance: float = 1e-10, seed: int = 0,
+) -> None:  # fmt: skip
     r"""Assert that ``function`` commutes with every sampled relabelling g of the neurons.
 
     .. math:: f(g \cdot x, g \cdot e) = g \cdot f(x, e)
@@ -60,17 +53,10 @@ def assert_equivariant(
 
 
 def assert_invariant(
-    function: Function,
-    architecture: Architecture,
-    *,
-    node_channels: int = 1,
-    edge_channels: int = 1,
-    features: Features | None = None,
-    networks: int = 3,
-    relabellings: int = 3,
-    tolerance: float = 1e-10,
-    seed: int = 0,
-) -> None:
+    function: Function, architecture: Architecture, *, node_channels: int = 1,
+    edge_channels: int = 1, features: Features | None = None, networks: int = 3,
+    relabellings: int = 3, tolerance: float = 1e-10, seed: int = 0,
+) -> None:  # fmt: skip
     r"""Assert that no sampled relabelling of the neurons changes the answer of ``function``.
 
     .. math:: f(g \cdot x, g \cdot e) = f(x, e)
@@ -92,17 +78,10 @@ def assert_invariant(
 
 
 def assert_not_equivariant(
-    function: Function,
-    architecture: Architecture,
-    *,
-    node_channels: int = 1,
-    edge_channels: int = 1,
-    features: Features | None = None,
-    networks: int = 3,
-    relabellings: int = 3,
-    at_least: float = 1e-3,
-    seed: int = 0,
-) -> None:
+    function: Function, architecture: Architecture, *, node_channels: int = 1,
+    edge_channels: int = 1, features: Features | None = None, networks: int = 3,
+    relabellings: int = 3, at_least: float = 1e-3, seed: int = 0,
+) -> None:  # fmt: skip
     """Assert that some sampled relabelling is noticed: the negative case of a law.
 
     The arguments are those of :func:`assert_equivariant`; ``at_least`` is the relative error that
@@ -167,11 +146,8 @@ def _relabelled(relabelling: Relabelling, outputs: list[Tensor | None]) -> list[
         f"an equivariant function returns (x, edge_attr), each a tensor or None; got "
         f"{len(outputs)} outputs."
     )
-    x, edge_attr = outputs
-    return [
-        None if x is None else relabelling.act_on_nodes(x),
-        None if edge_attr is None else relabelling.act_on_edges(edge_attr),
-    ]
+    acts = relabelling.act_on_nodes, relabelling.act_on_edges
+    return [None if v is None else act(v) for act, v in zip(acts, outputs, strict=True)]
 
 
 def _relative_error(found: Tensor, expected: Tensor) -> float:
@@ -182,7 +158,7 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
     if expected.numel() == 0:
         return 0.0
     found, expected = found.double(), expected.double()
-    assert bool(torch.isfinite(expected).all()), "the function returns NaN or infinity."
-    assert bool(torch.isfinite(found).all()), "the function returns NaN or infinity."
+    finite = torch.isfinite(expected).all() & torch.isfinite(found).all()
+    assert bool(finite), "the function returns NaN or infinity."
     difference = float((found - expected).abs().max())
     return difference / max(float(expected.abs().max()), torch.finfo(torch.float64).tiny)

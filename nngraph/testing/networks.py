@@ -170,9 +170,7 @@ def structured_architectures() -> list[tuple[str, Architecture]]:
     ]  # fmt: skip
 
 
-def _groups(
-    *hidden: tuple[str, int, str | tuple[Factor, ...]]
-) -> tuple[NeuronGroup, ...]:
+def _groups(*hidden: tuple[str, int, str | tuple[Factor, ...]]) -> tuple[NeuronGroup, ...]:
     """Groups between two inputs and three outputs, each with its name, size and neuron space."""
     between = [NeuronGroup(name, size, "hidden", space=space) for name, size, space in hidden]
     return (NeuronGroup("in", 2, "input"), *between, NeuronGroup("out", 3, "output"))
@@ -234,12 +232,10 @@ def random_features(
     Every neuron gets features, the inputs too: what layers deeper in a model see.
     """
     generator = _generator(generator)
-    shapes = (
-        (count, architecture.num_nodes, node_channels),
-        (count, architecture.num_edges, edge_channels),
-    )
+    sizes = (architecture.num_nodes, node_channels), (architecture.num_edges, edge_channels)
     x, edge_attr = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes
+        torch.randn(count, *size, generator=generator, dtype=torch.float64).to(dtype)
+        for size in sizes
     )
     return x, edge_attr
 

@@ -9,7 +9,7 @@ import pytest
 from basis_cases import SPACES, axes, mlp, residual
 
 from nngraph.basis import Basis, WeightSpace, coordinate_orbits, dimension, pair_orbits
-from nngraph.basis.partitions import count_partitions, set_partitions
+from nngraph.basis.terms import count_partitions, set_partitions
 from nngraph.errors import ArchitectureError
 from nngraph.graph.architecture import Architecture
 
