@@ -12,7 +12,7 @@ from torch import Tensor
 from nngraph.basis.block import Matrix
 from nngraph.basis.weight_space import WeightSpace
 from nngraph.errors import ArchitectureError, NonFiniteError
-from nngraph.graph import Architecture, Parameter
+from nngraph.graph import Architecture
 
 #: Unit vectors evaluated at once.
 _CHUNK = 1024
@@ -69,8 +69,8 @@ class Stacked:
         batch, width = sample.shape[0], sample.shape[-1] if channels else 1
         x = sample.new_zeros(batch, spec.num_nodes, width)
         edge_attr = sample.new_zeros(batch, spec.num_edges, width)
-        for parameter, rows in self._rows(x, edge_attr):
-            rows.copy_(values[parameter.name].reshape(rows.shape))
+        for parameter, _, rows in self._rows(x, edge_attr):
+            rows.copy_(values[parameter].reshape(rows.shape))
         result = self.layer(x, edge_attr)
         if isinstance(result, Tensor):
             return {"invariant": result if channels or result.dim() == 1 else result.squeeze(-1)}
@@ -86,16 +86,19 @@ class Stacked:
             )
         last = [-1] if channels else []
         return {
-            parameter.name: rows.reshape(batch, *parameter.shape, *last)
-            for parameter, rows in self._rows(x, edge_attr)
+            parameter: rows.reshape(batch, *shape, *last)
+            for parameter, shape, rows in self._rows(x, edge_attr)
         }
 
-    def _rows(self, x: Tensor, edge_attr: Tensor) -> Iterator[tuple[Parameter, Tensor]]:
-        """Each parameter and the features of its entries, ``[B, n, C]``."""
-        for column in self.architecture.columns:
-            yield column.parameter, x[:, column.start : column.stop]
-        for block in self.architecture.blocks:
-            yield block.parameter, edge_attr[:, block.start : block.stop]
+    def _rows(
+        self, x: Tensor, edge_attr: Tensor
+    ) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+        """Each parameter, its shape, and the features of its entries, ``[B, n, C]``."""
+        spec = self.architecture
+        for features, places in ((x, spec.columns), (edge_attr, spec.blocks)):
+            for place in places:
+                rows = features[:, place.start : place.stop]
+                yield place.parameter.name, place.parameter.shape, rows
 
 
 def stacked(layer: Callable[..., Any], architecture: Architecture) -> Stacked:

@@ -108,7 +108,8 @@ def _draw(basis: Basis, title: str | None) -> Any:
     y = top
     for row, (target, tall) in enumerate(zip(targets, heights, strict=True)):
         x = left
-        text(left - 0.15, y + tall / 2, _caption("to", target), fontsize=8.5, ha="right", va="center")
+        caption, middle = _caption("to", target), y + tall / 2
+        text(left - 0.15, middle, caption, fontsize=8.5, ha="right", va="center")
         for column, wide in zip(columns, widths, strict=True):
             if row == 0:
                 caption, middle = _caption("from", column), x + wide / 2
