@@ -9,7 +9,8 @@ that a relabelling of one space can make, all else staying as it is.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -116,20 +117,17 @@ def space_gains(architecture: Architecture, gains: Gains, space: str) -> Tensor:
     the spaces that it lies within.
     """
     size, copies = architecture.spaces[space], architecture.copies(space)
-    total: Tensor | None = None
+    parts = []
     for group, gain in gains.groups.items():
         view, names = _factored(architecture, group, gain)
-        for place, name in enumerate(names):
-            if name != space:
-                continue
+        count, outer = len(names), architecture.all_spaces[space].within
+        for place in [i for i, name in enumerate(names) if name == space]:
             # New and old are the same for all factors but this one: a diagonal.
-            new = list(range(len(names)))
-            old = [i if i != place else len(names) for i in new]
-            outer = [names.index(name) for name in architecture.all_spaces[space].within]
-            part = torch.einsum(view, [*new, *old], [*outer, place, len(names)])
-            part = part.reshape(copies, size, size)
-            total = part if total is None else total + part
-    return torch.zeros(copies, size, size) if total is None else total
+            old = [i if i != place else count for i in range(count)]
+            kept = [*map(names.index, outer), place, count]
+            part = torch.einsum(view, [*range(count), *old], kept)
+            parts.append(part.reshape(copies, size, size))
+    return reduce(torch.add, parts) if parts else torch.zeros(copies, size, size)
 
 
 def pair_gains(architecture: Architecture, gains: Gains, outer: str, child: str) -> Tensor | None:
@@ -142,28 +140,22 @@ def pair_gains(architecture: Architecture, gains: Gains, outer: str, child: str)
     """
     within = architecture.all_spaces[child].within
     size, whole = architecture.spaces[child], architecture.spaces[outer]
-    total: Tensor | None = None
+    parts = []
     for group, gain in gains.groups.items():
         view, names = _factored(architecture, group, gain)
         if child not in names or outer not in names:
             continue
         inner, around, count = names.index(child), names.index(outer), len(names)
-        new = list(range(count))
-        old = [{inner: count, around: count + 1}.get(i, i) for i in new]
+        old = [{inner: count, around: count + 1}.get(i, i) for i in range(count)]
         others = [names.index(name) for name in within if name != outer]
-        part = torch.einsum(view, [*new, *old], [around, count + 1, *others, inner, count]).reshape(
-            whole, whole, -1, size, size
-        )
-        total = part if total is None else total + part
-    return total
+        kept = [around, count + 1, *others, inner, count]
+        part = torch.einsum(view, [*range(count), *old], kept)
+        parts.append(part.reshape(whole, whole, -1, size, size))
+    return reduce(torch.add, parts) if parts else None
 
 
 def lone_gains(architecture: Architecture, gains: Gains, inner: Sequence[str]) -> Gains:
     """Return the gains of the groups that have none of the spaces within another."""
-    return Gains(
-        {
-            group: gain for group, gain in gains.groups.items()
-            if not _moves(architecture.groups[group].factors, inner)
-        },
-        gains.exact,
-    )  # fmt: skip
+    groups = architecture.groups
+    alone = {g: gain for g, gain in gains.groups.items() if not _moves(groups[g].factors, inner)}
+    return replace(gains, groups=alone)

@@ -197,17 +197,14 @@ def _descend(
     if isinstance(generator, int):
         generator = torch.Generator().manual_seed(generator)
     symmetry = Symmetry(architecture)
-    best: _State | None = None
-    for number in range(starts):
-        if number == 0:
-            state = _informed(symmetry, terms, signed)
-        else:
-            start = symmetry.identity() if number == 1 else symmetry.sample(generator)
-            state = _State(terms, start)
-        _climb(state, signed, generator if number else None)
-        if best is None or state.history[-1] > best.history[-1] + state.least:
+    best = _informed(symmetry, terms, signed)
+    _climb(best, signed, None)
+    for number in range(1, starts):
+        start = symmetry.identity() if number == 1 else symmetry.sample(generator)
+        state = _State(terms, start)
+        _climb(state, signed, generator)
+        if state.history[-1] > best.history[-1] + state.least:
             best = state
-    assert best is not None
     return Alignment(best.relabelling, best.signs, method, tuple(best.history))
 
 
@@ -221,14 +218,14 @@ def _informed(symmetry: Symmetry, terms: list[PairTerm], signed: Collection[str]
     state = _State(terms, symmetry.identity())
     known: list[str] = []
     for space in architecture.spaces:
-        if space not in known:
-            inner = children(architecture, space)
-            if inner:
-                step = propose_together(architecture, state.terms, space, known)
-            else:
-                step, _ = propose(architecture, state.terms, space, signed, known)
-            state.take(step, force=True)
-            known += [space, *inner]
+        if space in known:
+            continue
+        if inner := children(architecture, space):
+            step = propose_together(architecture, state.terms, space, known)
+        else:
+            step, _ = propose(architecture, state.terms, space, signed, known)
+        state.take(step, force=True)
+        known += [space, *inner]
     state.history = [inner_product(state.terms)]
     return state
 

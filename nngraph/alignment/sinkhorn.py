@@ -130,14 +130,14 @@ def match_sinkhorn(
         space: torch.zeros(*index.shape, index.shape[-1], dtype=like.dtype, device=like.device)
         for space, index in Symmetry(architecture).identity().indices.items()
     }
-    best, least = Symmetry(architecture).identity(), float("inf")
+    best, least, history = Symmetry(architecture).identity(), float("inf"), []
     if start is not None:
         best, least = start, judged(start)
+        history.append(-least)
         for space, index in start.indices.items():
             size = index.shape[-1]
             logit = temperature * math.log(max(confidence * (size - 1) / (1 - confidence), 1.0))
             logits[space] += logit * F.one_hot(index, size).to(logits[space])
-    history = [-least] if start is not None else []
     optimizer = torch.optim.Adam([x.requires_grad_() for x in logits.values()], learning_rate)
     for step in range(steps):
         matrices = {s: sinkhorn(x, temperature, iterations) for s, x in logits.items()}

@@ -22,13 +22,7 @@ import torch
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError, NonFiniteError
-from nngraph.graph import (
-    Architecture,
-    NeuralGraph,
-    Relabelling,
-    group_permutation,
-    read_slab,
-)
+from nngraph.graph import Architecture, NeuralGraph, Relabelling, group_permutation, read_slab
 
 #: Columns of node features that are statistics of data, and no parameters: they move with their
 #: neurons, and say nothing of how close two networks are.
@@ -140,9 +134,7 @@ def inner_product(terms: Sequence[PairTerm]) -> float:
 
 
 def moved(
-    terms: Sequence[PairTerm],
-    relabelling: Relabelling,
-    signs: Mapping[str, Tensor] | None = None,
+    terms: Sequence[PairTerm], relabelling: Relabelling, signs: Mapping[str, Tensor] | None = None
 ) -> list[PairTerm]:
     """Return the terms with B relabelled, and the signs of its neurons flipped afterwards.
 

@@ -90,9 +90,7 @@ class Stacked:
             for parameter, shape, rows in self._rows(x, edge_attr)
         }
 
-    def _rows(
-        self, x: Tensor, edge_attr: Tensor
-    ) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+    def _rows(self, x: Tensor, edge_attr: Tensor) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
         """Each parameter, its shape, and the features of its entries, ``[B, n, C]``."""
         spec = self.architecture
         for features, places in ((x, spec.columns), (edge_attr, spec.blocks)):

@@ -80,9 +80,7 @@ def _components(size: int, moves: Iterator[NDArray[np.int64]]) -> Labels:
     count = size
     # One generator at a time, on the orbits so far: memory stays at one edge per element.
     for move in moves:
-        edges = coo_array(
-            (np.ones(size, np.int8), (labels, labels[move])), shape=(count, count)
-        )
+        edges = coo_array((np.ones(size, np.int8), (labels, labels[move])), shape=(count, count))
         count, merged = connected_components(edges, directed=False)
         labels = merged.astype(np.int64)[labels]
     return labels

@@ -118,10 +118,7 @@ class Term:
         return sum(1 << bit for bit, (a, b) in pairs if label[a] == label[b])
 
     def entries(
-        self,
-        target_free: Sequence[int],
-        source_free: Sequence[int],
-        distinct: bool = False,
+        self, target_free: Sequence[int], source_free: Sequence[int], distinct: bool = False
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and columns of the ones in the matrix ``[target.numel, source.numel]``."""
         grids = [
@@ -130,8 +127,7 @@ class Term:
         ]
         places: list[NDArray[np.int64]] = []
         for tensor, free, side in (
-            (self.target, target_free, "target_axes"),
-            (self.source, source_free, "source_axes"),
+            (self.target, target_free, "target_axes"), (self.source, source_free, "source_axes")
         ):
             number = np.zeros([c.size for c in self.classes], np.int64)
             values = dict(zip(tensor.free_axes, free, strict=True))
@@ -247,9 +243,7 @@ def axis_pairs(target: WeightTensor, source: WeightTensor) -> list[tuple[int, in
     ]
 
 
-def _axes_by_space(
-    target: WeightTensor, source: WeightTensor
-) -> dict[tuple[str, int], list[int]]:
+def _axes_by_space(target: WeightTensor, source: WeightTensor) -> dict[tuple[str, int], list[int]]:
     by_space: dict[tuple[str, int], list[int]] = {}
     for place, axis in enumerate((*target.axes, *source.axes)):
         if axis.space is not None:

@@ -8,14 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nngraph.drawing.figures import (
-    COLOURS,
-    INK,
-    new_figure,
-    save_figure,
-    style_axes,
-    title_panel,
-)
+from nngraph.drawing.figures import COLOURS, INK, new_figure, save_figure, style_axes, title_panel
 
 
 class Panel(NamedTuple):

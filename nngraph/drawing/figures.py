@@ -46,11 +46,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def figure_path(path: str | os.PathLike[str]) -> Path:
-    """Return where a figure is to be saved.
-
-    Raises:
-        DataFileError: if the path does not end in ``.png``, ``.pdf`` or ``.svg``.
-    """
+    """Return where a figure is to be saved, or raise a DataFileError."""
     path = Path(path)
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise DataFileError(
@@ -63,7 +59,7 @@ def save_figure(figure: Any, path: str | os.PathLike[str], dpi: int = 150) -> Pa
     """Save a figure atomically; its folder is made if it is not there.
 
     Raises:
-        DataFileError: as :func:`figure_path`.
+        DataFileError: if the path does not end in ``.png``, ``.pdf`` or ``.svg``.
     """
     path = figure_path(path)
     stream = io.BytesIO()

@@ -86,8 +86,7 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
     "selu": ActivationFunction(F.selu),
     "tanh": ActivationFunction(torch.tanh, symmetry="sign"),
     "sine": ActivationFunction(
-        lambda u, w0: torch.sin(w0 * u), {"w0": 1.0},
-        lambda w0: "any_scale" if w0 == 0 else "phase",
+        lambda u, w0: torch.sin(w0 * u), {"w0": 1.0}, lambda w0: "any_scale" if w0 == 0 else "phase"
     ),
     # What a network applies and this table does not know exactly; it cannot be run.
     "other": ActivationFunction(None),

@@ -229,9 +229,7 @@ class Architecture:
                 )
             )
             prefix = f"{prefixes[i]}." if prefixes[i] else ""
-            parameters.append(
-                Parameter(f"{prefix}weight", (width, widths[i]), (i + 1, i))
-            )
+            parameters.append(Parameter(f"{prefix}weight", (width, widths[i]), (i + 1, i)))
             if biases[i]:
                 parameters.append(Parameter(f"{prefix}bias", (width,), (i + 1,), "bias"))
         return cls(tuple(groups), tuple(parameters))
@@ -273,9 +271,7 @@ class Architecture:
         """Return what stands for the edges of a residual; no state dict holds it."""
         names = self.groups[source].name, self.groups[target].name
         size = self.groups[target].size
-        return Parameter(
-            " + ".join(names), (size,), slabs=(Slab("b", target, source),)
-        )
+        return Parameter(" + ".join(names), (size,), slabs=(Slab("b", target, source),))
 
     @property
     def num_edges(self) -> int:
@@ -318,9 +314,7 @@ class Architecture:
                     start, stop = self.node_starts[slab.target], self.node_starts[slab.target + 1]
                     width = slab.sizes(parameter.shape)["f"]
                     columns.append(
-                        Column(
-                            parameter, slab, slab.target, first[slab.column], width, start, stop
-                        )
+                        Column(parameter, slab, slab.target, first[slab.column], width, start, stop)
                     )
         return tuple(columns)
 

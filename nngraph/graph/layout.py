@@ -234,11 +234,7 @@ def _factored(value: Tensor, slab: Slab, lead: int) -> Tensor:
 
 
 def check_slab(slab: Slab, parameter: Parameter, sizes: Sequence[int]) -> None:
-    """Check a slab against its parameter and the sizes of the neuron groups.
-
-    Raises:
-        ArchitectureError: if they do not fit together.
-    """
+    """Raise an ArchitectureError unless a slab fits its parameter and the sizes of the groups."""
     where = f"parameter {parameter.name!r}, slab {slab.axes!r}"
     ends = [slab.target] if slab.column is not None else [slab.target, slab.source]
     for group in ends:
@@ -287,11 +283,7 @@ def _within(bounds: Sequence[tuple[int, int]], sizes: Sequence[int]) -> bool:
 
 
 def check_cover(parameter: Parameter) -> None:
-    """Check that the slabs of a parameter hold each of its entries exactly once.
-
-    Raises:
-        ArchitectureError: if they do not.
-    """
+    """Raise an ArchitectureError unless slabs hold each entry of a parameter exactly once."""
     whole = tuple((0, size) for size in parameter.shape)
     held = sum(math.prod(slab.factors(parameter.shape)) for slab in parameter.slabs)
 

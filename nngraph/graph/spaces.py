@@ -118,11 +118,7 @@ def group_permutation(
 
 
 def check_spaces(spaces: Mapping[str, Space]) -> None:
-    """Check that spaces lie within known ones, and none within itself.
-
-    Raises:
-        ArchitectureError: if they do not.
-    """
+    """Raise an ArchitectureError unless spaces lie within known ones, and none within itself."""
     for space in spaces.values():
         seen, todo = set(), list(space.within)
         while todo:

@@ -205,9 +205,7 @@ def inner(
     return kernel_of(topology, backend, "inner", source)(topology, source, target, heads)
 
 
-def multiply_blocks(
-    topology: Topology, e: Tensor, weight: Tensor, backend: str = "auto"
-) -> Tensor:
+def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor, backend: str = "auto") -> Tensor:
     r"""Multiply each edge's features by the matrix of its block: :math:`\Theta_{k(e)} e`.
 
     Args:

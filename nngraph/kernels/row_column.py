@@ -71,9 +71,7 @@ def dense(topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: in
     incoming = _pieces(
         edges, meetings.incoming, [m.count * n * m.size for m in meetings.sets for n in m.columns]
     )
-    neurons = _pieces(
-        nodes, meetings.nodes, [m.count * m.size for m in meetings.sets if m.whole]
-    )
+    neurons = _pieces(nodes, meetings.nodes, [m.count * m.size for m in meetings.sets if m.whole])
     answers: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
     for meeting in meetings.sets:
         count, size = meeting.count, meeting.size
@@ -125,9 +123,7 @@ def _restore(pieces: list[Tensor], order: Tensor | None, like: Tensor) -> Tensor
     return joined if order is None else torch.zeros_like(joined).index_copy(-2, order, joined)
 
 
-def reference(
-    topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: int
-) -> Answers:
+def reference(topology: Topology, edges: Tensor, nodes: Tensor, keys: int, heads: int) -> Answers:
     """See :func:`row_column_attention`: one set of neurons after the other."""
     _known(topology)
     count = topology.num_edges

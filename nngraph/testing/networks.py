@@ -134,9 +134,7 @@ def structured_architectures() -> list[tuple[str, Architecture]]:
             _groups(("a", 6, (grouped, Factor(3, "a"))), ("b", 4, (grouped, Factor(2, "b")))),
             (
                 Parameter("0", (6, 2), (1, 0)),
-                Parameter("1", (4, 3, 2), slabs=(
-                    Slab("btsf", 2, 1, split=((2, 2), (3,), (2,))),
-                )),
+                Parameter("1", (4, 3, 2), slabs=(Slab("btsf", 2, 1, split=((2, 2), (3,), (2,))),)),
                 Parameter("1.bias", (4,), (2,), "bias"),
                 Parameter("2", (3, 4), (3, 2)),
             ),

@@ -76,9 +76,7 @@ def build(
         num_edges=int(starts[-1]),
         num_graphs=num_graphs,
         nodes=nodes,
-        groups=Groups(
-            _members(groups["graph"], num_graphs), group_sizes, _tensor(groups["level"])
-        ),
+        groups=Groups(_members(groups["graph"], num_graphs), group_sizes, _tensor(groups["level"])),
         blocks=Blocks(
             graph=_members(blocks["graph"], num_graphs),
             size=_tensor(sizes),
@@ -110,9 +108,7 @@ def _tables(
     width = max(len(a.column_names) for a in distinct)
     number = {activation: i for i, activation in enumerate(activations)}
     own = {a: (_group_table(a, number, width), _block_table(a)) for a in distinct}
-    groups, blocks = (
-        np.concatenate([own[a][kind] for a in architectures]) for kind in (0, 1)
-    )
+    groups, blocks = (np.concatenate([own[a][kind] for a in architectures]) for kind in (0, 1))
     networks = np.arange(len(architectures))
     for kind, table in enumerate((groups, blocks)):
         table["graph"] = np.repeat(networks, [len(own[a][kind]) for a in architectures])

@@ -72,9 +72,7 @@ def meetings(
         made.append(
             Meeting(len(members), size, bool(whole), tuple(tokens[_ROWS]), tuple(tokens[_COLUMNS]))
         )
-    return Meetings(
-        tuple(made), _order(runs[_ROWS]), _order(runs[_COLUMNS]), _order(neurons)
-    )
+    return Meetings(tuple(made), _order(runs[_ROWS]), _order(runs[_COLUMNS]), _order(neurons))
 
 
 def _order(runs: list[np.ndarray]) -> Tensor | None:

@@ -29,28 +29,24 @@ _LONG = 32
 
 
 def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
-    """See :func:`nngraph.kernels.gather`."""
     if follows_operations(x):
         return _joined(topology, x, side)
     return _Gather.apply(topology, x, side)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def reduce_sum(topology: Topology, e: Tensor, side: str) -> Tensor:
-    """See :func:`nngraph.kernels.reduce`."""
     if follows_operations(e):
         return _fold(topology, e, side, "sum")
     return _Sum.apply(topology, e, side)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
-    """See :func:`nngraph.kernels.reduce`; ``op`` is ``"max"`` or ``"min"``."""
     if follows_operations(e):
         return _fold(topology, e, side, op)
     return _Extreme.apply(topology, e, side, op)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.edge_affine`."""
     if follows_operations(source):
         ends = gather(topology, source, "source") + gather(topology, target, "target")
         return ends if e is None else ends + e
@@ -190,7 +186,7 @@ def _halved(edges: Tensor, op: str) -> Tensor:
 
 
 def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Tensor:
-    """See :func:`nngraph.kernels.inner`: one matrix product for each block and head."""
+    """One matrix product for each block and head."""
     # The heads come first, so that they are one more axis of the products.
     sources, targets = (
         torch.unflatten(x, -1, (heads, -1)).movedim(-2, 0) for x in (source, target)
@@ -208,7 +204,6 @@ def _split(e: Tensor, buckets: Sequence[Bucket], dim: int = -2) -> tuple[Tensor,
 
 
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.multiply_blocks`."""
     buckets = buckets_of(topology)
     pieces = []
     for part, matrices in zip(
@@ -225,7 +220,7 @@ def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
 def normalise_blocks(
     topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """See :func:`nngraph.kernels.normalise_blocks`; a block's numbers are one layer to torch."""
+    """A block's numbers are one layer to torch."""
     buckets = buckets_of(topology)
     counts = [bucket.blocks for bucket in buckets]
     dtype = torch.promote_types(e.dtype, weight.dtype)
@@ -260,14 +255,12 @@ def _messages(
 
 
 def propagate(topology: Topology, weight: Tensor, x: Tensor, to: str) -> Tensor:
-    """See :func:`nngraph.kernels.propagate`."""
     buckets = buckets_of(topology)
     parts = _messages(buckets, _split(weight, buckets, -1), x, to)
     return assemble(topology.num_nodes, x, parts)
 
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
-    """See :func:`nngraph.kernels.propagate_level`."""
     buckets = topology.levels[level].buckets
     reached = [level] if to == "target" else heard_levels(topology, level)
     parts = _messages(buckets, (weight[..., b.start : b.stop] for b in buckets), x, to)

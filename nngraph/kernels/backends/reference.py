@@ -33,17 +33,14 @@ def mean_by(values: Tensor, index: Tensor, sizes: Tensor, total: Total = sum_by)
 
 
 def gather(topology: Topology, x: Tensor, side: str) -> Tensor:
-    """See :func:`nngraph.kernels.gather`."""
     return x.index_select(-2, ends(topology, side)[0])
 
 
 def reduce_sum(topology: Topology, e: Tensor, side: str, total: Total = sum_by) -> Tensor:
-    """See :func:`nngraph.kernels.reduce`."""
     return total(e, *ends(topology, side))
 
 
 def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
-    """See :func:`nngraph.kernels.reduce`; ``op`` is ``"max"`` or ``"min"``."""
     index, size = ends(topology, side)
     out = e.new_zeros(*e.shape[:-2], size, e.shape[-1])
     at = index.unsqueeze(-1).expand_as(e)
@@ -51,19 +48,16 @@ def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
 
 
 def edge_affine(topology: Topology, e: Tensor | None, source: Tensor, target: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.edge_affine`."""
     gathered = gather(topology, source, "source") + gather(topology, target, "target")
     return gathered if e is None else e + gathered
 
 
 def inner(topology: Topology, source: Tensor, target: Tensor, heads: int) -> Tensor:
-    """See :func:`nngraph.kernels.inner`."""
     products = gather(topology, source, "source") * gather(topology, target, "target")
     return torch.unflatten(products, -1, (heads, -1)).sum(-1)
 
 
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.multiply_blocks`."""
     each = weight.index_select(0, topology.edge_block)
     return (each @ e.unsqueeze(-1)).squeeze(-1)
 
@@ -71,7 +65,6 @@ def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
 def normalise_blocks(
     topology: Topology, e: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Total = sum_by
 ) -> Tensor:
-    """See :func:`nngraph.kernels.normalise_blocks`."""
     block, sizes = topology.edge_block, topology.blocks.size
     mean = mean_by(e, block, sizes, total).mean(-1, keepdim=True)
     # Around the mean, not E[e^2] - E[e]^2, which cancels.
@@ -84,7 +77,6 @@ def normalise_blocks(
 def propagate(
     topology: Topology, weight: Tensor, x: Tensor, to: str, total: Total = sum_by
 ) -> Tensor:
-    """See :func:`nngraph.kernels.propagate`."""
     messages = weight.unsqueeze(-1) * gather(topology, x, "source" if to == "target" else "target")
     return reduce_sum(topology, messages, to, total)
 
@@ -95,7 +87,7 @@ def heard_levels(topology: Topology, level: int) -> range:
 
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
-    """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
+    """``x`` is that of the levels it hears of."""
     rows = torch.argsort(topology.nodes.level_order)
     here = sum(topology.levels[before].size for before in range(level))
     first = here - sum(topology.levels[before].size for before in heard_levels(topology, level))

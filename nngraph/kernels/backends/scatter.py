@@ -15,11 +15,7 @@ from nngraph.kernels.backends.reference import ends, heard_levels
 
 
 def torch_scatter() -> ModuleType:
-    """Return the package.
-
-    Raises:
-        MissingDependencyError: if it is not installed.
-    """
+    """Return the package, or raise a MissingDependencyError."""
     try:
         import torch_scatter as package
     except ImportError as error:
@@ -60,7 +56,6 @@ propagate = partial(reference.propagate, total=sum_by)
 
 
 def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
-    """See :func:`nngraph.kernels.reduce`; ``op`` is ``"max"`` or ``"min"``."""
     index, size = ends(topology, side)
     if not e.numel():
         return e.new_zeros(*e.shape[:-2], size, e.shape[-1])
@@ -73,14 +68,14 @@ def reduce_extreme(topology: Topology, e: Tensor, side: str, op: str) -> Tensor:
 
 
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor) -> Tensor:
-    """See :func:`nngraph.kernels.multiply_blocks`; the edges of a block lie together."""
+    """The edges of a block lie together."""
     parts = torch.split(e, topology.blocks.size.tolist(), dim=-2)
     products = [part @ matrix.mT for part, matrix in zip(parts, weight, strict=True)]
     return torch.cat(products, dim=-2) if products else e.new_zeros(*e.shape[:-1], weight.shape[1])
 
 
 def propagate_level(topology: Topology, level: int, weight: Tensor, x: Tensor, to: str) -> Tensor:
-    """See :func:`nngraph.kernels.propagate_level`; x is that of the levels it hears of."""
+    """``x`` is that of the levels it hears of."""
     edges = (topology.blocks.level == level)[topology.edge_block].nonzero().flatten()
     here = sum(topology.levels[before].size for before in range(level))
     received = sum(topology.levels[before].size for before in heard_levels(topology, level))

@@ -18,6 +18,7 @@ do not drown in calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,21 +71,16 @@ class DenseMixing(nn.Module):
         count = len(self.terms.tables) + 1
         mixed = self.mix(self.pool(x, edge_attr), weights[:count], bias)
         slots = self.add_global(mixed)
+        factors = (weight.mT.expand(len(x), -1, -1) for weight in weights[count:])
         pieces: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
         for run in self.layout.runs:
             size = run.rows * run.columns
             if run.mixed:
                 edges = run.array(x, edge_attr).flatten(2, 3).unbind(1)
                 values = [
-                    torch.baddbmm((t + s).flatten(1, 2), e, w.mT.expand(len(x), -1, -1))
-                    for t, s, e, w in zip(
-                        *_sides(run, mixed[0]),
-                        edges,
-                        weights[count : count + run.count],
-                        strict=True,
-                    )
+                    torch.baddbmm((t + s).flatten(1, 2), e, next(factors))
+                    for t, s, e in zip(*_sides(run, mixed[0]), edges, strict=True)
                 ]
-                count += run.count
             elif run.moves:
                 ((axis, moves),) = run.moves.items()
                 parts = [part for move in moves for part in move.part(mixed[0]).unbind(1)]
@@ -99,17 +95,12 @@ class DenseMixing(nn.Module):
         return nodes, found
 
     def pool(
-        self,
-        x: Tensor,
-        edge_attr: Tensor,
-        mean: bool = True,
+        self, x: Tensor, edge_attr: Tensor, mean: bool = True,
         visit: Callable[[Run, Tile], None] | None = None,
-    ) -> Tables:
+    ) -> Tables:  # fmt: skip
         """Average every tensor into every table that has slots for it; or add up.
 
         Args:
-            x, edge_attr: features.
-            mean: whether to average.
             visit: what else to do with each tile of the edges that are mixed, while it is in the
                 cache.
         """
@@ -151,7 +142,6 @@ class DenseMixing(nn.Module):
         """Add the global table to the others in place; return all slots ``[B, Q, C]``.
 
         Args:
-            mixed: the tables.
             scaled: divide it by the number of neurons that it is broadcast to: the transpose of a
                 mean.
         """
@@ -167,18 +157,13 @@ class DenseMixing(nn.Module):
         return slots
 
     def write(
-        self,
-        mixed: Tables,
-        edge_attr: Tensor,
-        weights: Sequence[Tensor],
-        out: tuple[Tensor, Tensor],
-        scaled: bool = False,
-    ) -> None:
+        self, mixed: Tables, edge_attr: Tensor, weights: Sequence[Tensor],
+        out: tuple[Tensor, Tensor], scaled: bool = False,
+    ) -> None:  # fmt: skip
         """Write the features that mixed tables and each edge's product give, without a graph.
 
         Args:
             mixed: the tables; overwritten.
-            edge_attr: what is multiplied.
             weights: of the edge mixing, ``[C, C_out]`` each.
             out: x, which is zero, and edge_attr.
             scaled: divide tables by the number of entries that they are broadcast to: the
@@ -240,26 +225,23 @@ def _sums(
     return target.unsqueeze(3), source.unsqueeze(3)
 
 
-class _WeightGradients:
-    """Sums ``[C_out, C]`` of gradient times edge for each tensor with edge mixing, by tiles."""
-
-    def __init__(self, edges: Tensor, gradient: Tensor) -> None:
-        self.edges, self.gradient = edges, gradient
-        self.found: list[Tensor] = []
-
-    def add(self, run: Run, tile: Tile) -> None:
-        edges = tile.part(run.array(self.edges, self.edges)).flatten(2, 3)
-        gradient = tile.part(run.array(self.gradient, self.gradient)).flatten(2, 3)
-        for one, other in zip(gradient.unbind(1), edges.unbind(1), strict=True):
-            if edges.shape[2] >= 64:
-                product = torch.bmm(one.mT, other).sum(0)
-            else:
-                # Few edges per network: one product over all costs a copy, but no sum.
-                product = one.flatten(0, 1).T @ other.flatten(0, 1)
-            if tile.start:
-                self.found[-1] += product
-            else:
-                self.found.append(product)
+def _add_weight_gradients(
+    found: list[Tensor], edge_attr: Tensor, gradient: Tensor, run: Run, tile: Tile
+) -> None:
+    """Sum gradient times edge ``[C_out, C]`` for each tensor with edge mixing, by tiles."""
+    gradients, edges = (
+        tile.part(run.array(value, value)).flatten(2, 3) for value in (gradient, edge_attr)
+    )
+    for one, other in zip(gradients.unbind(1), edges.unbind(1), strict=True):
+        if edges.shape[2] >= 64:
+            product = torch.bmm(one.mT, other).sum(0)
+        else:
+            # Few edges per network: one product over all costs a copy, but no sum.
+            product = one.flatten(0, 1).T @ other.flatten(0, 1)
+        if tile.start:
+            found[-1] += product
+        else:
+            found.append(product)
 
 
 def _sides(run: Run, stacks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -291,13 +273,9 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        mixing: DenseMixing,
-        x: Tensor,
-        edge_attr: Tensor,
-        bias: Tensor | None,
+        ctx: Any, mixing: DenseMixing, x: Tensor, edge_attr: Tensor, bias: Tensor | None,
         *weights: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         count = len(mixing.terms.tables) + 1
         tables = mixing.pool(x, edge_attr)
         mixed = mixing.mix(tables, weights[:count], bias)
@@ -318,14 +296,15 @@ class _Mix(torch.autograd.Function):
             inputs = [x, edge_attr, bias, *weights]
             return None, *derivatives(mixing.plain, inputs, needed, (grad_x, grad_edges))
         count = len(mixing.terms.tables) + 1
-        edge_gradients = _WeightGradients(edge_attr, grad_edges)
-        sums, total = mixing.pool(grad_x, grad_edges, mean=False, visit=edge_gradients.add)
+        of_edges: list[Tensor] = []
+        visit = partial(_add_weight_gradients, of_edges, edge_attr, grad_edges)
+        sums, total = mixing.pool(grad_x, grad_edges, mean=False, visit=visit)
         found_weights: list[Tensor] = [total.T @ tables[-1], *weights[1:count]]
         for stack, own, table in zip(mixing.layout.stacks, sums, tables[:-1], strict=True):
             product = torch.bmm(_matrix(own).mT, _matrix(table))
             for index, gradient in zip(stack.tables, product.unbind(), strict=True):
                 found_weights[1 + index] = gradient
-        found_weights += edge_gradients.found
+        found_weights += of_edges
         grad_bias = total.sum(0) if ctx.has_bias else None
         if not (needed[0] or needed[1]):
             return None, None, None, grad_bias, *found_weights

@@ -8,7 +8,7 @@ in *moves*: strided copies, a few for any depth.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -153,9 +153,8 @@ class Layout:
                 slots[index], width = width, width + tensor.free
         pooled = torch.empty(terms.num_slots, dtype=torch.long)
         for slot in terms.slots:
-            pooled[slot.start : slot.stop] = slots[slot.tensor] + torch.arange(
-                slot.stop - slot.start
-            )
+            own = torch.arange(slot.stop - slot.start)
+            pooled[slot.start : slot.stop] = slots[slot.tensor] + own
         broadcast = torch.full((width,), terms.num_slots)
         broadcast[pooled] = torch.arange(terms.num_slots)
         runs = tuple(_run(terms, found, places, slots) for found in _neighbours(terms.tensors))
@@ -167,13 +166,10 @@ def _neighbours(tensors: Sequence[MixedTensor]) -> list[list[int]]:
     found: list[list[int]] = []
     for index, tensor in enumerate(tensors):
         last = tensors[index - 1] if index else None
-        joins = (
-            last is not None
-            and tensor.permuted_axes
-            and (last.on_edges, last.stop, last.shape, last.permuted)
-            == (tensor.on_edges, tensor.start, tensor.shape, tensor.permuted)
-        )
-        if joins:
+        kind = (tensor.on_edges, tensor.start, tensor.shape, tensor.permuted)
+        if last is not None and tensor.permuted_axes and kind == (
+            last.on_edges, last.stop, last.shape, last.permuted
+        ):  # fmt: skip
             found[-1].append(index)
         else:
             found.append([index])
@@ -189,20 +185,12 @@ def _run(
         joined: list[Move] = []
         for k, index in enumerate(found):
             move, before = places[index, axis], joined[-1] if joined else None
-            if before is not None and (
-                (before.stack, before.table + before.count, before.start, before.stop)
-                == (move.stack, move.table, move.start, move.stop)
+            if before is not None and move == replace(
+                before, first=0, count=1, table=before.table + before.count
             ):
-                joined[-1] = Move(
-                    before.first,
-                    before.count + 1,
-                    before.stack,
-                    before.table,
-                    move.start,
-                    move.stop,
-                )
+                joined[-1] = replace(before, count=before.count + 1)
             else:
-                joined.append(Move(k, 1, move.stack, move.table, move.start, move.stop))
+                joined.append(replace(move, first=k))
         moves[axis] = tuple(joined)
     rows, columns = first.shape if first.on_edges else (*first.shape, 1)
     slot = -1 if moves else slots[found[0]]

@@ -152,9 +152,8 @@ class Terms:
         The number of weights for each pair of channels; the dimension of the space of equivariant
         maps where every permuted group has at least two neurons.
         """
-        return (
-            self.num_slots**2 + sum(table.slots**2 for table in self.tables) + len(self.edge_mixing)
-        )
+        slots = [self.num_slots, *(table.slots for table in self.tables)]
+        return sum(count**2 for count in slots) + len(self.edge_mixing)
 
     def parts_of(self, tensor: int) -> tuple[tuple[int, Slot], ...]:
         """The tables in which a tensor has slots, with its slots there."""
@@ -173,16 +172,11 @@ def _terms(architecture: Architecture, permute_io: PermuteIO) -> Terms:
     _refuse_shared_spaces(architecture)
     tensors = [
         MixedTensor(
-            block.parameter.name,
-            True,
-            block.start,
-            block.stop,
-            block.shape,
-            (block.target, block.source),
-            (permuted[block.target], permuted[block.source]),
+            block.parameter.name, True, block.start, block.stop, block.shape, ends,
+            tuple(permuted[group] for group in ends),
         )
-        for block in architecture.blocks
-    ]
+        for block in architecture.blocks for ends in [(block.target, block.source)]
+    ]  # fmt: skip
     # One node tensor per group with parameters: columns of a group are channels of one tensor.
     for group in dict.fromkeys(column.group for column in architecture.columns):
         names = [c.parameter.name for c in architecture.columns if c.group == group]
@@ -259,8 +253,7 @@ def _views(terms: Terms, x: Tensor, edge_attr: Tensor) -> list[Tensor]:
     edges = torch.split(edge_attr, [b.stop - b.start for b in architecture.blocks], dim=1)
     remaining = iter(edges)
     return [
-        torch.unflatten(next(remaining), 1, tensor.shape)
-        if tensor.on_edges
+        torch.unflatten(next(remaining), 1, tensor.shape) if tensor.on_edges
         else nodes[tensor.groups[0]]
         for tensor in terms.tensors
-    ]
+    ]  # fmt: skip

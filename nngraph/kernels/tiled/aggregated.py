@@ -37,20 +37,18 @@ class _Aggregate(torch.autograd.Function):
         ctx: Any, plain: Any, topology: Topology, e: Tensor, side: str, ops: tuple[str, ...],
         count: Tensor,
     ) -> Tensor:  # fmt: skip
-        total = mean = None
+        found: dict[str, Tensor] = {}
         if {"sum", "mean", "std"} & {*ops}:
-            total = _fold(topology, e, side, "sum")
-            mean = total / count
-        made: list[Tensor | None] = []
+            found["sum"] = _fold(topology, e, side, "sum")
+            found["mean"] = found["sum"] / count
+        mean = found.get("mean")
         for op in ops:
-            if op == "std":
-                apart = _broadcast(topology, mean, side).sub_(e).square_()  # type: ignore[arg-type]
-                made.append((_fold(topology, apart, side, "sum") / count).sqrt_())
+            if op == "std" and mean is not None:
+                apart = _broadcast(topology, mean, side).sub_(e).square_()
+                found[op] = (_fold(topology, apart, side, "sum") / count).sqrt_()
             elif op in ("max", "min"):
-                made.append(_fold(topology, e, side, op))
-            else:
-                made.append(total if op == "sum" else mean)
-        out = torch.cat(made, dim=-1)  # type: ignore[arg-type]
+                found[op] = _fold(topology, e, side, op)
+        out = torch.cat([found[op] for op in ops], dim=-1)
         ctx.plain, ctx.topology, ctx.side, ctx.ops, ctx.count = plain, topology, side, ops, count
         ctx.save_for_backward(e, out, mean)
         return out

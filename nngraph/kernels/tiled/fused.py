@@ -51,9 +51,7 @@ def applied(
     lead = e.shape[:-2]
     own = (None if value is None else flat(value, lead) for value in ends)
     found = function.apply(given, flat(e, lead), weight, *own)  # type: ignore[no-untyped-call]
-    edges, incoming, outgoing, blocks = (
-        value.reshape(*lead, *value.shape[-2:]) for value in found
-    )
+    edges, incoming, outgoing, blocks = (value.reshape(*lead, *value.shape[-2:]) for value in found)
     return edges, incoming, outgoing, blocks
 
 
@@ -149,13 +147,9 @@ class _EdgeUpdate(torch.autograd.Function):
 def _through_norm(
     gradient: Tensor, normal: Tensor, scale: Tensor | None, beside: Tensor, out: Tensor
 ) -> None:
-    """Write the gradient of what was normalised, plus the one that goes beside the norm.
+    """Write the gradient of what was normalised, plus the one beside the norm, ``[b, k, r, c, C]``.
 
-    Args:
-        gradient, normal: of and after the norm, ``[n, C]``.
-        scale: of the norm, or ``None`` where there is none.
-        beside: ``[b, k, r, c, C]``.
-        out: of that shape.
+    The gradient after the norm and what it gave are ``[n, C]``; ``scale`` is ``None`` without one.
     """
     if scale is None:
         torch.add(beside, gradient.view(beside.shape), out=out)

@@ -129,9 +129,7 @@ class Sums:
         incoming, outgoing, blocks = (total / count for total, count in found)
         return incoming, outgoing, blocks
 
-    def gradients(
-        self, of_means: Sequence[Tensor | None]
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gradients(self, of_means: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the gradients of the sums at sources, at targets and over blocks."""
         to_target, to_source, to_block = (
             None if gradient is None else gradient.to(self.like.dtype) / count

@@ -22,8 +22,7 @@ import triton.language as tl
 @triton.jit
 def _strip(job, count, rows, columns, ROWS: tl.constexpr, SPAN: tl.constexpr):
     """Network, array, their number counted together, tile of rows and span of columns of a job."""
-    spans = tl.cdiv(columns, SPAN)
-    tiles = tl.cdiv(rows, ROWS)
+    spans, tiles = tl.cdiv(columns, SPAN), tl.cdiv(rows, ROWS)
     pair = job // (spans * tiles)
     return pair // count, pair % count, pair, (job // spans) % tiles, job % spans
 
@@ -38,10 +37,7 @@ def _first(index, start, array, size):
 
 
 @triton.jit
-def _neurons(
-    features, first, at, size,
-    C: tl.constexpr, PADDED: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
+def _neurons(features, first, at, size, C: tl.constexpr, PADDED: tl.constexpr, ACC: tl.constexpr):
     """Features ``[n, PADDED]`` of the neurons ``at`` of an array; 0 where there is none."""
     channel = tl.arange(0, PADDED)
     there = (at < size)[:, None] & (channel < C)[None, :]
@@ -51,9 +47,8 @@ def _neurons(
 
 @triton.jit
 def _targets(
-    features, block, first, at, size, row,
-    C: tl.constexpr, PADDED: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
+    features, block, first, at, size, row, C: tl.constexpr, PADDED: tl.constexpr, ACC: tl.constexpr
+):
     """As :func:`_neurons`, and what row ``row`` of the blocks says to all of them."""
     found = _neurons(features, first, at, size, C, PADDED, ACC)
     if block is not None:
@@ -64,9 +59,7 @@ def _targets(
 
 
 @triton.jit
-def _write_sums(
-    sums, out, first, at, size, C: tl.constexpr, PADDED: tl.constexpr
-):
+def _write_sums(sums, out, first, at, size, C: tl.constexpr, PADDED: tl.constexpr):
     channel = tl.arange(0, PADDED)
     there = (at < size)[:, None] & (channel < C)[None, :]
     tl.store(out + (first + at)[:, None] * C + channel[None, :], sums, mask=there)
@@ -231,9 +224,7 @@ def backward(
             _write_sums(tl.sum(inner, 0), at_source, first_sum, at_column, columns, C, PADDED)
 
             inner = _rounded(tl.reshape(inner, [SIZE, PADDED]), TYPE, EMULATE)
-            total_weight += tl.dot(
-                tl.trans(inner), factor, input_precision="ieee", out_dtype=ACC
-            )
+            total_weight += tl.dot(tl.trans(inner), factor, input_precision="ieee", out_dtype=ACC)
             through = tl.dot(inner, mirrored, input_precision="ieee", out_dtype=ACC)
             if NORMALISE:
                 along = tl.sum(through * normal, 1) / C
