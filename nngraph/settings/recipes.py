@@ -61,6 +61,21 @@ class Recipe:
         """Return the recipe as plain data."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
+    def with_steps(self, steps: tuple[int, int] | None, checkpoints: int | None) -> Recipe:
+        """Return the recipe with other lengths of training.
+
+        Raises:
+            InvalidGraphError: if they are out of range.
+        """
+        low, high = self.steps if steps is None else steps
+        kept = self.checkpoints if checkpoints is None else checkpoints
+        if not 1 <= low <= high or not 1 <= kept <= low + 1:
+            raise InvalidGraphError(
+                f"steps range from {low} to {high} with {kept} checkpoints; expected 1 or more "
+                "steps, and no more checkpoints than there are states of the shortest run."
+            )
+        return replace(self, steps=(low, high), checkpoints=kept)
+
 
 #: The recipes that are shipped. ``small-cnn`` follows the small CNN zoo of Unterthiner et al.
 #: ("Predicting Neural Network Accuracy from Weights", 2020): one CNN of three layers of 16
@@ -118,11 +133,4 @@ class TrainZooSettings:
             raise InvalidGraphError(
                 f"recipe is {self.recipe!r}; expected one of {', '.join(RECIPES)}."
             )
-        low, high = recipe.steps if self.steps is None else self.steps
-        kept = recipe.checkpoints if self.checkpoints is None else self.checkpoints
-        if not 1 <= low <= high or not 1 <= kept <= low + 1:
-            raise InvalidGraphError(
-                f"steps range from {low} to {high} with {kept} checkpoints; expected 1 or more "
-                "steps, and no more checkpoints than there are states of the shortest run."
-            )
-        return replace(recipe, steps=(low, high), checkpoints=kept)
+        return recipe.with_steps(self.steps, self.checkpoints)

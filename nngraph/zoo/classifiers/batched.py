@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nngraph.graph import Activation
 from nngraph.settings import OPTIMISERS, WEIGHT_INITS
-from nngraph.zoo.classifiers.spec import ClassifierSpec
+from nngraph.zoo.classifiers.spec import ClassifierSpec, HiddenLayer
 
 #: Momentum of a batch norm's running statistics, torch's own.
 _MOMENTUM = 0.1
@@ -85,40 +85,40 @@ class BatchedClassifiers:
         values = self._values(self.flat if flat is None else flat)
         if images.dim() == 4:
             images = images.expand(self.count, *images.shape)
-        run = self._convolutions if self.spec.convolutional else self._maps
-        value = run(images, values, training)
+        # Of CNNs all networks lie side by side in the channels: a layer is one grouped convolution.
+        cnn = self.spec.convolutional
+        value = images.transpose(0, 1).flatten(1, 2) if cnn else images.flatten(2)
+        for i, layer in enumerate(self.spec.layers):
+            mapped = (self._convolved if cnn else self._mapped)(value, i, layer, values, training)
+            value = self.activation(mapped + value if layer.residual else mapped)
+        if cnn:
+            value = value.mean(dim=(2, 3)).view(len(value), self.count, -1).transpose(0, 1)
         if dropout is not None:
             kept = torch.rand(value.shape, generator=generator) >= dropout.view(-1, 1, 1)
             value = value * kept / (1 - dropout.view(-1, 1, 1))
         bias, weight = values["head.bias"], values["head.weight"]
         return torch.baddbmm(bias.unsqueeze(1), value, weight.transpose(1, 2))
 
-    def _maps(self, images: Tensor, values: Mapping[str, Tensor], training: bool) -> Tensor:
-        value = images.flatten(2)
-        for i, layer in enumerate(self.spec.layers):
-            weight = values[f"layers.{i}.weight"].transpose(1, 2)
-            if self.spec.norm:
-                mapped = torch.bmm(value, weight).transpose(0, 1)
-                mapped = self._norm(mapped.flatten(1), i, values, training)
-                mapped = mapped.view(-1, self.count, layer.outputs).transpose(0, 1)
-            else:
-                mapped = torch.baddbmm(values[f"layers.{i}.bias"].unsqueeze(1), value, weight)
-            value = self.activation(mapped + value if layer.residual else mapped)
-        return value
+    def _mapped(
+        self, value: Tensor, i: int, layer: HiddenLayer, values: Mapping[str, Tensor],
+        training: bool,
+    ) -> Tensor:  # fmt: skip
+        weight = values[f"layers.{i}.weight"].transpose(1, 2)
+        if not self.spec.norm:
+            return torch.baddbmm(values[f"layers.{i}.bias"].unsqueeze(1), value, weight)
+        mapped = torch.bmm(value, weight).transpose(0, 1)
+        normed = self._norm(mapped.flatten(1), i, values, training)
+        return normed.view(-1, self.count, layer.outputs).transpose(0, 1)
 
-    def _convolutions(self, images: Tensor, values: Mapping[str, Tensor], training: bool) -> Tensor:
-        # All networks side by side in the channels: a layer is one grouped convolution.
-        value = images.transpose(0, 1).flatten(1, 2)
-        for i, layer in enumerate(self.spec.layers):
-            bias = None if self.spec.norm else values[f"layers.{i}.bias"].flatten()
-            mapped = F.conv2d(
-                value, values[f"layers.{i}.weight"].flatten(0, 1), bias, layer.stride,
-                layer.kernel // 2, groups=self.count,
-            )  # fmt: skip
-            if self.spec.norm:
-                mapped = self._norm(mapped, i, values, training)
-            value = self.activation(mapped + value if layer.residual else mapped)
-        return value.mean(dim=(2, 3)).view(len(value), self.count, -1).transpose(0, 1)
+    def _convolved(
+        self, value: Tensor, i: int, layer: HiddenLayer, values: Mapping[str, Tensor],
+        training: bool,
+    ) -> Tensor:  # fmt: skip
+        bias = None if self.spec.norm else values[f"layers.{i}.bias"].flatten()
+        weight = values[f"layers.{i}.weight"].flatten(0, 1)
+        padding = layer.kernel // 2
+        mapped = F.conv2d(value, weight, bias, layer.stride, padding, groups=self.count)
+        return self._norm(mapped, i, values, training) if self.spec.norm else mapped
 
     def _norm(self, value: Tensor, i: int, values: Mapping[str, Tensor], training: bool) -> Tensor:
         parts = ("running_mean", "running_var", "weight", "bias")

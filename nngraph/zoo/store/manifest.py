@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,11 @@ class Manifest:
         raise InvalidGraphError(
             f"the zoo has no fact {name!r}; it has {', '.join(fact.name for fact in self.facts)}."
         )
+
+    @property
+    def starts(self) -> list[int]:
+        """First network of each shard, and the number of networks at the end."""
+        return list(accumulate((shard.count for shard in self.shards), initial=0))
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def write_with_bar(
     with progress_bar(unit=unit, desc=desc, shown=shown and ranks.leads) as bar:
 
         def begin(found: Manifest) -> None:
-            bar.reset(total=sum(shard.count for shard in found.shards) // networks)
+            bar.reset(total=found.starts[-1] // networks)
             bar.update(sum(shard.count for shard in found.shards if shard.done) // networks)
 
         def show(done: int, **reached: str) -> None:
