@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ _REFUSED = {
     b"BZh": "is compressed with bzip2; unpack it first",
     b"\xfd7zXZ": "is compressed with xz; unpack it first",
     b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it first",
-    b"<!DOCTYPE": "is a web page, perhaps an error or a log-in page in place of the file; "
-    "download it again",
-    b"<html": "is a web page, perhaps an error or a log-in page in place of the file; "
-    "download it again",
+    **dict.fromkeys(
+        (b"<!DOCTYPE", b"<html"),
+        "is a web page, perhaps an error or a log-in page in place of the file; download it again",
+    ),
 }  # fmt: skip
 _SCRIPT = (
     "is a TorchScript archive, which holds code as well as weights. Save the weights alone, where "
@@ -117,14 +117,14 @@ def read_tensors(path: Path, max_bytes: int) -> Any:
     Raises:
         DataFileError: if it is truncated, damaged, too large, or of another kind.
     """
-    kind = container_of(path)
-    readers: dict[str, Callable[[], Any]] = {
-        "safetensors": lambda: read_safetensors(path)[0],
-        "arrays": lambda: read_arrays(path, max_bytes),
-        "index": lambda: _read_index(path, max_bytes),
-        "torch": lambda: _read_torch(path, max_bytes),
-    }
-    return readers[kind]()
+    match container_of(path):
+        case "safetensors":
+            return read_safetensors(path)[0]
+        case "arrays":
+            return read_arrays(path, max_bytes)
+        case "index":
+            return _read_index(path, max_bytes)
+    return _read_torch(path, max_bytes)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -145,10 +145,7 @@ def read_arrays(path: str | Path, max_bytes: int = 2**36) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-        if size > max_bytes:
-            raise DataFileError(f"{path} unpacks to {size} bytes; at most {max_bytes} are read.")
+        _check_unpacked(path, max_bytes)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except DataFileError:
@@ -160,6 +157,14 @@ def read_arrays(path: str | Path, max_bytes: int = 2**36) -> dict[str, Tensor]:
             f"{path} is not an archive of plain numbers: {error}. Expected what numpy.savez "
             "writes of arrays without objects."
         ) from None
+
+
+def _check_unpacked(path: Path, max_bytes: int) -> None:
+    """Refuse a zip archive that unpacks to more."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(item.file_size for item in archive.infolist())
+    if size > max_bytes:
+        raise DataFileError(f"{path} unpacks to {size} bytes; at most {max_bytes} are read.")
 
 
 def _read_index(path: Path, max_bytes: int) -> dict[str, Tensor]:
@@ -195,12 +200,7 @@ def _read_index(path: Path, max_bytes: int) -> dict[str, Tensor]:
 def _read_torch(path: Path, max_bytes: int) -> Any:
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > max_bytes:
-                raise DataFileError(
-                    f"{path} unpacks to {unpacked} bytes; at most {max_bytes} are read."
-                )
+            _check_unpacked(path, max_bytes)
         # Of an open file: given a path, torch goes by its ending.
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)

@@ -174,14 +174,19 @@ def load_graph(
         NonFiniteError: if a weight is NaN or infinite, and they are not allowed.
     """
     path = checked_path(path, max_bytes)
-    if architecture is not None:
-        return _load_checkpoint(path, architecture, allow_nonfinite, max_bytes)
-    if container_of(path) != "safetensors":
+    is_safe = container_of(path) == "safetensors"
+    tensors, metadata = read_safetensors(path) if is_safe else ({}, {})
+    if architecture is not None and metadata.get("format") != _FORMAT:
+        state = tensors if is_safe else load_state_dict(path, max_bytes=max_bytes)
+        try:
+            return state_dict_to_graph(state, architecture, allow_nonfinite=allow_nonfinite)
+        except NNGraphError as error:
+            raise type(error)(f"{path}: {error}") from error
+    if not is_safe:
         raise DataFileError(
             f"{path} is no graph file; expected .safetensors, as save_graph writes it. A "
             "checkpoint is read by load_state_dict, or with the architecture that it is of."
         )
-    tensors, metadata = read_safetensors(path)
     if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
         raise DataFileError(
             f"{path} has format {metadata.get('format')!r}, version {metadata.get('version')!r}; "
@@ -189,14 +194,12 @@ def load_graph(
             "by load_state_dict, or with the architecture that it is of."
         )
     try:
-        architecture = Architecture.from_json(metadata.get("architecture", ""))
+        own = Architecture.from_json(metadata.get("architecture", ""))
         plain = json.loads(metadata.get("attributes", "{}"))
         if not isinstance(plain, dict):
             raise InvalidGraphError("its attributes are no JSON object")
         parameters = {k: v for k, v in tensors.items() if not k.startswith(_EXTRA)}
-        graph = NeuralGraph.from_parameters(
-            architecture, parameters, allow_nonfinite=allow_nonfinite
-        )
+        graph = NeuralGraph.from_parameters(own, parameters, allow_nonfinite=allow_nonfinite)
         extra = {k.removeprefix(_EXTRA): v for k, v in tensors.items() if k.startswith(_EXTRA)}
         edge_attr = extra.pop("edge_attr", None)
         if wrong := [name for name in (*plain, *extra) if not _is_attribute(name)]:
@@ -210,27 +213,12 @@ def load_graph(
         raise
     except (NNGraphError, ValueError, RecursionError) as error:
         raise DataFileError(f"{path} is damaged: {error}") from error
+    if architecture not in (None, own):
+        raise InvalidGraphError(
+            f"{path} is a graph file of {own}, which is not the architecture {architecture} that "
+            "was given; leave that out."
+        )
     return graph
-
-
-def _load_checkpoint(
-    path: Path, architecture: Architecture, allow_nonfinite: bool, max_bytes: int
-) -> NeuralGraph:
-    if container_of(path) == "safetensors":
-        _, metadata = read_safetensors(path)
-        if metadata.get("format") == _FORMAT:
-            graph = load_graph(path, allow_nonfinite=allow_nonfinite, max_bytes=max_bytes)
-            if graph.architecture != architecture:
-                raise InvalidGraphError(
-                    f"{path} is a graph file of {graph.architecture}, which is not the "
-                    f"architecture {architecture} that was given; leave that out."
-                )
-            return graph
-    state = load_state_dict(path, max_bytes=max_bytes)
-    try:
-        return state_dict_to_graph(state, architecture, allow_nonfinite=allow_nonfinite)
-    except NNGraphError as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def _is_attribute(name: str) -> bool:

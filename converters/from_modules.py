@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from converters.chains.chain import (
     Activations,
     activation_list,
+    affine_layer,
     chain_architecture,
     chain_to_graph,
     to_neural_graph,
@@ -73,7 +74,7 @@ def to_graph(
     for name, tensor in state.items():
         check_tensor(name, tensor, integer=not isinstance(tensor, nn.Parameter))
     if example_inputs is None:
-        named: dict[str, Tensor] = dict(module.named_parameters())
+        named = dict(module.named_parameters())
         return chain_to_graph(trace_chain(module), named, allow_nonfinite, differentiable)
     architecture = to_architecture(module, example_inputs, kwargs=kwargs, strict=strict)
     parameters = {p.name: state[p.name] for p in architecture.parameters}
@@ -133,15 +134,14 @@ def stacked_to_graphs(
         NonFiniteError: as :func:`to_graph`.
     """
     maps, parameters = _listed_maps(weights, biases, activations, names)
-    counts = set()
+    ranks = {affine.weight: 3 for affine in maps}
     for name, value in parameters.items():
-        if value.dim() != (3 if any(name == affine.weight for affine in maps) else 2):
+        if value.dim() != ranks.get(name, 2):
             raise InvalidGraphError(
                 f"parameter {name!r} has shape {tuple(value.shape)}; expected the networks "
                 "stacked: (B, out, in) for weights and (B, out) for biases."
             )
-        counts.add(value.shape[0])
-    if len(counts) > 1:
+    if len(counts := {len(value) for value in parameters.values()}) > 1:
         raise InvalidGraphError(
             f"the parameters stack {sorted(counts)} networks; expected the same B for all."
         )
@@ -173,11 +173,9 @@ def _listed_maps(
             )
     maps, parameters = [], {}
     for prefix, weight, bias, function in zip(prefixes, weights, biases, functions, strict=True):
-        dotted = f"{prefix}." if prefix else ""
-        parameters[f"{dotted}weight"] = check_tensor(f"{dotted}weight", weight)
-        if bias is not None:
-            parameters[f"{dotted}bias"] = check_tensor(f"{dotted}bias", bias)
-        maps.append(
-            ChainLayer(f"{dotted}weight", None if bias is None else f"{dotted}bias", function)
-        )
+        affine = affine_layer(prefix, bias is not None, function)
+        maps.append(affine)
+        for name, value in ((affine.weight, weight), (affine.bias, bias)):
+            if name is not None:
+                parameters[name] = check_tensor(name, value)
     return maps, parameters

@@ -12,11 +12,12 @@ from torch_geometric.data import Batch
 from converters.chains.chain import (
     Activations,
     activation_list,
+    affine_layer,
     chain_to_graph,
     to_neural_graph,
 )
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import Architecture, ChainLayer, NeuralGraph, NeuralGraphStack, check_tensor
+from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, check_tensor
 
 #: Buffers of batch norms, by the last part of their names.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -55,12 +56,10 @@ def state_dict_to_graph(
             f"the state dict is a {type(state_dict).__name__}; expected a mapping from names to "
             "tensors, such as module.state_dict()."
         )
-    whole = {
-        name for p in (() if architecture is None else architecture.integers)
-        for name in (p.name, *p.aliases)
-    }
     if architecture is None:
         _refuse_statistics(state_dict)
+    integers = () if architecture is None else architecture.integers
+    whole = {name for p in integers for name in (p.name, *p.aliases)}
     values = {
         str(name): check_tensor(str(name), value, str(name) in whole)
         for name, value in state_dict.items()
@@ -73,11 +72,11 @@ def state_dict_to_graph(
             )
         values = under_first_names(architecture, values)
         return to_neural_graph(architecture, values, allow_nonfinite, differentiable)
-    layers = _layers(values)
+    layers, biased = _layers(values)
     order = _only_order(layers)
     functions = activation_list("relu" if activations is None else activations, len(order))
     maps = [
-        ChainLayer(*_names(prefix, values), function)
+        affine_layer(prefix, prefix in biased, function)
         for prefix, function in zip(order, functions, strict=True)
     ]
     return chain_to_graph(maps, values, allow_nonfinite, differentiable)
@@ -160,32 +159,28 @@ def _refuse_statistics(state_dict: Mapping[str, Tensor]) -> None:
             )
 
 
-def _names(prefix: str, values: Mapping[str, Tensor]) -> tuple[str, str | None]:
-    dotted = f"{prefix}." if prefix else ""
-    bias = f"{dotted}bias"
-    return f"{dotted}weight", bias if bias in values else None
-
-
-def _layers(values: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Return ``(out, in)`` of each layer by its prefix."""
+def _layers(values: Mapping[str, Tensor]) -> tuple[dict[str, tuple[int, int]], set[str]]:
+    """Return ``(out, in)`` of each layer by its prefix, and the prefixes of biases."""
     layers: dict[str, tuple[int, int]] = {}
+    biased: dict[str, str] = {}
     for name, value in values.items():
         prefix, _, kind = name.rpartition(".")
         if kind == "weight" and value.dim() == 2:
             layers[prefix] = (value.shape[0], value.shape[1])
-        elif kind != "bias" or value.dim() != 1:
+        elif kind == "bias" and value.dim() == 1:
+            biased[prefix] = name
+        else:
             raise InvalidGraphError(
                 f"entry {name!r} of shape {tuple(value.shape)} is no weight (out, in) or bias "
                 "(out) of a linear layer, so no MLP can be inferred. Give the architecture, or use "
                 "mlp_to_graph."
             )
-    for name in values:
-        prefix, _, kind = name.rpartition(".")
-        if kind == "bias" and prefix not in layers:
+    for prefix, name in biased.items():
+        if prefix not in layers:
             raise InvalidGraphError(f"entry {name!r} is a bias without a weight beside it.")
     if not layers:
         raise InvalidGraphError("the state dict is empty; expected the parameters of an MLP.")
-    return layers
+    return layers, set(biased)
 
 
 def _only_order(layers: Mapping[str, tuple[int, int]]) -> list[str]:

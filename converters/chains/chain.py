@@ -25,6 +25,12 @@ def activation_list(activations: Activations, depth: int) -> list[Activation]:
     return [group.activation for group in groups[1:]]
 
 
+def affine_layer(prefix: str, has_bias: bool, activation: Activation) -> ChainLayer:
+    """Return the affine map whose parameters have this prefix."""
+    dotted = f"{prefix}." if prefix else ""
+    return ChainLayer(f"{dotted}weight", f"{dotted}bias" if has_bias else None, activation)
+
+
 def chain_architecture(
     maps: Sequence[ChainLayer], shapes: Mapping[str, tuple[int, ...]]
 ) -> Architecture:
@@ -75,13 +81,7 @@ def chain_to_graph(
     allow_nonfinite: bool = False,
     differentiable: bool = False,
 ) -> NeuralGraph:
-    """Put the parameters of a chain on its graph, without a copy.
-
-    Args:
-        parameters: every parameter that the maps name.
-        allow_nonfinite: whether NaN and infinity pass.
-        differentiable: keep the parameters in their autograd graph, and do not detach them.
-    """
+    """Put the parameters of a chain, which its maps name, on its graph, without a copy."""
     shapes = {name: tuple(check_tensor(name, value).shape) for name, value in parameters.items()}
     return to_neural_graph(
         chain_architecture(maps, shapes), parameters, allow_nonfinite, differentiable

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from converters.chains.chain import chain_architecture
-from converters.chains.operands import base_name, named_arguments
 from converters.chains.reading import ChainReader, Neurons, NoChain, Weight
 from converters.symmetry.derive import Derivation
 from converters.symmetry.program import Operation, Ref, references
@@ -35,11 +34,7 @@ _CASTS = frozenset({"to_copy", "to", "type_as"})
 
 @dataclass(frozen=True)
 class Refusal:
-    """Where a program stops being a chain.
-
-    Args:
-        operator: what does it.
-        group: the group, of those of the chain so far, whose neurons it takes.
+    """Where a program stops being a chain: by which operator, and after which group of the chain.
     """
 
     operator: str
@@ -47,6 +42,25 @@ class Refusal:
 
 
 _Value: TypeAlias = "Neurons | Weight | float | Refusal | None"
+
+
+def base_name(operation: Operation) -> str:
+    """Return the name of an operator as functions have it: ``to_copy`` of ``aten._to_copy``.
+
+    Operators of other libraries keep their whole name: their ``relu`` may be any function.
+    """
+    library, _, name = operation.name.rpartition(".")
+    return name.strip("_") if library == "aten" else operation.name
+
+
+def named_arguments(operation: Operation) -> dict[str, Any]:
+    """Return the arguments that are given, by the names of the operator's schema."""
+    schema = getattr(operation.target, "_schema", None)
+    if schema is None:
+        names = [f"argument_{i}" for i in range(len(operation.args))]
+    else:
+        names = [argument.name for argument in schema.arguments]
+    return {**dict(zip(names, operation.args, strict=False)), **operation.kwargs}
 
 
 def read_chain(
@@ -90,20 +104,11 @@ class _Reader:
             maps = self.reader.finish(last)
         except NoChain:
             return Refusal("outputs", depth)
-        if self._unread(maps):
+        read, spec = {name for m in maps for name in (m.weight, m.bias)}, self.derivation.spec
+        if any(read.isdisjoint(_every(name, spec)) for name in spec.parameters):
             return Refusal("parameters", depth)
         fits = self._gives_rows(inputs[0], outputs[0], maps)
         return tuple(maps) if fits else Refusal("outputs", depth)
-
-    def _unread(self, maps: list[ChainLayer]) -> bool:
-        """Whether the state dict holds what no map has."""
-        read = {name for affine in maps for name in (affine.weight, affine.bias)}
-        names = ((n, *others) for n, others in self._all_names().items())
-        return any(read.isdisjoint(every) for every in names)
-
-    def _all_names(self) -> dict[str, tuple[str, ...]]:
-        spec = self.derivation.spec
-        return {name: tuple(spec.aliases.get(name, ())) for name in spec.parameters}
 
     def _gives_rows(self, given: Ref, returned: Ref, maps: list[ChainLayer]) -> bool:
         """Whether the output has the rows of the input, as it is or as it was reshaped."""
@@ -126,7 +131,9 @@ class _Reader:
         refused = [value for value in taken if isinstance(value, Refusal)]
         neurons = [value for value in taken if isinstance(value, Neurons)]
         result: _Value
-        known = self._constant(operation)
+        made = operation.outputs[0]
+        # the number that it gives whatever it takes, as zeros_like does
+        known = None if made is None else self.derivation.number(made)
         if known is not None:
             result = known
         elif refused:
@@ -135,17 +142,17 @@ class _Reader:
             try:
                 result = self._result(operation)
             except NoChain as error:
-                result = _refusal(operation, neurons, error) if neurons else None
+                last = max(neurons, key=lambda value: len(value.maps), default=None)
+                if last is None:
+                    result = None
+                else:
+                    what = ", ".join(last.operators) if error.made_before else operation.name
+                    result = Refusal(what, len(last.maps))
         else:
             return  # of constants alone, which the derivation knows
         for place, ref in enumerate(operation.outputs):
             if ref is not None:
                 self.values[ref] = result if not place or isinstance(result, Refusal) else None
-
-    def _constant(self, operation: Operation) -> float | None:
-        """The number that an operation gives whatever it takes, as ``zeros_like`` does."""
-        made = operation.outputs[0]
-        return None if made is None else self.derivation.number(made)
 
     def _result(self, operation: Operation) -> _Value:
         name, arguments = base_name(operation), named_arguments(operation)
@@ -182,10 +189,9 @@ class _Reader:
             raise NoChain("reads the bits as another type")
         if name in _SELECTIONS and before.shape != after.shape:
             raise NoChain("takes some of the entries")
-        if name in _RESHAPES and before.shape[-1:] != after.shape[-1:]:
-            flattens = not value.maps and not value.operators and len(after.shape) == 2
-            if not flattens:
-                raise NoChain("reshapes to something else than rows")
+        flattens = not value.maps and not value.operators and len(after.shape) == 2
+        if name in _RESHAPES and before.shape[-1:] != after.shape[-1:] and not flattens:
+            raise NoChain("reshapes to something else than rows")
         if name in _RESHAPES and not value.maps:
             self.rows = after.shape[:-1]
         if name in _CASTS and (after.dtype != self._type() or before.shape != after.shape):
@@ -207,13 +213,6 @@ class _Reader:
         return self.results[next(iter(self.program.inputs.values()))].dtype
 
 
-def _refusal(operation: Operation, neurons: list[Neurons], error: NoChain) -> Refusal:
-    """Say what stops a chain: an operation, or what has been made of the neurons that it takes."""
-    last = max(neurons, key=lambda value: len(value.maps))
-    operator = ", ".join(last.operators) if error.made_before else operation.name
-    return Refusal(operator, len(last.maps))
-
-
 # -- from chains to architectures -----------------------------------------------------------------
 
 
@@ -222,11 +221,10 @@ def chain_architecture_of(
 ) -> Architecture | None:
     """Describe a chain as every other converter does; ``None`` if its symmetry is known to be less.
     """
-    shapes = {n: spec.shape(name) for name in spec.parameters for n in _every(name, spec)}
-    architecture = chain_architecture(maps, shapes)
-    names = {n: name for name in spec.parameters for n in _every(name, spec)}
+    first = {n: name for name in spec.parameters for n in _every(name, spec)}
+    architecture = chain_architecture(maps, {n: spec.shape(name) for n, name in first.items()})
     parameters = tuple(
-        replace(p, name=names[p.name], aliases=tuple(spec.aliases.get(names[p.name], ())))
+        replace(p, name=first[p.name], aliases=_every(first[p.name], spec)[1:])
         for p in architecture.parameters
     )
     architecture = replace(architecture, parameters=parameters)
@@ -274,12 +272,7 @@ def spec_spaces(architecture: Architecture, spec: PermutationSpec) -> dict[str, 
 def withheld(
     architecture: Architecture, read: tuple[ChainLayer, ...] | Refusal
 ) -> Architecture:
-    """Return an architecture that nobody runs as another function than its network's.
-
-    Args:
-        architecture: of the network.
-        read: what :func:`read_chain` read off its program.
-    """
+    """Return an architecture that nobody runs as another function than its network's, ``read``."""
     others = any(group.activation.name == "other" for group in architecture.groups)
     if others or not architecture.is_chain:
         return architecture  # not what can be run
@@ -289,7 +282,5 @@ def withheld(
         read = Refusal("parameters", len(architecture.groups) - 1)
     at = min(read.group, len(architecture.groups) - 1)
     groups = list(architecture.groups)
-    groups[at] = replace(
-        groups[at], activation=Activation("other", operator=read.operator)
-    )
+    groups[at] = replace(groups[at], activation=Activation("other", operator=read.operator))
     return replace(architecture, groups=tuple(groups))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -78,20 +78,13 @@ class _Proxy(fx.Proxy):
     """A symbolic value that records ``x *= 2`` as what it is: it changes all that shares memory."""
 
 
-def _in_place(name: str) -> Callable[..., Any]:
-    target = getattr(operator, name)
-
-    def recorded(self: _Proxy, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
-
-    return recorded
-
-
 #: Operators of Python that work in place -> what they do
 _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "ipow": "pow",
              "imatmul": "matmul"}  # fmt: skip
-for _name in _IN_PLACE:
-    setattr(_Proxy, f"__{_name}__", _in_place(_name))
+for _name, _target in [(name, getattr(operator, name)) for name in _IN_PLACE]:
+    setattr(_Proxy, f"__{_name}__", lambda self, other, target=_target: (
+        self.tracer.create_proxy("call_function", target, (self, other), {})
+    ))
 
 
 class _Tracer(fx.Tracer):
@@ -106,10 +99,10 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` is recorded as one operation."""
-        package, _, name = type(m).__module__.rpartition(".")
-        is_open = package == "torch.nn.modules" and name in _OPEN
         if isinstance(m, (nn.MultiheadAttention, Elementwise)):
             return True
+        package, _, name = type(m).__module__.rpartition(".")
+        is_open = package == "torch.nn.modules" and name in _OPEN
         return super().is_leaf_module(m, module_qualified_name) and not is_open
 
     def create_arg(self, a: Any) -> Any:
@@ -138,9 +131,8 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """The shape of the input, of which a chain may only use the number of rows."""
+#: The shape of the input, of which a chain may only use the number of rows.
+_SIZES = object()
 
 
 class _Reader:
@@ -176,7 +168,7 @@ class _Reader:
         if node.op == "get_attr":
             return self._leaf(str(node.target))
         if self._is_size(node):
-            return _Sizes()
+            return _SIZES
         name = _base_name(node)
         if node.op == "call_function" and not _is_of_torch(node.target):
             raise NoChain("is no operation of torch")
@@ -193,18 +185,17 @@ class _Reader:
         result = self.reader.apply(name, name, arguments)
         if isinstance(result, Neurons) and result.operators:
             self.between = node
-        if isinstance(result, Neurons) and result.maps and not result.operators:
-            self._check_features(result.maps[0])
+        elif isinstance(result, Neurons) and result.maps:
+            width = self.reader.shapes[result.maps[0].weight][1]
+            if self.features not in (None, width):
+                raise NoChain(f"follows a view of the input as rows of {self.features}")
         return result
 
     def _leaf(self, name: str) -> Any:
         if name in self.module.state_dict() and isinstance(self.tensors[name], nn.Parameter):
             return Weight(name)
         value = self.tensors.get(name)
-        if value is None:
-            value = getattr(self.module.get_submodule(name.rpartition(".")[0]),
-                            name.rpartition(".")[2])
-        number = _number(value)
+        number = _number(attrgetter(name)(self.module) if value is None else value)
         if number is None:
             raise NoChain(f"reads {name!r}, which is no parameter")
         return number
@@ -228,7 +219,7 @@ class _Reader:
     def _is_size(self, node: fx.Node) -> bool:
         """Whether the node asks for the number of rows of the input."""
         source = self.values.get(node.args[0]) if node.args else None  # type: ignore[arg-type]
-        if isinstance(source, _Sizes):
+        if source is _SIZES:
             return node.target is operator.getitem and bool(node.args[1] == 0)
         return isinstance(source, Neurons) and not source.maps and bool(
             (node.target is getattr and node.args[1] == "shape")
@@ -267,19 +258,13 @@ class _Reader:
         rows, features = map(self._argument, sizes) if len(sizes) == 2 else (None, None)
         if rows == -1 and isinstance(features, int) and features > 0:
             self.features = features
-        elif not isinstance(rows, _Sizes) or features != -1:
+        elif rows is not _SIZES or features != -1:
             raise NoChain("reshapes to something else than rows")
         return value
 
-    def _check_features(self, first: ChainLayer) -> None:
-        if self.features not in (None, self.reader.shapes[first.weight][1]):
-            raise NoChain(f"follows a view of the input as rows of {self.features}")
-
     def _refused(self, node: fx.Node, why: str) -> UnsupportedModuleError:
-        stack = node.meta.get("nn_module_stack") or {}
-        path = list(stack.values())[-1][0] if stack else ""
-        if node.op == "call_module":
-            path = str(node.target)
+        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        path = str(node.target) if node.op == "call_module" else (stack or [""])[-1]
         module = self.module.get_submodule(path)
         what = "the output" if node.op == "output" else f"operation {_base_name(node)!r}"
         own = type(module).__module__ not in _CONTAINERS
@@ -331,15 +316,14 @@ def _is_in_place(node: fx.Node) -> bool:
 
 
 def _bound(node: fx.Node, name: str) -> dict[str, Any]:
-    """The arguments of a node by the names that its operator has for them."""
+    """The arguments of a node by the names that its operator has for them, in their order."""
     names = _argument_names(node.target, name)
-    given = dict(zip(names, node.args, strict=False))
-    given.update({f"argument_{i}": v for i, v in enumerate(node.args[len(names) :])})
-    given.update(node.kwargs)
-    ordered = {**{k: given[k] for k in names if k in given}, **given}
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    ordered = {k: given.pop(k) for k in names if k in given}
+    more = {f"argument_{i}": v for i, v in enumerate(node.args[len(names) :])}
     return {
         "self" if key == "input" and name != "linear" else key: value
-        for key, value in ordered.items()
+        for key, value in {**ordered, **more, **given}.items()
     }
 
 

@@ -11,7 +11,7 @@ from itertools import product
 from torch import Tensor
 
 from converters.placement.following import Following
-from converters.placement.slabs import Piece, cut_taps, pieces, slab_of
+from converters.placement.slabs import Piece, are_fixed, cut_taps, pieces, slab_of
 from converters.symmetry.axes import Axis
 from converters.symmetry.derive import Derivation, Layer
 from nngraph.graph import (
@@ -22,7 +22,6 @@ from nngraph.graph import (
     NeuronGroup,
     Parameter,
     Slab,
-    Space,
 )
 
 _IDENTITY = Activation("identity")
@@ -46,7 +45,7 @@ class _Group:
 
     @property
     def is_fixed(self) -> bool:
-        return all(factor.space is None for factor in self.factors)
+        return are_fixed(self.factors)
 
 
 @dataclass
@@ -70,25 +69,20 @@ class Builder:
     times: dict[int, Counter[str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.following = Following(self.derivation)
+        self.following, spec = Following(self.derivation), self.derivation.spec
+        #: for each name of a tensor the one under which the spec has it
+        self.known = {n: name for name in spec.parameters
+                      for n in (name, *spec.aliases.get(name, ()))}
 
     # -- layers -----------------------------------------------------------------------------------
 
     def new_parameters(self, layer: Layer) -> list[tuple[str, str]]:
         """The (role, name) of parameters of a layer that have no place yet; no whole numbers."""
-        found = []
-        for role, name in layer.parameters:
-            name = self.known(name)
-            if name not in self.slabs and self.tensors[name].dtype.is_floating_point:
-                found.append((role, name))
-        return found
-
-    def known(self, name: str) -> str:
-        """The name under which the spec has a tensor."""
-        spec = self.derivation.spec
-        if name in spec.parameters:
-            return name
-        return next(first for first, others in spec.aliases.items() if name in others)
+        own = [(role, self.known[name]) for role, name in layer.parameters]
+        return [
+            (role, name) for role, name in own
+            if name not in self.slabs and self.tensors[name].dtype.is_floating_point
+        ]
 
     def axis_pieces(self, name: str) -> list[tuple[Piece, ...]]:
         """The pieces of each axis of a parameter."""
@@ -208,15 +202,13 @@ class Builder:
             if piece.is_fixed:
                 continue
             spaces, outer = self.spaces(piece)
-            near = next(
-                (end for end in ends
-                 if any(outer & own[0] or spaces & own[1]
-                        for own in (self.spaces(chosen[j]) for j in end))), None,
-            )  # fmt: skip
-            if near is None:
-                ends.append([i])
+            for end in ends:
+                if any(outer & own or spaces & within
+                       for own, within in (self.spaces(chosen[j]) for j in end)):
+                    end.append(i)
+                    break
             else:
-                near.append(i)
+                ends.append([i])
         fixed = [i for i, piece in enumerate(chosen) if piece.is_fixed]
         if len(ends) > 2:
             # An edge has two ends: pairs of neurons, as those of a bilinear map, are one of them.
@@ -264,18 +256,15 @@ class Builder:
         place = {old: new for new, old in enumerate(order)}
         groups = tuple(_neurons(self.groups[old]) for old in order)
         parameters = tuple(self._parameter(name, place) for name in spec.parameters)
-        used = {factor.space for group in groups for factor in group.factors}
-        by_name = {space.name: space for space in spec.spaces}
-        todo = [by_name[name] for name in used if name is not None]
-        structure: dict[str, Space] = {}
+        spaces = {space.name: space for space in spec.spaces}
+        todo = [f.space for group in groups for f in group.factors if f.space is not None]
+        used: set[str] = set()
         while todo:
-            space = todo.pop()
-            if space.within or space.fixed:
-                structure[space.name] = Space(space.name, space.size, space.within, space.fixed)
-            todo += [by_name[outer] for outer in space.within]
-        ordered = tuple(structure[s.name] for s in spec.spaces if s.name in structure)
+            used.add(name := todo.pop())
+            todo += [outer for outer in spaces[name].within if outer not in used]
+        structure = tuple(s for s in spec.spaces if s.name in used and (s.within or s.fixed))
         residuals = tuple(dict.fromkeys((place[s], place[t]) for s, t in self.residuals))
-        return Architecture(groups, parameters, residuals, ordered)
+        return Architecture(groups, parameters, residuals, structure)
 
     def _parameter(self, name: str, place: Mapping[int, int]) -> Parameter:
         tensor = self.tensors[name]
@@ -295,28 +284,14 @@ class Builder:
 
     def _order(self) -> list[int]:
         """Groups in the order of computation: each after those that lead to it."""
-        before: dict[int, set[int]] = {g: set() for g in range(len(self.groups))}
-        for slabs in self.slabs.values():
-            for slab in slabs:
-                if slab.source is not None and slab.source != slab.target:
-                    before[slab.target].add(slab.source)
-        for source, target in self.residuals:
-            before[target].add(source)
-        order: list[int] = []
-        state = dict.fromkeys(before, 0)
-        for start in before:
-            stack = [start]
-            while stack:
-                group = stack[-1]
-                if state[group] == 0:
-                    state[group] = 1
-                    stack += [g for g in sorted(before[group], reverse=True) if state[g] == 0]
-                else:
-                    stack.pop()
-                    if state[group] == 1:
-                        state[group] = 2
-                        order.append(group)
-        return order
+        import networkx as nx
+
+        slabs = [slab for slabs in self.slabs.values() for slab in slabs]
+        leads = {(slab.source, slab.target) for slab in slabs if slab.source is not None}
+        before = nx.DiGraph()
+        before.add_nodes_from(range(len(self.groups)))
+        before.add_edges_from(sorted((t, s) for s, t in leads | {*self.residuals}))
+        return list(nx.dfs_postorder_nodes(before))
 
 
 def first_unused(groups: Sequence[int], used: set[int]) -> int:
@@ -332,7 +307,7 @@ def match(piece: Piece, factors: Sequence[Factor]) -> str | None:
     ``None`` if the piece does not count the group. Fixed factors that the group lacks are features.
     """
     wanted = [factor for factor in factors if factor.size > 1]
-    if piece.is_fixed and all(factor.space is None for factor in wanted):
+    if piece.is_fixed and are_fixed(wanted):
         same = piece.size == math.prod(factor.size for factor in wanted)
         return "s" * len(piece.split) if same else None
     letters = ""
@@ -341,7 +316,7 @@ def match(piece: Piece, factors: Sequence[Factor]) -> str | None:
         if own and wanted[: len(own)] == own:
             letters += "s"
             wanted = wanted[len(own) :]
-        elif all(factor.space is None for factor in own):
+        elif are_fixed(own):
             letters += "f"
         else:
             return None
@@ -349,29 +324,27 @@ def match(piece: Piece, factors: Sequence[Factor]) -> str | None:
 
 
 def _neurons(group: _Group) -> NeuronGroup:
-    space: str | tuple[Factor, ...] | None
-    space = group.factors[0].space if len(group.factors) == 1 else group.factors
-    if group.is_fixed:
-        space = None
+    factors = group.factors
+    space = None if group.is_fixed else factors[0].space if len(factors) == 1 else factors
     return NeuronGroup(group.name, group.size, group.role, group.activation, space)
 
 
 def _simple(name: str, shape: tuple[int, ...], slabs: Iterable[Slab]) -> Parameter:
     """Return a parameter, by its axes alone where it is one slab without cuts."""
     slabs = [_without_defaults(slab, shape) for slab in slabs]
-    if len(slabs) == 1 and not slabs[0].window and not slabs[0].split and not slabs[0].part:
-        slab = slabs[0]
-        kernel = slab.axes.replace("f", "") == ("ts" if slab.column is None else "n")
-        if kernel:
-            ends = iter([slab.target, slab.source])
-            axes = tuple(None if letter == "f" else next(ends) for letter in slab.axes)
-            return Parameter(name, shape, axes, slab.column)
+    slab = slabs[0]
+    kernel = "ts" if slab.column is None else "n"
+    cut = slab.window or slab.split or slab.part
+    if len(slabs) == 1 and not cut and slab.axes.replace("f", "") == kernel:
+        ends = iter([slab.target, slab.source])
+        axes = tuple(None if letter == "f" else next(ends) for letter in slab.axes)
+        return Parameter(name, shape, axes, slab.column)
     return Parameter(name, shape, slabs=tuple(slabs))
 
 
 def _without_defaults(slab: Slab, shape: tuple[int, ...]) -> Slab:
     """Leave out windows, factors and parts that are all of the tensor."""
-    if slab.part == tuple((0, n) for n in (s for axis in slab.split for s in axis)):
+    if slab.part == tuple((0, n) for axis in slab.split for n in axis):
         slab = replace(slab, part=())
     if slab.window == tuple((0, n) for n in shape):
         slab = replace(slab, window=())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from converters import elementwise
-from converters.chains.operands import base_name, named_arguments, users_of
+from converters.chains.program import base_name, named_arguments
 from converters.chains.reading import PASSIVE
 from converters.elementwise import NEURON, Expression, finite_number
 from converters.symmetry.derive import Derivation
@@ -73,8 +73,15 @@ class Following:
 
     @cached_property
     def users(self) -> dict[Ref, list[int]]:
-        """The operations that take each tensor."""
-        return users_of(self.program)
+        """The operations that take each tensor, by number; those that lead to no output aside."""
+        needed = set(references([self.program.outputs, list(map(list, self.program.updates))]))
+        users: dict[Ref, list[int]] = {}
+        for number, operation in reversed(list(enumerate(self.program.operations))):
+            if not needed.isdisjoint(ref for ref in operation.outputs if ref is not None):
+                for ref in _taken(operation):
+                    needed.add(ref)
+                    users.setdefault(ref, []).insert(0, number)
+        return users
 
     def activation(self, ref: Ref | None, axis: int, window: tuple[int, int]) -> Activation:
         """Return the activation of neurons of a layer.
@@ -121,11 +128,7 @@ class Following:
             operation = self.program.operations[number]
             results = self._step(number, reached)
             if results is None:
-                yield from (
-                    reached[r] for r in dict.fromkeys(
-                        references((operation.args, operation.kwargs))
-                    ) if r in reached
-                )
+                yield from (reached[r] for r in _taken(operation) if r in reached)
                 continue
             for made, value in results.items():
                 reached[made] = value
@@ -141,7 +144,7 @@ class Following:
         """What an operation makes of neurons; ``None`` if it is not followed."""
         operation = self.program.operations[number]
         arguments, name = named_arguments(operation), base_name(operation)
-        taken = list(dict.fromkeys(references((operation.args, operation.kwargs))))
+        taken = _taken(operation)
         values = [reached[r] for r in taken if r in reached]
         others = [r for r in taken if r not in reached]
         if any(value.expression is None for value in values):
@@ -241,6 +244,11 @@ class Following:
             return None
         operators = dict.fromkeys([*(o for v in values for o in v.operators), operation.name])
         return {made: replace(one, expression=result, operators=tuple(operators))}
+
+
+def _taken(operation: Operation) -> list[Ref]:
+    """The tensors that an operation takes, each once."""
+    return list(dict.fromkeys(references((operation.args, operation.kwargs))))
 
 
 def _lost(value: _Followed, operation: Operation) -> _Followed:

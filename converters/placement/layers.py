@@ -177,21 +177,10 @@ def _biases(builder: Builder, others: Sequence[tuple[str, str]], targets: Sequen
     """Put parameters of one axis on the groups of a layer."""
     for role, name in others:
         axes = builder.axis_pieces(name)
-        if len(axes) != 1 or not _on_groups(builder, name, axes[0], targets, role):
+        if len(axes) == 1 and _matches(builder, axes[0], targets):
+            _columns(builder, name, axes[0], targets, role)
+        else:
             builder.place_anywhere(name)
-
-
-def _on_groups(
-    builder: Builder, name: str, own: Sequence[Piece], targets: Sequence[int], role: str
-) -> bool:
-    """Put a parameter on groups piece by piece; whether the pieces are those groups."""
-    if len(own) != len(targets) or any(
-        _counts(piece) != builder.groups[group].factors
-        for piece, group in zip(own, targets, strict=False)
-    ):
-        return False
-    _columns(builder, name, own, targets, role)
-    return True
 
 
 def _columns(
@@ -201,15 +190,11 @@ def _columns(
         builder.column(name, group, [piece], _COLUMNS.get(role, "factor"))
 
 
-def _counts(piece: Piece) -> tuple[Factor, ...]:
-    return piece.flat or (Factor(1),)
-
-
 def _shared(builder: Builder, layer: Layer, others: Sequence[tuple[str, str]]) -> list[int]:
     """A layer whose weight stands in the graph already: its output is at one of its ends."""
     for _, name in layer.parameters:
         ends: list[int] = []
-        for slab in builder.slabs.get(builder.known(name), []):
+        for slab in builder.slabs.get(builder.known[name], []):
             ends += [slab.target, *([] if slab.source is None else [slab.source])]
         made = [g for g in dict.fromkeys(ends) if _is_made(builder, layer, g)]
         if made:
@@ -221,9 +206,7 @@ def _shared(builder: Builder, layer: Layer, others: Sequence[tuple[str, str]]) -
 
 def _is_made(builder: Builder, layer: Layer, group: int) -> bool:
     wanted = builder.groups[group].factors
-    return any(
-        tuple(_counts(piece)) == wanted for axis in layer.output_axes for piece in pieces(axis)
-    )
+    return any(piece.counts == wanted for axis in layer.output_axes for piece in pieces(axis))
 
 
 def _norm(builder: Builder, layer: Layer) -> list[int]:
@@ -256,7 +239,7 @@ def _after(
     pairs: list[tuple[int | None, int]] = []
     for piece in kept:
         before = [
-            g for g in builder.input_groups(layer) if builder.groups[g].factors == _counts(piece)
+            g for g in builder.input_groups(layer) if builder.groups[g].factors == piece.counts
         ]
         source = first_unused(before, used) if before else None
         activation = builder.activation(layer, piece)
@@ -310,7 +293,7 @@ def _shape(builder: Builder, groups: Sequence[int]) -> tuple[tuple[Factor, ...],
 
 
 def _matches(builder: Builder, own: Sequence[Piece], targets: Sequence[int]) -> bool:
-    return [_counts(p) for p in own] == [builder.groups[g].factors for g in targets]
+    return [p.counts for p in own] == [builder.groups[g].factors for g in targets]
 
 
 def _choice(axes: Sequence[Sequence[Piece]], moving: int, piece: Piece) -> list[Piece]:
@@ -337,10 +320,7 @@ def _beside(
     targets: Sequence[int],
 ) -> None:  # fmt: skip
     """A table that is added, such as one of positions: edges from its fixed axes, as neurons."""
-    moving = [
-        i for i, axis in enumerate(axes)
-        if [_counts(p) for p in axis] == [builder.groups[g].factors for g in targets]
-    ]
+    moving = [i for i, axis in enumerate(axes) if _matches(builder, axis, targets)]
     fixed = [i for i in range(len(axes)) if moving and i != moving[-1]]
     if not moving or not all(len(axes[i]) == 1 and axes[i][0].is_fixed for i in fixed):
         builder.place_anywhere(name)
@@ -374,20 +354,20 @@ def _recurrent(builder: Builder, layer: Layer) -> list[int]:
             builder.place_anywhere(name)
             continue
         if kind.startswith("weight_hr"):  # a projection of the new state
-            new = builder.add_group(path, _counts(axes[0][0]))
+            new = builder.add_group(path, axes[0][0].counts)
             _fill(builder, name, axes, [new], [made[-1]])
             made[-1] = new
         elif kind.startswith("weight_hh"):
-            state = builder.add_group(f"{path}.state", _counts(axes[1][0]))
+            state = builder.add_group(f"{path}.state", axes[1][0].counts)
             _fill(builder, name, axes, gates, [state])
         else:
             if made and len(made) % cells == 0:
                 before = made[-cells:]  # a further layer takes what the one before gives
             used: set[int] = set()
             sources = [_found(builder, layer, piece, used, before) for piece in axes[1]]
-            gates = [builder.add_group(f"{path}.gate", _counts(piece)) for piece in axes[0]]
+            gates = [builder.add_group(f"{path}.gate", piece.counts) for piece in axes[0]]
             _fill(builder, name, axes, gates, sources)
-            made.append(builder.add_group(path, _counts(axes[0][0])))
+            made.append(builder.add_group(path, axes[0][0].counts))
             builder.residuals += [(gate, made[-1]) for gate in gates]
     return made[-cells:] or input_groups
 

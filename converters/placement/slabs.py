@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from converters.symmetry.axes import Axis, Segment
+from converters.symmetry.axes import Factor as AxisFactor
 from nngraph.graph import Factor, Slab
 
 #: Features per edge; a larger kernel becomes several parallel blocks, so that the one such kernel
@@ -51,7 +52,12 @@ class Piece:
     @property
     def is_fixed(self) -> bool:
         """Whether no factor counts a space."""
-        return all(factor.space is None for factor in self.flat)
+        return are_fixed(self.flat)
+
+    @property
+    def counts(self) -> tuple[Factor, ...]:
+        """The factors of a group that it counts."""
+        return self.flat or (Factor(1),)
 
     def cut(self, count: int) -> Piece | None:
         """Cut fixed factors so that some of the outermost count to ``count``; ``None`` if not."""
@@ -60,7 +66,7 @@ class Piece:
         while count > 1 and at < len(split):
             size = math.prod(factor.size for factor in factors[at])
             whole = part[at] == (0, split[at])
-            if size > count and size % count == 0 and whole and _fixed(factors[at]):
+            if size > count and size % count == 0 and whole and are_fixed(factors[at]):
                 split[at : at + 1] = [count, size // count]
                 part[at : at + 1] = [(0, count), (0, size // count)]
                 factors[at : at + 1] = [(Factor(count),), (Factor(size // count),)]
@@ -74,47 +80,44 @@ class Piece:
         return replace(self, split=tuple(split), part=tuple(part), factors=tuple(factors))
 
 
-def _fixed(factors: Sequence[Factor]) -> bool:
+def are_fixed(factors: Sequence[Factor]) -> bool:
+    """Whether none of these counts a space."""
     return all(factor.space is None for factor in factors)
 
 
 def pieces(axis: Axis) -> tuple[Piece, ...]:
     """Return the pieces of an axis, in order; those inside of products one after another."""
-    found, start = [], 0
-    for segment in axis:
-        size = math.prod(factor.size for factor in segment)
+    found = []
+    for window, segment in _windows(axis):
         choices = [
             _parts(factor.parts) if factor.parts
             else [((0, factor.size), (Factor(factor.size, factor.space),))]
             for factor in segment
         ]
-        for choice in product(*choices):
-            found.append(
-                Piece(
-                    (start, start + size),
-                    tuple(factor.size for factor in segment),
-                    tuple(part for part, _ in choice),
-                    tuple(factors for _, factors in choice),
-                )
-            )
-        start += size
+        split = tuple(factor.size for factor in segment)
+        found += [
+            Piece(window, split, tuple(p for p, _ in choice), tuple(f for _, f in choice))
+            for choice in product(*choices)
+        ]
     return tuple(found)
 
 
-def _parts(axis: Axis) -> list[tuple[tuple[int, int], tuple[Factor, ...]]]:
-    found, start = [], 0
+def _windows(axis: Axis) -> Iterator[tuple[tuple[int, int], Segment]]:
+    start = 0
     for segment in axis:
-        size = math.prod(factor.size for factor in segment)
-        found.append(((start, start + size), tuple(_plain(segment))))
-        start += size
-    return found
+        stop = start + math.prod(factor.size for factor in segment)
+        yield (start, stop), segment
+        start = stop
 
 
-def _plain(segment: Segment) -> Iterator[Factor]:
-    for factor in segment:
-        if factor.parts:  # a concatenation in a concatenation in a product: never seen
-            raise ValueError(f"an axis has the nested factor {factor}")
-        yield Factor(factor.size, factor.space)
+def _parts(axis: Axis) -> list[tuple[tuple[int, int], tuple[Factor, ...]]]:
+    return [(window, tuple(map(_plain, segment))) for window, segment in _windows(axis)]
+
+
+def _plain(factor: AxisFactor) -> Factor:
+    if factor.parts:  # a concatenation in a concatenation in a product: never seen
+        raise ValueError(f"an axis has the nested factor {factor}")
+    return Factor(factor.size, factor.space)
 
 
 def slab_of(chosen: Sequence[Piece], letters: Sequence[str], **where: object) -> Slab:
