@@ -196,6 +196,5 @@ def activation_module(activation: Activation) -> nn.Module:
         return nn.ELU(activation["alpha"])
     if activation.name == "hardtanh" and activation["min_val"] < activation["max_val"]:
         return nn.Hardtanh(activation["min_val"], activation["max_val"])
-    if activation.name not in _TO_MODULE:
-        return Elementwise(activation)
-    return _TO_MODULE[activation.name](**dict(activation.options))
+    make = _TO_MODULE.get(activation.name)
+    return Elementwise(activation) if make is None else make(**dict(activation.options))

@@ -19,11 +19,6 @@ def run_change(graph: NeuralGraph, network: Network, spec: PermutationSpec) -> f
 
     Both in float64.
 
-    Args:
-        graph: of the network.
-        network: the module with its inputs.
-        spec: which tensors it has.
-
     Returns:
         the largest difference relative to the largest entry of the outputs; infinity if the graph
         gives something else than one tensor of as many entries; ``None`` if it cannot be run.

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -43,19 +43,8 @@ class Applied:
         return f"{self.function}({inner})"
 
 
-@dataclass(frozen=True)
-class Sum:
-    """A sum whose first term has the coefficient 1."""
-
-    terms: tuple[Expression, ...]
-
-    @cached_property
-    def text(self) -> str:
-        """The expression as written."""
-        return f"({' + '.join(term.text for term in self.terms)})"
-
-
-ExpressionFactor: TypeAlias = "Applied | Sum"
+#: The function of a sum, whose first term has the coefficient 1.
+_SUM = "sum"
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ class Expression:
     """A number times factors in a fixed order; without factors it is the number."""
 
     coefficient: float
-    factors: tuple[ExpressionFactor, ...] = ()
+    factors: tuple[Applied, ...] = ()
 
     @cached_property
     def text(self) -> str:
@@ -86,7 +75,7 @@ class Expression:
     __rmul__ = __mul__
 
     def __add__(self, other: Expression | float) -> Expression:
-        collected: dict[tuple[ExpressionFactor, ...], float] = {}
+        collected: dict[tuple[Applied, ...], float] = {}
         for term in (*self.terms, *_expression(other).terms):
             collected[term.factors] = collected.get(term.factors, 0.0) + term.coefficient
         terms = [Expression(c, factors) for factors, c in collected.items() if c != 0]
@@ -96,7 +85,7 @@ class Expression:
         terms.sort(key=lambda term: (len(term.factors) > 0, Expression(1.0, term.factors).text))
         first = terms[0].coefficient
         monic = tuple(Expression(t.coefficient / first, t.factors) for t in terms)
-        return _checked(Expression(first, (Sum(monic),)))
+        return _checked(Expression(first, (Applied(_SUM, monic),)))
 
     __radd__ = __add__
 
@@ -112,11 +101,9 @@ class Expression:
     @property
     def terms(self) -> tuple[Expression, ...]:
         """The terms of a sum; of anything else, itself."""
-        if len(self.factors) == 1 and isinstance(self.factors[0], Sum):
-            return tuple(
-                Expression(self.coefficient * t.coefficient, t.factors)
-                for t in self.factors[0].terms
-            )
+        if len(self.factors) == 1 and self.factors[0].function == _SUM:
+            terms = self.factors[0].operands
+            return tuple(Expression(self.coefficient * t.coefficient, t.factors) for t in terms)
         return (self,)
 
 
@@ -141,22 +128,19 @@ def _expression(value: Expression | float) -> Expression:
 
 def _checked(expression: Expression) -> Expression:
     if sum(1 for _ in _parts(expression)) > _MAX_PARTS:
-        raise TooLong
+        raise TooLong("is the end of a longer formula than any activation")
     return expression
 
 
-def _parts(expression: Expression) -> Iterator[Expression | ExpressionFactor]:
+def _parts(expression: Expression) -> Iterator[Expression | Applied]:
     """All parts of an expression, no more of them than decide whether it is too long."""
-    stack: list[Expression | ExpressionFactor] = [expression]
+    stack: list[Expression | Applied] = [expression]
     for _ in range(_MAX_PARTS + 1):
         if not stack:
             return
         part = stack.pop()
         yield part
-        if isinstance(part, Expression):
-            stack += part.factors
-        else:
-            stack += part.operands if isinstance(part, Applied) else part.terms
+        stack += part.factors if isinstance(part, Expression) else part.operands
 
 
 def _reciprocal(expression: Expression) -> Expression:
@@ -164,10 +148,8 @@ def _reciprocal(expression: Expression) -> Expression:
         return _call("reciprocal", expression)
     result = Expression(1.0 / expression.coefficient)
     for factor in expression.factors:
-        if isinstance(factor, Applied) and factor.function == "reciprocal":
-            result = result * factor.operands[0]
-        else:
-            result = result * _call("reciprocal", Expression(1.0, (factor,)))
+        twice = factor.function == "reciprocal"
+        result *= factor.operands[0] if twice else _call("reciprocal", Expression(1.0, (factor,)))
     return result
 
 
@@ -183,10 +165,7 @@ def _call(
 
 def _power(base: Expression, exponent: Expression) -> Expression:
     if exponent.is_number and exponent.coefficient in (1, 2, 3):
-        result = base
-        for _ in range(int(exponent.coefficient) - 1):
-            result = result * base
-        return result
+        return math.prod([base] * (int(exponent.coefficient) - 1), start=base)
     return _call("pow", base, exponent)
 
 
@@ -241,12 +220,11 @@ def apply(name: str, arguments: Mapping[str, Any]) -> Expression | None:
         if None in operands:
             return None
         return _ARITHMETIC[name](*operands, **plain)
-    first, *others = given.items()
-    of_others = {key: _number_in(value) for key, value in others}
-    if isinstance(first[1], Expression):
-        activation = operator_activation(name, of_others)
+    (_, first), *others = given.items()
+    if isinstance(first, Expression):
+        activation = operator_activation(name, {key: _number_in(value) for key, value in others})
         if activation is not None:
-            return _call(activation, first[1])
+            return _call(activation, first)
     if not _is_pointwise(name):
         return None
     operands = [_operand(value) for value in given.values()]
@@ -286,11 +264,12 @@ def recognise(expression: Expression) -> Activation | None:
         return Activation("identity")
     if expression.coefficient == 1 and len(expression.factors) == 1:
         call = expression.factors[0]
-        if isinstance(call, Applied) and isinstance(call.function, Activation):
+        if isinstance(call.function, Activation):
             found = _scaled(call.function, call.operands[0])
             if found is not None:
                 return found
-    numbers = sorted({n for part in _parts(expression) for n in _numbers(part)})
+    parts = (part for part in _parts(expression) if isinstance(part, Expression))
+    numbers = sorted({part.coefficient for part in parts})
     for activation, formula in _formulas(numbers):
         if formula.text == expression.text:
             return activation
@@ -309,10 +288,6 @@ def _scaled(activation: Activation, operand: Expression) -> Activation | None:
         return Activation(activation.name, w0=activation["w0"] * operand.coefficient)
     except ArchitectureError:
         return None  # no finite number
-
-
-def _numbers(part: Expression | ExpressionFactor) -> Iterable[float]:
-    return (part.coefficient,) if isinstance(part, Expression) else ()
 
 
 def _formulas(numbers: Iterable[float]) -> Iterator[tuple[Activation, Expression]]:

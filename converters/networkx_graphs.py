@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 _FORMAT = "nngraph.networkx"
 _VERSION = 1
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
-#: Names of node attributes that a column of the same name may not take.
-_NODE = frozenset({"group", "role", "position"})
+
+
+def _key(column: str) -> str:
+    """The name of the node attribute that is a column, which those of every node may not take."""
+    return f"parameter:{column}" if column in ("group", "role", "position") else column
 
 
 def to_networkx(graph: NeuralGraph) -> networkx.DiGraph:
@@ -51,11 +54,8 @@ def to_networkx(graph: NeuralGraph) -> networkx.DiGraph:
     assert graph.x is not None
     assert graph.edge_attr is not None
     out = nx.DiGraph(
-        format=_FORMAT,
-        version=_VERSION,
-        architecture=architecture.to_json(),
-        dtype=str(graph.x.dtype).removeprefix("torch."),
-        attributes=graph.further_attributes(),
+        format=_FORMAT, version=_VERSION, architecture=architecture.to_json(),
+        dtype=str(graph.x.dtype).removeprefix("torch."), attributes=graph.further_attributes(),
     )
     if architecture.integers:
         out.graph["integers"] = graph.integers.tolist()
@@ -65,12 +65,8 @@ def to_networkx(graph: NeuralGraph) -> networkx.DiGraph:
             node = architecture.node_starts[g] + position
             columns = zip(architecture.column_names, features[node], masks[node], strict=True)
             out.add_node(
-                node,
-                group=group.name,
-                role=group.role,
-                position=position,
-                **{f"parameter:{name}" if name in _NODE else name: value
-                   for name, value, there in columns if there},
+                node, group=group.name, role=group.role, position=position,
+                **{_key(name): value for name, value, there in columns if there},
             )
     values = graph.edge_attr.tolist()
     sources, targets = STRUCTURE["edge_index"](architecture).tolist()
@@ -120,8 +116,7 @@ def from_networkx(graph: networkx.DiGraph) -> NeuralGraph:
             )
     columns = [[0.0] * len(architecture.column_names) for _ in range(architecture.num_nodes)]
     for column in architecture.columns:
-        name = architecture.column_names[column.column]
-        key = f"parameter:{name}" if name in _NODE else name
+        key = _key(architecture.column_names[column.column])
         for node in range(column.start, column.stop):
             columns[node][column.column] = _number(graph.nodes.get(node, {}), key, f"node {node}")
     edges = []

@@ -52,7 +52,7 @@ class _Networks:
     read: Callable[[Sequence[int]], dict[str, Tensor]]
     digest: str
     #: found among the weights
-    dtypes: frozenset[torch.dtype]
+    dtypes: set[torch.dtype]
 
 
 def import_zoo(
@@ -121,11 +121,10 @@ def import_zoo(
         Fact("split", "int64", SPLITS),
     )
     policy = policy_of(splits, seed)
-    jobs = [
-        (kind, part)
-        for kind in range(len(networks.architectures))
-        for part in _parts([i for i, k in enumerate(networks.kinds) if k == kind], shard_size)
-    ]
+    jobs = []
+    for kind in range(len(networks.architectures)):
+        own = [i for i, k in enumerate(networks.kinds) if k == kind]
+        jobs += [(kind, own[at : at + shard_size]) for at in range(0, len(own), shard_size)]
     chosen = _chosen_dtype(networks.dtypes, dtype)
     recipe: dict[str, Any] = {
         "source": source.name, "count": len(networks.kinds), "groups": len(names),
@@ -182,39 +181,29 @@ def _of_folder(
 
     def read(numbers: Sequence[int]) -> dict[str, Tensor]:
         own = architecture or tuple(architectures)[kinds[numbers[0]]]
-        held = [
-            _converted(under_first_names(own, load_state_dict(files[number])), wide)
-            for number in numbers
-        ]
+        states = (under_first_names(own, load_state_dict(files[number])) for number in numbers)
+        held = [_converted(state, wide) for state in states]
         return {name: torch.stack([values[name] for values in held]) for name in held[0]}
 
-    return _Networks(
-        tuple(architectures), kinds, names, labels, read, digest.hexdigest(), frozenset(dtypes)
-    )
+    return _Networks(tuple(architectures), kinds, names, labels, read, digest.hexdigest(), dtypes)
 
 
 def _architecture_of(
-    file: Path,
-    values: Mapping[str, Tensor],
-    activations: Activations | None,
-    architecture: Architecture | None,
-    lead: tuple[int, ...] = (),
-) -> Architecture:
+    file: Path, values: Mapping[str, Tensor], activations: Activations | None,
+    architecture: Architecture | None, lead: tuple[int, ...] = (),
+) -> Architecture:  # fmt: skip
     """Return the architecture of one network, or of stacked ones, after checking it against them.
-
-    Raises:
-        NNGraphError: naming the file.
     """
     try:
         values = _converted(values, _widest(_dtypes_of(values)))
-        if architecture is None:
-            one = {name: value[0] if lead else value for name, value in values.items()}
-            graph = state_dict_to_graph(one, activations=activations, allow_nonfinite=True)
-            return graph.architecture
-        check_parameters(architecture, under_first_names(architecture, values), lead)
+        if architecture is not None:
+            check_parameters(architecture, under_first_names(architecture, values), lead)
+            return architecture
+        one = {name: value[0] if lead else value for name, value in values.items()}
+        graph = state_dict_to_graph(one, activations=activations, allow_nonfinite=True)
+        return graph.architecture
     except NNGraphError as error:
         raise type(error)(f"{file}: {error}") from None
-    return architecture
 
 
 # -- one file of all networks --------------------------------------------------------------------
@@ -230,12 +219,11 @@ def _of_stack(
             f"{file} holds no stacked networks; expected every parameter as (B, *shape)."
         )
     count = len(next(iter(held.values())))
-    named = [*held.items(), *([] if marks is None else [(key, marks)])]
-    if wrong := [name for name, value in named if len(value) != count]:
-        raise InvalidGraphError(
-            f"{file}: {wrong[0]!r} has {len(dict(named)[wrong[0]])} entries; expected {count}, one "
-            "per network."
-        )
+    for name, value in (*held.items(), *([] if marks is None else [(key, marks)])):
+        if len(value) != count:
+            raise InvalidGraphError(
+                f"{file}: {name!r} has {len(value)} entries; expected {count}, one per network."
+            )
     if not count or (marks is not None and (marks.dim() != 1 or marks.is_floating_point())):
         raise InvalidGraphError(
             f"{file} has {count} networks, and labels {key!r} that are no whole numbers (B,)."
@@ -255,9 +243,7 @@ def _of_stack(
         return {name: value[chosen] for name, value in held.items()}
 
     names = [f"network {i}" for i in range(count)]
-    return _Networks(
-        (architecture,), [0] * count, names, labels, read, digest.hexdigest(), frozenset(dtypes)
-    )
+    return _Networks((architecture,), [0] * count, names, labels, read, digest.hexdigest(), dtypes)
 
 
 # -- labels and groups ---------------------------------------------------------------------------
@@ -297,10 +283,6 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
 
 
-def _parts(numbers: list[int], size: int) -> list[list[int]]:
-    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
-
-
 # -- precisions and numbers ----------------------------------------------------------------------
 
 
@@ -321,8 +303,7 @@ def _widest(dtypes: Collection[torch.dtype]) -> torch.dtype:
 def _chosen_dtype(dtypes: Collection[torch.dtype], asked: str | None) -> str:
     """Return the name of a zoo's dtype: the one asked for, or the widest of its networks."""
     if asked is None:
-        wide = _widest(dtypes)
-        return next(name for name, dtype in DTYPES.items() if dtype == wide)
+        asked = next(name for name, dtype in DTYPES.items() if dtype == _widest(dtypes))
     if asked not in DTYPES:
         raise InvalidGraphError(f"dtype is {asked!r}; expected one of {', '.join(DTYPES)}.")
     return asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import accumulate
 from operator import attrgetter
 
 import torch
@@ -15,6 +16,8 @@ from converters.inspection import submodule_at
 from converters.state_dicts import refuse_batch, to_state_dict
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Activation, ChainLayer, NeuralGraph, chain_layers
+
+_KIND = "Expected a module of the kind that the graph was made of."
 
 
 def to_module(graph: NeuralGraph, template: nn.Module | None = None) -> nn.Module:
@@ -69,14 +72,13 @@ def _filled(template: nn.Module, graph: NeuralGraph) -> nn.Module:
             found = "nothing" if value is None else f"a tensor of shape {tuple(value.shape)}"
             raise InvalidGraphError(
                 f"the template's {name!r} has shape {tuple(tensor.shape)}; the graph has {found} "
-                "for it. Expected a module of the kind that the graph was made of."
+                f"for it. {_KIND}"
             )
         with torch.no_grad():
             tensor.copy_(value)
     if unknown := [name for name in values if name not in held]:
         raise InvalidGraphError(
-            f"the template has no {unknown[0]!r}, which the graph has. Expected a module of the "
-            "kind that the graph was made of."
+            f"the template has no {unknown[0]!r}, which the graph has. {_KIND}"
         )
     return module
 
@@ -111,22 +113,21 @@ class AffineChain(nn.Module):
 
 def _is_sequential(maps: Sequence[ChainLayer]) -> bool:
     """Whether nested ``nn.Sequential`` visit the layers in order under exactly their names."""
-    prefixes = []
+    left: set[str] = set()
+    previous: list[str] = []
+    prefixes, inner = set(), set()
     for affine in maps:
         prefix, _, kind = affine.weight.rpartition(".")
         if not prefix or kind != "weight" or affine.bias not in (None, f"{prefix}.bias"):
             return False
-        prefixes.append(prefix)
-    # A container is left once: what it holds stands together. A layer is no container.
-    left: set[str] = set()
-    previous: list[str] = []
-    for affine in maps:
         containers = _paths(affine.weight)
+        prefixes.add(prefix)
+        inner.update(containers[:-1])
+        # A container is left once: what it holds stands together. A layer is no container.
         left.update(name for name in previous if name not in containers)
         if not left.isdisjoint(containers):
             return False
         previous = containers
-    inner = {name for affine in maps for name in _paths(affine.weight)[:-1]}
     return inner.isdisjoint(prefixes)
 
 
@@ -137,10 +138,9 @@ def _sequential(maps: Sequence[ChainLayer], values: dict[str, Tensor]) -> nn.Seq
         *path, name, _ = affine.weight.split(".")
         owner = submodule_at(root, path, nn.Sequential)
         weight = values[affine.weight]
+        rows, columns = weight.shape
         # Made without numbers: drawing initial weights would cost time, and random state.
-        linear = nn.Linear(
-            weight.shape[1], weight.shape[0], affine.bias is not None, device="meta"
-        )
+        linear = nn.Linear(columns, rows, affine.bias is not None, device="meta")
         linear.weight = nn.Parameter(weight)
         if affine.bias is not None:
             linear.bias = nn.Parameter(values[affine.bias])
@@ -156,5 +156,4 @@ def _sequential(maps: Sequence[ChainLayer], values: dict[str, Tensor]) -> nn.Seq
 
 def _paths(weight: str) -> list[str]:
     """Return the paths of a layer and of all containers around it."""
-    parts = weight.split(".")[:-1]
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return list(accumulate(weight.split(".")[:-1], "{}.{}".format))

@@ -71,12 +71,9 @@ ChainValue: TypeAlias = "Neurons | Weight | float"
 
 
 class ChainReader:
-    """Applies operations to the values of a chain.
+    """Applies operations to the values of a chain, whose parameters have these shapes.
 
-    Args:
-        shapes: of the parameters.
-        exact: whether each activation must be one of the table; otherwise one that is not is
-            ``other``.
+    Each activation must be one of the table where they are ``exact``; else others are ``other``.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], exact: bool) -> None:
@@ -117,11 +114,9 @@ class ChainReader:
         """Apply an activation itself to the value of the chain."""
         try:
             result = elementwise.activate(activation, value.expression)
-        except elementwise.TooLong:
-            raise NoChain("is the end of a longer formula than any activation") from None
-        return replace(
-            value, expression=result, operators=(*value.operators, str(activation))
-        )
+        except elementwise.TooLong as error:
+            raise NoChain(str(error)) from None
+        return replace(value, expression=result, operators=(*value.operators, str(activation)))
 
     def finish(self, value: Any) -> list[ChainLayer]:
         """Return the maps of a chain whose output this is."""
@@ -142,9 +137,8 @@ class ChainReader:
         assert isinstance(weight, Weight)
         if weight.transposed or len(self.shapes[weight.name]) != 2:
             raise NoChain("does not map by a parameter as it is stored, (out, in)")
-        names = [weight.name, *([] if bias is None else [bias.name])]
-        self._check_unused(value, names)
         bias_name = None if bias is None else bias.name
+        self._check_unused(value, weight.name, bias_name)
         affine = ChainLayer(weight.name, bias_name, Activation("identity"))
         return Neurons((*self._closed(value), affine))
 
@@ -170,24 +164,22 @@ class ChainReader:
             raise NoChain(f"adds the parameter {bias.name!r} where no layer has its bias")
         if self.shapes[bias.name] != self.shapes[last.weight][:1] or bias.transposed:
             raise NoChain(f"adds the parameter {bias.name!r}, which has another shape than a bias")
-        self._check_unused(value, [bias.name])
+        self._check_unused(value, bias.name)
         return Neurons((*value.maps[:-1], replace(last, bias=bias.name)))
 
     def _transposed(self, name: str, weight: Weight, places: Sequence[Any]) -> Weight:
-        dims = len(self.shapes[weight.name])
         flat = [p for place in places for p in (place if isinstance(place, Sequence) else [place])]
-        if dims != 2 or any(not isinstance(p, int) or not -2 <= p < 2 for p in flat):
-            raise NoChain("transposes something else than a matrix")
-        order = [p % 2 for p in flat]
-        if order and sorted(order) != [0, 1]:
+        is_matrix = len(self.shapes[weight.name]) == 2
+        order = [p % 2 for p in flat if isinstance(p, int) and -2 <= p < 2]
+        if not is_matrix or len(order) < len(flat) or sorted(order) not in ([], [0, 1]):
             raise NoChain("transposes something else than a matrix")
         if name == "permute" and order == [0, 1]:
             return weight
         return replace(weight, transposed=not weight.transposed)
 
-    def _check_unused(self, value: Neurons, names: Sequence[str]) -> None:
-        used = [name for affine in value.maps for name in (affine.weight, affine.bias)]
-        if len({*names}) < len(names) or any(name in used for name in names):
+    def _check_unused(self, value: Neurons, *names: str | None) -> None:
+        used = {name for affine in value.maps for name in (affine.weight, affine.bias)} - {None}
+        if len({*names}) < len(names) or not used.isdisjoint(names):
             raise NoChain("uses the parameters of a layer a second time")
 
     # -- what is between layers -------------------------------------------------------------------
@@ -214,8 +206,8 @@ class ChainReader:
         operands = {k: v.expression if isinstance(v, Neurons) else v for k, v in given.items()}
         try:
             result = elementwise.apply(name, operands)
-        except elementwise.TooLong:
-            raise NoChain("is the end of a longer formula than any activation") from None
+        except elementwise.TooLong as error:
+            raise NoChain(str(error)) from None
         if result is None:
             raise NoChain("is no layer or activation of a chain")
         made = dict.fromkeys([*(o for value in values for o in value.operators), operator])

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.containers import MAX_BYTES, checked_path
 from converters.onnx_files.external import ExternalData
-from converters.onnx_files.functions import expand_functions
 from converters.onnx_files.module import OnnxModule
 from converters.onnx_files.roles import assign_roles
 from converters.onnx_files.structure import read_graph
 from converters.onnx_files.tensors import Budget, read_tensor
-from nngraph.errors import DataFileError, MissingDependencyError, NNGraphError
+from nngraph.errors import (
+    DataFileError,
+    MissingDependencyError,
+    NNGraphError,
+    UnsupportedModuleError,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 #: No protobuf message is longer; larger models keep their weights in files beside them.
 MAX_MESSAGE = 2**31 - 1
+#: More nodes than this are no network: functions that call each other twice double at each call.
+MOST_NODES = 10**6
+
+_Name = tuple[str, str, str]
 
 
 def load_onnx(
@@ -59,13 +69,12 @@ def load_onnx(
         >>> torch.export.export(module, (x,), strict=False)  # doctest: +SKIP
     """
     path = Path(path)
-    model = expand_functions(_read_model(path, max_bytes), path)
-    budget = Budget(max_bytes)
-    external = ExternalData(path.parent)
+    budget, external = Budget(max_bytes), ExternalData(path.parent)
+    model = _read_model(path, max_bytes)
     try:
-        graph = read_graph(model, path, budget, external, outputs)
+        graph = read_graph(_expand_functions(model), path, budget, external, outputs)
         tensors = {
-            name: read_tensor(proto, f"{path}: the tensor {name!r}", budget, external)
+            name: read_tensor(proto, f"the tensor {name!r}", budget, external)
             for name, proto in graph.initialisers.items()
         }
         roles = assign_roles(graph.nodes, tensors, graph.outputs, budget)
@@ -113,3 +122,53 @@ def _check_text(message: Message, path: Path) -> None:
         elif field.type == field.TYPE_MESSAGE:
             for part in [value] if hasattr(value, "ListFields") else value:
                 _check_text(part, path)
+
+
+def _expand_functions(model: ModelProto) -> ModelProto:
+    """Put the functions that a model defines for itself in where they are called."""
+    if not model.functions:
+        return model
+    from onnx.inliner import inline_local_functions
+
+    bodies: dict[_Name, Counter[_Name]] = {}
+    for function in model.functions:
+        _refuse_graphs(function.node)
+        name = (function.domain, function.name, function.overload)
+        bodies[name] = Counter((n.domain, n.op_type, n.overload) for n in function.node)
+    _refuse_graphs(model.graph.node)
+    sizes = _sizes(bodies)
+    total = sum(sizes.get((n.domain, n.op_type, n.overload), 1) for n in model.graph.node)
+    if total > MOST_NODES:
+        raise DataFileError(
+            f"with its functions expanded the graph has more nodes than the "
+            f"{MOST_NODES} that at most are read."
+        )
+    try:
+        expanded: ModelProto = inline_local_functions(model)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise DataFileError(f"its functions cannot be expanded: {error}.") from error
+    return expanded
+
+
+def _refuse_graphs(nodes: Iterable[NodeProto]) -> None:
+    """Refuse control flow, whose bodies might call functions out of sight."""
+    for node in nodes:
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise UnsupportedModuleError(
+                f"node {node.name!r} ({node.op_type}) is control flow, in a model with "
+                "functions of its own; a neural graph has one path."
+            )
+
+
+def _sizes(bodies: dict[_Name, Counter[_Name]]) -> dict[_Name, int]:
+    """Return how many nodes each function has when all that it calls is expanded."""
+    sizes: dict[_Name, int] = {}
+    sorter = TopologicalSorter({name: body.keys() & bodies for name, body in bodies.items()})
+    try:
+        for name in sorter.static_order():
+            # Bounded, so that numbers do not grow without end either.
+            size = sum(count * sizes.get(other, 1) for other, count in bodies[name].items())
+            sizes[name] = min(size, MOST_NODES + 1)
+    except CycleError as error:
+        raise DataFileError(f"the function {error.args[1][0][1]!r} calls itself.") from None
+    return sizes

@@ -182,30 +182,21 @@ def state_dict_keys(names: Iterable[str], root: nn.Module) -> dict[str, str]:
         root: the module that will hold them, before it does.
     """
     names = list(names)
-    taken = set(names)
-    return {name: _key(name, taken, root) for name in names}
+    taken, plain = set(names), nn.Module()  # what holds parameters has nothing of its own else
+    keys = {}
+    for name in names:
+        parts = name.split(".")
+        before = {".".join(parts[:count]) for count in range(1, len(parts))}
+        if not all(parts) or before & taken:
+            parts = [name]
+        texts = [part.replace("%", "%25").replace(".", "%2E") for part in parts]
+        for i, text in enumerate(texts):
+            if hasattr(plain if i else root, text):
+                texts[i] = "".join(f"%{byte:02X}" for byte in text[0].encode()) + text[1:]
+        keys[name] = ".".join(texts)
+    return keys
 
 
 def onnx_name(key: str) -> str:
     """Return the name in the file of the tensor with this key in the state dict."""
     return unquote(key)
-
-
-def _key(name: str, taken: set[str], root: nn.Module) -> str:
-    parts = name.split(".")
-    prefixes = {".".join(parts[:count]) for count in range(1, len(parts))}
-    if not all(parts) or prefixes & taken:
-        parts = [name]
-    holders = [root] + [_PLAIN] * (len(parts) - 1)
-    return ".".join(_part(part, holder) for part, holder in zip(parts, holders, strict=True))
-
-
-#: What the submodules that hold parameters are: modules with nothing of their own.
-_PLAIN = nn.Module()
-
-
-def _part(part: str, holder: nn.Module) -> str:
-    text = part.replace("%", "%25").replace(".", "%2E")
-    if hasattr(holder, text):
-        return "".join(f"%{byte:02X}" for byte in text[0].encode()) + text[1:]
-    return text

@@ -59,68 +59,60 @@ class Graph:
 
 
 def read_graph(
-    model: ModelProto,
-    path: Path,
-    budget: Budget,
-    external: ExternalData,
+    model: ModelProto, path: Path, budget: Budget, external: ExternalData,
     chosen: Sequence[str] | None = None,
-) -> Graph:
+) -> Graph:  # fmt: skip
     """Check the graph of a model, sort its nodes and leave out those that no output needs.
 
     Args:
         chosen: values that are the outputs; default those of the model, without the labels of
             classes that a classifier gives beside its numbers.
-
-    Raises:
-        DataFileError: if a value is made twice or never, if nodes read each other in a cycle, or
-            if a value that is chosen is made by no node.
-        UnsupportedModuleError: if an operator, its domain or the operator set is none that nngraph
-            runs, or if the graph holds control flow, sparse tensors or inputs that are no tensors.
     """
     graph = model.graph
     opsets = _opsets(model, path)
     if graph.sparse_initializer:
         raise UnsupportedModuleError(
-            f"{path}: the model holds sparse tensors; expected dense ones. Export it with dense "
-            "weights."
+            "the model holds sparse tensors; expected dense ones. Export it with dense weights."
         )
     initialisers: dict[str, TensorProto] = {}
     for tensor in graph.initializer:
         if not tensor.name or tensor.name in initialisers:
-            raise DataFileError(f"{path}: two or no tensors are called {tensor.name!r}.")
+            raise DataFileError(f"two or no tensors are called {tensor.name!r}.")
         initialisers[tensor.name] = tensor
-    inputs = tuple(_declaration(v, path) for v in graph.input if v.name not in initialisers)
+    inputs = tuple(_declaration(v) for v in graph.input if v.name not in initialisers)
     made: dict[str, int] = {}
     for name in [declared.name for declared in inputs] + list(initialisers):
         if not name or name in made:
-            raise DataFileError(f"{path}: two inputs are called {name!r}, or one has no name.")
+            raise DataFileError(f"two inputs are called {name!r}, or one has no name.")
         made[name] = -1
     for place, proto in enumerate(graph.node):
         for name in filter(None, proto.output):
             if name in made:
                 raise DataFileError(
-                    f"{path}: {_title(proto)} makes the value {name!r}, which is there already."
+                    f"{_title(proto)} makes the value {name!r}, which is there already."
                 )
             made[name] = place
     declared_outputs = tuple(value.name for value in graph.output)
     if not declared_outputs or not inputs:
         raise DataFileError(
-            f"{path}: the graph has no {'outputs' if inputs else 'inputs'}; expected a network."
+            f"the graph has no {'outputs' if inputs else 'inputs'}; expected a network."
         )
     for name in declared_outputs:
         if name not in made:
-            raise DataFileError(f"{path}: nothing makes the output {name!r}.")
+            raise DataFileError(f"nothing makes the output {name!r}.")
     reads = [(_title(p), list(p.input)) for p in graph.node]
     if chosen is None:
-        labels = {p for p, node in enumerate(graph.node) if _makes_labels(node)}
+        labels = {
+            p for p, n in enumerate(graph.node) if n.domain == _LEARN and n.op_type in _LABELS
+        }
         outputs = declared_outputs if not labels else tuple(
-            n for n in declared_outputs if labels.isdisjoint(_order(reads, made, [n], path))
+            n for n in declared_outputs if labels.isdisjoint(_order(reads, made, [n]))
         ) or declared_outputs
     else:
-        outputs = _chosen(chosen, made, declared_outputs, path)
-    order = _order(reads, made, outputs, path)
+        outputs = _chosen(chosen, made, declared_outputs)
+    order = _order(reads, made, outputs)
     advice = f"The outputs of the model are {', '.join(map(repr, declared_outputs))}."
-    nodes = [_node(graph.node[p], opsets, path, budget, external, advice) for p in order]
+    nodes = [_node(graph.node[p], opsets, budget, external, advice) for p in order]
     read = {name for node in nodes for name in node.inputs} | set(outputs)
     return Graph(
         inputs=inputs,
@@ -134,23 +126,19 @@ def read_graph(
     )
 
 
-def _makes_labels(node: NodeProto) -> bool:
-    return node.domain == _LEARN and node.op_type in _LABELS
-
-
 def _chosen(
-    names: Sequence[str], made: Mapping[str, int], outputs: Sequence[str], path: Path
+    names: Sequence[str], made: Mapping[str, int], outputs: Sequence[str]
 ) -> tuple[str, ...]:
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if made.get(name, -1) < 0:
             raise DataFileError(
-                f"{path}: no node makes the value {name!r}; expected an output of the model, "
+                f"no node makes the value {name!r}; expected an output of the model, "
                 f"{', '.join(map(repr, outputs))}, or a value within it."
             )
     if not names or len(set(names)) < len(names):
         raise DataFileError(
-            f"{path}: the outputs {', '.join(map(repr, names)) or 'none'} were chosen; expected "
+            f"the outputs {', '.join(map(repr, names)) or 'none'} were chosen; expected "
             "at least one, each once."
         )
     return names
@@ -173,13 +161,13 @@ def _title(proto: NodeProto) -> str:
     return f"node {(proto.name or next(iter(proto.output), ''))!r} ({proto.op_type})"
 
 
-def _declaration(value: ValueInfoProto, path: Path) -> Declaration:
+def _declaration(value: ValueInfoProto) -> Declaration:
     kind = value.type.WhichOneof("value")
     tensor = value.type.tensor_type
     if kind != "tensor_type" or tensor.elem_type not in ELEMENTS:
         found = element_name(tensor.elem_type) if kind == "tensor_type" else kind
         raise UnsupportedModuleError(
-            f"{path}: the input {value.name!r} is {found}; expected a tensor of real numbers, "
+            f"the input {value.name!r} is {found}; expected a tensor of real numbers, "
             "integers or booleans."
         )
     dims = None
@@ -192,7 +180,7 @@ def _declaration(value: ValueInfoProto, path: Path) -> Declaration:
 
 
 def _order(
-    nodes: list[tuple[str, list[str]]], made: dict[str, int], outputs: Iterable[str], path: Path
+    nodes: list[tuple[str, list[str]]], made: dict[str, int], outputs: Iterable[str]
 ) -> list[int]:
     """Return the places of the nodes that the outputs need, each after those that it reads."""
     needed: set[int] = set()
@@ -204,9 +192,7 @@ def _order(
         needed.add(place)
         for name in filter(None, nodes[place][1]):
             if name not in made:
-                raise DataFileError(
-                    f"{path}: {nodes[place][0]} reads {name!r}, which nothing makes."
-                )
+                raise DataFileError(f"{nodes[place][0]} reads {name!r}, which nothing makes.")
             todo.append(made[name])
     sorter = TopologicalSorter(
         {place: {made[name] for name in nodes[place][1] if name} - {-1} for place in needed}
@@ -225,24 +211,19 @@ def _order(
     if len(order) < len(needed):
         stuck = [nodes[place][0] for place in sorted(needed - set(order))]
         raise DataFileError(
-            f"{path}: {len(stuck)} nodes wait for each other in a cycle, or for one: "
+            f"{len(stuck)} nodes wait for each other in a cycle, or for one: "
             f"{', '.join(stuck[:4])}. A network's graph has none."
         )
     return order
 
 
 def _node(
-    proto: NodeProto,
-    opsets: Mapping[str, int],
-    path: Path,
-    budget: Budget,
-    external: ExternalData,
+    proto: NodeProto, opsets: Mapping[str, int], budget: Budget, external: ExternalData,
     advice: str,
-) -> Node:
+) -> Node:  # fmt: skip
     from onnx.defs import SchemaError, get_schema
 
-    title = f"{path}: {_title(proto)}"
-    name = proto.op_type
+    title, name = _title(proto), proto.op_type
     learn = proto.domain == _LEARN
     domain = _LEARN if learn else ""
     opset = opsets.get(domain, 1)

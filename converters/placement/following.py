@@ -53,8 +53,7 @@ class _Followed:
         operators: what has been applied, for people.
         axis: where they are counted from the front; ``None`` where that is not known any more.
         window: which of them these are, as far as that is known.
-        moves: the operations that moved or chose entries, so that those of one place are told from
-            those of another.
+        moves: the operations that moved or chose entries: each place has its own.
     """
 
     expression: Expression | None
@@ -146,26 +145,21 @@ class Following:
         arguments, name = named_arguments(operation), base_name(operation)
         taken = _taken(operation)
         values = [reached[r] for r in taken if r in reached]
-        others = [r for r in taken if r not in reached]
         if any(value.expression is None for value in values):
             return None
         first = next(iter(arguments.values()), None)
         made = {i: ref for i, ref in enumerate(operation.outputs) if ref is not None}
-        if name in _MOVING and len(values) == 1 and not others:
+        alone = len(values) == 1 and len(taken) == 1
+        if name in _MOVING and alone:
             assert isinstance(first, Ref)
-            moved = {
-                ref: self._moved(name, i, arguments, first, ref, values[0])
-                for i, ref in made.items()
-            }
-            if name in _STILL:
-                return moved
-            return {
-                ref: replace(moved[ref], moves=(*values[0].moves, (number, i)))
-                for i, ref in made.items()
-            }
-        if name in _JOINT and len(values) == 1 and not others:
-            return {ref: _lost(values[0], operation) for ref in made.values()}
-        if name in _LEARNED and isinstance(first, Ref) and first in reached:
+            results = {}
+            for i, ref in made.items():
+                moved = self._moved(name, i, arguments, first, ref, values[0])
+                still = name in _STILL
+                results[ref] = moved if still else replace(moved, moves=(*moved.moves, (number, i)))
+            return results
+        learned = name in _LEARNED and isinstance(first, Ref) and first in reached
+        if (name in _JOINT and alone) or learned:
             return {ref: _lost(values[0], operation) for ref in made.values()}
         return self._applied(operation, name, arguments, reached)
 
@@ -208,10 +202,6 @@ class Following:
             return None
         return max(start + size, 0) if start < 0 else start
 
-    def _is_unknown(self, argument: object) -> bool:
-        """Whether a number depends on the data."""
-        return isinstance(argument, (int, float)) and argument in self.program.unknown
-
     def _applied(
         self, operation: Operation, name: str, arguments: dict[str, object],
         reached: dict[Ref, _Followed],
@@ -228,7 +218,9 @@ class Following:
                 given[key] = self.derivation.number(argument)
                 if given[key] is None:
                     return None
-            elif isinstance(argument, (list, tuple)) or self._is_unknown(argument):
+            elif isinstance(argument, (list, tuple)) or (
+                isinstance(argument, (int, float)) and argument in self.program.unknown
+            ):
                 return None
             else:
                 number = finite_number(argument)

@@ -31,31 +31,25 @@ def _output(builder: Builder, layer: Layer) -> list[int]:
     return input_groups
 
 
-def _split_parameters(builder: Builder, layer: Layer) -> tuple[str | None, list[tuple[str, str]]]:
-    """The weight of a matrix layer, and everything else that it has."""
+def _matrix(builder: Builder, layer: Layer) -> list[int]:
+    """Place the weight of a linear map, a convolution or an embedding, and its bias."""
     own = builder.new_parameters(layer)
     weight = next(
         (name for role, name in own if builder.tensors[name].dim() >= 2 and role != "bias"), None
     )
-    return weight, [(role, name) for role, name in own if name != weight]
-
-
-def _matrix(builder: Builder, layer: Layer) -> list[int]:
-    """Place the weight of a linear map, a convolution or an embedding, and its bias."""
-    weight, others = _split_parameters(builder, layer)
+    others = [(role, name) for role, name in own if name != weight]
     if weight is None:
         return _shared(builder, layer, others)
     ends = _ends_of_weight(builder, layer, weight)
     groups = int(dict(layer.arguments).get("groups", 1))
     axes = builder.axis_pieces(weight)
-    outer_axis = 0  # of a convolution's weight: outputs, or inputs where it is transposed
-    whole = _in_groups(axes[outer_axis], groups)
+    # The first axis of a convolution's weight: outputs, or inputs where it is transposed.
+    whole = _in_groups(axes[0], groups)
     if ends is None or whole is None or not _stands_alone(builder, axes, groups):
         builder.place_anywhere(weight)
         targets = [slab.target for slab in builder.slabs[weight]]
     else:
-        axes[outer_axis] = whole
-        targets = _connect(builder, layer, weight, axes, ends, groups, outer_axis)
+        targets = _connect(builder, layer, weight, [whole, *axes[1:]], ends, groups)
     _biases(builder, others, targets)
     return list(dict.fromkeys(targets))
 
@@ -90,17 +84,13 @@ def _share(piece: Piece, all_pieces: Sequence[Piece], groups: int) -> int:
     return groups * piece.size // sum(other.size for other in all_pieces)
 
 
-def _is_transposed(layer: Layer) -> bool:
-    return bool(dict(layer.arguments).get("transposed", False))
-
-
 def _ends_of_weight(builder: Builder, layer: Layer, weight: str) -> tuple[int, int] | None:
     """Axes of a weight that count its outputs and its inputs; ``None`` where it has others."""
     dims = builder.tensors[weight].dim()
     if layer.kind == "embedding":
         return 1, 0
     if layer.kind == "convolution":
-        return (1, 0) if _is_transposed(layer) else (0, 1)
+        return (1, 0) if dict(layer.arguments).get("transposed", False) else (0, 1)
     if layer.op in ("aten.linear", "aten.bilinear") and dims == 2:
         return 0, 1
     if dims != 2:
@@ -113,57 +103,49 @@ def _ends_of_weight(builder: Builder, layer: Layer, weight: str) -> tuple[int, i
 
 def _connect(
     builder: Builder, layer: Layer, weight: str, axes: Sequence[Sequence[Piece]],
-    ends: tuple[int, int], groups: int, outer_axis: int,
+    ends: tuple[int, int], groups: int,
 ) -> list[int]:  # fmt: skip
     """Make the groups of a layer's outputs and the blocks that lead to them."""
     target_axis, source_axis = ends
+    rows, columns = axes[target_axis], axes[source_axis]
     used: set[int] = set()
-    sources: list[tuple[int, str]] = []
-    source_pieces, outers = list(axes[source_axis]), list(axes[outer_axis])
-    if groups > 1 and outer_axis == target_axis:
+    leads = [_leading(outer, _share(outer, axes[0], groups)) for outer in axes[0]]
+    if groups > 1 and target_axis == 0:
         # Each part of the outputs takes its part of the inputs: (parts, inputs of a part).
-        for outer in outers:
-            count = _share(outer, outers, groups)
-            lead, _ = _leading(outer, count)
-            for inner in source_pieces:
-                sources.append((builder.source(layer, _product(lead, inner), used), "s"))
+        sources = [
+            [(builder.source(layer, _product(lead, inner), used), "s") for inner in columns]
+            for lead in leads
+        ]
     else:
-        for piece in source_pieces:
-            group = builder.source(layer, piece, used)
-            sources.append((group, match(piece, builder.groups[group].factors) or "s"))
+        found = [(builder.source(layer, piece, used), piece) for piece in columns]
+        same = [(group, match(p, builder.groups[group].factors) or "s") for group, p in found]
+        sources = [same] * len(rows)
     targets = []
-    for piece in axes[target_axis]:
-        factors, window = piece.flat, piece if outer_axis == target_axis else None
-        if groups > 1 and outer_axis == source_axis:
-            lead, _ = _leading(outers[0], _share(outers[0], outers, groups))
-            factors = (*(f for factors in lead for f in factors), *factors)
+    for i, row in enumerate(rows):
+        factors, window = row.flat, row if target_axis == 0 else None
+        if groups > 1 and source_axis == 0:
+            factors = (*(f for own in leads[0] for f in own), *factors)
         name, activation = layer.module_path or weight, builder.activation(layer, window)
         targets.append(builder.add_group(name, factors, activation=activation))
-    for i, target in enumerate(targets):
-        for j, inner in enumerate(source_pieces):
-            chosen = [pieces[0] for pieces in axes]
-            chosen[target_axis], chosen[source_axis] = axes[target_axis][i], inner
-            at = i * len(source_pieces) + j if groups > 1 and outer_axis == target_axis else j
-            source, own = sources[at]
-            letters = ["f"] * len(chosen)
+        for j, (column, (source, own)) in enumerate(zip(columns, sources[i], strict=True)):
+            chosen, letters = [pieces[0] for pieces in axes], ["f"] * len(axes)
+            chosen[target_axis], chosen[source_axis] = row, column
             letters[target_axis], letters[source_axis] = "t", own
             if groups > 1:
-                outer = chosen[outer_axis]
-                _, leading = _leading(outer, _share(outer, outers, groups))
-                letter, count = letters[outer_axis], len(outer.split)
-                whole = letter * count if len(letter) == 1 else letter
-                letters[outer_axis] = "b" * leading + whole[leading:]
-            builder.put(weight, chosen, letters, target, source)
+                lead, letter = len(leads[i if target_axis == 0 else j]), letters[0]
+                whole = letter * len(chosen[0].split) if len(letter) == 1 else letter
+                letters[0] = "b" * lead + whole[lead:]
+            builder.put(weight, chosen, letters, targets[-1], source)
     return targets
 
 
-def _leading(piece: Piece, count: int) -> tuple[list[tuple[Factor, ...]], int]:
-    """The outermost factors that count to ``count``, and how many they are."""
+def _leading(piece: Piece, count: int) -> Sequence[tuple[Factor, ...]]:
+    """The outermost factors that count to ``count``."""
     total, at = 1, 0
     while total < count:
         total *= math.prod(factor.size for factor in piece.factors[at])
         at += 1
-    return list(piece.factors[:at]), at
+    return piece.factors[:at]
 
 
 def _product(lead: Sequence[tuple[Factor, ...]], inner: Piece) -> Piece:

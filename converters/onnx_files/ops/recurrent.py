@@ -7,8 +7,7 @@ keeps the bits of the file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,31 +23,18 @@ _GRU_GATES = (1, 0, 2)
 _RNN_GATES = (0,)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """What the three kinds share; ``x`` is ``[T, B, in]``, states ``[directions, B, hidden]``."""
-
-    x: Tensor
-    weights: list[Tensor]
-    has_bias: bool
-    states: list[Tensor]
-    bidirectional: bool
-    backwards: bool
-    hidden: int
-
-    @property
-    def options(self) -> tuple[bool, int, float, bool, bool, bool]:
-        """The last arguments of torch's operators.
-
-        Whether there are biases, the number of layers, dropout, training, whether there are two
-        directions, and whether the batch comes first.
-        """
-        return self.has_bias, 1, 0.0, False, self.bidirectional, False
+#: Takes inputs ``[T, B, in]``, states ``[directions, B, hidden]``, weights, whether there are
+#: biases, the number of layers, dropout, training, whether there are two directions and whether the
+#: batch comes first, as in torch; returns Y and the last states.
+_Operator = Callable[..., Sequence[Tensor]]
 
 
-def _layer(
-    call: NodeCall, gates: tuple[int, ...], activations: list[str], state_count: int
-) -> _Layer:
+def _run(
+    call: NodeCall, gates: tuple[int, ...], activations: list[str], state_count: int,
+    operator: _Operator,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Run what the three kinds share; return Y ``[T, directions, B, hidden]`` and the last states.
+    """
     node = call.node
     direction = node.get("direction", "forward")
     count = 2 if direction == "bidirectional" else 1
@@ -65,7 +51,8 @@ def _layer(
         raise call.refuse(
             f"its weights are for {weight.shape[0]} directions; expected {count} ({direction})."
         )
-    if node.get("layout", 0):
+    batch_first = node.get("layout", 0)
+    if batch_first:
         x = x.transpose(0, 1)
     if call.has(4):
         lengths = call.integers(4)
@@ -77,10 +64,8 @@ def _layer(
     bias = call.optional(3)
     weights = []
     for which in range(count):
-        tensors = [weight[which], recurrent[which]]
-        if bias is not None:
-            tensors += bias[which].chunk(2)
-        for tensor in tensors:
+        biases = () if bias is None else bias[which].chunk(2)
+        for tensor in (weight[which], recurrent[which], *biases):
             pieces = tensor.chunk(len(gates))
             weights.append(torch.cat([pieces[g] for g in gates]) if len(gates) > 1 else tensor)
     states = []
@@ -88,22 +73,19 @@ def _layer(
         state = call.optional(place)
         if state is None:
             state = x.new_zeros(count, x.shape[1], hidden)
-        elif node.get("layout", 0):
+        elif batch_first:
             state = state.transpose(0, 1)
         states.append(state)
     backwards = direction == "reverse"
-    x = x.flip(0) if backwards else x
-    return _Layer(x, weights, bias is not None, states, count == 2, backwards, hidden)
-
-
-def _outputs(call: NodeCall, layer: _Layer, y: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
-    """Return Y ``[T, directions, B, hidden]`` and the last states, as ONNX lays them out."""
-    y = y.flip(0) if layer.backwards else y
-    directions = 2 if layer.bidirectional else 1
-    y = y.reshape(*y.shape[:2], directions, layer.hidden).transpose(1, 2)
-    if call.node.get("layout", 0):
-        return y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in states)
-    return y, *states
+    y, *last = operator(
+        x.flip(0) if backwards else x, states if state_count > 1 else states[0], weights,
+        bias is not None, 1, 0.0, False, count == 2, False,
+    )  # fmt: skip
+    y = y.flip(0) if backwards else y
+    y = y.reshape(*y.shape[:2], count, hidden).transpose(1, 2)
+    if batch_first:
+        return y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in last)
+    return y, *last
 
 
 def _lstm(call: NodeCall) -> tuple[Tensor, ...]:
@@ -111,25 +93,25 @@ def _lstm(call: NodeCall) -> tuple[Tensor, ...]:
         raise call.refuse("peephole weights are not supported.")
     if call.node.get("input_forget", 0):
         raise call.refuse("input_forget is not supported.")
-    layer = _layer(call, _LSTM_GATES, ["Sigmoid", "Tanh", "Tanh"], 2)
-    y, last, cell = torch.lstm(layer.x, layer.states, layer.weights, *layer.options)
-    return _outputs(call, layer, y, [last, cell])
+    return _run(call, _LSTM_GATES, ["Sigmoid", "Tanh", "Tanh"], 2, torch.lstm)
 
 
 def _gru(call: NodeCall) -> tuple[Tensor, ...]:
-    layer = _layer(call, _GRU_GATES, ["Sigmoid", "Tanh"], 1)
-    if call.node.get("linear_before_reset", 0):
-        y, last = torch.gru(layer.x, layer.states[0], layer.weights, *layer.options)
-        return _outputs(call, layer, y, [last])
-    per_direction = 4 if layer.has_bias else 2
+    operator: _Operator = torch.gru if call.node.get("linear_before_reset", 0) else _gru_reset_first
+    return _run(call, _GRU_GATES, ["Sigmoid", "Tanh"], 1, operator)
+
+
+def _gru_reset_first(
+    x: Tensor, states: Tensor, weights: list[Tensor], *options: object
+) -> tuple[Tensor, Tensor]:
     outs, lasts = [], []
-    for which in range(2 if layer.bidirectional else 1):
-        x = layer.x.flip(0) if which else layer.x
-        weights = layer.weights[which * per_direction : (which + 1) * per_direction]
-        steps = _reset_first(x, weights, layer.states[0][which])
+    per_direction = len(weights) // len(states)
+    for which in range(len(states)):
+        own = weights[which * per_direction : (which + 1) * per_direction]
+        steps = _reset_first(x.flip(0) if which else x, own, states[which])
         lasts.append(steps[-1])
         outs.append(torch.stack(steps[::-1] if which else steps))
-    return _outputs(call, layer, torch.cat(outs, -1), [torch.stack(lasts)])
+    return torch.cat(outs, -1), torch.stack(lasts)
 
 
 def _reset_first(x: Tensor, weights: list[Tensor], state: Tensor) -> list[Tensor]:
@@ -144,10 +126,9 @@ def _reset_first(x: Tensor, weights: list[Tensor], state: Tensor) -> list[Tensor
     out = []
     for step in inputs.unbind(0):
         reset_x, update_x, new_x = step.chunk(3, -1)
-        linear = F.linear
-        reset = torch.sigmoid(reset_x + linear(state, reset_r, added[0]))
-        update = torch.sigmoid(update_x + linear(state, update_r, added[1]))
-        new = torch.tanh(new_x + linear(reset * state, new_r, added[2]))
+        reset = torch.sigmoid(reset_x + F.linear(state, reset_r, added[0]))
+        update = torch.sigmoid(update_x + F.linear(state, update_r, added[1]))
+        new = torch.tanh(new_x + F.linear(reset * state, new_r, added[2]))
         state = (1 - update) * new + update * state
         out.append(state)
     return out
@@ -156,10 +137,8 @@ def _reset_first(x: Tensor, weights: list[Tensor], state: Tensor) -> list[Tensor
 def _rnn(call: NodeCall) -> tuple[Tensor, ...]:
     given = call.node.listed("activations") or ["Tanh"]
     relu = given[0].lower() == "relu"
-    layer = _layer(call, _RNN_GATES, ["Relu" if relu else "Tanh"], 1)
-    run = torch.rnn_relu if relu else torch.rnn_tanh
-    y, last = run(layer.x, layer.states[0], layer.weights, *layer.options)
-    return _outputs(call, layer, y, [last])
+    operator = torch.rnn_relu if relu else torch.rnn_tanh
+    return _run(call, _RNN_GATES, ["Relu" if relu else "Tanh"], 1, operator)
 
 
 HANDLERS: dict[str, Handler] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
