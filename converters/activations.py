@@ -108,9 +108,7 @@ def _threshold(threshold: float, value: float) -> Activation:
     return Activation("threshold", threshold=threshold, value=value)
 
 
-def _rrelu(
-    lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
-) -> Activation | None:
+def _rrelu(lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Activation | None:
     # In evaluation mode torch takes the slope in the middle.
     return None if training else Activation("leaky_relu", negative_slope=(lower + upper) / 2)
 

@@ -153,9 +153,7 @@ def _reciprocal(expression: Expression) -> Expression:
     return result
 
 
-def _call(
-    function: Activation | str, *operands: Expression | float, **options: Any
-) -> Expression:
+def _call(function: Activation | str, *operands: Expression | float, **options: Any) -> Expression:
     call = Applied(function, tuple(map(_expression, operands)), tuple(sorted(options.items())))
     return _checked(Expression(1.0, (call,)))
 

@@ -266,9 +266,7 @@ def _found(folder: Path, pattern: str, name: str) -> str:
     return found
 
 
-def _numbered(
-    source: Path, names: Sequence[str], pattern: str | None
-) -> tuple[Tensor, list[str]]:
+def _numbered(source: Path, names: Sequence[str], pattern: str | None) -> tuple[Tensor, list[str]]:
     """Return the group of each network as a number, and what the groups are called."""
     if pattern is None:
         return torch.arange(len(names)), list(names)

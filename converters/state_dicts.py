@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, check_ten
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 #: Dead ends after which the search for the order of the layers is given up.
 MAX_STATES = 10_000
+#: How many layers of each run are placed, and what the last of them gives.
+_Placed = tuple[tuple[int, ...], int | None]
 
 
 def state_dict_to_graph(
@@ -95,9 +97,7 @@ def to_state_dict(graph: NeuralGraph | NeuralGraphStack) -> dict[str, Tensor]:
     """
     refuse_batch(graph)
     values = {name: value.detach() for name, value in graph.parameters().items()}
-    tied = {
-        alias: values[p.name] for p in graph.architecture.parameters for alias in p.aliases
-    }
+    tied = {alias: values[p.name] for p in graph.architecture.parameters for alias in p.aliases}
     return {**values, **tied}
 
 
@@ -212,40 +212,36 @@ def _orders(runs: list[list[str]], layers: Mapping[str, tuple[int, int]]) -> lis
     that dead ends are remembered, and no state is visited twice in vain.
     """
     total = sum(map(len, runs))
-    dead: set[tuple[tuple[int, ...], int | None]] = set()
+    dead: set[_Placed] = set()
     found: list[list[str]] = []
     order: list[str] = []
 
-    # A stack of its own in place of recursion: files may hold a thousand layers.
-    def choices(done: tuple[int, ...], width: int | None) -> list[int]:
-        return [
-            r for r, run in enumerate(runs)
-            if done[r] < len(run) and width in (None, layers[run[done[r]]][1])
-        ]
+    def ahead(done: tuple[int, ...], width: int | None) -> Iterator[tuple[str, _Placed]]:
+        for r in reversed(range(len(runs))):
+            prefix = runs[r][done[r]] if done[r] < len(runs[r]) else None
+            if prefix is not None and width in (None, layers[prefix][1]):
+                yield prefix, ((*done[:r], done[r] + 1, *done[r + 1 :]), layers[prefix][0])
 
-    start = (0,) * len(runs)
-    stack: list[tuple[tuple[int, ...], int | None, list[int], int]]
-    stack = [(start, None, choices(start, None), 0)]
+    # A stack of its own in place of recursion: files may hold a thousand layers.
+    start: _Placed = ((0,) * len(runs), None)
+    stack = [(start, ahead(*start), 0)]
     while stack and len(found) < 2:
-        done, width, options, before = stack[-1]
-        if len(order) == total:
-            found.append(list(order))
-        if not options:
+        placed, options, before = stack[-1]
+        for prefix, following in options:
+            if following not in dead:
+                order.append(prefix)
+                stack.append((following, ahead(*following), len(found)))
+                break
+        else:
+            if len(order) == total:
+                found.append(list(order))
             if len(found) == before:
-                dead.add((done, width))
+                dead.add(placed)
             if len(dead) > MAX_STATES:
                 raise InvalidGraphError(
                     "the layers can be put together in too many ways to tell their order. Give the "
                     "architecture, or use mlp_to_graph."
                 )
             stack.pop()
-            if order:
-                order.pop()
-            continue
-        r = options.pop()
-        prefix = runs[r][done[r]]
-        ahead = (*done[:r], done[r] + 1, *done[r + 1 :])
-        if (ahead, layers[prefix][0]) not in dead:
-            order.append(prefix)
-            stack.append((ahead, layers[prefix][0], choices(ahead, layers[prefix][0]), len(found)))
+            del order[-1:]
     return found

@@ -77,9 +77,7 @@ def _filled(template: nn.Module, graph: NeuralGraph) -> nn.Module:
         with torch.no_grad():
             tensor.copy_(value)
     if unknown := [name for name in values if name not in held]:
-        raise InvalidGraphError(
-            f"the template has no {unknown[0]!r}, which the graph has. {_KIND}"
-        )
+        raise InvalidGraphError(f"the template has no {unknown[0]!r}, which the graph has. {_KIND}")
     return module
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import Activation, Architecture, ChainLayer, NeuralGraph, check_tensor
+from nngraph.graph import Activation, Architecture, ChainLayer, NeuralGraph
 
 #: One activation for all hidden layers, or one per hidden layer, or one per map.
 Activations = Activation | str | Sequence[Activation | str]
@@ -69,10 +69,8 @@ def chain_architecture(
         widths, [affine.activation for affine in maps], [affine.bias is not None for affine in maps]
     )
     names = [name for affine in maps for name in (affine.weight, affine.bias) if name is not None]
-    return Architecture(
-        plain.groups,
-        tuple(replace(p, name=name) for p, name in zip(plain.parameters, names, strict=True)),
-    )
+    named = zip(plain.parameters, names, strict=True)
+    return Architecture(plain.groups, tuple(replace(p, name=name) for p, name in named))
 
 
 def chain_to_graph(
@@ -81,11 +79,10 @@ def chain_to_graph(
     allow_nonfinite: bool = False,
     differentiable: bool = False,
 ) -> NeuralGraph:
-    """Put the parameters of a chain, which its maps name, on its graph, without a copy."""
-    shapes = {name: tuple(check_tensor(name, value).shape) for name, value in parameters.items()}
-    return to_neural_graph(
-        chain_architecture(maps, shapes), parameters, allow_nonfinite, differentiable
-    )
+    """Put the parameters of a chain, checked tensors by name, on its graph, without a copy."""
+    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+    architecture = chain_architecture(maps, shapes)
+    return to_neural_graph(architecture, parameters, allow_nonfinite, differentiable)
 
 
 def to_neural_graph(

@@ -15,21 +15,19 @@ import torch
 from torch import Tensor
 
 from converters.chains.chain import chain_architecture
-from converters.chains.reading import ChainReader, Neurons, NoChain, Weight
+from converters.chains.reading import (
+    CASTS,
+    RESHAPES,
+    SELECTIONS,
+    ChainReader,
+    Neurons,
+    NoChain,
+    Weight,
+)
 from converters.symmetry.derive import Derivation
 from converters.symmetry.program import Operation, Ref, references
 from converters.symmetry.spec import PermutationSpec
 from nngraph.graph import Activation, Architecture, ChainLayer, chain_layers
-
-#: Operators that keep entries in their order, and may change the shape.
-_RESHAPES = frozenset({
-    "view", "reshape", "unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze",
-})  # fmt: skip
-#: Operators that are such where they leave the shape as it is.
-_SELECTIONS = frozenset({"expand", "slice", "narrow", "expand_as", "broadcast_to", "view_as"})
-#: Comparisons make masks, which are numbers again where they are multiplied.
-_MASK = torch.bool
-_CASTS = frozenset({"to_copy", "to", "type_as"})
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ class _Reader:
             raise NoChain("gives something else than its first result")
         if isinstance(value, Neurons) and isinstance(first, Ref):
             self._check_kept(value, first, made, name)
-            if name in _RESHAPES or name in _SELECTIONS or name in _CASTS:
+            if name in RESHAPES | SELECTIONS | CASTS:
                 return value
         given = {key: self._argument(argument) for key, argument in arguments.items()}
         result = self.reader.apply(name, operation.name, given)
@@ -185,16 +183,16 @@ class _Reader:
     def _check_kept(self, value: Neurons, ref: Ref, made: Ref, name: str) -> None:
         """Check that an operation that only changes shape or type changes nothing that counts."""
         before, after = self.results[ref], self.results[made]
-        if name in (_RESHAPES | _SELECTIONS) and before.dtype != after.dtype:
+        if name in RESHAPES | SELECTIONS and before.dtype != after.dtype:
             raise NoChain("reads the bits as another type")
-        if name in _SELECTIONS and before.shape != after.shape:
+        if name in SELECTIONS and before.shape != after.shape:
             raise NoChain("takes some of the entries")
         flattens = not value.maps and not value.operators and len(after.shape) == 2
-        if name in _RESHAPES and before.shape[-1:] != after.shape[-1:] and not flattens:
+        if name in RESHAPES and before.shape[-1:] != after.shape[-1:] and not flattens:
             raise NoChain("reshapes to something else than rows")
-        if name in _RESHAPES and not value.maps:
+        if name in RESHAPES and not value.maps:
             self.rows = after.shape[:-1]
-        if name in _CASTS and (after.dtype != self._type() or before.shape != after.shape):
+        if name in CASTS and (after.dtype != self._type() or before.shape != after.shape):
             raise NoChain("changes the type")
 
     def _check_entries(self, arguments: Mapping[str, Any], made: Ref) -> None:
@@ -206,7 +204,8 @@ class _Reader:
         result = self.results[made]
         if {result.shape} != shapes:
             raise NoChain("combines entries of different places")
-        if result.dtype not in (self._type(), _MASK):
+        # Comparisons make masks, which are numbers again where they are multiplied.
+        if result.dtype not in (self._type(), torch.bool):
             raise NoChain("changes the type")
 
     def _type(self) -> Any:
@@ -269,9 +268,7 @@ def spec_spaces(architecture: Architecture, spec: PermutationSpec) -> dict[str, 
     return {name: name for name in architecture.spaces} if names is None else names
 
 
-def withheld(
-    architecture: Architecture, read: tuple[ChainLayer, ...] | Refusal
-) -> Architecture:
+def withheld(architecture: Architecture, read: tuple[ChainLayer, ...] | Refusal) -> Architecture:
     """Return an architecture that nobody runs as another function than its network's, ``read``."""
     others = any(group.activation.name == "other" for group in architecture.groups)
     if others or not architecture.is_chain:

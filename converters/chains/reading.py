@@ -22,10 +22,18 @@ PASSIVE = frozenset({
     "requires_grad", "positive", "conj", "resolve_conj", "resolve_neg",
 })  # fmt: skip
 #: Operators that do so where they do not drop entries.
-_DROPOUTS = frozenset({
+DROPOUTS = frozenset({
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
     "feature_alpha_dropout",
 })  # fmt: skip
+#: Operators that keep entries in their order, and may change the shape.
+RESHAPES = frozenset({
+    "view", "reshape", "unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze",
+})  # fmt: skip
+#: Operators that are such where they leave the shape as it is.
+SELECTIONS = frozenset({"expand", "slice", "narrow", "expand_as", "broadcast_to", "view_as"})
+#: Operators that change the type alone.
+CASTS = frozenset({"to_copy", "to", "type_as"})
 #: Operators whose entries are a number, whatever they take.
 _FILLED = {"zeros_like": 0.0, "ones_like": 1.0}
 _PRODUCTS = ("matmul", "mm", "bmm")
@@ -93,7 +101,7 @@ class ChainReader:
         """
         given = {key: value for key, value in arguments.items() if value is not None}
         first = next(iter(given.values()), None)
-        if name in PASSIVE or (name in _DROPOUTS and self._keeps(name, given)):
+        if name in PASSIVE or (name in DROPOUTS and self._keeps(name, given)):
             if isinstance(first, (Neurons, Weight, float)):
                 return first
         elif name in _FILLED:

@@ -14,15 +14,7 @@ from converters.placement.following import Following
 from converters.placement.slabs import Piece, are_fixed, cut_taps, pieces, slab_of
 from converters.symmetry.axes import Axis
 from converters.symmetry.derive import Derivation, Layer
-from nngraph.graph import (
-    MAX_SIZE,
-    Activation,
-    Architecture,
-    Factor,
-    NeuronGroup,
-    Parameter,
-    Slab,
-)
+from nngraph.graph import MAX_SIZE, Activation, Architecture, Factor, NeuronGroup, Parameter, Slab
 
 _IDENTITY = Activation("identity")
 #: Kinds of layers whose results count channels right after the batch.
@@ -256,12 +248,11 @@ class Builder:
         place = {old: new for new, old in enumerate(order)}
         groups = tuple(_neurons(self.groups[old]) for old in order)
         parameters = tuple(self._parameter(name, place) for name in spec.parameters)
-        spaces = {space.name: space for space in spec.spaces}
         todo = [f.space for group in groups for f in group.factors if f.space is not None]
         used: set[str] = set()
         while todo:
             used.add(name := todo.pop())
-            todo += [outer for outer in spaces[name].within if outer not in used]
+            todo += [outer for outer in spec.by_name[name].within if outer not in used]
         structure = tuple(s for s in spec.spaces if s.name in used and (s.within or s.fixed))
         residuals = tuple(dict.fromkeys((place[s], place[t]) for s, t in self.residuals))
         return Architecture(groups, parameters, residuals, structure)

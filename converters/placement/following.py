@@ -9,24 +9,20 @@ from functools import cached_property
 
 from converters import elementwise
 from converters.chains.program import base_name, named_arguments
-from converters.chains.reading import PASSIVE
+from converters.chains.reading import CASTS, DROPOUTS, PASSIVE, RESHAPES, SELECTIONS
 from converters.elementwise import NEURON, Expression, finite_number
 from converters.symmetry.derive import Derivation
 from converters.symmetry.program import Operation, Ref, references
 from nngraph.graph import Activation
 
 #: Operators that leave every entry where it is.
-_STILL = PASSIVE | frozenset({
-    "to_copy", "to", "type_as", "dropout", "feature_dropout", "alpha_dropout",
-    "feature_alpha_dropout", "native_dropout",
-})  # fmt: skip
+_STILL = PASSIVE | CASTS | DROPOUTS | {"native_dropout"}
 #: Operators that keep, move, pool or choose entries: what they give are still those neurons.
-_MOVING = _STILL | frozenset({
-    "view", "reshape", "unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "expand",
-    "expand_as", "slice", "narrow", "select", "split", "split_with_sizes", "chunk", "unbind",
-    "t", "transpose", "permute", "numpy_T", "mT", "swapaxes", "movedim", "flip", "roll", "repeat",
-    "constant_pad_nd", "pad", "reflection_pad1d",
-    "reflection_pad2d", "replication_pad1d", "replication_pad2d", "pixel_shuffle", "unfold",
+_MOVING = _STILL | RESHAPES | SELECTIONS | frozenset({
+    "select", "split", "split_with_sizes", "chunk", "unbind", "t", "transpose", "permute",
+    "numpy_T", "mT", "swapaxes", "movedim", "flip", "roll", "repeat", "constant_pad_nd", "pad",
+    "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
+    "pixel_shuffle", "unfold",
     "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices",
     "max_pool3d_with_indices", "max_pool1d_with_indices", "avg_pool1d", "avg_pool2d",
     "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
@@ -137,9 +133,7 @@ class Following:
                     for user in self.users.get(made, []):
                         heapq.heappush(queue, user)
 
-    def _step(
-        self, number: int, reached: dict[Ref, _Followed]
-    ) -> dict[Ref, _Followed] | None:
+    def _step(self, number: int, reached: dict[Ref, _Followed]) -> dict[Ref, _Followed] | None:
         """What an operation makes of neurons; ``None`` if it is not followed."""
         operation = self.program.operations[number]
         arguments, name = named_arguments(operation), base_name(operation)
@@ -185,9 +179,7 @@ class Following:
         spatial = any(word in name for word in ("pool", "pad", "upsample"))
         return value if spatial and before[axis] == after[axis] else replace(value, axis=None)
 
-    def _start(
-        self, name: str, place: int, arguments: dict[str, object], size: int
-    ) -> int | None:
+    def _start(self, name: str, place: int, arguments: dict[str, object], size: int) -> int | None:
         """The first index of a cut of an axis."""
         sizes = arguments.get("split_size", arguments.get("split_sizes"))
         if name == "chunk":

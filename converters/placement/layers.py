@@ -213,9 +213,7 @@ def _norm(builder: Builder, layer: Layer) -> list[int]:
     return [target for _, target in targets]
 
 
-def _after(
-    builder: Builder, layer: Layer, kept: Sequence[Piece]
-) -> list[tuple[int | None, int]]:
+def _after(builder: Builder, layer: Layer, kept: Sequence[Piece]) -> list[tuple[int | None, int]]:
     """For each piece the group of the inputs that it counts, if any, and a new one after it."""
     used: set[int] = set()
     pairs: list[tuple[int | None, int]] = []

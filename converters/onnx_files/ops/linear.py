@@ -53,14 +53,9 @@ def _attention(call: NodeCall) -> Tensor:
     if causal and mask is not None:
         raise call.refuse("a mask and is_causal together are not supported.")
     y = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        mask,
-        is_causal=causal,
-        scale=node.attributes.get("scale"),
+        query, key, value, mask, is_causal=causal, scale=node.attributes.get("scale"),
         enable_gqa=query.shape[1] != key.shape[1],
-    )
+    )  # fmt: skip
     return y if call.tensor(_QUERY).dim() == 4 else y.transpose(1, 2).flatten(2)
 
 

@@ -13,7 +13,17 @@ from torch.nn import functional as F
 from converters.onnx_files.node import Handler, NodeCall
 from converters.onnx_files.tensors import Array
 
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+#: mode of ONNX and number of axes -> mode of torch
+_KINDS = {
+    ("linear", 1): "linear", ("linear", 2): "bilinear", ("linear", 3): "trilinear",
+    ("cubic", 2): "bicubic",
+}  # fmt: skip
+#: nearest_mode -> what rounds so
+_ROUNDING: dict[str, Callable[[Array], Array]] = {
+    "round_prefer_floor": lambda v: np.ceil(v - 0.5),
+    "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+    "floor": np.floor, "ceil": np.ceil,
+}  # fmt: skip
 
 
 def _targets(call: NodeCall, x: Tensor, scales: list[float], sizes: list[int]) -> list[int]:
@@ -93,15 +103,9 @@ def _nearest_places(
         at = at * (size - 1) / (out - 1) if out > 1 else at * 0
     else:
         raise call.refuse(f"coordinate_transformation_mode {where!r} is not supported.")
-    functions: dict[str, Callable[[Array], Array]] = {
-        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-        "floor": np.floor,
-        "ceil": np.ceil,
-    }
-    if rounding not in functions:
+    if rounding not in _ROUNDING:
         raise call.refuse(f"nearest_mode {rounding!r} is not one that ONNX has.")
-    found: Array = functions[rounding](at).clip(0, size - 1).astype(np.int64)
+    found: Array = _ROUNDING[rounding](at).clip(0, size - 1).astype(np.int64)
     return found
 
 
@@ -109,16 +113,14 @@ def _interpolated(
     call: NodeCall, x: Tensor, target: list[int], factors: list[float], where: str, mode: str
 ) -> Tensor:
     node, spatial = call.node, target[2:]
-    kind = _LINEAR.get(len(spatial)) if mode == "linear" else mode
+    kind = _KINDS.get((mode, len(spatial)))
     fits = (
-        (mode == "linear" or (mode == "cubic" and len(spatial) == 2))
-        and kind is not None
+        kind is not None
         and target[:2] == list(x.shape[:2])
         and node.get("antialias", 0) == 0
         and not (mode == "cubic" and node.get("exclude_outside", 0))
         and abs(node.get("cubic_coeff_a", -0.75) + 0.75) < 1e-9
     )
-    single = 1 in spatial
     if not fits or where not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         raise call.refuse(
             f"mode {mode!r} with coordinate_transformation_mode {where!r} over the axes from "
@@ -126,9 +128,8 @@ def _interpolated(
             "(2 axes, coefficient -0.75) over the axes after the first two, with half_pixel or "
             "align_corners, without antialias and exclude_outside."
         )
-    if single and where != "half_pixel":
+    if 1 in spatial and where != "half_pixel":
         raise call.refuse(f"an axis of size 1 with {where} is not supported.")
-    kind = "bicubic" if mode == "cubic" else kind
     corners = where == "align_corners"
     exact = all(factor == out / n for factor, out, n in zip(factors, target, x.shape, strict=True))
     if corners or exact:
@@ -139,12 +140,9 @@ def _interpolated(
 def _grid_sample(call: NodeCall) -> Tensor:
     names = {"linear": "bilinear", "cubic": "bicubic"}
     mode = call.node.get("mode", "bilinear" if call.node.opset < 20 else "linear")
+    padding, corners = call.node.get("padding_mode", "zeros"), call.node.get("align_corners", 0)
     return F.grid_sample(
-        call.tensor(0),
-        call.tensor(1),
-        mode=names.get(mode, mode),
-        padding_mode=call.node.get("padding_mode", "zeros"),
-        align_corners=bool(call.node.get("align_corners", 0)),
+        call.tensor(0), call.tensor(1), names.get(mode, mode), padding, bool(corners)
     )
 
 

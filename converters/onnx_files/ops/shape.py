@@ -136,22 +136,22 @@ def _pad(call: NodeCall) -> Tensor:
     return x
 
 
+def _exchanged(x: Tensor, outer: int) -> Tensor:
+    """Exchange the two factors of the channels, of which the outer one has this size."""
+    count, channels, *spatial = x.shape
+    return x.reshape(count, outer, channels // outer, *spatial).transpose(1, 2).reshape(x.shape)
+
+
 def _depth_to_space(call: NodeCall) -> Tensor:
     x, block = call.tensor(0), call.node.get("blocksize", 1)
-    if call.node.get("mode", "DCR") == "CRD":
-        return F.pixel_shuffle(x, block)
-    count, channels, height, width = x.shape
-    x = x.reshape(count, block, block, channels // block**2, height, width)
-    x = x.permute(0, 3, 4, 1, 5, 2)
-    return x.reshape(count, channels // block**2, height * block, width * block)
+    x = _exchanged(x, block**2) if call.node.get("mode", "DCR") == "DCR" else x
+    return F.pixel_shuffle(x, block)
 
 
 def _space_to_depth(call: NodeCall) -> Tensor:
-    x, block = call.tensor(0), call.node.get("blocksize", 1)
-    count, channels, height, width = x.shape
-    x = x.reshape(count, channels, height // block, block, width // block, block)
-    x = x.permute(0, 3, 5, 1, 2, 4)
-    return x.reshape(count, channels * block**2, height // block, width // block)
+    block = call.node.get("blocksize", 1)
+    x = F.pixel_unshuffle(call.tensor(0), block)
+    return _exchanged(x, x.shape[1] // block**2)
 
 
 def _triangle(call: NodeCall) -> Tensor:
