@@ -3,16 +3,15 @@
 from nngraph.kernels import Terms
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.pointwise import ChannelNorm, FeatureDropout, Pointwise, TensorNorm
-from nngraph.nn.common.scales import TensorScales
-from nngraph.nn.common.standard import Standardised, Units
-from nngraph.nn.common.states import States
+from nngraph.nn.common.scales import Standardised, TensorScales, Units
 from nngraph.nn.encoders.network import EncoderOptions, EndEncoder, FourierFeatures, NetworkEncoder
 from nngraph.nn.encoders.ordered_pass import OrderedPass
-from nngraph.nn.features import Features, Networks, input_features, output_networks
+from nngraph.nn.features import Features, Networks, States, input_features, output_networks
 from nngraph.nn.layers.equivariant import EquivariantLinear
 from nngraph.nn.layers.invariant import InvariantLinear
 from nngraph.nn.layers.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
+from nngraph.nn.layers.symmetric_pass import SymmetricPass
 from nngraph.nn.models.added_neurons import AddedNeurons
 from nngraph.nn.models.base import Access, Metanetwork, NetworkModel, Traits, evaluating, traits_of
 from nngraph.nn.models.dws import EquivariantNetwork
@@ -88,6 +87,7 @@ __all__ = [
     "States",
     "StatisticsNetwork",
     "SymmetricNetwork",
+    "SymmetricPass",
     "TensorAttention",
     "TensorNodes",
     "TensorNorm",

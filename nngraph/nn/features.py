@@ -1,4 +1,4 @@
-"""What every metanetwork reads and may return: a stack, a PyG batch or one graph, in one form."""
+"""What metanetworks are built for, read and return: networks in any form, and their states."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch_geometric.data import Batch
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import (
+    Architecture,
     NeuralGraph,
     NeuralGraphStack,
     Topology,
@@ -24,6 +25,46 @@ from nngraph.graph import (
     restore_edges,
     unpack,
 )
+
+#: What a model is built for.
+Architectures: TypeAlias = Architecture | Sequence[Architecture]
+
+
+def several(architectures: Architectures) -> list[Architecture]:
+    """Return one architecture or several as a list."""
+    return [architectures] if isinstance(architectures, Architecture) else list(architectures)
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """The most of what a model meets in the networks it is built for.
+
+    Attributes:
+        inputs, outputs: neurons of the largest first group, and of all outputs.
+        levels: of neurons.
+        columns, taps: features of nodes and of edges.
+        chains: whether all are chains of affine maps.
+    """
+
+    inputs: int
+    outputs: int
+    levels: int
+    columns: int
+    taps: int
+    chains: bool
+
+    @classmethod
+    def of(cls, architectures: Sequence[Architecture]) -> SizeLimits:
+        """Take the most of several architectures."""
+        topologies = [Topology.of(a) for a in architectures]
+        return cls(
+            max(t.max_inputs for t in topologies),
+            max(t.max_outputs for t in topologies),
+            max(len(t.levels) for t in topologies),
+            max(len(a.column_names) for a in architectures),
+            max(a.num_taps for a in architectures),
+            all(a.is_chain for a in architectures),
+        )
 
 
 @dataclass(frozen=True)
@@ -37,6 +78,11 @@ class Features:
     topology: Topology
     x: Tensor
     edge_attr: Tensor
+
+    @classmethod
+    def of(cls, architecture: Architecture, x: Tensor, edge_attr: Tensor) -> Features:
+        """Take features of one network, or of a stack of them, on the topology of theirs."""
+        return cls(Topology.of(architecture).to(x.device), x, edge_attr)
 
     @property
     def bias(self) -> Tensor:
@@ -54,6 +100,31 @@ class Features:
         return self.edge_attr[..., 0]
 
 
+@dataclass(frozen=True)
+class States:
+    """What a model has made of networks.
+
+    Attributes:
+        features: the networks as they were read; edges stand in the order of its topology.
+        x: states of neurons ``[*, N, C]``.
+        edge_attr: states of weights ``[*, E, C_e]``; ``None`` where a model keeps none.
+        equivariant_vectors: of a model whose states stay as they are when a neuron is rescaled, or
+            its sign or phase is changed: features ``[*, N, K]`` that are multiplied as the neuron's
+            incoming weights are, and ``[*, N, K]`` as its outgoing ones. What is to be weights is
+            made of these. ``None`` of models that know relabelling alone.
+    """
+
+    features: Features
+    x: Tensor
+    edge_attr: Tensor | None = None
+    equivariant_vectors: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def topology(self) -> Topology:
+        """Of the networks."""
+        return self.features.topology
+
+
 #: What a metanetwork can be called on; a PyG ``Batch`` of neural graphs is a NeuralGraph too.
 #: Several stacks are read side by side, one after another.
 Networks: TypeAlias = NeuralGraphStack | NeuralGraph | Features | Sequence[NeuralGraphStack]
@@ -69,8 +140,7 @@ def input_features(networks: Networks) -> Features:
     if isinstance(networks, Features):
         return networks
     if isinstance(networks, NeuralGraphStack):
-        topology = Topology.of(networks.architecture).to(networks.x.device)
-        return Features(topology, networks.x, networks.edge_attr)
+        return Features.of(networks.architecture, networks.x, networks.edge_attr)
     if isinstance(networks, (list, tuple)) and networks:
         return _side_by_side(networks)
     if not isinstance(networks, NeuralGraph):
@@ -78,23 +148,21 @@ def input_features(networks: Networks) -> Features:
             f"a metanetwork was given a {type(networks).__name__}; expected a NeuralGraphStack "
             "or a list of some, a NeuralGraph, or a PyG Batch of NeuralGraphs."
         )
-    if not isinstance(networks, Batch) and not networks.is_materialised:
+    if not isinstance(networks, Batch):
+        architecture = networks.architecture
+        if networks.is_materialised:
+            check_readable(networks)
+            return Features.of(architecture, networks.x, networks.edge_attr)
         # Without the indices, which are several times as large as the network.
-        x, edge_attr = pack(networks.architecture, networks.parameters())
-        return Features(Topology.of(networks.architecture).to(x.device), x, edge_attr)
+        return Features.of(architecture, *pack(architecture, networks.parameters()))
     check_readable(networks)
     x, edge_attr = cast(Tensor, networks.x), cast(Tensor, networks.edge_attr)
-    if not isinstance(networks, Batch):
-        return Features(Topology.of(networks.architecture).to(x.device), x, edge_attr)
     architectures = networks.architecture
-    if all(architecture == architectures[0] for architecture in architectures[1:]):
+    one, count = architectures[0], len(architectures)
+    if all(other == one for other in architectures[1:]):
         # Networks of one architecture lie in a batch as they do in a stack.
-        shared = Topology.of(architectures[0]).to(x.device)
-        return Features(
-            shared,
-            x.reshape(len(architectures), shared.num_nodes, -1),
-            edge_attr.reshape(len(architectures), shared.num_edges, -1),
-        )
+        edge_attr = edge_attr.reshape(count, one.num_edges, -1)
+        return Features.of(one, x.reshape(count, one.num_nodes, -1), edge_attr)
     topology = Topology.of_batch(architectures).to(x.device)
     return Features(topology, x, order_edges(topology, edge_attr))
 

@@ -28,10 +28,10 @@ from nngraph.nn import (
     NetworkEncoder,
     input_features,
 )
-from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.encoders import positions
 from nngraph.nn.encoders.positions import ActivationFeatures, sinusoids
 from nngraph.nn.encoders.statistics import edge_statistics, group_statistics
+from nngraph.nn.features import SizeLimits
 from nngraph.testing import (
     assert_equivariant,
     assert_not_equivariant,

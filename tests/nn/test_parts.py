@@ -18,7 +18,7 @@ from nngraph.nn import (
     plane_wave_r2,
 )
 from nngraph.nn.common.levels import at_outputs
-from nngraph.nn.common.size_limits import SizeLimits
+from nngraph.nn.features import SizeLimits
 from nngraph.testing import random_architectures, random_stack
 
 mlp = Architecture.mlp

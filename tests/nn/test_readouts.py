@@ -21,7 +21,7 @@ from nngraph.nn import (
     StateNetwork,
     States,
 )
-from nngraph.nn.common.size_limits import SizeLimits
+from nngraph.nn.features import SizeLimits
 from nngraph.nn.readouts.readout import Attention, LayerwiseMeans, LevelMeans
 from nngraph.testing import (
     assert_invariant,

@@ -1,16 +1,18 @@
-"""Parameters in units of their tensor: what makes those of different layers comparable."""
+"""Parameters in units of their tensor, and numbers of networks in units of their spread."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Topology
-from nngraph.nn.common.size_limits import SizeLimits
-from nngraph.nn.features import Features, Fitted, Networks, input_features
+from nngraph.graph import NeuralGraphStack, Topology
+from nngraph.nn.features import Features, Fitted, Networks, SizeLimits, input_features
 
 
 class TensorScales(Fitted):
@@ -105,3 +107,55 @@ def fan_in(topology: Topology, dtype: torch.dtype) -> Tensor:
     """Return the root of the number of edges into each edge's target, ``[E, 1]``."""
     root = topology.nodes.in_degree.to(dtype).sqrt().unsqueeze(-1)
     return kernels.gather(topology, root, "target")
+
+
+class Units(nn.Module):
+    r"""A module that holds the mean :math:`\mu` and the deviation :math:`\sigma` of numbers."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def start_units(self, *shape: int) -> None:
+        """Hold those of numbers of a shape, 0 and 1 at first."""
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
+
+    def standard(self, numbers: Tensor) -> Tensor:
+        r"""Return :math:`(y - \mu) / \sigma`."""
+        return (numbers - self.mean) / self.deviation
+
+    def original(self, standard: Tensor) -> Tensor:
+        r"""Return :math:`\mu + \sigma y`."""
+        return standard * self.deviation + self.mean
+
+
+class Standardised(Units, Fitted):
+    """A part that gives numbers of each network, in units of their spread over a training set.
+
+    Each may be of one entry of the numbers: they are of whole networks, whatever their labelling.
+    """
+
+    #: Networks of a stack whose numbers are taken at once, since the states of all neurons of many
+    #: networks are gigabytes, and how many at most.
+    at_once: ClassVar[int] = 256
+    most: ClassVar[int | None] = None
+
+    @abstractmethod
+    def numbers(self, features: Features) -> Tensor:
+        """Return the numbers as they are, ``[networks, D]``."""
+
+    def moments(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of numbers ``[networks, D]``, of each by itself."""
+        return numbers.mean(0), numbers.std(0, correction=0)
+
+    @torch.no_grad()
+    def fit(self, networks: Networks) -> None:
+        """Set mean and deviation; a number that is the same for all has deviation 1."""
+        parts = [networks]
+        if isinstance(networks, NeuralGraphStack):
+            stack = networks[: self.most]
+            parts = [stack[i : i + self.at_once] for i in range(0, len(stack), self.at_once)]
+        numbers = torch.cat([self.numbers(input_features(part)) for part in parts])
+        mean, deviation = self.moments(numbers)
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 1e-12, deviation, torch.ones_like(deviation)))

@@ -14,7 +14,6 @@ from nngraph import kernels
 from nngraph.graph import BLOCK_KINDS, Topology
 from nngraph.nn.common.levels import join_levels
 from nngraph.nn.common.scales import TensorScales, fan_in
-from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.encoders.ordered_pass import OrderedPass, node_entries
 from nngraph.nn.encoders.positions import (
     ActivationFeatures,
@@ -28,7 +27,7 @@ from nngraph.nn.encoders.positions import (
     make_rows,
 )
 from nngraph.nn.encoders.statistics import ParameterStatistics
-from nngraph.nn.features import Features
+from nngraph.nn.features import Features, SizeLimits
 
 
 @dataclass(frozen=True)

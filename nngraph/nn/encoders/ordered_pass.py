@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.levels import at_inputs
-from nngraph.nn.common.size_limits import SizeLimits
 from nngraph.nn.encoders.positions import LearnedRows, PositionKind, SinusoidalRows
+from nngraph.nn.features import SizeLimits
 
 
 class OrderedPass(nn.Module):

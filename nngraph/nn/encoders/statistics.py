@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Alike, Architecture, Topology, join_networks, slabs_of, split_networks
-from nngraph.nn.common.standard import Standardised
+from nngraph.nn.common.scales import Standardised
 from nngraph.nn.features import Features
 
 #: Quantiles that are taken: the extremes, the quartiles and the median.

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,13 +84,20 @@ class NeuronLayer(nn.Module, ABC):
     functions: ClassVar[tuple[str, str]]
     #: Whether slopes and offsets start over tens of radians in the first layer.
     radians: ClassVar[bool] = False
+    #: Whether u and the bias are multiplied by the same, and read side by side.
+    joint: ClassVar[bool] = True
+    read: nn.Module
 
     def __init__(
         self, received: int, channels: int, function: str, back: int, spread: tuple[float, float]
     ) -> None:
         super().__init__()
         self.function = FUNCTIONS[function]
-        self.received, self.channels, self.back, self.spread = received, channels, back, spread
+        self.channels, self.back, self.spread = channels, back, spread
+        inputs = received + self.joint
+        self.read, self.shift = self._affine(inputs, channels * (1 + self.joint))
+        if back:
+            self.read_back, self.shift_back = self._affine(inputs + back, 2 * channels)
 
     def _affine(self, inputs: int, outputs: int) -> tuple[nn.Linear, nn.Parameter]:
         """Return a map without bias, and offsets to add and to subtract."""
@@ -116,19 +123,7 @@ class NeuronLayer(nn.Module, ABC):
         r"""Return what is multiplied by :math:`\chi`, as incoming weights and biases are."""
 
 
-class _JointNeurons(NeuronLayer):
-    """A neuron that reads u and its bias side by side, both multiplied by the same."""
-
-    def __init__(
-        self, received: int, channels: int, function: str, back: int, spread: tuple[float, float]
-    ) -> None:
-        super().__init__(received, channels, function, back, spread)
-        self.read, self.shift = self._affine(received + 1, 2 * channels)
-        if back:
-            self.read_back, self.shift_back = self._affine(received + 1 + back, 2 * channels)
-
-
-class FreeNeurons(_JointNeurons):
+class FreeNeurons(NeuronLayer):
     r"""A neuron of which nothing but relabelling is known: :math:`f(\beta + A [u, b])`."""
 
     functions = ("silu", "silu")
@@ -144,7 +139,7 @@ class FreeNeurons(_JointNeurons):
     entries = backwards
 
 
-class OddNeurons(_JointNeurons):
+class OddNeurons(NeuronLayer):
     r"""A neuron with a sign: :math:`f(\beta + A [u, b]) - f(\beta - A [u, b])`.
 
     Nothing is multiplied by it in the sum of the two, the even part.
@@ -176,15 +171,12 @@ class SineNeurons(NeuronLayer):
 
     functions = ("tanh", "sine")
     radians = True
+    joint = False
 
-    def __init__(
-        self, received: int, channels: int, function: str, back: int, spread: tuple[float, float]
-    ) -> None:
-        super().__init__(received, channels, function, back, spread)
-        self.read, self.shift = self._affine(received, channels)
-        if back:
-            self.read_back, self.shift_back = self._affine(received + back, 2 * channels)
-            self.even_back = nn.Linear(back, 2 * channels, bias=False)
+    def __init__(self, *sizes: Any) -> None:
+        super().__init__(*sizes)
+        if self.back:
+            self.even_back = nn.Linear(self.back, 2 * self.channels, bias=False)
 
     def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
         odd, even = self._odd_and_even(self.shift, self.read(received.sums))
@@ -202,7 +194,7 @@ class SineNeurons(NeuronLayer):
     entries = backwards
 
 
-class HomogeneousNeurons(_JointNeurons):
+class HomogeneousNeurons(NeuronLayer):
     r"""A neuron with a positive scale.
 
     With r the root mean square of u and the bias,
@@ -217,12 +209,10 @@ class HomogeneousNeurons(_JointNeurons):
 
     functions = ("silu", "silu")
 
-    def __init__(
-        self, received: int, channels: int, function: str, back: int, spread: tuple[float, float]
-    ) -> None:
-        super().__init__(received, channels, function, back, spread)
-        if back:
-            self.linear_back = nn.Linear(back, 2 * channels, bias=False)
+    def __init__(self, *sizes: Any) -> None:
+        super().__init__(*sizes)
+        if self.back:
+            self.linear_back = nn.Linear(self.back, 2 * self.channels, bias=False)
 
     @staticmethod
     def _scale(received: Received) -> tuple[Tensor, Tensor]:
@@ -335,11 +325,6 @@ def put(out: Tensor, value: Tensor, rows: Tensor | None) -> Tensor:
 class ByKind(nn.ModuleDict):
     """A linear map for each kind of neurons, without a bias unless asked.
 
-    Args:
-        kinds: keys of ``NEURON_LAYERS``.
-        inputs, outputs: channels.
-        bias: whether there are offsets.
-
     Shape:
         ``[*, n, inputs]`` -> ``[*, n, outputs]``, 0 at neurons of no kind.
     """
@@ -360,9 +345,6 @@ class ByKind(nn.ModuleDict):
 
 class PerChannel(nn.Module):
     r"""A map by which no channel hears of another: :math:`y_c = \sum_p w_{pc} x_{pc}`.
-
-    Args:
-        parts, channels: P and C of what it reads.
 
     Shape:
         ``[*, P * C]``, part by part -> ``[*, C]``.

@@ -16,8 +16,7 @@ from nngraph.graph import Topology
 from nngraph.nn.common.levels import at_inputs, by_output
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales
-from nngraph.nn.common.size_limits import SizeLimits
-from nngraph.nn.features import Features
+from nngraph.nn.features import Features, SizeLimits
 from nngraph.nn.layers.neurons import (
     FUNCTIONS,
     NEURON_LAYERS,
@@ -68,10 +67,13 @@ class SymmetricPass(nn.Module):
     Args:
         limits: of the networks to read.
         kinds: of neurons that are served, keys of ``NEURON_LAYERS``.
-        channels: C_l of the layers; the last number serves deeper layers too.
-        messages: M, channels of h and g.
-        functions: names in ``FUNCTIONS`` by level, for all kinds; ``None`` takes each kind's own.
         bidirectional: whether there is a pass back.
+        channels: C_l of the layers; z has twice as many. The last number serves deeper layers too.
+        messages: M, channels of h and g.
+        functions: names of the functions by level ("tanh", "silu", "decaying", "sine"), for all
+            kinds; ``None`` takes each kind's own. With ``"sine"`` on sine neurons a layer can come
+            to evaluate the networks at points that it finds by itself:
+            :func:`~nngraph.nn.models.plane_waves.plane_wave_r2` measures how far it has.
         max_levels: sets of maps at most.
 
     Attributes:
@@ -87,16 +89,17 @@ class SymmetricPass(nn.Module):
         self,
         limits: SizeLimits,
         kinds: Sequence[str],
-        channels: Sequence[int],
-        messages: int,
-        functions: Sequence[str] | None = None,
         bidirectional: bool = False,
+        channels: Sequence[int] = (96, 128),
+        messages: int = 96,
+        functions: Sequence[str] | None = None,
         max_levels: int = 16,
     ) -> None:
         super().__init__()
         if unknown := [name for name in functions or () if name not in FUNCTIONS]:
             raise ValueError(f"function {unknown[0]!r}; expected one of {', '.join(FUNCTIONS)}.")
         self.kinds, self.messages, self.bidirectional = list(kinds), messages, bidirectional
+        self.levels = min(limits.levels, max_levels)
         self.scales = TensorScales(limits)
         width, back = min(limits.inputs, messages), messages if bidirectional else 0
         self.inputs = nn.Parameter(torch.eye(limits.inputs, width))
@@ -136,7 +139,6 @@ class SymmetricPass(nn.Module):
         return cast(NeuronLayer, cast(nn.ModuleDict, self.layers[self._slot(level)])[kind])
 
     def _slot(self, level: int) -> int:
-        """Return which maps serve the hidden layer at this level."""
         return min(level, len(self.layers)) - 1
 
     def forward(self, features: Features) -> list[Level]:
@@ -177,7 +179,7 @@ class SymmetricPass(nn.Module):
         return levels
 
     def _sums(self, topology: Topology, number: int, weight: Tensor, before: Level) -> Tensor:
-        """Return u: what the neurons of a level hear from the level before."""
+        """Return u of a level."""
         if number == 1:
             return kernels.propagate_level(topology, 1, weight, before.z)
         sizes = [topology.levels[i].size for i in (number - 1, number)]
@@ -201,20 +203,17 @@ class SymmetricPass(nn.Module):
     def _backwards(self, topology: Topology, weight: Tensor, levels: list[Level]) -> None:
         positions = by_output(topology, self.output_position)
         sent: Tensor | None = None
-        for number in reversed(range(len(levels))):
-            level = levels[number]
+        for number, level in reversed(list(enumerate(levels))):
             if sent is None:
-                level.backward = level.z.new_zeros(*level.z.shape[:-1], self.messages)
+                back = level.z.new_zeros(*level.z.shape[:-1], self.messages)
             else:
-                above = number + 1
-                level.backward = kernels.propagate_level(topology, above, weight, sent, "source")
-            sent = torch.zeros_like(level.backward)
-            here = topology.levels[number]
-            rows = here.outputs
+                back = kernels.propagate_level(topology, number + 1, weight, sent, "source")
+            level.backward, sent = back, torch.zeros_like(back)
+            rows = topology.levels[number].outputs
             if level.ends is not None and rows is not None:
                 received = level.ends.index_select(-2, rows)
-                position = kernels.take(positions, here.nodes).index_select(-2, rows)
-                sent = put(sent, self.start(received) + position, rows)
+                here = kernels.take(positions, topology.levels[number].nodes)
+                sent = put(sent, self.start(received) + here.index_select(-2, rows), rows)
             if level.kinds:
                 y = self.of_layers(number, level, "backwards")
                 sent = sent + self.each(self.maps_back, number, level.kinds, y)
@@ -243,10 +242,7 @@ class SymmetricPass(nn.Module):
         return kinds
 
     def read_by_next(self, level: Level, number: int) -> Tensor:
-        """Return what the layers of the next level read of each neuron of this one, ``[*, n, C]``.
-
-        The reading is linear, so that what a neuron hears is the sum of this, times its weights.
-        """
+        """Return what the next level's layers read of each neuron, linearly: ``[*, n, C]``."""
         message = self.each(self.maps_out, number, level.kinds, level.z)
         read = self.layer(number + 1, level.kinds[0][0]).read
         if isinstance(read, PerChannel):
@@ -259,13 +255,8 @@ class SymmetricPass(nn.Module):
 
         With offsets of :math:`\pi / 4`, :math:`\sin(\beta + u) \mp \sin(\beta - u)` are
         :math:`\sqrt 2 \sin u` and :math:`\sqrt 2 \cos u`, and the two halves of z add up to
-        :math:`\sqrt 2 \sin(u + b)`.
-
-        Args:
-            points: the inputs, ``[C, d_0]``; default uniform in ``[-0.9, 0.9]``.
-            mix: whether what is received at one input may come to mix with others in the layers
-                between; else all maps there become :class:`PerChannel` ones, and the cost is linear
-                in C.
+        :math:`\sqrt 2 \sin(u + b)`. The inputs are ``points [C, d_0]``, by default uniform in
+        ``[-0.9, 0.9]``. Without ``mix`` the maps between layers become :class:`PerChannel` ones.
 
         Raises:
             ValueError: if there are neurons of other kinds, other functions, or the sizes differ.
@@ -281,8 +272,8 @@ class SymmetricPass(nn.Module):
         # Small steps, or what is received, of many radians in sums of many terms, is soon anything.
         self.rate = 0.1
         for i, layer in enumerate(layers):
-            read, shift = cast(nn.Linear, layer.read), cast(nn.Parameter, layer.shift)
-            shift.fill_(torch.pi / 4)
+            read = cast(nn.Linear, layer.read)
+            layer.shift.fill_(torch.pi / 4)
             if i:
                 nn.init.eye_(read.weight)
                 if not mix:

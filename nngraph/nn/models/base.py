@@ -12,8 +12,15 @@ import torch
 from torch import nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.nn.common.size_limits import Architectures, SizeLimits, several
-from nngraph.nn.features import Features, Fitted, Networks, input_features
+from nngraph.nn.features import (
+    Architectures,
+    Features,
+    Fitted,
+    Networks,
+    SizeLimits,
+    input_features,
+    several,
+)
 
 #: What a model may use; models that may use different things are never mixed in one comparison.
 Access = Literal["generic weights-only", "activation-structured weights-only", "with probes"]
@@ -127,11 +134,7 @@ class Metanetwork(NetworkModel, ABC):
         self.num_outputs = num_outputs
 
     def read(self, networks: Networks) -> Features:
-        """Bring networks to the features that a model works on.
-
-        Raises:
-            ArchitectureError: if one is no chain of affine maps and the model reads no others.
-        """
+        """Bring networks to the features that a model works on, or refuse those it cannot read."""
         features = input_features(networks)
         if self.traits.chains_only and not features.topology.chains:
             other = [a for a in features.topology.architectures if not a.is_chain]

@@ -12,10 +12,8 @@ from nngraph.graph import Architecture, Topology
 from nngraph.kernels import PermuteIO
 from nngraph.nn.common.pointwise import Dropout, FeatureDropout, Pointwise, TensorNorm
 from nngraph.nn.common.scales import TensorScales, fan_in
-from nngraph.nn.common.size_limits import Architectures, SizeLimits
-from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EndEncoder
-from nngraph.nn.features import Features, Networks
+from nngraph.nn.features import Architectures, Features, Networks, SizeLimits, States
 from nngraph.nn.layers.equivariant import EquivariantLinear
 from nngraph.nn.layers.invariant import InvariantLinear
 from nngraph.nn.models.base import Traits

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from nngraph.graph import NeuralGraphStack, join_ensemble, run_ensemble
-from nngraph.nn.common.size_limits import Architectures
-from nngraph.nn.common.states import States
-from nngraph.nn.features import Networks, output_networks
+from nngraph.nn.features import Architectures, Networks, States, output_networks
 from nngraph.nn.models.added_neurons import AddedNeurons
 from nngraph.nn.models.base import Access, Metanetwork, NetworkModel
 from nngraph.nn.models.registry import model_named

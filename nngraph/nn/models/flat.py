@@ -10,8 +10,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, join_networks, split_networks
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales, fan_in
-from nngraph.nn.common.size_limits import Architectures
-from nngraph.nn.features import Networks
+from nngraph.nn.features import Architectures, Networks
 from nngraph.nn.models.base import Metanetwork, Traits
 
 

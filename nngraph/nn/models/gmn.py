@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.mlp import mlp
-from nngraph.nn.common.size_limits import Architectures
+from nngraph.nn.features import Architectures
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork
 
 
@@ -77,7 +77,6 @@ class GraphMetanetwork(LayeredNetwork):
     the released code leaves out.
 
     Args:
-        architecture, num_outputs: as of a :class:`~nngraph.nn.StateNetwork`.
         channels, edge_channels: of neurons and weights.
         layers: number of them.
         dropout: in the layers and the read-out.
@@ -107,6 +106,4 @@ class GraphMetanetwork(LayeredNetwork):
         self.whole = nn.Parameter(torch.randn(1, channels))
 
     def first(self, topology: Topology, x: Tensor, e: Tensor) -> tuple[Tensor, ...]:
-        """Return the states of the encoder, and u of each network."""
-        u = self.whole.expand(*x.shape[:-2], topology.num_graphs, -1)
-        return x, e, u
+        return x, e, self.whole.expand(*x.shape[:-2], topology.num_graphs, -1)

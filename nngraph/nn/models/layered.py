@@ -14,13 +14,10 @@ from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.levels import join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
-from nngraph.nn.common.options import options_of
-from nngraph.nn.common.size_limits import Architectures
-from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EncoderOptions, NetworkEncoder
-from nngraph.nn.features import Networks
+from nngraph.nn.features import Architectures, Networks, States
 from nngraph.nn.models.base import Traits
-from nngraph.nn.models.states import StateNetwork
+from nngraph.nn.models.states import StateNetwork, options_of
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
 from nngraph.nn.readouts.readout import ReadoutOptions
@@ -63,12 +60,12 @@ def columns(*maps: nn.Linear) -> list[Tensor]:
     Of matrices with few inputs the gradient of this form is several times as fast on a CPU as that
     of torch's own.
     """
-    given: list[Tensor] = []
-    for one in maps:
-        given.append(one.weight.mT.contiguous())
-        if one.bias is not None:
-            given.append(one.bias)
-    return given
+    return [
+        value
+        for one in maps
+        for value in (one.weight.mT.contiguous(), one.bias)
+        if value is not None
+    ]
 
 
 class LayeredNetwork(StateNetwork):
@@ -77,7 +74,6 @@ class LayeredNetwork(StateNetwork):
     Reads networks of any architecture, also in one batch, as far as it was built for them.
 
     Args:
-        architecture, num_outputs: as of a :class:`~nngraph.nn.StateNetwork`.
         channels, edge_channels: of the states.
         layers: each takes ``(topology, x, e, *more)`` and returns ``(x, e, *more)``; the first is
             given what :meth:`first` returns.
@@ -88,7 +84,7 @@ class LayeredNetwork(StateNetwork):
             as ``{"ordered": True}``: neurons start from a pass in the order of computation.
         checkpoint: keep the states before each layer for the backward pass and compute the rest
             again: less memory, for about a third more time.
-        hidden, dropout: width of the MLP of the read-out, and dropout.
+        readout: of the :class:`~nngraph.nn.ReadoutOptions`, such as ``hidden`` and ``dropout``.
     """
 
     traits = Traits(takes_runner=True)
@@ -102,14 +98,13 @@ class LayeredNetwork(StateNetwork):
         layers: Sequence[nn.Module],
         *,
         probes: int = 0,
-        hidden: int = 256,
-        dropout: float = 0.1,
         checkpoint: bool = False,
         encoder: EncoderOptions | Mapping[str, Any] | None = None,
         runner: Runner | None = None,
+        **readout: Any,
     ) -> None:
-        readout = ReadoutOptions(hidden, dropout)
-        super().__init__(architecture, num_outputs, channels, edge_channels, readout)
+        sizes = channels, edge_channels
+        super().__init__(architecture, num_outputs, *sizes, ReadoutOptions(**readout))
         if edge_channels < 1:
             raise ValueError(
                 f"edge_channels is {edge_channels}; {type(self).__name__} keeps states of weights, "
@@ -117,7 +112,7 @@ class LayeredNetwork(StateNetwork):
             )
         self.checkpoint = checkpoint
         options = options_of(EncoderOptions, encoder)
-        self.encoder = NetworkEncoder(self.limits, channels, edge_channels, options=options)
+        self.encoder = NetworkEncoder(self.limits, *sizes, options=options)
         self.traits = self.traits.changed(probes, self.encoder.breaks_symmetry)
         self.layers = nn.ModuleList(layers)
         self.probes = Probes(architecture, probes, runner=runner) if probes else None

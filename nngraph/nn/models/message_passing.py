@@ -14,15 +14,12 @@ from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.levels import at_outputs, join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
-from nngraph.nn.common.options import options_of
-from nngraph.nn.common.size_limits import Architectures
-from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EncoderOptions, NetworkEncoder
 from nngraph.nn.encoders.statistics import NetworkStatistics
-from nngraph.nn.features import Features, Networks
+from nngraph.nn.features import Architectures, Features, Networks, States
 from nngraph.nn.layers.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.models.base import Traits
-from nngraph.nn.models.states import StateNetwork
+from nngraph.nn.models.states import StateNetwork, options_of
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
 from nngraph.nn.readouts.readout import Readout, ReadoutOptions
@@ -48,8 +45,8 @@ class MessagePassingLayer(nn.Module):
     Args:
         channels, edge_channels: C, C_e; without edge channels e is ``None``.
         dropout: within the MLP.
-        norm: whether there are layer norms; they keep deep stacks in range, but no linear map
-            passes through them.
+        norm: whether there are layer norms, which keep deep stacks in range; no linear map passes
+            through them.
         pooling: of edges, :class:`EdgePooling`. The mean is linear and the cheapest.
         tensor_nodes: whether there is a u: one round then joins any two parameters of a network,
             which takes a round per layer otherwise, at the cost of reading the edges once more.
@@ -87,19 +84,10 @@ class MessagePassingLayer(nn.Module):
             self.block = nn.Linear(channels, edge_channels, bias=False)
 
     def forward(
-        self,
-        topology: Topology,
-        weight: Tensor,
-        x: Tensor,
-        e: Tensor | None,
+        self, topology: Topology, weight: Tensor, x: Tensor, e: Tensor | None,
         recompute: bool = False,
-    ) -> tuple[Tensor, kernels.EdgeUpdate | None]:
-        """Return x, and e with its means at neurons and over blocks.
-
-        Args:
-            topology, weight, x, e: see the class.
-            recompute: see :func:`nngraph.kernels.edge_update`.
-        """
+    ) -> Update:  # fmt: skip
+        """Update x and e; ``recompute`` as of :func:`nngraph.kernels.edge_update`."""
         normal = self.norm(x)
         messages = None
         if self.tensors is not None:
@@ -133,9 +121,8 @@ class MessagePassingLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return x and the means of e over blocks, with e made anew from the weights.
 
-        Args:
-            start: taps, encoder and place of :func:`nngraph.kernels.streamed_edge_means`.
-            updates: of the layers before; this layer's is added.
+        ``start`` is as of :func:`nngraph.kernels.streamed_edge_means`; this layer's update is added
+        to those of the layers before.
         """
         normal = self.norm(x)
         updates.append(kernels.StreamedUpdate(*self._edge_map(normal), None))
@@ -173,19 +160,17 @@ class MessagePassingNetwork(StateNetwork):
 
     Reads networks of any architecture, also in one batch, as far as it was built for them: give all
     architectures, or those with the most inputs, outputs, levels and taps. Every neuron has learned
-    features of its activation, but the model knows nothing of an activation's own symmetry. For
-    networks of sine neurons, bring them to a
-    canonical form first (:class:`nngraph.datasets.CanonicaliseSines`): the accuracy is far higher.
+    features of its activation, but the model knows nothing of an activation's own symmetry: bring
+    networks of sine neurons to a canonical form first (:class:`nngraph.datasets.CanonicaliseSines`)
+    for a far higher accuracy.
 
     Args:
         channels: C, of neurons.
-        messages: channels of the messages of the ordered pass.
+        messages: of the :class:`~nngraph.nn.EncoderOptions`.
         edge_channels: of weights; 0 keeps no state on edges, which is several times faster.
         rounds: number of rounds after the ordered pass.
         probes: number of learned inputs at which the networks are run; 0 reads weights only.
-        hidden, dropout: width of the MLP of the read-out, and dropout in it.
         norm, pooling, tensor_nodes: of each :class:`MessagePassingLayer`.
-        max_levels: levels that are told apart; deeper ones count as the last.
         checkpoint: keep one state per round of neurons and weights for the backward pass and
             compute the rest again: far less memory, for about half as much time again.
         stream: keep no state of weights at all, but make it anew from the weights in every round,
@@ -196,8 +181,9 @@ class MessagePassingNetwork(StateNetwork):
             :class:`~nngraph.nn.Readout`, as plain data; or all of them, as such.
         runner, generator: of the :class:`Probes`; networks that are no chains are run by one.
         statistics: whether the read-out is told the
-            :class:`~nngraph.nn.encoders.statistics.NetworkStatistics` of each network
-            besides.
+            :class:`~nngraph.nn.encoders.statistics.NetworkStatistics` of each network besides.
+        shared: those of the :class:`~nngraph.nn.ReadoutOptions` that hold for more: ``dropout``
+            also in the rounds, ``max_levels`` also in the encoder; and ``hidden``.
 
     Source:
         edge and node updates as in neural graphs (Kofinas et al., 2024) and graph metanetworks (Lim
@@ -215,12 +201,9 @@ class MessagePassingNetwork(StateNetwork):
         edge_channels: int = 8,
         rounds: int = 1,
         probes: int = 0,
-        hidden: int = 256,
-        dropout: float = 0.1,
         norm: bool = True,
         pooling: PoolingKind = "mean",
         tensor_nodes: bool = False,
-        max_levels: int = 16,
         checkpoint: bool = False,
         stream: bool = False,
         encoder: EncoderOptions | Mapping[str, Any] | None = None,
@@ -228,6 +211,7 @@ class MessagePassingNetwork(StateNetwork):
         runner: Runner | None = None,
         generator: bool = False,
         statistics: bool = False,
+        **shared: Any,
     ) -> None:
         edge_channels = edge_channels if rounds else 0
         stream = stream and edge_channels > 0
@@ -235,9 +219,7 @@ class MessagePassingNetwork(StateNetwork):
         chosen = options_of(
             EncoderOptions, encoder, ordered=True, unit_weights=False, messages=messages
         )
-        read = options_of(
-            ReadoutOptions, readout, hidden=hidden, dropout=dropout, max_levels=max_levels
-        )
+        own, read = ReadoutOptions(**shared), options_of(ReadoutOptions, readout, **shared)
         self.checkpoint, self.stream, self.num_probes = checkpoint, stream, probes
         if self.stream and (pooling != "mean" or tensor_nodes):
             raise ValueError(
@@ -252,7 +234,7 @@ class MessagePassingNetwork(StateNetwork):
                 "map of the weights at first, and are read by means alone."
             )
         limits = self.limits
-        self.encoder = NetworkEncoder(limits, channels, edge_channels, max_levels, chosen)
+        self.encoder = NetworkEncoder(limits, channels, edge_channels, own.max_levels, chosen)
         self.traits = self.traits.changed(probes, self.encoder.breaks_symmetry)
         self.probes = (
             Probes(architecture, probes, runner=runner, generator=generator) if probes else None
@@ -260,14 +242,13 @@ class MessagePassingNetwork(StateNetwork):
         if probes:
             self.responses = mlp([probes, channels, channels])
         self.rounds = nn.ModuleList(
-            MessagePassingLayer(channels, edge_channels, dropout, norm, pooling, tensor_nodes)
+            MessagePassingLayer(channels, edge_channels, own.dropout, norm, pooling, tensor_nodes)
             for _ in range(rounds)
         )
         #: channels of the sums that reach the outputs in the ordered pass
         self.width = 0 if self.encoder.ordered is None else self.encoder.ordered.width
-        self.statistics = None
-        if statistics and num_outputs:
-            self.statistics = NetworkStatistics(self.architectures)
+        told = statistics and num_outputs
+        self.statistics = NetworkStatistics(self.architectures) if told else None
         if num_outputs:
             self.readout = self.make_readout(read)
         if stream:  # the read-out hears of weights, whose states are not kept
@@ -281,7 +262,6 @@ class MessagePassingNetwork(StateNetwork):
         return Readout(self.limits, *sizes, options, extra)
 
     def states(self, networks: Networks) -> States:
-        """Return the states of the networks' neurons and weights after all rounds."""
         features = self.read(networks)
         x, e, _, _ = self._read(features)
         return States(features, x, e)

@@ -6,10 +6,8 @@ import torch
 from torch import nn
 
 from nngraph.nn.common.pointwise import FeatureDropout, Pointwise
-from nngraph.nn.common.size_limits import Architectures
-from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EndEncoder
-from nngraph.nn.features import Networks
+from nngraph.nn.features import Architectures, Networks, States
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.readouts.readout import ReadoutOptions

@@ -9,10 +9,8 @@ from torch.nn.functional import silu
 from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.pointwise import FeatureDropout
-from nngraph.nn.common.size_limits import Architectures
-from nngraph.nn.common.states import States
 from nngraph.nn.encoders.network import EndEncoder
-from nngraph.nn.features import Networks
+from nngraph.nn.features import Architectures, Networks, States
 from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.readouts.readout import ReadoutOptions
 

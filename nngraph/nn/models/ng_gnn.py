@@ -13,7 +13,7 @@ from torch.nn.functional import silu
 from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.mlp import mlp
-from nngraph.nn.common.size_limits import Architectures, several
+from nngraph.nn.features import Architectures, several
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
 
@@ -109,7 +109,6 @@ class FilmNetwork(LayeredNetwork):
     weights of another scale bear.
 
     Args:
-        architecture, num_outputs: as of a :class:`~nngraph.nn.StateNetwork`.
         channels, edge_channels, messages: of neurons, weights, and messages of each direction.
         layers: number of them.
         aggregations: of messages.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.mlp import mlp
-from nngraph.nn.common.size_limits import Architectures
+from nngraph.nn.features import Architectures
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
 
@@ -119,7 +119,6 @@ class RelationalNetwork(LayeredNetwork):
     directions reads; norms stand before the maps.
 
     Args:
-        architecture, num_outputs: as of a :class:`~nngraph.nn.StateNetwork`.
         channels, edge_channels: of neurons and weights.
         heads, head_channels: of the attention of each direction.
         layers: number of them.

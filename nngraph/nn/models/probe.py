@@ -7,8 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from nngraph.nn.common.mlp import mlp
-from nngraph.nn.common.size_limits import Architectures
-from nngraph.nn.features import Networks
+from nngraph.nn.features import Architectures, Networks
 from nngraph.nn.models.base import Metanetwork, Traits
 from nngraph.nn.probes.grid import GridReader, grid_points, side_of
 from nngraph.nn.probes.probes import StandardAnswers

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from nngraph.nn.common.size_limits import Architectures
-from nngraph.nn.common.states import States
-from nngraph.nn.features import Networks
+from nngraph.nn.features import Architectures, Networks, States
 from nngraph.nn.models.base import Metanetwork
 from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 
 _ALL = ReadoutOptions()
+_Options = TypeVar("_Options")
+
+
+def options_of(
+    kind: type[_Options], given: _Options | Mapping[str, Any] | None, **defaults: Any
+) -> _Options:
+    """Return options of a part; what plain data, such as JSON, does not name has the defaults.
+
+    Raises:
+        TypeError: if the plain data names an option that there is not.
+    """
+    return given if isinstance(given, kind) else kind(**{**defaults, **(given or {})})  # type: ignore[dict-item]
 
 
 class StateNetwork(Metanetwork):
@@ -25,7 +37,6 @@ class StateNetwork(Metanetwork):
         equivariant_vectors: K of the states' equivariant vectors, 0 where they have none.
 
     Args:
-        architecture, num_outputs: as of a :class:`~nngraph.nn.Metanetwork`.
         channels, edge_channels: C and C_e of the states that :meth:`states` returns; C_e is 0 where
             it returns none.
         readout: what the :class:`~nngraph.nn.Readout` reads; ``None`` where a model makes its own,
@@ -74,11 +85,7 @@ class StateNetwork(Metanetwork):
         return readout(states.topology, states.x, states.edge_attr)  # type: ignore[no-any-return]
 
     def needed_readout(self) -> nn.Module:
-        """Return the read-out.
-
-        Raises:
-            ValueError: if the model was built without one.
-        """
+        """Return the read-out, or refuse where the model was built without one."""
         if self.readout is None:
             raise ValueError(
                 f"{type(self).__name__} was built with num_outputs=0 and has no read-out; ask for "
@@ -87,11 +94,7 @@ class StateNetwork(Metanetwork):
         return self.readout
 
     def pooling_readout(self) -> Readout:
-        """Return the read-out, which pools states to one vector per network.
-
-        Raises:
-            ValueError: if the model was built without one, or has another kind.
-        """
+        """Return the read-out that pools states to one vector per network, or refuse."""
         readout = self.needed_readout()
         if not isinstance(readout, Readout):
             raise ValueError(

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from nngraph.nn.common.mlp import mlp
-from nngraph.nn.common.size_limits import Architectures
 from nngraph.nn.encoders.statistics import NetworkStatistics
-from nngraph.nn.features import Networks
+from nngraph.nn.features import Architectures, Networks
 from nngraph.nn.models.base import Metanetwork, Traits
 from nngraph.nn.probes.probes import StandardAnswers
 from nngraph.nn.probes.running import Runner

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,8 @@ from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.levels import at_outputs, join_levels, level_means
 from nngraph.nn.common.mlp import mlp
-from nngraph.nn.common.size_limits import Architectures
-from nngraph.nn.common.standard import Standardised
-from nngraph.nn.common.states import States
-from nngraph.nn.features import Features, Networks
+from nngraph.nn.common.scales import Standardised
+from nngraph.nn.features import Architectures, Features, Networks, States
 from nngraph.nn.layers.neurons import NEURON_LAYERS, ByKind, hidden_kinds, put
 from nngraph.nn.layers.symmetric_pass import Level, SymmetricPass
 from nngraph.nn.models.base import Traits
@@ -31,7 +29,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
     Relabelling; positive scales of ReLU neurons; signs of tanh neurons; signs and phases of sine
     neurons; scales of either sign of linear neurons; each neuron by its own activation
     (:attr:`nngraph.graph.Activation.symmetry`), also several kinds in one network. Made of a
-    :class:`~nngraph.nn.layers.symmetric_pass.SymmetricPass`, forward and with ``bidirectional``
+    :class:`~nngraph.nn.SymmetricPass`, forward and with ``bidirectional``
     back:
 
     .. math::
@@ -51,12 +49,6 @@ class SymmetricNetwork(StateNetwork, Standardised):
     Args:
         architecture: one or several; the activations of all of them are served, and all kinds if
             none has hidden neurons.
-        channels: C_l of the layers; z has twice as many. The last number serves deeper layers too.
-        messages: channels of h and g.
-        functions: names in ``FUNCTIONS`` of the functions, by level, for all kinds; ``None`` takes
-            each kind's own. With ``"sine"`` on sine neurons a layer can come to evaluate the
-            networks at points that it finds by itself:
-            :func:`~nngraph.nn.models.plane_waves.plane_wave_r2` measures how far it has.
         start: ``"random"``; or ``"evaluation"``, for sine neurons alone: the functions are sines,
             and the maps are drawn so that the pass is the networks' own forward pass at random
             inputs, C in all layers, from which learning departs; or ``"grid"``, the same at a
@@ -71,10 +63,10 @@ class SymmetricNetwork(StateNetwork, Standardised):
         probes: number of learned inputs at which the networks are run besides; 0 reads weights
             only.
         hidden, dropout: width of the MLP of the read-out, and dropout in it.
-        max_levels: sets of maps at most.
         width: channels of the GridReader's first map.
         mix: of a start other than random, whether channels may come to mix between layers; else
             each stays by itself, at a cost that is linear in their number: for fine grids.
+        passes: ``channels``, ``messages``, ``functions`` and ``max_levels`` of the pass.
 
     Raises:
         ArchitectureError: if a network has hidden neurons of a kind that no architecture it was
@@ -97,9 +89,6 @@ class SymmetricNetwork(StateNetwork, Standardised):
         self,
         architecture: Architectures,
         num_outputs: int,
-        channels: Sequence[int] = (96, 128),
-        messages: int = 96,
-        functions: Sequence[str] | None = None,
         start: Literal["random", "evaluation", "grid"] = "random",
         bidirectional: bool = False,
         state_channels: int = 64,
@@ -107,17 +96,16 @@ class SymmetricNetwork(StateNetwork, Standardised):
         probes: int = 0,
         hidden: int = 384,
         dropout: float = 0.2,
-        max_levels: int = 16,
         width: int = 24,
         mix: bool = True,
+        **passes: Any,
     ) -> None:
         # Not the general read-out of states: this one reads what the output neurons received.
         super().__init__(architecture, num_outputs, state_channels, 0, readout=None)
         self.bidirectional = bidirectional
         kinds = hidden_kinds(self.architectures) or list(NEURON_LAYERS)
-        self.passes = SymmetricPass(
-            self.limits, kinds, channels, messages, functions, bidirectional, max_levels
-        )
+        self.passes = SymmetricPass(self.limits, kinds, bidirectional, **passes)
+        messages, outputs = self.passes.messages, self.limits.outputs
         self.side = 0
         if start == "evaluation":
             self.passes.start_at_evaluation(mix=mix)
@@ -141,9 +129,11 @@ class SymmetricNetwork(StateNetwork, Standardised):
         if self.has_states:
             self.hidden_states = self.passes.maps(4 if bidirectional else 2, state_channels, True)
             self.output_state = nn.Linear(1 + messages, state_channels)
+        self.input_state = nn.Linear(messages, state_channels) if bidirectional else None
         if bidirectional:
-            self.input_state = nn.Linear(messages, state_channels)
-            self.reads_back = self._reads_back(2)
+            self.reads_back = nn.ModuleList(
+                ByKind(kinds, messages, 2 * size) for size in self.passes.sizes
+            )
         if self.equivariant_vectors:
             self.incoming = self.passes.maps(2, equivariant_vectors)
             self.outgoing = nn.ModuleList(
@@ -151,31 +141,20 @@ class SymmetricNetwork(StateNetwork, Standardised):
             )
             self.output_incoming = nn.Linear(1 + messages, equivariant_vectors)
             self.input_outgoing = nn.Linear(messages, equivariant_vectors)
-        self.levels = min(self.limits.levels, max_levels)
-        read = self.limits.outputs * (2 * messages if self.side else 1 + messages + probes)
-        read += self.levels * state_channels if bidirectional else 0
+        read = outputs * (2 * messages if self.side else 1 + messages + probes)
+        read += self.passes.levels * state_channels if bidirectional else 0
         self.start_units(read)
         self.answer: nn.Module | None = None
         if num_outputs and self.side:
-            self.answer = GridReader(
-                2 * self.limits.outputs, self.side, num_outputs, width, hidden, dropout
-            )
+            self.answer = GridReader(2 * outputs, self.side, num_outputs, width, hidden, dropout)
         elif num_outputs:
             self.answer = mlp([read, hidden, hidden, num_outputs], dropout)
 
-    def _reads_back(self, parts: int) -> nn.ModuleList:
-        passes = self.passes
-        return nn.ModuleList(
-            ByKind(passes.kinds, passes.messages, parts * size) for size in passes.sizes
-        )
-
     def fit(self, networks: Networks) -> None:
-        """Set mean and deviation of what the read-out reads."""
         if self.answer is not None:
             super().fit(networks)
 
     def numbers(self, features: Features) -> Tensor:
-        """Return what the read-out reads."""
         return self.embed(features)
 
     def moments(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,39 +189,50 @@ class SymmetricNetwork(StateNetwork, Standardised):
         return States(features, self._states(topology, levels), equivariant_vectors=vectors)
 
     def _states(self, topology: Topology, levels: list[Level]) -> Tensor:
-        states = []
-        for number, level in enumerate(levels):
-            free = level.free
-            x = free.new_zeros(*free.shape[:-1], self.channels)
-            if number == 0 and level.backward is not None:
-                x = self.input_state(level.backward)
-            if level.kinds:
-                if level.backward is not None:
-                    back = self.passes.each(self.reads_back, number, level.kinds, level.backward)
-                    free = torch.cat([free, level.z * back], dim=-1)
-                x = self.passes.each(self.hidden_states, number, level.kinds, free)
-            rows = topology.levels[number].outputs
-            if level.ends is not None and rows is not None:
-                x = put(x, self.output_state(level.ends.index_select(-2, rows)), rows)
-            states.append(x)
-        return join_levels(topology, states)
+        def hidden(number: int, level: Level) -> Tensor:
+            if level.backward is None:
+                return level.free
+            back = self.passes.each(self.reads_back, number, level.kinds, level.backward)
+            return torch.cat([level.free, level.z * back], dim=-1)
+
+        maps = self.hidden_states, self.input_state, self.output_state
+        return self._joined(topology, levels, self.channels, hidden, *maps)
 
     def _vectors(self, topology: Topology, levels: list[Level]) -> tuple[Tensor, Tensor]:
-        incoming, outgoing = [], []
+        def entries(number: int, level: Level) -> Tensor:
+            return self.passes.of_layers(number, level, "entries")
+
+        def backward(number: int, level: Level) -> Tensor:
+            return cast(Tensor, level.backward)
+
+        def vectors(*maps: Any) -> Tensor:
+            return self._joined(topology, levels, self.equivariant_vectors, *maps)
+
+        return (
+            vectors(entries, self.incoming, None, self.output_incoming),
+            vectors(backward, self.outgoing, self.input_outgoing, None),
+        )
+
+    def _joined(
+        self, topology: Topology, levels: list[Level], channels: int,
+        known: Callable[[int, Level], Tensor], hidden: nn.ModuleList,
+        inputs: nn.Module | None, outputs: nn.Module | None,
+    ) -> Tensor:  # fmt: skip
+        """Return features of all neurons: of hidden ones by maps of what is known at their level,
+        of inputs and outputs by a map of what reaches them.
+        """  # fmt: skip
+        found = []
         for number, level in enumerate(levels):
-            assert level.backward is not None
-            none = level.backward.new_zeros(*level.backward.shape[:-1], self.equivariant_vectors)
-            into, out = none, self.input_outgoing(level.backward) if number == 0 else none
+            x = level.free.new_zeros(*level.free.shape[:-1], channels)
+            if number == 0 and inputs is not None:
+                x = inputs(level.backward)
             if level.kinds:
-                entries = self.passes.of_layers(number, level, "entries")
-                into = self.passes.each(self.incoming, number, level.kinds, entries)
-                out = self.passes.each(self.outgoing, number, level.kinds, level.backward)
+                x = self.passes.each(hidden, number, level.kinds, known(number, level))
             rows = topology.levels[number].outputs
-            if level.ends is not None and rows is not None:
-                into = put(into, self.output_incoming(level.ends.index_select(-2, rows)), rows)
-            incoming.append(into)
-            outgoing.append(out)
-        return join_levels(topology, incoming), join_levels(topology, outgoing)
+            if outputs is not None and level.ends is not None and rows is not None:
+                x = put(x, outputs(level.ends.index_select(-2, rows)), rows)
+            found.append(x)
+        return join_levels(topology, found)
 
     def embed(self, networks: Networks) -> Tensor:
         """Return what the read-out reads, ``[networks, D]``: the networks as vectors.
@@ -265,11 +255,9 @@ class SymmetricNetwork(StateNetwork, Standardised):
             parts.append(self.probes.at_outputs(topology, self.probes(features), outputs))
         if self.bidirectional:
             groups = kernels.pool(silu(self._states(topology, levels)), topology.nodes.group)
-            parts.append(level_means(groups, topology.groups, self.levels))
+            parts.append(level_means(groups, topology.groups, self.passes.levels))
         return torch.cat(parts, dim=-1)
 
     def forward(self, networks: Networks) -> Tensor:
-        if self.answer is None:
-            self.needed_readout()
-        assert self.answer is not None
-        return cast(Tensor, self.answer(self.standard(self.embed(networks))))
+        answer = self.answer or self.needed_readout()
+        return cast(Tensor, answer(self.standard(self.embed(networks))))

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.levels import at_outputs
-from nngraph.nn.common.size_limits import Architectures, several
-from nngraph.nn.common.standard import Standardised
-from nngraph.nn.features import Features
+from nngraph.nn.common.scales import Standardised
+from nngraph.nn.features import Architectures, Features, several
 from nngraph.nn.probes.inputs import GeneratedInputs, LearnedInputs
 from nngraph.nn.probes.running import ChainRunner, Runner
 

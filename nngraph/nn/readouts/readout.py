@@ -20,7 +20,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Topology
 from nngraph.nn.common.levels import at_outputs, level_means
 from nngraph.nn.common.mlp import mlp
-from nngraph.nn.common.size_limits import SizeLimits
+from nngraph.nn.features import SizeLimits
 
 ReadoutKind = Literal["mean", "attention", "outputs"]
 

@@ -11,9 +11,7 @@ from torch.nn.functional import pad, silu
 from nngraph import kernels
 from nngraph.graph import Architecture, Topology, order_edges, pack, slabs_of
 from nngraph.nn.common.scales import TensorScales
-from nngraph.nn.common.size_limits import SizeLimits
-from nngraph.nn.common.states import States
-from nngraph.nn.features import Features
+from nngraph.nn.features import Features, SizeLimits, States
 
 #: Columns of nodes that are measured in training and not learned: no edit changes them.
 _MEASURED = {"running_mean", "running_var"}
