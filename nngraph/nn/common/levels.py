@@ -14,15 +14,10 @@ from nngraph.graph import Blocks, Groups, Topology
 def at_inputs(topology: Topology, table: Tensor) -> Tensor:
     """Give input neuron i of every network row i of a table: ``-> [n, C]`` at the level 0 neurons.
 
-    Neurons there that relabelling moves have no place, and get 0.
-
-    Raises:
-        ArchitectureError: if a network has more inputs than the table ``[d_0, C]`` has rows.
+    Neurons there that relabelling moves have no place, and get 0. More inputs than the table
+    ``[d_0, C]`` has rows are refused.
     """
-    if topology.max_inputs > len(table):
-        raise ArchitectureError(
-            f"a network has {topology.max_inputs} inputs; the model was built for {len(table)}."
-        )
+    check_most("inputs", topology.max_inputs, len(table))
     first = topology.levels[0]
     if topology.num_graphs == 1 and first.size == len(table) == topology.max_inputs:
         return table
@@ -53,10 +48,7 @@ def at_outputs(
     Raises:
         ArchitectureError: if a network has more than ``size`` outputs.
     """
-    if topology.max_outputs > size:
-        raise ArchitectureError(
-            f"a network has {topology.max_outputs} outputs; the model was built for {size}."
-        )
+    check_most("outputs", topology.max_outputs, size)
     if not levels:
         assert like is not None
         networks = topology.num_graphs * like.shape[:-2].numel()
@@ -80,36 +72,23 @@ def at_outputs(
 
 
 def by_input(topology: Topology, table: Tensor) -> Tensor:
-    """Give input neuron i of every network row i of a table: ``[d_0, C] -> [N, C]``, else 0.
-
-    Raises:
-        ArchitectureError: if a network has more inputs than the table has rows.
-    """
+    """Give input neuron i of every network row i of a table: ``[d_0, C] -> [N, C]``, else 0."""
     first = at_inputs(topology, table)
     rest = first.new_zeros(topology.num_nodes - len(first), first.shape[-1])
-    joined = torch.cat([first, rest])
-    return joined if topology.in_level_order else joined.index_select(0, topology.nodes.level_order)
+    return join_levels(topology, [first, rest])
 
 
 def by_output(topology: Topology, table: Tensor) -> Tensor:
-    """Give output neuron o of every network row o of a table: ``[d_L, C] -> [N, C]``, else 0.
-
-    Raises:
-        ArchitectureError: if a network has more outputs than the table has rows.
-    """
-    if topology.max_outputs > len(table):
-        raise ArchitectureError(
-            f"a network has {topology.max_outputs} outputs; the model was built for {len(table)}."
-        )
+    """Give output neuron o of every network row o of a table: ``[d_L, C] -> [N, C]``, else 0."""
+    check_most("outputs", topology.max_outputs, len(table))
     return pad(table, (0, 0, 0, 1))[topology.nodes.output_position]  # the last row is 0
 
 
 def join_levels(topology: Topology, levels: list[Tensor]) -> Tensor:
     """Put the features of all levels' neurons together: ``[*, n_l, C]`` each ``-> [*, N, C]``."""
     joined = torch.cat(levels, dim=-2)
-    if topology.in_level_order:
-        return joined
-    return joined.index_select(-2, topology.nodes.level_order)
+    order = topology.nodes.level_order
+    return joined if topology.in_level_order else joined.index_select(-2, order)
 
 
 def level_means(values: Tensor, of: Groups | Blocks, slots: int) -> Tensor:
@@ -126,3 +105,9 @@ def level_means(values: Tensor, of: Groups | Blocks, slots: int) -> Tensor:
     shape = (*values.shape[:-2], len(total), values.shape[-1])
     pooled = values.new_zeros(shape).index_add(-2, index, values * share.unsqueeze(-1))
     return pooled.reshape(-1, slots * values.shape[-1])
+
+
+def check_most(what: str, found: int, most: int) -> None:
+    """Refuse networks with more inputs or outputs than a model was built for."""
+    if found > most:
+        raise ArchitectureError(f"a network has {found} {what}; the model was built for {most}.")

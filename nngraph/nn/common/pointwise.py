@@ -18,10 +18,7 @@ from nngraph.graph import Architecture, Topology
 
 
 class Pointwise(nn.Module):
-    """Apply a function to every feature of every neuron and edge.
-
-    Args:
-        function: of one tensor, applied entry by entry, such as ``torch.relu`` or a module.
+    """Apply a function, such as ``torch.relu``, to every feature of every neuron and edge.
 
     Shape:
         x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same.
@@ -40,9 +37,6 @@ class ChannelNorm(nn.Module):
 
     Layer norm with one scale and shift per channel for nodes and one for edges: the same for all
     neurons.
-
-    Args:
-        channels: C.
 
     Shape:
         x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same.
@@ -72,11 +66,7 @@ class TensorNorm(nn.Module):
     Each neuron group counts as one tensor of nodes; neurons without a bias take part with what
     features they have, and leave as 0.
 
-    Args:
-        architecture: of the networks.
-        channels: C.
-        statistics: ``"network"`` or ``"batch"``.
-        momentum: share of the newest batch in the running means.
+    ``momentum`` is the share of the newest batch in these.
 
     Shape:
         x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same.
@@ -108,21 +98,19 @@ class TensorNorm(nn.Module):
     def forward(self, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
         topology = self.topology.to(x.device)
         sizes = [len(topology.groups.size), len(topology.blocks.size)]
+        scale: Tensor = self.weight
+        shift: Tensor = self.bias
+        if self.statistics == "batch":
+            mean, variance = self._moments(topology, x, edge_attr)
+            scale = scale * (variance + self.eps).rsqrt()
+            shift = shift - mean * scale
+        groups, blocks = zip(*(torch.split(v, sizes) for v in (scale, shift)), strict=True)
         if self.statistics == "network":
-            weights, biases = torch.split(self.weight, sizes), torch.split(self.bias, sizes)
-            groups, blocks = zip(weights, biases, strict=True)
             return normalise_tensors(topology, x, edge_attr, groups, blocks, self.eps)
-        mean, variance = self._moments(topology, x, edge_attr)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        (group_scale, block_scale), (group_shift, block_shift) = (
-            torch.split(value, sizes) for value in (scale, shift)
-        )
-        x = x * kernels.broadcast(group_scale, topology.nodes.group)
-        x = x + kernels.broadcast(group_shift, topology.nodes.group)
-        edge_attr = edge_attr * kernels.gather(topology, block_scale, "block")
-        edge_attr = edge_attr + kernels.gather(topology, block_shift, "block")
-        return x * topology.nodes.has_bias.to(x.dtype).unsqueeze(-1), edge_attr
+        node_scale, node_shift = (kernels.broadcast(v, topology.nodes.group) for v in groups)
+        edge_scale, edge_shift = (kernels.gather(topology, v, "block") for v in blocks)
+        x = (x * node_scale + node_shift) * topology.nodes.has_bias.to(x.dtype).unsqueeze(-1)
+        return x, edge_attr * edge_scale + edge_shift
 
     def _moments(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel of each tensor over a batch, ``[tensors, C]``."""
@@ -161,10 +149,8 @@ def normalise_tensors(
 ) -> tuple[Tensor, Tensor]:
     """Standardise each tensor of each network over its entries and channels; scale and shift.
 
-    Args:
-        x, edge_attr: ``[*, N, C]``, ``[*, E, C]``; x of neurons without a bias takes part, and
-            leaves as 0.
-        groups, blocks: scales and shifts, ``[G, C]`` of each group and ``[K, C]`` of each block.
+    Scales and shifts are ``[G, C]`` of each group and ``[K, C]`` of each block. x of neurons
+    without a bias takes part, and leaves as 0.
     """
     edge_attr = kernels.normalise_blocks(topology, edge_attr, *blocks, eps)
     mean = kernels.pool(x, topology.nodes.group).mean(-1, keepdim=True)

@@ -29,10 +29,6 @@ class TensorScales(Fitted):
     With ``fan_in`` it is :math:`\hat W_l = W_l / \mathrm{rms}(W_l \sqrt{d_{l-1}})`, the same on
     networks of the widths of the training set. On wider ones, whose weights are smaller by the root
     of the fan-in as initialisations make them, sums over neurons then stay as large as they were.
-
-    Args:
-        limits: of the networks to read.
-        fan_in: whether the fan-in counts as part of the scale.
     """
 
     weight: Tensor
@@ -49,7 +45,6 @@ class TensorScales(Fitted):
 
     @torch.no_grad()
     def fit(self, networks: Networks) -> None:
-        """Set the scales from networks."""
         features = input_features(networks)
         topology = features.topology
         edges, nodes = self._padded(features)
@@ -76,20 +71,19 @@ class TensorScales(Fitted):
 
     def _padded(self, features: Features) -> tuple[Tensor, Tensor]:
         """Return edge and node features with as many taps and columns as the model has."""
-        sizes = self.limits.taps, self.limits.columns
-        for what, value, size in zip(
-            ("taps on edges", "columns on nodes"), (features.taps, features.x), sizes, strict=True
-        ):
+
+        def padded(value: Tensor, size: int, what: str) -> Tensor:
             if value.shape[-1] > size:
                 raise ArchitectureError(
                     f"the networks have {value.shape[-1]} {what}; the model was built for {size}. "
                     "Build it with all architectures that it shall read."
                 )
-        edges, nodes = (
-            pad(value, (0, size - value.shape[-1]))
-            for value, size in zip((features.taps, features.x), sizes, strict=True)
+            return pad(value, (0, size - value.shape[-1]))
+
+        return (
+            padded(features.taps, self.limits.taps, "taps on edges"),
+            padded(features.x, self.limits.columns, "columns on nodes"),
         )
-        return edges, nodes
 
     def all(self, features: Features) -> tuple[Tensor, Tensor]:
         """Return scaled weights ``[*, E, taps]`` and columns ``[*, N, F]``."""

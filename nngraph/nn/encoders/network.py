@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,6 @@ class NetworkEncoder(nn.Module):
     term p and q can be left out, and others added.
 
     Args:
-        limits: of the networks to read.
         channels, edge_channels: C and C_e; without edge channels there are no states of weights.
         max_levels: levels that are told apart; deeper ones count as the last.
         options: what else the states hold.
@@ -117,8 +117,7 @@ class NetworkEncoder(nn.Module):
         options = options or EncoderOptions()
         taps, columns = limits.taps, limits.columns
         depth, waves = min(limits.levels, max_levels), 2 * options.frequencies
-        from_inputs = options.levels in ("inputs", "both")
-        from_outputs = options.levels in ("outputs", "both")
+        tables = [table for end, table in _LEVELS.items() if options.levels in (end, "both")]
         positions = options.positions
         self.channels, self.unit_weights = channels, options.unit_weights
         self.scales = TensorScales(limits, options.fan_in)
@@ -135,11 +134,8 @@ class NetworkEncoder(nn.Module):
             self.positions["inputs"] = InputPositions(inputs)
             outputs = make_rows(positions, limits.outputs, channels)
             self.positions["outputs"] = OutputPositions(outputs)
-        if from_inputs:
-            self.positions["levels"] = Lookup(depth, channels, lambda graph: graph.nodes.level)
-        if from_outputs:
-            depths = Lookup(depth, channels, lambda graph: graph.nodes.depth_from_output)
-            self.positions["depths_from_output"] = depths
+        for name, of_neuron, _ in tables:
+            self.positions[name] = Lookup(depth, channels, of_neuron)
         if options.activations:
             self.positions["activations"] = ActivationFeatures(channels)
         if options.kinds:
@@ -148,20 +144,18 @@ class NetworkEncoder(nn.Module):
             self.positions["hidden"] = HiddenPositions(channels)
         self.edge = nn.Linear(taps + waves, edge_channels) if edge_channels else None
         self.block_positions = nn.ModuleDict()
-        if edge_channels and from_inputs:
-            levels = Lookup(depth, edge_channels, lambda graph: graph.blocks.level)
-            self.block_positions["levels"] = levels
-        if edge_channels and from_outputs:
-            depths = Lookup(depth, edge_channels, _block_depths)
-            self.block_positions["depths_from_output"] = depths
+        for name, _, of_block in tables if edge_channels else ():
+            self.block_positions[name] = Lookup(depth, edge_channels, of_block)
         if edge_channels and options.kinds:
             kinds = Lookup(len(BLOCK_KINDS), edge_channels, lambda graph: graph.blocks.kind)
             self.block_positions["kinds"] = kinds
         if edge_channels and options.kernel_sizes:
             self.block_positions["kernel_sizes"] = KernelSizes(edge_channels)
-        self.statistics = None
-        if options.statistics:
-            self.statistics = ParameterStatistics(taps, columns, channels, edge_channels)
+        self.statistics = (
+            ParameterStatistics(taps, columns, channels, edge_channels)
+            if options.statistics
+            else None
+        )
         self.node_waves, self.edge_waves = (
             FourierFeatures(size, options.frequencies, options.bandwidth, options.seed + i)
             if options.frequencies
@@ -176,19 +170,20 @@ class NetworkEncoder(nn.Module):
         Raises:
             ValueError: on setting it, if the encoder was built without ``break_symmetry``.
         """
-        return any(position.active for position in self._hidden())
+        return "hidden" in self.positions and self._hidden.active
 
     @breaks_symmetry.setter
     def breaks_symmetry(self, active: bool) -> None:
-        if active and not self._hidden():
+        if "hidden" in self.positions:
+            self._hidden.active = active
+        elif active:
             raise ValueError(
                 "the encoder has no positions of hidden neurons; build it with break_symmetry=True."
             )
-        for position in self._hidden():
-            position.active = active
 
-    def _hidden(self) -> list[HiddenPositions]:
-        return [p for p in self.positions.values() if isinstance(p, HiddenPositions)]
+    @property
+    def _hidden(self) -> HiddenPositions:
+        return cast(HiddenPositions, self.positions["hidden"])
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor | None]:
         topology = features.topology
@@ -199,10 +194,7 @@ class NetworkEncoder(nn.Module):
     def nodes(
         self, topology: Topology, taps: Tensor, columns: Tensor
     ) -> tuple[Tensor, list[tuple[int, Tensor]]]:
-        """Return x of scaled parameters, and what reaches the outputs in the ordered pass.
-
-        The second as of :class:`~nngraph.nn.OrderedPass`; without one there is none.
-        """
+        """Return x of scaled parameters, and what reaches the outputs in an ordered pass."""
         terms, outputs = [], []
         if self.ordered is not None:
             levels, outputs = self.ordered(topology, taps, columns)
@@ -224,8 +216,9 @@ class NetworkEncoder(nn.Module):
         if self.edge is None:
             return None
         own = self._units(topology, taps) if self.unit_weights else taps
-        waves = [] if self.edge_waves is None else [self.edge_waves(own)]
-        e: Tensor = self.edge(torch.cat([own, *waves], dim=-1) if waves else own)
+        if self.edge_waves is not None:
+            own = torch.cat([own, self.edge_waves(own)], dim=-1)
+        e: Tensor = self.edge(own)
         blocks = self.blocks(topology, taps)
         return e if blocks is None else e + kernels.gather(topology, blocks, "block")
 
@@ -248,12 +241,6 @@ class EndEncoder(nn.Module):
 
     The position of an input or output is then known at the weights that touch it, also to layers
     that do not read neurons without a bias, or treat inputs and outputs as relabelled.
-
-    Args:
-        limits, channels, edge_channels, max_levels: as there; both kinds of states are wanted.
-
-    Shape:
-        features of any batch -> x ``[*, N, C]``, e ``[*, E, C_e]``.
     """
 
     def __init__(
@@ -274,13 +261,8 @@ class FourierFeatures(nn.Module):
 
     .. math:: \gamma(v) = [\cos 2 \pi B v, \; \sin 2 \pi B v], \qquad B_{kc} \sim N(0, \beta^2)
 
-    B is drawn once from its seed, and kept in the state dict.
-
-    Args:
-        size: of v.
-        count: rows of B.
-        bandwidth: :math:`\beta`, in periods per unit of v.
-        seed: of B.
+    B, of ``count`` rows, is drawn once from its seed, and kept in the state dict; the bandwidth
+    :math:`\beta` is in periods per unit of v.
 
     Shape:
         ``[*, size]`` -> ``[*, 2 count]``.
@@ -307,6 +289,13 @@ def _total(terms: list[Tensor]) -> Tensor:
     return reduce(torch.add, terms)
 
 
-def _block_depths(topology: Topology) -> Tensor:
-    """Distance of each block's target from the outputs, in blocks: ``[K]``."""
-    return topology.nodes.depth_from_output[topology.blocks.target]
+#: End from which levels are counted -> name of their table, and which row of it each neuron
+#: ``[N]``, and each block ``[K]``, takes.
+_LEVELS: dict[str, tuple[str, Callable[[Topology], Tensor], Callable[[Topology], Tensor]]] = {
+    "inputs": ("levels", lambda graph: graph.nodes.level, lambda graph: graph.blocks.level),
+    "outputs": (
+        "depths_from_output",
+        lambda graph: graph.nodes.depth_from_output,
+        lambda graph: graph.nodes.depth_from_output[graph.blocks.target],
+    ),
+}

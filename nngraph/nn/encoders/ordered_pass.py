@@ -29,7 +29,6 @@ class OrderedPass(nn.Module):
     taps, each for its share of the channels.
 
     Args:
-        limits: of the networks to read.
         channels: C, of the states.
         messages: channels of the messages.
         max_levels: number of sets of maps at most.
@@ -79,11 +78,10 @@ class OrderedPass(nn.Module):
             for i in range(levels)
         )
         # Nothing hears the last layer: a map for it would never learn.
-        self.messages = nn.ModuleList(
-            nn.Linear(channels, messages, bias=False) for _ in range(levels - 1)
-        )
-        for message in self.messages:
-            nn.init.normal_(cast(nn.Linear, message).weight, 0, 4.0 / channels**0.5)
+        maps = [nn.Linear(channels, messages, bias=False) for _ in range(levels - 1)]
+        self.messages = nn.ModuleList(maps)
+        for map in maps:
+            nn.init.normal_(map.weight, 0, 4.0 / channels**0.5)
         # Slopes and offsets of the first functions are spread over the range of their inputs: with
         # offsets near 0 they are all steps at the same position, and learning is several times
         # slower.

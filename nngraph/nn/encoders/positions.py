@@ -24,14 +24,7 @@ PositionKind = Literal["learned", "sinusoidal"]
 
 
 class LearnedRows(nn.Module):
-    """One learned vector for each position; there are no others.
-
-    Args:
-        table: first values ``[positions, C]``.
-
-    Shape:
-        number of positions -> ``[positions, C]``, all of them whatever the number.
-    """
+    """One learned vector for each position, ``[positions, C]`` whatever the number asked for."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
@@ -43,9 +36,6 @@ class LearnedRows(nn.Module):
 
 class SinusoidalRows(nn.Module):
     """A learned map of the sinusoids of a position: any number of positions, near ones alike.
-
-    Args:
-        channels: C.
 
     Shape:
         number of positions -> ``[count, C]``, one row at least.
@@ -65,11 +55,7 @@ class SinusoidalRows(nn.Module):
 
 
 def make_rows(kind: PositionKind, count: int, channels: int) -> LearnedRows | SinusoidalRows:
-    """Return rows of either kind; ``count`` learned ones.
-
-    Raises:
-        ValueError: if the kind is unknown.
-    """
+    """Return rows of either kind; ``count`` learned ones."""
     if kind == "learned":
         return LearnedRows(torch.randn(count, channels))
     if kind == "sinusoidal":
@@ -78,12 +64,9 @@ def make_rows(kind: PositionKind, count: int, channels: int) -> LearnedRows | Si
 
 
 def sinusoids(position: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    r"""Return sines and cosines of positions at wavelengths from :math:`2 \pi` to 10,000 times
-    that.
+    r"""Return sines and cosines of positions, ``[K] -> [K, C]`` with C even.
 
     .. math:: \sin(p / 10000^{2k / C}), \; \cos(p / 10000^{2k / C})
-
-    ``[K] -> [K, C]``, with C even.
     """
     exponent = torch.arange(0, size, 2, device=position.device, dtype=torch.float64) / size
     angle = position.to(torch.float64).unsqueeze(-1) * torch.exp(-math.log(10_000) * exponent)
@@ -94,36 +77,25 @@ def sinusoids(position: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 class InputPositions(nn.Module):
-    """Which input neuron one is; 0 at all others.
-
-    Args:
-        rows: :class:`LearnedRows` or :class:`SinusoidalRows`.
-    """
+    """Which input neuron one is; 0 at all others."""
 
     def __init__(self, rows: LearnedRows | SinusoidalRows) -> None:
         super().__init__()
         self.rows = rows
 
     def forward(self, topology: Topology) -> Tensor:
-        table: Tensor = self.rows(topology.max_inputs)
-        return by_input(topology, table)
+        return by_input(topology, self.rows(topology.max_inputs))
 
 
 class OutputPositions(InputPositions):
     """Which output neuron one is; 0 at all others."""
 
     def forward(self, topology: Topology) -> Tensor:
-        table: Tensor = self.rows(topology.max_outputs)
-        return by_output(topology, table)
+        return by_output(topology, self.rows(topology.max_outputs))
 
 
 class Lookup(nn.Module):
-    """A row of a learned table for each neuron or block.
-
-    Args:
-        rows, channels: of the table.
-        index: from a topology to the row of each; those beyond the last take the last.
-    """
+    """A row of a learned table for each neuron or block; indices beyond the last take the last."""
 
     def __init__(self, rows: int, channels: int, index: Callable[[Topology], Tensor]) -> None:
         super().__init__()
@@ -145,12 +117,12 @@ class ActivationFeatures(Lookup):
         # however many there are; each row of the others has a generator of its own.
         first = list(ACTIVATIONS).index("other") + 1
         super().__init__(first, channels, _activation_kinds)
+        own = self.table.detach()
         further = [
-            torch.randn(1, channels, generator=torch.Generator().manual_seed(row)) * 0.1
+            torch.randn(1, channels, generator=torch.Generator().manual_seed(row)).to(own) * 0.1
             for row in range(first, len(ACTIVATIONS))
         ]
-        own = self.table.detach()
-        self.table = nn.Parameter(torch.cat([own, *(row.to(own) for row in further)]))
+        self.table = nn.Parameter(torch.cat([own, *further]))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *further: Any
@@ -176,8 +148,7 @@ class ColumnFeatures(nn.Module):
 class HiddenPositions(nn.Module):
     """Place of each hidden neuron in its layer, sinusoidal: **breaks the symmetry**, on purpose.
 
-    Attributes:
-        active: whether it does; 0 everywhere where it does not.
+    All are 0 while it is not ``active``.
     """
 
     def __init__(self, channels: int) -> None:
@@ -187,13 +158,11 @@ class HiddenPositions(nn.Module):
     def forward(self, topology: Topology) -> Tensor:
         if not self.active:
             return self.rows.map.weight.new_zeros(topology.num_nodes, len(self.rows.map.weight))
-        size = int(topology.groups.size.max())
-        table: Tensor = self.rows(size)
+        table: Tensor = self.rows(int(topology.groups.size.max()))
         return table[topology.nodes.position] * topology.nodes.moves.unsqueeze(-1)
 
 
 def _activation_kinds(topology: Topology) -> Tensor:
-    """Index into ``ACTIVATIONS`` of each neuron's activation, ``[N]``."""
     kinds = [list(ACTIVATIONS).index(activation.name) for activation in topology.activations]
     return torch.tensor(kinds, device=topology.nodes.activation.device)[topology.nodes.activation]
 

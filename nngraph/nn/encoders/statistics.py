@@ -30,11 +30,7 @@ class ParameterStatistics(nn.Module):
 
     with s of the weights into and out of neuron i, of the columns of its group g(i), and of the
     weights of block k; each tap and each column by itself. Those of one neuron are features of it
-    and move with it.
-
-    Args:
-        taps, columns: of the networks.
-        channels, edge_channels: C and C_e; without edge channels there is no e.
+    and move with it. Without edge channels there is no e.
 
     Shape:
         weights ``[*, E, taps]``, columns ``[*, N, F]`` -> x ``[*, N, C]``, and of the blocks
@@ -90,8 +86,7 @@ class NetworkStatistics(Standardised):
         \frac{s(W) - \mu}{\sigma}, \qquad
         s(W) = [\mathrm{mean}, \mathrm{var}, q_0, q_{25}, q_{50}, q_{75}, q_{100}, 1](W)
 
-    with mean and deviation of each number over the networks of :meth:`fit`. They may be per entry:
-    each is one number per network, whatever its labelling.
+    with mean and deviation of each number over the networks of :meth:`fit`.
 
     Relabelling neurons moves entries within their tensor alone, so that the statistics do not
     change. A tensor stands in the row of its kind (weight, factor of a norm, bias, ...) and of its
@@ -99,9 +94,6 @@ class NetworkStatistics(Standardised):
     counted from the outputs: first and last layers then have positions of their own at any depth.
     Levels beyond the last count as the last; tensors in one row are averaged; rows that a network
     has nothing for are 0, the last entry too.
-
-    Args:
-        architectures: of the networks to read; others with more levels are read too.
 
     Shape:
         features of any batch -> ``[networks, rows * 8]``.
@@ -133,7 +125,6 @@ class NetworkStatistics(Standardised):
         return self.standard(self.numbers(features))
 
     def numbers(self, features: Features) -> Tensor:
-        """Return the statistics as they are."""
         topology = features.topology
         parts = split_networks(topology, features.x, features.edge_attr)
         return join_networks(topology, [self._of_part(part) for part in parts])

@@ -127,24 +127,21 @@ class EquivariantLinear(nn.Module):
     def forward(
         self, x: Tensor, edge_attr: Tensor, edge_index: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Map node and edge features; see the class.
+        """Map node and edge features.
 
-        Args:
-            edge_index: ``[2, B E]`` of a PyG batch, for ``backend="scatter"``: edges may then
-                stand in any order. The dense backend does not read it and expects the
-                architecture's own order.
+        With ``edge_index [2, B E]`` of a PyG batch edges may stand in any order, for
+        ``backend="scatter"``; the dense backend expects the architecture's own order.
         """
         nodes, edges = stacked_features(self.architecture, x, edge_attr, self.in_channels)
         weights = (self.global_weight, *self.node_weights, *self.edge_weights)
         order = {} if isinstance(self.messages, DenseMixing) else {"edge_index": edge_index}
         out_x, out_edges = self.messages(nodes, edges, self.bias, *weights, **order)
-        channels = (self.out_channels,)
-        return out_x.reshape(x.shape[:-1] + channels), out_edges.reshape(
-            edge_attr.shape[:-1] + channels
+        return (
+            out_x.reshape(*x.shape[:-1], self.out_channels),
+            out_edges.reshape(*edge_attr.shape[:-1], self.out_channels),
         )
 
     def extra_repr(self) -> str:
-        """What ``print`` shows."""
         return (
             f"{self.architecture}, in_channels={self.in_channels}, "
             f"out_channels={self.out_channels}, permute_io={self.terms.permute_io!r}, "
@@ -155,11 +152,7 @@ class EquivariantLinear(nn.Module):
 def stacked_features(
     architecture: Architecture, x: Tensor, edge_attr: Tensor, channels: int
 ) -> tuple[Tensor, Tensor]:
-    """Return features of one network, a stack or a flat batch as ``[B, N, C]`` and ``[B, E, C]``.
-
-    Raises:
-        InvalidGraphError: if they do not fit the architecture, the channels or one another.
-    """
+    """Return features of one network, a stack or a flat batch as ``[B, N, C]``, ``[B, E, C]``."""
     nodes, edges = architecture.num_nodes, architecture.num_edges
     fits = (
         x.dim() >= 2

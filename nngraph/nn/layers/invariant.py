@@ -68,7 +68,6 @@ class InvariantLinear(nn.Module):
         return out.reshape(*lead, self.out_features)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows."""
         return (
             f"{self.architecture}, in_channels={self.in_channels}, "
             f"out_features={self.out_features}, permute_io={self.terms.permute_io!r}"

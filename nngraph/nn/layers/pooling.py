@@ -59,12 +59,8 @@ class SharedPoolingLayer(SharedEquivariantLinear):
     """The shared layer with maxima or attention in place of the means over edges; not linear.
 
     Args:
-        pooling: ``"max"`` or ``"attention"``; ``"mean"`` is the linear layer itself.
-        heads: of the attention; divides ``in_channels``.
-        in_channels, out_channels, levels, bias, backend: as there.
-
-    Shape:
-        on any topology: x ``[*, N, C_in]``, edge_attr ``[*, E, C_in]`` -> the same with C_out.
+        pooling, heads: of the :class:`EdgePooling`; ``"mean"`` is the linear layer itself.
+        levels, bias, backend: as there.
     """
 
     def __init__(

@@ -13,14 +13,14 @@ from nngraph import kernels
 from nngraph.graph import Members, Topology
 from nngraph.nn.common.pointwise import normalise_tensors
 
+_SIDES: tuple[kernels.Side, ...] = ("target", "source", "block")
 
 @dataclass(frozen=True)
 class Kinds:
-    """Which weights each block and group of a batch takes: its place, counted from both ends.
+    """Which weights each block ``[K]`` and group ``[G]`` of a batch takes.
 
-    Attributes:
-        block: ``[K]`` kind of each block; ``group`` ``[G]`` of each group, by the clipped distances
-            of the block's target, and of the group, from the inputs and to the outputs.
+    By the clipped distances of the block's target, and of the group, from the inputs and to the
+    outputs.
     """
 
     block: Tensor
@@ -108,7 +108,6 @@ class SharedEquivariantLinear(nn.Module):
             self.bias.zero_()
 
     def forward(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features of any batch of networks."""
         kinds = Kinds.of(topology, self.levels)
         has_bias = topology.nodes.has_bias.to(x.dtype).unsqueeze(-1)
         x = x * has_bias
@@ -126,11 +125,10 @@ class SharedEquivariantLinear(nn.Module):
 
     def _pool_edges(self, topology: Topology, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pool the edges into and out of each neuron, and of each block."""
-        return (
-            kernels.reduce(topology, e, "target", "mean", backend=self.backend),
-            kernels.reduce(topology, e, "source", "mean", backend=self.backend),
-            kernels.reduce(topology, e, "block", "mean", backend=self.backend),
+        incoming, outgoing, blocks = (
+            kernels.reduce(topology, e, side, "mean", backend=self.backend) for side in _SIDES
         )
+        return incoming, outgoing, blocks
 
     def _mix_neurons(self, topology: Topology, received: Tensor) -> Tensor:
         """Multiply what each neuron hears by the matrix of its kind."""
@@ -151,13 +149,9 @@ class SharedEquivariantLinear(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Mix the means of all blocks ``[*, K, C]`` and groups ``[*, G, C]`` of each network."""
         count = len(self.edge_weight)
-        slot = torch.cat(
-            [
-                topology.blocks.graph.index * 2 * count + kinds.block,
-                topology.groups.graph.index * 2 * count + count + kinds.group,
-            ]
-        )
         own = torch.cat([kinds.block, kinds.group + count])
+        graph = torch.cat([topology.blocks.graph.index, topology.groups.graph.index])
+        slot = graph * 2 * count + own
         values = torch.cat([blocks, groups], dim=-2)
         rows = topology.num_graphs * 2 * count
         sizes = slot.new_zeros(rows).index_add(0, slot, torch.ones_like(slot))
@@ -174,11 +168,8 @@ class SharedEquivariantLinear(nn.Module):
         return out[..., : len(kinds.block), :], out[..., len(kinds.block) :, :]
 
     def extra_repr(self) -> str:
-        """What ``print`` shows."""
-        return (
-            f"in_channels={self.in_channels}, out_channels={self.out_channels}, "
-            f"levels={self.levels}"
-        )
+        sizes = f"in_channels={self.in_channels}, out_channels={self.out_channels}"
+        return f"{sizes}, levels={self.levels}"
 
 
 class SharedTensorNorm(nn.Module):
@@ -189,10 +180,6 @@ class SharedTensorNorm(nn.Module):
 
     The :class:`~nngraph.nn.TensorNorm` of networks of any architectures: statistics of all entries
     and channels of one tensor of one network, kinds as in :class:`SharedEquivariantLinear`.
-
-    Args:
-        channels: C.
-        levels: distances from the inputs and outputs that are told apart.
 
     Shape:
         on any topology: x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same; x of neurons without

@@ -83,10 +83,8 @@ class EquivariantNetwork(StateNetwork):
 
     def make_readout(self, options: ReadoutOptions) -> nn.Module:
         """Return the complete read-out of the architecture."""
-        return InvariantReadout(
-            self.architecture, self.channels, self.num_outputs, self.permute_io, options.hidden,
-            options.dropout,
-        )  # fmt: skip
+        sizes = self.architecture, self.channels, self.num_outputs
+        return InvariantReadout(*sizes, self.permute_io, options.hidden, options.dropout)
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)
@@ -126,13 +124,7 @@ class InvariantReadout(nn.Module):
 
     .. math:: y = V \sigma(\Theta [\mathrm{mean}\, A]_A + \beta) + c
 
-    Args:
-        architecture: of the networks.
-        channels: C of the states.
-        num_outputs: length of the answer.
-        permute_io: as in :class:`~nngraph.nn.InvariantLinear`.
-        hidden: how many functions; 0 for no MLP: the answers are linear in the states.
-        dropout: of the functions.
+    With ``hidden=0`` there is no MLP: the answers are linear in the states.
 
     Shape:
         x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> ``[networks, num_outputs]``.

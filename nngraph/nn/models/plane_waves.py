@@ -19,10 +19,9 @@ def plane_wave_r2(
     If a channel of what a neuron of the second layer hears were the network's own pre-activation at
     an input p, then what it hears of a neuron with incoming weights w and bias b, all in radians,
     would be the plane wave :math:`\alpha \sin(w \cdot p) \cos b + \gamma \cos(w \cdot p) \sin b`.
-    For each channel that the second layer reads, the p of a grid and the
-    :math:`\alpha, \gamma` that explain most are found; R² is the share of the variance over the
-    neurons of ``networks`` that they explain. Near 1 the model probes, though it never runs a
-    network.
+    For each channel that the second layer reads, the p of a grid and the :math:`\alpha, \gamma`
+    that explain most are found; R² is the share of the variance over the neurons of ``networks``
+    that they explain. Near 1 the model probes, though it never runs a network.
 
     Args:
         networks: of one architecture: two inputs and two hidden layers or more, of sine neurons.

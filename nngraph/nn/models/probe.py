@@ -58,7 +58,9 @@ class ProbeNetwork(Metanetwork):
     ) -> None:
         super().__init__(architecture, num_outputs)
         outputs = self.limits.outputs
-        self.probes = StandardAnswers(architecture, probes, outputs, runner, generator)
+        self.probes = StandardAnswers(
+            architecture, probes, runner=runner, generator=generator, size=outputs
+        )
         self.readout: nn.Module
         if reader == "mlp":
             self.readout = mlp([probes * outputs, hidden, hidden, num_outputs], dropout)

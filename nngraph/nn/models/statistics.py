@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,12 +50,10 @@ class StatisticsNetwork(Metanetwork):
     ) -> None:
         super().__init__(architecture, num_outputs)
         self.statistics = NetworkStatistics(self.architectures)
-        self.probes = (
-            StandardAnswers(architecture, probes, self.limits.outputs, runner, generator)
-            if probes
-            else None
-        )
-        read = self.statistics.width + probes * self.limits.outputs
+        outputs = self.limits.outputs
+        run: dict[str, Any] = {"runner": runner, "generator": generator, "size": outputs}
+        self.probes = StandardAnswers(architecture, probes, **run) if probes else None
+        read = self.statistics.width + probes * outputs
         self.traits = self.traits.changed(probes)
         self.readout = mlp([read, hidden, hidden, num_outputs], dropout)
 

@@ -39,14 +39,8 @@ class GridReader(nn.Module):
         \mathrm{MLP}(c_4 \circ c_3 \circ c_2 \circ c_1)(z), \qquad
         c_k(z) = \sigma(K_k * z + k_k)
 
-    with kernels of 3 x 3; c_2 and c_4 halve the sides and double the channels.
-
-    Args:
-        planes: numbers at each point.
-        side: n, points along each axis.
-        num_outputs: length of the answer.
-        width: channels of c_1.
-        hidden, dropout: width of the MLP, and dropout before each of its maps.
+    with kernels of 3 x 3; c_2 and c_4 halve the sides and double the channels, ``width`` at first.
+    ``planes`` are numbers at each point, n is the ``side`` of the grid.
 
     Shape:
         ``[networks, planes * n^2]``, plane by plane and row by row -> ``[networks, num_outputs]``.

@@ -58,16 +58,11 @@ def neuron_means(value: Tensor, axis: int) -> Tensor:
 
 
 def check_parameters(architecture: Architecture, module: nn.Module) -> None:
-    """Check that a module's parameters are those of an architecture, by their names.
-
-    Raises:
-        ArchitectureError: if they are not.
-    """
+    """Check that a module's parameters are those of an architecture, by their names."""
     names = {name for p in architecture.parameters for name in (p.name, *p.aliases)}
     if differing := sorted(names ^ set(module.state_dict())):
-        has, lacks = "architecture", "module"
-        if differing[0] not in names:
-            has, lacks = lacks, has
+        sides = ("architecture", "module")
+        has, lacks = sides if differing[0] in names else reversed(sides)
         raise ArchitectureError(
             f"the module {type(module).__name__} is to run networks of the architecture "
             f"{architecture}: the {has} has a parameter {differing[0]!r}, the {lacks} has none; "
@@ -83,10 +78,7 @@ def find_hooks(
 ) -> dict[str, Hook]:
     """Run a module once, and return where the groups of its architecture show, by name.
 
-    Args:
-        module: in evaluation mode.
-        given: where they show; by default each at the submodule with its last parameter, if the
-            output of that has as many neurons as the group.
+    By default each is looked for at the submodule with its last parameter.
 
     Raises:
         ArchitectureError: if the module does not run on such inputs, answers them with other than
@@ -98,11 +90,11 @@ def find_hooks(
     where = f"the module {type(module).__name__} of the architecture {architecture}"
     like = next(module.parameters(), torch.empty(()))
     inputs = torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device)
+    def see(name: str, value: Tensor) -> None:
+        shapes[name] = tuple(value.shape)
+
     try:
-        with (
-            torch.no_grad(),
-            watched(module, there, lambda name, value: shapes.update({name: tuple(value.shape)})),
-        ):
+        with torch.no_grad(), watched(module, there, see):
             answers = module(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ArchitectureError(

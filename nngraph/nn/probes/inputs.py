@@ -13,20 +13,15 @@ _SMALL = 4
 
 
 class LearnedInputs(nn.Module):
-    """P inputs, every number of them learned.
+    """P inputs, every number of them learned: ``-> [P, *shape]``.
 
     Args:
         count: P.
         shape: of one input: ``(d_0,)`` coordinates, or ``(C, H, W)`` of an image.
         spread: coordinates start uniform in ``[-spread, spread]``; images start normal.
-
-    Attributes:
-        rate: factor of the learning rate.
-
-    Shape:
-        -> ``[P, *shape]``.
     """
 
+    #: Factor of the learning rate.
     rate = 1.0
 
     def __init__(self, count: int, shape: tuple[int, ...], spread: float = 0.9) -> None:
@@ -42,7 +37,7 @@ class LearnedInputs(nn.Module):
 
 
 class GeneratedInputs(nn.Module):
-    r"""P inputs that one deep linear generator makes of P learned latents.
+    r"""P inputs that one deep linear generator makes of P learned latents: ``-> [P, *shape]``.
 
     .. math:: u_p = G_k \cdots G_2 G_1 z_p
 
@@ -56,9 +51,6 @@ class GeneratedInputs(nn.Module):
         shape, spread: as of :class:`LearnedInputs`.
         latent: numbers that a probe is made of.
         width: channels that the last map reads; those before read twice as many, and so on.
-
-    Shape:
-        -> ``[P, *shape]``.
 
     Source:
         Kahana et al., "Deep Linear Probe Generators for Weight Space Learning", ICLR 2025.

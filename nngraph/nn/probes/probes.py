@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +89,7 @@ class StandardAnswers(Probes, Standardised):
     with mean and deviation of all answers at the first probes together.
 
     Args:
-        architecture: of the networks to run, one or several.
-        count, runner, generator: of the :class:`Probes`.
+        probes, options: of the :class:`Probes`.
         size: outputs of a network at most.
 
     Shape:
@@ -98,24 +98,15 @@ class StandardAnswers(Probes, Standardised):
 
     at_once = 128
 
-    def __init__(
-        self,
-        architecture: Architectures,
-        count: int,
-        size: int,
-        runner: Runner | None = None,
-        generator: bool = False,
-    ) -> None:
-        super().__init__(architecture, count, runner=runner, generator=generator)
+    def __init__(self, *probes: Any, size: int, **options: Any) -> None:
+        super().__init__(*probes, **options)
         self.size = size
         self.start_units()
 
     def numbers(self, features: Features) -> Tensor:
-        """Return the answers as they are, output by output."""
         return self.outputs(features, self.size)
 
     def moments(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation of all answers together."""
         return numbers.mean(), numbers.std(correction=0)
 
     def answers(self, features: Features) -> Tensor:

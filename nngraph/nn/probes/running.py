@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from nngraph import kernels
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Alike, Architecture, Topology, join_networks, join_nodes, split_networks
-from nngraph.nn.common.levels import at_inputs, at_outputs
+from nngraph.nn.common.levels import at_inputs, at_outputs, check_most
 from nngraph.nn.features import Features
 from nngraph.nn.probes.hooks import Hook, check_parameters, find_hooks, neuron_means, watched
 
@@ -36,22 +36,17 @@ class Runner(ABC):
 
     @abstractmethod
     def responses(self, features: Features, inputs: Tensor) -> list[Tensor]:
-        """Return what every neuron answers to inputs ``[P, *input_shape]``.
+        """Return what every neuron answers to inputs ``[P, *input_shape]``: per level ``[*, n_l,
+        P]``, of the neurons ``topology.levels[l].nodes``.
 
         A neuron that answers at many places, as a channel of a convolution does, answers with their
         mean.
-
-        Returns:
-            per level ``[*, n_l, P]``, of the neurons ``topology.levels[l].nodes``.
-        """
+        """  # fmt: skip
 
     def outputs(self, features: Features, inputs: Tensor, size: int) -> Tensor:
         """Return the answers of the networks side by side, ``[networks, size * P]``.
 
-        A network with fewer than ``size`` outputs has 0 at the others.
-
-        Raises:
-            ArchitectureError: if a network has more.
+        A network with fewer than ``size`` outputs has 0 at the others; more are refused.
         """
         responses = self.responses(features, inputs)
         topology = features.topology
@@ -158,10 +153,7 @@ class ModuleRunner(Runner):
 
     def outputs(self, features: Features, inputs: Tensor, size: int) -> Tensor:
         topology = features.topology
-        if topology.max_outputs > size:
-            raise ArchitectureError(
-                f"a network has {topology.max_outputs} outputs; the model was built for {size}."
-            )
+        check_most("outputs", topology.max_outputs, size)
         parts = []
         for part in split_networks(topology, features.x, features.edge_attr):
             answers, _ = self._run(part, inputs, {})

@@ -26,10 +26,7 @@ ReadoutKind = Literal["mean", "attention", "outputs"]
 
 
 class Summary(nn.Module, ABC):
-    """What a read-out keeps of the states of each network.
-
-    Attributes:
-        size: numbers per network.
+    """What a read-out keeps of the states of each network: ``size`` numbers.
 
     Shape:
         x ``[*, N, C]``, e ``[*, E, C_e]`` or ``None`` -> ``[networks, size]``. Where the means of e
@@ -50,9 +47,7 @@ class LevelMeans(Summary):
     .. math::
         \mathrm{mean}_{i \in l} x_i, \; \mathrm{mean}_{ij \in l} e_{ij} \qquad (l = 0, 1, \dots)
 
-    Args:
-        levels: that are told apart; deeper ones count as the last.
-        channels, edge_channels: C and C_e.
+    Levels deeper than ``levels`` count as the last.
     """
 
     def __init__(self, levels: int, channels: int, edge_channels: int) -> None:
@@ -62,12 +57,10 @@ class LevelMeans(Summary):
     def forward(
         self, topology: Topology, x: Tensor, e: Tensor | None, blocks: Tensor | None = None
     ) -> Tensor:
-        t = topology
-        groups = kernels.pool(x, t.nodes.group)
-        parts = [level_means(groups, t.groups, self.levels)]
-        blocks = _block_means(t, e, blocks)
-        if blocks is not None:
-            parts.append(level_means(blocks, t.blocks, self.levels))
+        groups = kernels.pool(x, topology.nodes.group)
+        parts = [level_means(groups, topology.groups, self.levels)]
+        if (blocks := _block_means(topology, e, blocks)) is not None:
+            parts.append(level_means(blocks, topology.blocks, self.levels))
         return torch.cat(parts, dim=-1)
 
 
@@ -78,11 +71,7 @@ class LayerwiseMeans(Summary):
         \mathrm{mean}_g\, \sigma(A\, \mathrm{mean}_{i \in g} x_i + a), \;
         \mathrm{mean}_k\, \sigma(B\, \mathrm{mean}_{ij \in k} e_{ij} + b)
 
-    with g the groups of neurons and k the blocks of weights of a network.
-
-    Args:
-        channels, edge_channels: C and C_e.
-        hidden: features of each.
+    with g the groups of neurons and k the blocks of weights of a network, ``hidden`` features each.
     """
 
     def __init__(self, channels: int, edge_channels: int, hidden: int) -> None:
@@ -113,12 +102,8 @@ class Attention(Summary):
         a_{ij} = \mathrm{softmax}_{ij \in k} (r_h \cdot e_{ij})
 
     A weight first attends within its block k, then blocks do. Each of the queries h has an even
-    share of the channels; no parameter depends on widths or depth. One pass over neurons and
-    weights.
-
-    Args:
-        channels, edge_channels: C and C_e.
-        queries: of neurons and of weights; the greatest common divisor with the channels is taken.
+    share of the channels, of which they are the greatest common divisor with ``queries``; no
+    parameter depends on widths or depth. One pass over neurons and weights.
     """
 
     def __init__(self, channels: int, edge_channels: int, queries: int = 4) -> None:
@@ -148,12 +133,8 @@ class Attention(Summary):
 class OutputStates(Summary):
     """The states of the output neurons side by side; 0 where a network has fewer than ``outputs``.
 
-    Args:
-        outputs: the most of any network.
-        channels: C.
-
     Raises:
-        ArchitectureError: if a network has more outputs.
+        ArchitectureError: if a network has more.
     """
 
     def __init__(self, outputs: int, channels: int) -> None:
@@ -174,7 +155,7 @@ class ReadoutOptions:
     Args:
         hidden, dropout: width of the MLP, and dropout in it.
         max_levels: levels that are told apart; deeper ones count as the last.
-        readout: one of the three.
+        readout: one of the three of a :class:`Readout`.
         layerwise: :class:`LayerwiseMeans` in place of :class:`LevelMeans`: no parameter depends on
             the depth.
         outputs: whether the output neurons are read one by one, whose number is then bounded.
@@ -274,11 +255,8 @@ class Readout(nn.Module):
     ) -> Tensor:
         """Return what the MLP reads, ``[networks, D]``: the same for relabelled networks.
 
-        Args:
-            topology, x, e: states of neurons and weights.
-            blocks: means of e over blocks, ``[*, K, C_e]``, where they are known; means then do
-                not read e.
-            extra: what the caller brings besides, ``[networks, *]`` each.
+        ``blocks`` are means of e over blocks, ``[*, K, C_e]``, where they are known; ``extra`` is
+        what the caller brings besides, ``[networks, *]`` each.
         """
         parts = [summary(topology, x, e, blocks) for summary in self.summaries]
         return torch.cat([*parts, *extra], dim=-1)

@@ -42,7 +42,6 @@ class WeightReadout(nn.Module):
     running statistics stay as they are.
 
     Args:
-        limits: of the networks to read.
         channels, edge_channels: C and C_e of the states; C_e is 0 where there are none of weights.
         copies: k, networks made of each one: :func:`nngraph.graph.run_ensemble` averages them, and
             :func:`nngraph.graph.join_ensemble` makes one network of them.
@@ -50,8 +49,7 @@ class WeightReadout(nn.Module):
         rank: R.
         hidden: width of h.
         scale: s at the start.
-        equivariant_vectors: K of the states' equivariant vectors; 0 for models that know
-            relabelling alone.
+        equivariant_vectors: K of the states', 0 for models that know relabelling alone.
 
     Shape:
         states of any batch, z ``[networks, context]`` -> k :class:`Features` of the same topology.
@@ -172,17 +170,14 @@ class WeightReadout(nn.Module):
 
 
 def _learned(topology: Topology) -> tuple[Tensor, Tensor | None]:
-    """Whether a parameter that is learned fills each entry: ``[N, F]``, ``[E, taps]`` or all."""
+    """Whether a learned parameter fills each entry: ``[N, F]``, and ``[E, taps]`` or all."""
     if topology.chains and topology.nodes.mask.shape[-1] == 1:
         return topology.nodes.mask, None
-    entries = [_learned_entries(architecture) for architecture in topology.architectures]
+    entries = zip(*map(_learned_entries, topology.architectures), strict=True)
+    widths = topology.nodes.mask.shape[-1], topology.num_taps
     nodes, edges = (
         torch.cat([pad(value, (0, width - value.shape[-1])) for value in part])
-        for part, width in zip(
-            zip(*entries, strict=True),
-            (topology.nodes.mask.shape[-1], topology.num_taps),
-            strict=True,
-        )
+        for part, width in zip(entries, widths, strict=True)
     )
     device = topology.nodes.mask.device
     return nodes.to(device), order_edges(topology, edges.to(device))
@@ -190,7 +185,7 @@ def _learned(topology: Topology) -> tuple[Tensor, Tensor | None]:
 
 @lru_cache(maxsize=64)
 def _learned_entries(architecture: Architecture) -> tuple[Tensor, Tensor]:
-    """The same of one architecture: the entries in which its parameters land."""
+    """The same of one architecture."""
     ones = {
         p.name: torch.full(p.shape, float(not _MEASURED & {s.column for s in slabs_of(p)}))
         for p in architecture.parameters
