@@ -2,10 +2,9 @@
 
 from nngraph.settings import TrainSettings
 from nngraph.tasks.catalogue import describe_models
-from nngraph.tasks.classification import Classify
 from nngraph.tasks.comparison import compare_runs
 from nngraph.tasks.matching import MatchNeurons
-from nngraph.tasks.prediction import Predict
+from nngraph.tasks.prediction import Classify, Predict
 from nngraph.tasks.registry import TASKS, build_model, build_task
 from nngraph.tasks.report import Report, finite
 from nngraph.tasks.run_folder import load_run

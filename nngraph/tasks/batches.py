@@ -19,10 +19,8 @@ def draw_batches(
     several times faster.
 
     Args:
-        numbers: ``[n]``, of the networks.
-        kinds: ``[n]``, architecture of each.
+        numbers, kinds: ``[n]``, of the networks, and architecture of each.
         size: networks of a batch; the last one may have fewer.
-        generator: from which the order follows.
     """
     order = torch.randperm(len(numbers), generator=generator)
     if len(numbers) and not bool((kinds == kinds[0]).all()):
@@ -43,11 +41,6 @@ def share_of(batch: Tensor, rank: int, world: int, parts: int) -> list[tuple[Ten
     The gradient of a step is the mean over processes of the weighted sum of the parts' mean losses:
     with these weights that is the gradient of the mean loss over the batch, however unequal the
     shares are.
-
-    Args:
-        batch: numbers of the networks of a step ``[n]``.
-        rank, world: which process this is, of how many.
-        parts: how many parts each process takes one after another.
     """
     own = torch.tensor_split(batch, world)[rank]
     if not len(own):

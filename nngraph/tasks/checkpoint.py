@@ -23,11 +23,7 @@ def write_json(path: Path, data: object) -> None:
 
 
 def read_json(path: Path, max_bytes: int = 2**24) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        DataFileError: if the file is missing, too large, or not a JSON object.
-    """
+    """Read a JSON object."""
     try:
         size = path.stat().st_size
         if size > max_bytes:
@@ -51,14 +47,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
 def load_tensors(
     path: Path, expected: dict[str, Tensor], optional: Sequence[dict[str, Tensor]] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote, checked against tensors of the expected form.
+    """Read what :func:`save_tensors` wrote: tensors of the names, shapes and dtypes expected.
 
-    Args:
-        expected: tensors by name, of the shapes and dtypes that are to be there.
-        optional: sets of more of them, each of which is there whole or not at all.
-
-    Raises:
-        DataFileError: if the file is missing or damaged, or a name, shape or dtype differs.
+    Of the optional sets each is there whole or not at all.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -33,11 +33,7 @@ class FinishedRun:
 
     @classmethod
     def read(cls, path: str | Path) -> FinishedRun:
-        """Read a run.
-
-        Raises:
-            DataFileError: if the folder holds no run, one that is not finished, or a damaged one.
-        """
+        """Read a run that is finished."""
         path = Path(path)
         settings, config = read_settings(path)
         if not (path / REPORT).exists():
@@ -56,22 +52,13 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in their seed alone.
-
-    Attributes:
-        label: the model, and the settings in which the rows of the table differ.
-        runs: one per seed.
-    """
+    """Runs that differ in their seed alone, labelled by model and settings in which rows differ."""
 
     label: str
     runs: tuple[FinishedRun, ...]
 
     def spread(self, split: str, measure: str) -> tuple[float, float | None]:
-        """Return mean and standard deviation over the seeds; no deviation of one run.
-
-        Args:
-            split: "val" or "test".
-        """
+        """Return mean and standard deviation over the seeds; no deviation of one run."""
         values = [getattr(run.report, split).get(measure, math.nan) for run in self.runs]
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return statistics.fmean(values), deviation
@@ -122,12 +109,7 @@ class Table:
                     **measures,
                 }
             )
-        data: dict[str, Any] = finite(
-            {
-                "task": self.task, "zoo": self.zoo, "column": self.column, "score": self.score,
-                "rows": rows,
-            }
-        )  # fmt: skip
+        data: dict[str, Any] = finite({**vars(self), "rows": rows})
         return data
 
 
@@ -178,20 +160,13 @@ def _table(runs: list[FinishedRun]) -> Table:
     differing = [n for n in names if len({json.dumps(one.get(n)) for one in tried}) > 1]
     rows = []
     for same, one in zip(groups.values(), tried, strict=True):
-        words = [
-            f"{name.removeprefix('options.')}={_word(one[name])}"
-            for name in differing
-            if name in one
-        ]
-        label = ", ".join([str(one["model"]), *words])
+        shown = {name.removeprefix("options."): one[name] for name in differing if name in one}
+        label = ", ".join([str(one["model"]), *_words(shown)])
         rows.append(Row(label, tuple(sorted(same, key=lambda run: run.settings.seed))))
-    first = runs[0]
-    score = first.report.score
-    rows.sort(key=lambda row: -_or_worst(row.spread("val", score)[0]))
-    facts = "".join(f" {name}={_word(v)}" for name, v in first.settings.task_options.items())
-    return Table(
-        first.settings.task + facts, first.settings.zoo, first.report.column, score, tuple(rows)
-    )
+    settings, report = runs[0].settings, runs[0].report
+    rows.sort(key=lambda row: -_or_worst(row.spread("val", report.score)[0]))
+    task = " ".join([settings.task, *_words(settings.task_options)])
+    return Table(task, settings.zoo, report.column, report.score, tuple(rows))
 
 
 def _tried(settings: TrainSettings) -> dict[str, Any]:
@@ -201,8 +176,8 @@ def _tried(settings: TrainSettings) -> dict[str, Any]:
     return {**plain, **{f"options.{name}": value for name, value in options.items()}}
 
 
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _words(values: dict[str, Any]) -> list[str]:
+    return [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()]
 
 
 def _or_worst(value: float) -> float:

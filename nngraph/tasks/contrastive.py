@@ -14,7 +14,7 @@ from nngraph.graph import NeuralGraphStack
 from nngraph.nn import Metanetwork, NetworkModel, Networks, evaluating, mlp
 from nngraph.settings import TrainSettings
 from nngraph.tasks.linear_probe import linear_probe
-from nngraph.tasks.task import Task, joined, new_model, one_stack
+from nngraph.tasks.task import Numbered, Task, batch_answers, new_model, one_stack
 from nngraph.zoo import Zoo
 
 
@@ -22,10 +22,6 @@ class ContrastiveNetwork(NetworkModel):
     """A metanetwork whose answers are embeddings, and a head through which they are compared.
 
     The head is for training alone: what it throws away, a linear probe may want.
-
-    Args:
-        encoder: any metanetwork; its ``num_outputs`` is the length of an embedding.
-        projection: length of what is compared.
 
     Shape:
         networks -> ``[networks, projection]``; :meth:`embed` -> ``[networks, num_outputs]``.
@@ -40,7 +36,6 @@ class ContrastiveNetwork(NetworkModel):
         return self.head(self.encoder(networks))  # type: ignore[no-any-return]
 
     def embed(self, networks: Networks) -> Tensor:
-        """Return the embeddings of networks."""
         return self.encoder(networks)  # type: ignore[no-any-return]
 
 
@@ -80,7 +75,7 @@ class Contrast(Task):
     Args:
         zoo: networks with labels.
         settings: of the run.
-        embedding, projection: of the :class:`ContrastiveNetwork`.
+        embedding, projection: lengths of an embedding, and of what is compared.
         temperature: :math:`\tau` of the loss.
         noise: strength of :class:`~nngraph.datasets.WeightNoise`.
         drop: probability of :class:`~nngraph.datasets.DropWeights`.
@@ -131,9 +126,10 @@ class Contrast(Task):
         """Return a random view of each network."""
         for change in self._changes:
             networks = change(networks)
-        return _moved_exactly(networks) if self.exact else networks
+        exact = self.exact and networks.architecture.is_chain
+        return ScaleNeurons()(networks) if exact else networks
 
-    def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
+    def loss(self, model: nn.Module, batch: Numbered) -> Tensor:
         # Both views of all networks in one call; a model reads them architecture by architecture.
         views = [
             self.prepare(self.view(stack), model, training=True)
@@ -152,14 +148,5 @@ class Contrast(Task):
     def embeddings(self, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:
         """Return the embeddings ``[n, D]`` of the networks of a split, unchanged, and labels."""
         assert isinstance(model, ContrastiveNetwork)
-        found, labels = [], []
-        for batch in self.batches(split):
-            found.append(model.embed(joined([self.prepare(stack, model) for _, stack in batch])))
-            labels += [self.zoo.labels[numbers] for numbers, _ in batch]
-        embeddings = torch.cat(found)
-        return embeddings, torch.cat(labels).to(embeddings.device)
-
-
-def _moved_exactly(networks: NeuralGraphStack) -> NeuralGraphStack:
-    """Rescale, flip and step neurons at random where the function stays as it is."""
-    return ScaleNeurons()(networks) if networks.architecture.is_chain else networks
+        numbers, embeddings = batch_answers(self, model.encoder, split)
+        return embeddings, self.zoo.labels[numbers].to(embeddings.device)

@@ -14,8 +14,8 @@ from nngraph.graph import NeuralGraphStack
 from nngraph.nn import EditingNetwork, evaluating
 from nngraph.settings import TrainSettings
 from nngraph.tasks.image_edits import EDITS
-from nngraph.tasks.task import Task
-from nngraph.zoo import Zoo, load_idx_folder, pixel_coordinates, psnr_of, render
+from nngraph.tasks.task import Numbered, Task
+from nngraph.zoo import Zoo, load_images, pixel_coordinates, psnr_of, render
 
 #: Networks that are rendered at once to make targets.
 _RENDERED = 512
@@ -45,7 +45,8 @@ class Edit(Task):
         added: neurons that each hidden layer gets besides.
         context, context_options, readout: of the :class:`~nngraph.nn.EditingNetwork`.
         pixels: number of pixels of each training step, drawn at random; default all.
-        data: folder of the images that the networks were fitted to, in IDX files.
+        data: folder of the images that the networks were fitted to, as ``nngraph zoo fit --data``
+            reads it.
 
     Raises:
         DataFileError: if the networks are not those of images of one size, or of those in ``data``.
@@ -109,7 +110,7 @@ class Edit(Task):
                 "--task_options.readout '{\"rank\": 8}'."
             ) from None
 
-    def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
+    def loss(self, model: nn.Module, batch: Numbered) -> Tensor:
         targets, networks = [], []
         for numbers, stack in batch:
             if self.settings.motion:
@@ -161,7 +162,7 @@ class Edit(Task):
     def images(self, numbers: Tensor) -> Tensor:
         """Return the images of networks before the edit, ``[n, H, W, C]`` in [0, 1]."""
         if self._images is None:
-            self._images = self._fitted_to() if self.data is not None else self._drawn_by_all()
+            self._images = self._drawn_by_all() if self.data is None else self._fitted_to(self.data)
         return self._images[numbers]
 
     def drawn(self, stack: NeuralGraphStack) -> Tensor:
@@ -177,19 +178,19 @@ class Edit(Task):
             images[numbers] = self.drawn(stack).to(images)
         return images
 
-    def _fitted_to(self) -> Tensor:
+    def _fitted_to(self, folder: str) -> Tensor:
         """Read the images that the networks were fitted to."""
         (origin,) = self.zoo.manifest.origins
-        source = load_idx_folder(str(self.data))
+        source = load_images(str(origin.recipe.get("source")), [folder])
         count = origin.recipe.get("count", len(source))
         if count > len(source) or source.take(count).fingerprint() != origin.source:
             raise DataFileError(
-                f"the images in {self.data} are not those that the networks of {self.zoo.path} "
+                f"the images in {folder} are not those that the networks of {self.zoo.path} "
                 "were fitted to, by their checksum. Leave data out: what networks draw is edited."
             )
         if origin.recipe.get("augmentation"):
             raise DataFileError(
                 f"the networks of {self.zoo.path} were fitted to augmented images, which are not "
-                f"those in {self.data}. Leave data out: what networks draw is edited."
+                f"those in {folder}. Leave data out: what networks draw is edited."
             )
         return source.targets(self.zoo.image)

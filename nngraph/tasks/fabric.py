@@ -37,9 +37,6 @@ def new_fabric(settings: TrainSettings, precision: str) -> Fabric:
     """Return what places models on devices and joins processes, ready for use.
 
     Under ``torchrun`` the processes that it started, on all of its machines, train one model.
-
-    Raises:
-        MissingDependencyError: if lightning-fabric is not installed.
     """
     try:
         from lightning_fabric import Fabric

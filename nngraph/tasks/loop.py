@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from nngraph.errors import DataFileError, NonFiniteError
 from nngraph.files import write_atomically
-from nngraph.tasks.averaging import AveragedModel
 from nngraph.tasks.batches import NetworksInMemory, draw_batches, share_of
 from nngraph.tasks.checkpoint import (
     load_tensors,
@@ -28,9 +27,9 @@ from nngraph.tasks.checkpoint import (
     save_tensors,
 )
 from nngraph.tasks.fabric import new_fabric, precision_of
+from nngraph.tasks.optimiser import AveragedModel, learning_rate, new_optimizer
 from nngraph.tasks.registry import build_model
 from nngraph.tasks.run_folder import CHECKPOINT, METRICS, MODEL
-from nngraph.tasks.schedule import learning_rate, new_optimizer
 from nngraph.tasks.seeding import generator_of, seeded
 from nngraph.tasks.task import Task
 from nngraph.zoo import SPLITS
@@ -58,16 +57,7 @@ class Progress:
 
 
 class Run:
-    """A model in training on a task, in one process or in one of several.
-
-    Args:
-        task: what it is trained for.
-        out: folder of its files.
-
-    Raises:
-        DataFileError: if the zoo is damaged, or a split has no networks.
-        MissingDependencyError: if lightning-fabric is not installed.
-    """
+    """A model in training on a task, in one process or in one of several; its files are in out."""
 
     def __init__(self, task: Task, out: Path) -> None:
         self.task, self.settings, self.out = task, task.settings, out
@@ -80,9 +70,8 @@ class Run:
         self.model.to(task.device)
         task.fit_statistics(self.model)
         self.optimizer = new_optimizer(self.model, self.settings)
-        self.average = (
-            None if self.settings.ema is None else AveragedModel(self.model, self.settings.ema)
-        )
+        decay = self.settings.ema
+        self.average = None if decay is None else AveragedModel(self.model, decay)
         self._wrapped, self._stepper = self.fabric.setup(self.model, self.optimizer)
         #: steps that were not taken, since their gradients were not finite
         self.left_out = 0
@@ -154,11 +143,7 @@ class Run:
         return int(self.fabric.broadcast(steps))
 
     def train_epoch(self, progress: Progress, bar: tqdm[Any]) -> float:
-        """Pass over the training networks once, or to the last step; return the mean loss.
-
-        Raises:
-            NonFiniteError: if not one of the steps had a finite gradient.
-        """
+        """Pass over the training networks once, or to the last step; return the mean loss."""
         settings, networks, left_out = self.settings, self.networks, self.left_out
         # All randomness of an epoch follows from the seed and the epoch: a resumed run draws the
         # same. The order is that of all processes; what each does to its networks is its own.
@@ -201,8 +186,7 @@ class Run:
     def evaluate(self, split: str) -> dict[str, float]:
         """Judge the model on a split; the same measures in every process."""
         found = self.task.evaluate(self.judged, split) if self.leads else {}
-        measures: dict[str, float] = self.fabric.broadcast(found)
-        return measures
+        return self.fabric.broadcast(found)  # type: ignore[no-any-return]
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -226,11 +210,7 @@ class Run:
         save_tensors(self.checkpoint, tensors, {"progress": vars(progress), "history": history})
 
     def resume(self) -> tuple[Progress, list[dict[str, Any]]]:
-        """Read the state that :meth:`save` wrote.
-
-        Raises:
-            DataFileError: if it is damaged.
-        """
+        """Read the state that :meth:`save` wrote."""
         states = [_named("optimizer", form) for form in optimizer_forms(self.optimizer)]
         tensors, about = load_tensors(self.checkpoint, self._parameters(), states)
         try:
@@ -245,8 +225,7 @@ class Run:
             ) from None
 
         def part(prefix: str) -> dict[str, Tensor]:
-            length = len(prefix)
-            return {k[length:]: v for k, v in tensors.items() if k.startswith(prefix)}
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.model.load_state_dict(part("model."))
         restore_optimizer(self.optimizer, part("optimizer."))

@@ -20,7 +20,7 @@ from nngraph.graph import Architecture, NeuralGraphStack, Symmetry
 from nngraph.nn import StateNetwork, evaluating, model_named
 from nngraph.settings import TrainSettings
 from nngraph.tasks.seeding import seeded
-from nngraph.tasks.task import Task, joined, new_model, one_stack
+from nngraph.tasks.task import Numbered, Task, joined, new_model, one_stack
 from nngraph.zoo import Zoo
 
 
@@ -76,7 +76,7 @@ class MatchNeurons(Task):
     seed of the settings.
 
     Args:
-        zoo, settings: as of every task; the model is a :class:`~nngraph.nn.StateNetwork`.
+        settings: of the run; the model is a :class:`~nngraph.nn.StateNetwork`.
         noise: strength of :class:`~nngraph.datasets.WeightNoise` in the copies.
         temperature: of :func:`matching_loss`.
 
@@ -103,12 +103,7 @@ class MatchNeurons(Task):
         self.noise, self.temperature = WeightNoise(noise), temperature
 
     def build_model(self) -> NeuronStates:
-        """Return a model of states with fresh parameters.
-
-        Raises:
-            ValueError: if there is no such model, it has no such option, or it gives neurons no
-                states.
-        """
+        """Return a model of states with fresh parameters."""
         model_named(self.settings.model, StateNetwork)  # type: ignore[type-abstract]
         encoder = new_model(self.settings, self.zoo, 0)
         assert isinstance(encoder, StateNetwork)
@@ -125,15 +120,13 @@ class MatchNeurons(Task):
         old = relabelling.act_on_nodes(nodes.unsqueeze(-1)).squeeze(-1)
         return relabelling.act_on_stack(self.noise(networks)), old.to(networks.x.device)
 
-    def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
+    def loss(self, model: nn.Module, batch: Numbered) -> Tensor:
         """Return the mean of :func:`matching_loss` over the networks and fresh copies of them."""
         losses = [pairs.loss(self.temperature) for pairs in self._compared(model, batch)]
         shares = torch.tensor([len(numbers) for numbers, _ in batch], dtype=torch.float64)
         return (torch.stack(losses) * (shares / shares.sum()).to(losses[0])).sum()
 
-    def _compared(
-        self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]
-    ) -> list[_Pairs]:
+    def _compared(self, model: nn.Module, batch: Numbered) -> list[_Pairs]:
         """Return the states of networks and of copies of them, in one call of the model."""
         stacks, old = [], []
         for _, networks in batch:
@@ -163,12 +156,7 @@ class MatchNeurons(Task):
 
 
 class _Pairs(NamedTuple):
-    """Networks of one architecture and copies of them.
-
-    Attributes:
-        x, y: states ``[B, N, C]`` of the networks, and of the copies.
-        old: ``[B, N]``, node of the network that stands at each node of its copy.
-    """
+    """Networks of one architecture and copies of them, as :func:`matching_loss` takes them."""
 
     architecture: Architecture
     x: Tensor

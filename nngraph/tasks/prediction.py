@@ -7,12 +7,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from nngraph.datasets import InputMotion, moved_layer
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
 from nngraph.nn import Metanetwork, NetworkModel, Networks, Units
 from nngraph.settings import TrainSettings
 from nngraph.tasks.targets import Category, Number, Target
-from nngraph.tasks.task import Task, batch_answers, joined, new_model
+from nngraph.tasks.task import Numbered, Task, batch_answers, new_model
 from nngraph.zoo import Fact, Zoo
 
 
@@ -21,14 +22,8 @@ class StandardisedTarget(NetworkModel, Units):
 
     .. math:: y = \mu + \sigma f(\theta)
 
-    with mean and deviation over the training networks, so that the metanetwork itself has answers
+    with mean and deviation over the training networks, so that the metanetwork f itself has answers
     of mean 0 and deviation 1 to give.
-
-    Args:
-        model: f.
-
-    Shape:
-        networks -> ``[networks, num_outputs]``.
     """
 
     def __init__(self, model: Metanetwork) -> None:
@@ -37,7 +32,6 @@ class StandardisedTarget(NetworkModel, Units):
         self.start_units()
 
     def forward(self, networks: Networks) -> Tensor:
-        """Return the answers."""
         return self.original(self.model(networks))
 
 
@@ -96,10 +90,9 @@ class Predict(Task):
     def _truth(self, numbers: Tensor) -> Tensor:
         return self.truth[numbers].to(self.device)
 
-    def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
-        stacks = [self.prepare(stack, model, training=True) for _, stack in batch]
+    def loss(self, model: nn.Module, batch: Numbered) -> Tensor:
         truth = self._truth(torch.cat([numbers for numbers, _ in batch]))
-        return self.target.loss(model(joined(stacks)), truth)
+        return self.target.loss(model(self.prepared(batch, model, training=True)), truth)
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         numbers, found = batch_answers(self, model, split)
@@ -108,6 +101,44 @@ class Predict(Task):
     def details(self, model: nn.Module, split: str) -> dict[str, Any]:
         numbers, found = batch_answers(self, model, split)
         return self.target.details(found, self._truth(numbers))
+
+
+class Classify(Predict):
+    """Which class a network belongs to, such as the digit that it draws.
+
+    As telling the fact "label"; in training, the images that the networks represent are moved at
+    random besides, exactly, where the settings say so.
+
+    Raises:
+        DataFileError: if the zoo's networks have no classes.
+        ValueError: if images are to be mirrored that are not moved.
+    """
+
+    name = "classify"
+
+    def __init__(self, zoo: Zoo, settings: TrainSettings) -> None:
+        if not zoo.num_classes:
+            raise DataFileError(
+                f"the networks of {zoo.path} have no classes: what is known of them is "
+                f"{zoo.manifest.target!r}. Expected a zoo with labels; the task 'predict' tells "
+                "other facts."
+            )
+        super().__init__(zoo, settings, "label")
+        self.moves = settings.motion
+        if self.moves is None:
+            self.moves = all(map(moved_layer, zoo.architectures))
+        if settings.mirror and not self.moves:
+            raise ValueError(
+                "mirror=True was given, but the images of the networks are not moved; expected "
+                "motion=True, and networks of two inputs."
+            )
+
+    def prepare(
+        self, networks: NeuralGraphStack, model: nn.Module, training: bool = False
+    ) -> NeuralGraphStack:
+        if training and self.moves:
+            networks = InputMotion(mirror=self.settings.mirror)(networks)
+        return super().prepare(networks, model, training)
 
 
 def _known(zoo: Zoo, name: str) -> tuple[Fact, Tensor]:

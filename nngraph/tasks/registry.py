@@ -7,11 +7,10 @@ import inspect
 from torch import nn
 
 from nngraph.settings import TrainSettings
-from nngraph.tasks.classification import Classify
 from nngraph.tasks.contrastive import Contrast
 from nngraph.tasks.editing import Edit
 from nngraph.tasks.matching import MatchNeurons
-from nngraph.tasks.prediction import Predict
+from nngraph.tasks.prediction import Classify, Predict
 from nngraph.tasks.seeding import seeded
 from nngraph.tasks.task import Task
 from nngraph.zoo import Zoo

@@ -55,11 +55,7 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Report:
-        """Read a report file.
-
-        Raises:
-            DataFileError: if it is not one.
-        """
+        """Read a report file."""
         kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str}
         try:
             data = json.loads(text)

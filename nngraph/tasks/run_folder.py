@@ -48,35 +48,21 @@ class RunFolder:
             )
 
     def report(self) -> Report | None:
-        """Return the report of a run that is done, else ``None``.
-
-        Raises:
-            DataFileError: if it is damaged.
-        """
-        if not self.begun or not (self.path / REPORT).exists():
-            return None
+        """Return the report of a run that is done, else ``None``."""
         path = self.path / REPORT
+        if not self.begun or not path.exists():
+            return None
         return Report.from_json(path.read_bytes(), str(path))
 
     def begin(self, zoo: Zoo) -> None:
-        """Write the configuration, and remove what a killed process left half-written.
-
-        Raises:
-            DataFileError: if the run was begun on other networks.
-        """
-        config = self._config(zoo)
-        self.check(zoo)
+        """Write the configuration, and remove what a killed process left half-written."""
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
-        write_json(self.path / CONFIG, config)
+        write_json(self.path / CONFIG, self._config(zoo))
 
     def check(self, zoo: Zoo) -> None:
-        """Check that the run, if there is one, was begun on these networks.
-
-        Raises:
-            DataFileError: if it was not.
-        """
+        """Check that the run, if there is one, was begun on these networks."""
         if self.begun:
             self._check(self._config(zoo))
 
@@ -103,11 +89,7 @@ class RunFolder:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read how the run in a folder was made.
-
-    Raises:
-        DataFileError: if it holds no run, or a damaged one.
-    """
+    """Read how the run in a folder was made."""
     file = path / CONFIG
     config = read_json(file, _MAX_BYTES)
     for name, expected in _HEADER.items():
@@ -122,11 +104,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> tuple[TrainSettings, dict[str, Any]]:
-    """Return the settings of the run in a folder, and all of its configuration.
-
-    Raises:
-        DataFileError: if it holds no run, or a damaged one.
-    """
+    """Return the settings of the run in a folder, and all of its configuration."""
     config = read_config(path)
     try:
         return TrainSettings(**config["settings"]), config

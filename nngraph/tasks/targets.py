@@ -15,11 +15,7 @@ from nngraph.zoo import Fact
 
 
 class Target(ABC):
-    """A fact of networks as a model is asked for it.
-
-    Args:
-        fact: which one.
-    """
+    """A fact of networks as a model is asked for it."""
 
     #: The measure by which models are chosen.
     score: ClassVar[str]
@@ -69,13 +65,10 @@ class Category(Target):
         """Return ``confusion``: networks of class i (row) that were taken for class j."""
         kinds = self.num_outputs
         pairs = torch.bincount(truth * kinds + answers.argmax(-1), minlength=kinds * kinds)
-        return {
-            "confusion": pairs.view(kinds, kinds).tolist(),
-            "class_names": list(self.fact.values),
-        }
+        names = list(self.fact.values)
+        return {"confusion": pairs.view(kinds, kinds).tolist(), "class_names": names}
 
     def same(self, answers: Tensor, others: Tensor) -> Tensor:
-        """Return which name the same class."""
         return answers.argmax(-1) == others.argmax(-1)
 
 
@@ -86,10 +79,7 @@ class Number(Target):
 
     Besides tau there are R2, the mean squared and absolute errors, and ``slope`` and ``intercept``
     of the least-squares line of the truth over the answers: 1 and 0 where answers are calibrated.
-
-    Args:
-        fact: which one.
-        deviation: sigma, over training networks.
+    The deviation is that of the training networks.
     """
 
     score = "kendall"

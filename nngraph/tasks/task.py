@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,16 @@ from torch import Tensor, nn
 from nngraph.datasets import CanonicaliseSines, Relabel
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraphStack
-from nngraph.nn import Metanetwork, NetworkModel, evaluating, model_named, traits_of
+from nngraph.nn import Metanetwork, NetworkModel, Networks, evaluating, model_named, traits_of
 from nngraph.settings import TrainSettings
 from nngraph.zoo import SPLITS, Zoo, runner_of, says_how_to_run
 
 #: Networks that statistics are taken from, where there are several architectures.
 _FITTED = 2048
+
+
+#: Networks for each architecture: their numbers in the zoo ``[n]``, on the CPU, and their stack.
+Numbered: TypeAlias = list[tuple[Tensor, NeuralGraphStack]]
 
 
 class Task(ABC):
@@ -53,10 +57,9 @@ class Task(ABC):
     batch_size: int = 512
 
     def __init__(self, zoo: Zoo, settings: TrainSettings) -> None:
-        self.zoo = zoo
-        self.settings = settings
+        self.zoo, self.settings = zoo, settings
         self.device = torch.device(settings.device)
-        self._held: dict[str, list[tuple[Tensor, NeuralGraphStack]]] = {}
+        self._held: dict[str, Numbered] = {}
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -71,26 +74,21 @@ class Task(ABC):
         The networks are as the model reads them, in canonical form where it does.
         """
         if isinstance(model, NetworkModel):
-            some = [self.prepare(stack, model) for _, stack in self.some("train", _FITTED)]
-            model.fit_statistics(joined(some))
+            model.fit_statistics(self.prepared(self.some("train", _FITTED), model))
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: list[tuple[Tensor, NeuralGraphStack]]) -> Tensor:
+    def loss(self, model: nn.Module, batch: Numbered) -> Tensor:
         """Return the mean loss over the networks of a training step, augmentation included.
 
-        Args:
-            model: called once, so that wrapping it (mixed precision, several processes) works; it
-                returns tensors.
-            batch: for each architecture the numbers of the networks in the zoo ``[n]``, on the CPU,
-                and their stack, on the device of the model.
+        The model, which returns tensors, is called once, so that wrapping it (mixed precision,
+        several processes) works; the stacks of the batch are on its device.
         """
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """Judge a model in evaluation mode on a split; measures by name, :attr:`score` among them.
 
-        Args:
-            split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``.
+        A split is ``"train"``, ``"val"``, ``"test"`` or ``"all"``.
         """
 
     def details(self, model: nn.Module, split: str) -> dict[str, Any]:
@@ -113,10 +111,10 @@ class Task(ABC):
     # -- what tasks are made of -------------------------------------------------------------------
 
     def chosen(self, split: str) -> Tensor:
-        """Return the numbers of the networks of a split, ``"all"`` for all of the zoo."""
+        """Return the numbers of the networks of a split."""
         return self.zoo.indices(None if split == "all" else split)
 
-    def networks(self, split: str) -> list[tuple[Tensor, NeuralGraphStack]]:
+    def networks(self, split: str) -> Numbered:
         """Return the networks of a split, as of :meth:`Zoo.stacks`, on the device; read once.
 
         Raises:
@@ -132,28 +130,23 @@ class Task(ABC):
             self._held[split] = [(numbers, stack.to(self.device)) for numbers, stack in stacks]
         return self._held[split]
 
-    def batches(self, split: str) -> Iterator[list[tuple[Tensor, NeuralGraphStack]]]:
+    def batches(self, split: str) -> Iterator[Numbered]:
         """Yield the networks of a split, ``batch_size`` at once, one stack per architecture."""
-        batch: list[tuple[Tensor, NeuralGraphStack]] = []
+        batch: Numbered = []
         room = self.batch_size
         for numbers, stack in self.networks(split):
-            start = 0
-            while start < len(numbers):
-                stop = min(start + room, len(numbers))
-                batch.append((numbers[start:stop], stack[start:stop]))
-                room, start = room - (stop - start), stop
+            while len(numbers):
+                batch.append((numbers[:room], stack[:room]))
+                numbers, stack = numbers[room:], stack[room:]
+                room -= len(batch[-1][0])
                 if not room:
                     yield batch
                     batch, room = [], self.batch_size
         if batch:
             yield batch
 
-    def some(self, split: str, most: int) -> list[tuple[Tensor, NeuralGraphStack]]:
-        """Return the networks of a split; of many architectures the first few of each.
-
-        Args:
-            most: how many at least of several architectures together; all of one.
-        """
+    def some(self, split: str, most: int) -> Numbered:
+        """Return the networks of a split; of several architectures ``most`` or some more of all."""
         held = self.networks(split)
         if len(held) == 1:
             return held
@@ -175,12 +168,15 @@ class Task(ABC):
             networks = Relabel()(networks)
         return networks
 
+    def prepared(self, batch: Numbered, model: nn.Module, training: bool = False) -> Networks:
+        """Return the networks of a batch as the model is called on them; see :meth:`prepare`."""
+        return joined([self.prepare(stack, model, training) for _, stack in batch])
+
 
 def new_model(settings: TrainSettings, zoo: Zoo, num_outputs: int) -> Metanetwork:
     """Return the metanetwork of the settings for a zoo's networks, with fresh parameters.
 
-    A model that can run networks which are no chains is given what runs those of the zoo, where the
-    zoo says how.
+    It is given what runs the zoo's networks, where these are no chains and the zoo says how.
 
     Raises:
         ValueError: if there is no such model, it has no such option, or it is built for one
@@ -231,5 +227,5 @@ def batch_answers(task: Task, model: nn.Module, split: str) -> tuple[Tensor, Ten
     with evaluating(model):
         for batch in task.batches(split):
             numbers += [chosen for chosen, _ in batch]
-            found.append(model(joined([task.prepare(stack, model) for _, stack in batch])))
+            found.append(model(task.prepared(batch, model)))
     return torch.cat(numbers), torch.cat(found)

@@ -15,11 +15,6 @@ CURVES = "curves.png"
 class Tracker:
     """What is shown of a run besides its files; a context that ends with the training.
 
-    Args:
-        out: folder of the run.
-        tensorboard: whether metrics are written for TensorBoard.
-        curves: whether learning curves are drawn when the run is done.
-
     Raises:
         MissingDependencyError: if tensorboard or matplotlib is asked for and not installed.
     """

@@ -14,10 +14,10 @@ from nngraph.progress import progress_bar
 from nngraph.settings import TrainSettings
 from nngraph.tasks.checkpoint import write_json
 from nngraph.tasks.loop import Progress, Run
+from nngraph.tasks.optimiser import learning_rate
 from nngraph.tasks.registry import build_task
 from nngraph.tasks.report import Report, finite
 from nngraph.tasks.run_folder import REPORT, RunFolder
-from nngraph.tasks.schedule import learning_rate
 from nngraph.tasks.tracking import Tracker
 from nngraph.zoo import Zoo
 

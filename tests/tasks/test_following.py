@@ -22,7 +22,7 @@ from nngraph.tasks import (
     load_run,
     train,
 )
-from nngraph.tasks.averaging import AveragedModel
+from nngraph.tasks.optimiser import AveragedModel
 from nngraph.zoo import Zoo
 
 Settings = Callable[..., TrainSettings]

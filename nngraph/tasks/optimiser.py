@@ -1,12 +1,13 @@
-"""How the learning rate runs, and which parameters decay."""
+"""How parameters learn: the learning rate, which of them decay, and the average over the steps."""
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nngraph.settings import TrainSettings
 
@@ -41,3 +42,30 @@ def new_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opti
             {"params": [p for p in own if p.dim() <= 1], "rate": rate, "weight_decay": 0.0},
         ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+class AveragedModel:
+    r"""An exponential moving average of a model's parameters.
+
+    .. math:: \bar\theta \leftarrow \bar\theta + (1 - d_t)(\theta - \bar\theta), \qquad
+        d_t = \min(d, (1 + t) / (10 + t))
+
+    after step t = 1, 2, ...: at the start the average follows closely, so that it does not carry
+    the fresh parameters along. Buffers are the model's own.
+
+    Attributes:
+        model: a copy of the model whose parameters are the averages.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the parameters after step ``step``, which counts from 1."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        mine: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(mine, list(model.parameters()), share)
+        for own, other in zip(self.model.buffers(), model.buffers(), strict=True):
+            own.copy_(other)
