@@ -31,7 +31,7 @@ from nngraph.graph import (
 )
 from nngraph.nn import EditingNetwork, MessagePassingNetwork, Metanetwork, SymmetricNetwork
 from nngraph.nn.features import input_features
-from nngraph.nn.models.added_neurons import AddedNeurons
+from nngraph.nn.models.editing import AddedNeurons
 from nngraph.nn.probes.running import ChainRunner
 from nngraph.testing import every_activation, random_stack
 from nngraph.zoo import Fact, Origin, append_networks, create_zoo

@@ -7,15 +7,21 @@ from nngraph.nn.common.scales import Standardised, TensorScales, Units
 from nngraph.nn.encoders.network import EncoderOptions, EndEncoder, FourierFeatures, NetworkEncoder
 from nngraph.nn.encoders.ordered_pass import OrderedPass
 from nngraph.nn.features import Features, Networks, States, input_features, output_networks
-from nngraph.nn.layers.equivariant import EquivariantLinear
-from nngraph.nn.layers.invariant import InvariantLinear
+from nngraph.nn.layers.equivariant import EquivariantLinear, InvariantLinear
 from nngraph.nn.layers.pooling import EdgePooling, SharedPoolingLayer, TensorNodes
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.layers.symmetric_pass import SymmetricPass
-from nngraph.nn.models.added_neurons import AddedNeurons
-from nngraph.nn.models.base import Access, Metanetwork, NetworkModel, Traits, evaluating, traits_of
+from nngraph.nn.models.base import (
+    Access,
+    Metanetwork,
+    NetworkModel,
+    StateNetwork,
+    Traits,
+    evaluating,
+    traits_of,
+)
 from nngraph.nn.models.dws import EquivariantNetwork
-from nngraph.nn.models.editing import EditingNetwork
+from nngraph.nn.models.editing import AddedNeurons, EditingNetwork
 from nngraph.nn.models.flat import FlatNetwork
 from nngraph.nn.models.gmn import GraphLayer, GraphMetanetwork
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork
@@ -24,12 +30,10 @@ from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
 from nngraph.nn.models.nft import SetAttentionLayer, SetAttentionNetwork, TensorAttention
 from nngraph.nn.models.ng_gnn import FilmLayer, FilmNetwork
 from nngraph.nn.models.ng_t import RelationalLayer, RelationalNetwork
-from nngraph.nn.models.plane_waves import plane_wave_r2
 from nngraph.nn.models.probe import ProbeNetwork
 from nngraph.nn.models.registry import MODELS, model_named
-from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.models.statistics import StatisticsNetwork
-from nngraph.nn.models.symmetric import SymmetricNetwork
+from nngraph.nn.models.symmetric import SymmetricNetwork, plane_wave_r2
 from nngraph.nn.probes.hooks import Hook
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import ChainRunner, ModuleRunner, Runner

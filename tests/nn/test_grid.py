@@ -9,7 +9,7 @@ from state_laws import relative
 from nngraph.datasets import Relabel
 from nngraph.graph import Activation, Architecture, NeuralGraphStack, forward, sample_moves
 from nngraph.nn import Metanetwork, ProbeNetwork, SymmetricNetwork, input_features
-from nngraph.nn.models.plane_waves import plane_wave_r2
+from nngraph.nn.models.symmetric import plane_wave_r2
 from nngraph.nn.probes.grid import GridReader, grid_points
 from nngraph.testing import random_stack
 

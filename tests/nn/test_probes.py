@@ -31,7 +31,7 @@ from nngraph.nn import (
     Probes,
     input_features,
 )
-from nngraph.nn.probes.inputs import GeneratedInputs, LearnedInputs
+from nngraph.nn.probes.probes import GeneratedInputs, LearnedInputs
 from nngraph.testing import random_architectures, random_parameters, random_stack
 from nngraph.zoo import ClassifierSpec, Zoo, classifier_of, load_digits_images, runner_of, train_zoo
 

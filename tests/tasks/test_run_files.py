@@ -16,8 +16,8 @@ from nngraph.errors import DataFileError
 from nngraph.files import TEMPORARY
 from nngraph.tasks import Report, TrainSettings, load_run, train
 from nngraph.tasks import training as training_module
-from nngraph.tasks.checkpoint import load_tensors, read_json, save_tensors
 from nngraph.tasks.loop import Run
+from nngraph.tasks.run_folder import load_tensors, read_json, save_tensors
 
 Settings = Callable[..., TrainSettings]
 

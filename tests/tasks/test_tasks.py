@@ -17,8 +17,7 @@ from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.nn import Metanetwork
 from nngraph.tasks import TASKS, Predict, Task, TrainSettings, build_model, build_task, load_run
 from nngraph.tasks import train as train_run
-from nngraph.tasks.prediction import StandardisedTarget
-from nngraph.tasks.targets import Category, Number
+from nngraph.tasks.prediction import Category, Number, StandardisedTarget
 from nngraph.tasks.task import batch_answers
 from nngraph.zoo import (
     SPLITS,

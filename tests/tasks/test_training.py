@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from nngraph.errors import DataFileError, NonFiniteError
 from nngraph.tasks import Classify, TrainSettings, build_model, build_task, load_run, train
-from nngraph.tasks.checkpoint import optimizer_tensors
 from nngraph.tasks.loop import Progress, Run
 from nngraph.tasks.optimiser import learning_rate, new_optimizer
+from nngraph.tasks.run_folder import optimizer_tensors
 from nngraph.tasks.seeding import seeded
 from nngraph.zoo import Zoo
 

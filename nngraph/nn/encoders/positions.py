@@ -20,9 +20,6 @@ from nngraph.nn.common.levels import by_input, by_output
 PositionKind = Literal["learned", "sinusoidal"]
 
 
-# -- rows of a table, one for each position -------------------------------------------------------
-
-
 class LearnedRows(nn.Module):
     """One learned vector for each position, ``[positions, C]`` whatever the number asked for."""
 
@@ -71,9 +68,6 @@ def sinusoids(position: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     exponent = torch.arange(0, size, 2, device=position.device, dtype=torch.float64) / size
     angle = position.to(torch.float64).unsqueeze(-1) * torch.exp(-math.log(10_000) * exponent)
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(dtype)
-
-
-# -- of neurons -----------------------------------------------------------------------------------
 
 
 class InputPositions(nn.Module):
@@ -165,9 +159,6 @@ class HiddenPositions(nn.Module):
 def _activation_kinds(topology: Topology) -> Tensor:
     kinds = [list(ACTIVATIONS).index(activation.name) for activation in topology.activations]
     return torch.tensor(kinds, device=topology.nodes.activation.device)[topology.nodes.activation]
-
-
-# -- of blocks ------------------------------------------------------------------------------------
 
 
 class KernelSizes(nn.Module):

@@ -1,4 +1,4 @@
-"""The complete affine layer on weights that commutes with relabelling neurons."""
+"""The complete affine maps that commute with relabelling, and those that it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture
-from nngraph.kernels import DenseMixing, MixedTensor, PermuteIO, ScatterMixing, Terms
+from nngraph.kernels import DenseMixing, MixedTensor, PermuteIO, ScatterMixing, Terms, pool_globally
 
 #: Share of an entry's variance, at the start, from the finest term that reaches it: the edge's own
 #: product, or its neuron's table. Coarser terms carry what entries have in common; given as much
@@ -92,9 +92,7 @@ class EquivariantLinear(nn.Module):
             torch.empty(out_channels, in_channels) for _ in self.terms.edge_mixing
         )
         self.bias = nn.Parameter(torch.empty(slots * out_channels)) if bias else None
-        self.messages = (
-            ScatterMixing(self.terms) if backend == "scatter" else DenseMixing(self.terms)
-        )
+        self.messages = (ScatterMixing if backend == "scatter" else DenseMixing)(self.terms)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -109,14 +107,14 @@ class EquivariantLinear(nn.Module):
                 ``torch.nn.init.calculate_gain``.
         """
         terms, fan_in = self.terms, self.in_channels
-        rows = self.global_weight.view(terms.num_slots, -1)
-        for slot in terms.slots:
-            share = _share(terms.tensors[slot.tensor], 0) / (terms.num_slots * fan_in)
-            rows[slot.start : slot.stop].normal_(0, gain * math.sqrt(share))
-        for table, weight in zip(terms.tables, self.node_weights, strict=True):
-            rows = weight.view(table.slots, -1)
-            for slot in table.parts:
-                share = _share(terms.tensors[slot.tensor], 1) / (table.slots * fan_in)
+        tables = [(terms.num_slots, terms.slots, 0)]
+        tables += [(table.slots, table.parts, 1) for table in terms.tables]
+        for (size, slots, level), weight in zip(
+            tables, (self.global_weight, *self.node_weights), strict=True
+        ):
+            rows = weight.view(size, -1)
+            for slot in slots:
+                share = _share(terms.tensors[slot.tensor], level) / (size * fan_in)
                 rows[slot.start : slot.stop].normal_(0, gain * math.sqrt(share))
         for tensor, weight in zip(terms.edge_mixing, self.edge_weights, strict=True):
             share = _share(terms.tensors[tensor], 2) / fan_in
@@ -176,8 +174,62 @@ def stacked_features(
 def _share(tensor: MixedTensor, level: int) -> float:
     """Share of a tensor's variance from its edge (2), from each neuron table (1), global (0)."""
     finest = len(tensor.permuted_axes)
-    if finest == 0:
-        return 1.0
     if level == finest:
-        return _FINEST
+        return _FINEST if finest else 1.0
     return (1 - _FINEST) / (3 if finest == 2 else 1)
+
+
+class InvariantLinear(nn.Module):
+    r"""The general affine function of parameters that relabelling neurons leaves unchanged.
+
+    .. math:: y = \Theta \big[\mathrm{mean}_{\text{permuted axes}} A\big]_A + \beta
+
+    Each tensor is averaged over its permuted axes and keeps its free ones: S numbers per channel,
+    and one weight for each. Reads every edge once. Arguments are those of the
+    :class:`~nngraph.nn.EquivariantLinear`.
+
+    Shape:
+        x ``[*, N, C_in]``, edge_attr ``[*, E, C_in]`` -> ``[*, out_features]``; flat features of a
+        PyG batch of B networks -> ``[B, out_features]``.
+
+    Raises:
+        ArchitectureError: if groups share a neuron space.
+        InvalidGraphError: if features do not fit the architecture.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        in_channels: int,
+        out_features: int,
+        permute_io: PermuteIO = False,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.terms = Terms.of(architecture, permute_io)
+        self.in_channels, self.out_features = in_channels, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, self.terms.num_slots * in_channels))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw normal weights of variance one over the number of pooled inputs; constants 0."""
+        self.weight.normal_(0, 1 / math.sqrt(max(self.weight.shape[1], 1)))
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def forward(self, x: Tensor, edge_attr: Tensor) -> Tensor:
+        nodes, edges = stacked_features(self.architecture, x, edge_attr, self.in_channels)
+        pooled = pool_globally(self.terms, nodes, edges)
+        out = nn.functional.linear(pooled, self.weight, self.bias)
+        is_flat = x.shape[-2] != self.architecture.num_nodes
+        lead = (*x.shape[:-2], -1) if is_flat else x.shape[:-2]
+        return out.reshape(*lead, self.out_features)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.architecture}, in_channels={self.in_channels}, "
+            f"out_features={self.out_features}, permute_io={self.terms.permute_io!r}"
+        )

@@ -283,7 +283,7 @@ _KINDS: dict[NeuronSymmetry, str] = {
 
 
 def kind_of(activation: Activation) -> str:
-    """Return the kind of neurons with an activation: a key of ``NEURON_LAYERS``."""
+    """Return the kind of neurons with an activation."""
     return _KINDS[activation.symmetry]
 
 

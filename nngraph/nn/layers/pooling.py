@@ -47,9 +47,7 @@ class EdgePooling(nn.Module):
         self.op, self.heads = op, heads
         self.score = nn.Linear(channels, heads, bias=False) if op == "attention" else None
 
-    def forward(
-        self, topology: Topology, edge_attr: Tensor, to: kernels.Side
-    ) -> Tensor:
+    def forward(self, topology: Topology, edge_attr: Tensor, to: kernels.Side) -> Tensor:
         if self.score is not None:
             return kernels.attend(topology, edge_attr, self.score(edge_attr), to)
         return kernels.reduce(topology, edge_attr, to, cast(kernels.Reduction, self.op))

@@ -56,16 +56,11 @@ class Level:
 class SymmetricPass(nn.Module):
     r"""A pass in the order of computation, with the raw weights as its matrices, and one back.
 
-    .. math::
-        u_j = \textstyle\sum_i w_{ji} h_i, \quad h_j = O_l\, z(u_j, b_j), \qquad
-        v_i = \textstyle\sum_j w_{ji} g_j, \quad g_i = P_l\, y(u_i, b_i, v_i)
-
-    with z and y those of the :class:`~nngraph.nn.layers.neurons.NeuronLayer` of the neuron's kind,
-    h of an input neuron its position, and g of an output neuron a function of what it received.
-    Nothing of edge size but the weights is made.
+    u, h, v and g are those of the :class:`~nngraph.nn.SymmetricNetwork`, with z and y of the
+    :class:`~nngraph.nn.layers.neurons.NeuronLayer` of the neuron's kind, h of an input neuron its
+    position, and g of an output neuron a function of what it received.
 
     Args:
-        limits: of the networks to read.
         kinds: of neurons that are served, keys of ``NEURON_LAYERS``.
         bidirectional: whether there is a pass back.
         channels: C_l of the layers; z has twice as many. The last number serves deeper layers too.
@@ -73,7 +68,7 @@ class SymmetricPass(nn.Module):
         functions: names of the functions by level ("tanh", "silu", "decaying", "sine"), for all
             kinds; ``None`` takes each kind's own. With ``"sine"`` on sine neurons a layer can come
             to evaluate the networks at points that it finds by itself:
-            :func:`~nngraph.nn.models.plane_waves.plane_wave_r2` measures how far it has.
+            :func:`~nngraph.nn.plane_wave_r2` measures how far it has.
         max_levels: sets of maps at most.
 
     Attributes:
@@ -126,9 +121,7 @@ class SymmetricPass(nn.Module):
 
     def maps(self, parts: int, outputs: int, bias: bool = False) -> nn.ModuleList:
         """Return maps of ``parts`` times C_l features for each layer and kind, for :meth:`each`."""
-        return nn.ModuleList(
-            ByKind(self.kinds, parts * size, outputs, bias) for size in self.sizes
-        )
+        return nn.ModuleList(ByKind(self.kinds, parts * size, outputs, bias) for size in self.sizes)
 
     def each(self, maps: nn.ModuleList, level: int, kinds: Kinds, value: Tensor) -> Tensor:
         """Apply the maps of a level to the neurons of each kind."""
@@ -218,9 +211,7 @@ class SymmetricPass(nn.Module):
                 y = self.of_layers(number, level, "backwards")
                 sent = sent + self.each(self.maps_back, number, level.kinds, y)
 
-    def of_layers(
-        self, number: int, level: Level, what: Literal["backwards", "entries"]
-    ) -> Tensor:
+    def of_layers(self, number: int, level: Level, what: Literal["backwards", "entries"]) -> Tensor:
         """Return what the layers of a level make of all that its neurons received."""
         assert level.received is not None
         assert level.backward is not None
@@ -307,9 +298,7 @@ def _layer(
 def _sines(topology: Topology) -> tuple[Tensor, Tensor]:
     """Return ``[N, 1]`` w0 of sine neurons, 1 at others, and whether a neuron is a hidden sine."""
     kinds = [kind_of(activation) == "sine" for activation in topology.activations]
-    values = [
-        a["w0"] if sine else 1.0 for a, sine in zip(topology.activations, kinds, strict=True)
-    ]
+    values = [a["w0"] if sine else 1.0 for a, sine in zip(topology.activations, kinds, strict=True)]
     device = topology.nodes.activation.device
     # In float64: w0 = 10.1 is not a float32, and sign flips must cancel to the last bits.
     frequency = torch.tensor(values, dtype=torch.float64, device=device)[topology.nodes.activation]

@@ -14,10 +14,8 @@ from nngraph.nn.common.pointwise import Dropout, FeatureDropout, Pointwise, Tens
 from nngraph.nn.common.scales import TensorScales, fan_in
 from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Architectures, Features, Networks, SizeLimits, States
-from nngraph.nn.layers.equivariant import EquivariantLinear
-from nngraph.nn.layers.invariant import InvariantLinear
-from nngraph.nn.models.base import Traits
-from nngraph.nn.models.states import StateNetwork
+from nngraph.nn.layers.equivariant import EquivariantLinear, InvariantLinear
+from nngraph.nn.models.base import StateNetwork, Traits
 from nngraph.nn.readouts.readout import ReadoutOptions
 
 

@@ -2,21 +2,111 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nngraph.graph import NeuralGraphStack, join_ensemble, run_ensemble
+from nngraph.errors import ArchitectureError
+from nngraph.graph import (
+    Architecture,
+    NeuralGraphStack,
+    forward,
+    join_ensemble,
+    run_ensemble,
+    with_widths,
+)
 from nngraph.nn.features import Architectures, Networks, States, output_networks
-from nngraph.nn.models.added_neurons import AddedNeurons
-from nngraph.nn.models.base import Access, Metanetwork, NetworkModel
+from nngraph.nn.models.base import Access, Metanetwork, NetworkModel, StateNetwork
 from nngraph.nn.models.registry import model_named
-from nngraph.nn.models.states import StateNetwork
 from nngraph.nn.readouts.readout import Readout, ReadoutOptions
 from nngraph.nn.readouts.weights import WeightReadout
+
+
+class AddedNeurons(nn.Module):
+    r"""A network for each vector, whose hidden layers are learned and the same for all.
+
+    .. math:: g_z(x) = V(z)\, a(W_{L-1} a( \cdots a(W_1 x + b_1))) + c(z)
+
+    with linear V and c. Set beside the hidden layers of a network it adds capacity that the
+    network's own neurons do not limit; run by itself, its hidden layers are evaluated once for all
+    networks. V and c are 0 at the start.
+
+    Args:
+        architecture: a chain of affine maps with a linear output, whose depth and activations it
+            takes.
+        context: length of z.
+        width: of each hidden layer.
+
+    Shape:
+        z ``[B, context]`` -> a stack of B networks; :meth:`run` -> their outputs.
+
+    Raises:
+        ArchitectureError: if the architecture has no hidden layers, or is no such chain.
+    """
+
+    def __init__(self, architecture: Architecture, context: int, width: int) -> None:
+        super().__init__()
+        groups, last = architecture.groups, len(architecture.groups) - 1
+        ends = groups[0].size, groups[-1].size
+        wide = with_widths(architecture, [ends[0], *[width] * (last - 1), ends[1]])
+        if wide is None or last < 2 or groups[-1].activation.name != "identity":
+            raise ArchitectureError(
+                f"neurons cannot be added to networks of {architecture}; expected a chain of "
+                "affine maps with hidden layers and a linear output."
+            )
+        self.architecture = wide
+        self.context = context
+        self.hidden = nn.ParameterDict()
+        self.outgoing = nn.ModuleDict()
+        for parameter in wide.parameters:
+            key, group = _key(parameter.name), parameter.axes[0]
+            assert group is not None
+            if group == last:
+                self.outgoing[key] = nn.Linear(context, parameter.numel)
+                for value in self.outgoing[key].parameters():
+                    nn.init.zeros_(value)
+                continue
+            # As SIRENs start: phases spread over the inputs, then pre-activations of variance 1.
+            fan_in = wide.widths[group - 1]
+            frequency = abs(dict(groups[group].activation.options).get("w0", 1.0)) or 1.0
+            bound = 1 / fan_in if group == 1 else math.sqrt(6 / fan_in) / frequency
+            self.hidden[key] = nn.Parameter(torch.empty(parameter.shape).uniform_(-bound, bound))
+
+    def forward(self, context: Tensor) -> NeuralGraphStack:
+        values = self._outgoing(context)
+        for parameter in self.architecture.parameters:
+            if parameter.name not in values:
+                value = self.hidden[_key(parameter.name)]
+                values[parameter.name] = value.expand(len(context), *parameter.shape)
+        return NeuralGraphStack.from_parameters(self.architecture, values)
+
+    def run(self, context: Tensor, inputs: Tensor) -> Tensor:
+        """Return the outputs ``[B, P, d_L]`` at inputs ``[P, d_0]``, hidden layers run once."""
+        # Those of one network, whichever it is: its outputs are not used.
+        one = self(context[:1])
+        start, stop = self.architecture.node_starts[-3:-1]
+        seen = forward(one, inputs, return_activations=True)[0, :, start:stop]
+        values = self._outgoing(context)
+        outputs = seen @ values.pop(self.architecture.blocks[-1].parameter.name).mT
+        for bias in values.values():  # where there is one
+            outputs = outputs + bias.unsqueeze(1)
+        return outputs
+
+    def _outgoing(self, context: Tensor) -> dict[str, Tensor]:
+        """Return weights ``[B, d_L, width]`` and biases ``[B, d_L]`` of the outputs, by name."""
+        return {
+            parameter.name: self.outgoing[key](context).reshape(len(context), *parameter.shape)
+            for parameter in self.architecture.parameters
+            if (key := _key(parameter.name)) in self.outgoing
+        }
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # names of modules have no dots
 
 
 class EditingNetwork(NetworkModel):
@@ -77,9 +167,7 @@ class EditingNetwork(NetworkModel):
             length, options = context, ReadoutOptions(dropout=0.0)
             self.context = Readout(*sizes, context, options) if context else None
         vectors = body.equivariant_vectors
-        self.readout = WeightReadout(
-            *sizes, context=length, equivariant_vectors=vectors, **readout
-        )
+        self.readout = WeightReadout(*sizes, context=length, equivariant_vectors=vectors, **readout)
         if added and not length:
             raise ValueError(
                 "added neurons were asked for without a context, from which their weights follow; "
@@ -102,14 +190,7 @@ class EditingNetwork(NetworkModel):
         added: int = 0,
         **readout: Any,
     ) -> EditingNetwork:
-        """Build one on models by their names in ``nngraph.nn.MODELS``.
-
-        Args:
-            architecture: of the networks.
-            model, options: the body.
-            context, context_options: the model of the context, or its length.
-            added: as above.
-            readout: keyword arguments of the :class:`WeightReadout`.
+        """Build one on a body and a context by their names in ``nngraph.nn.MODELS``.
 
         Raises:
             ValueError: if there is no such model, or it has no states of neurons.
@@ -127,8 +208,7 @@ class EditingNetwork(NetworkModel):
     ) -> Any:
         stacks = [networks] if isinstance(networks, NeuralGraphStack) else list(networks)
         given = stacks[0] if len(stacks) == 1 else stacks
-        states, context = self._read(given)
-        copies = self._copies(given, states, context)
+        copies, context = self._copies(given)
         by_stack = [copies] if len(stacks) == 1 else list(zip(*copies, strict=True))
         outputs = [run_ensemble(copies_of_one, inputs) for copies_of_one in by_stack]
         if self.added is not None and context is not None:
@@ -140,7 +220,7 @@ class EditingNetwork(NetworkModel):
 
     def copies(self, networks: Networks) -> list[Any]:
         """Return k networks with edited weights for each, in the form they were given in."""
-        return self._copies(networks, *self._read(networks))
+        return self._copies(networks)[0]
 
     def edit(self, networks: NeuralGraphStack) -> NeuralGraphStack:
         """Return one edited network for each; wider, where there are copies or added neurons.
@@ -149,8 +229,7 @@ class EditingNetwork(NetworkModel):
             ArchitectureError: if it is to be wider, and the networks are no MLPs with a linear
                 output.
         """
-        states, context = self._read(networks)
-        copies = self._copies(networks, states, context)
+        copies, context = self._copies(networks)
         shares = [1 / len(copies)] * len(copies)
         if self.added is not None and context is not None:
             copies, shares = [*copies, self.added(context)], [*shares, 1.0]
@@ -165,5 +244,8 @@ class EditingNetwork(NetworkModel):
             return states, self.context(states.topology, states.x, states.edge_attr)
         return states, None
 
-    def _copies(self, networks: Any, states: States, context: Tensor | None) -> list[Any]:
-        return [output_networks(new, networks) for new in self.readout(states, context)]
+    def _copies(self, networks: Any) -> tuple[list[Any], Tensor | None]:
+        """Return k edited networks for each, and z."""
+        states, context = self._read(networks)
+        edited = [output_networks(new, networks) for new in self.readout(states, context)]
+        return edited, context

@@ -22,11 +22,7 @@ class FlatNetwork(Metanetwork):
     in the next: what such a model can do on mixed architectures is all that is claimed for it.
 
     Args:
-        hidden: width of its three hidden layers.
-        dropout: between them.
-
-    Shape:
-        networks -> ``[networks, num_outputs]``.
+        hidden, dropout: width of its three hidden layers, and dropout between them.
     """
 
     traits = Traits(symmetry="none", invariant=False)

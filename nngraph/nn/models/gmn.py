@@ -30,8 +30,6 @@ class GraphLayer(nn.Module):
     of the edges is made but e.
 
     Args:
-        channels, edge_channels: C, also of u, and C_e.
-        dropout: within the MLPs.
         is_last: whether no layer follows that would hear of u, which then stays as it is.
 
     Shape:

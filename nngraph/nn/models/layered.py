@@ -16,8 +16,7 @@ from nngraph.nn.common.levels import join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
 from nngraph.nn.encoders.network import EncoderOptions, NetworkEncoder
 from nngraph.nn.features import Architectures, Networks, States
-from nngraph.nn.models.base import Traits
-from nngraph.nn.models.states import StateNetwork, options_of
+from nngraph.nn.models.base import StateNetwork, Traits, options_of
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
 from nngraph.nn.readouts.readout import ReadoutOptions

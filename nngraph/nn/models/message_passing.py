@@ -18,8 +18,7 @@ from nngraph.nn.encoders.network import EncoderOptions, NetworkEncoder
 from nngraph.nn.encoders.statistics import NetworkStatistics
 from nngraph.nn.features import Architectures, Features, Networks, States
 from nngraph.nn.layers.pooling import EdgePooling, PoolingKind, TensorNodes
-from nngraph.nn.models.base import Traits
-from nngraph.nn.models.states import StateNetwork, options_of
+from nngraph.nn.models.base import StateNetwork, Traits, options_of
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
 from nngraph.nn.readouts.readout import Readout, ReadoutOptions

@@ -9,7 +9,7 @@ from nngraph.nn.common.pointwise import FeatureDropout, Pointwise
 from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Architectures, Networks, States
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
-from nngraph.nn.models.states import StateNetwork
+from nngraph.nn.models.base import StateNetwork
 from nngraph.nn.readouts.readout import ReadoutOptions
 
 
@@ -27,8 +27,6 @@ class SharedEquivariantNetwork(StateNetwork):
     between the layers tell them apart.
 
     Args:
-        architecture: one or several, with the most inputs and outputs to be read; widths, depths
-            and structures are free.
         channels: C per parameter.
         layers: number of equivariant layers.
         levels: distances from the inputs and outputs that layers tell apart.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -11,7 +13,7 @@ from nngraph.graph import Topology
 from nngraph.nn.common.pointwise import FeatureDropout
 from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Architectures, Networks, States
-from nngraph.nn.models.states import StateNetwork
+from nngraph.nn.models.base import StateNetwork
 from nngraph.nn.readouts.readout import ReadoutOptions
 
 
@@ -20,11 +22,8 @@ class TensorAttention(nn.Module):
 
     .. math:: u_k = \sum_{k'} \mathrm{softmax}_{k'}(q_k \cdot k_{k'} / \sqrt{c}) \, v_{k'}
 
-    with k and k' the blocks and groups of one network, and q, k, v linear in the means.
-
-    Args:
-        channels: C, of neurons and of weights.
-        heads: that share the channels.
+    with k and k' the blocks and groups of one network, and q, k, v linear in the means; the heads
+    share the channels.
 
     Shape:
         means of blocks ``[*, K, C]`` and of groups ``[*, G, C]`` -> the same.
@@ -39,11 +38,10 @@ class TensorAttention(nn.Module):
         tokens = self.read(torch.cat([blocks, groups], dim=-2))
         # Each network's tokens in seats of its own, so that no other network's are looked at.
         seat = _seats(topology)
-        total = topology.num_graphs * topology.max_tensors
         seats = (topology.num_graphs, topology.max_tensors)
-        placed = tokens.new_zeros(*tokens.shape[:-2], total, tokens.shape[-1])
+        placed = tokens.new_zeros(*tokens.shape[:-2], math.prod(seats), tokens.shape[-1])
         placed = torch.unflatten(placed.index_copy(-2, seat, tokens), -2, seats)
-        taken = torch.zeros(total, dtype=torch.bool, device=seat.device)
+        taken = torch.zeros(math.prod(seats), dtype=torch.bool, device=seat.device)
         taken = taken.index_fill(0, seat, True).reshape(seats)
         q, k, v = torch.unflatten(placed, -1, (3, self.heads, -1)).unbind(-3)
         score = torch.einsum("...ahc,...bhc->...hab", q, k) / q.shape[-1] ** 0.5
@@ -80,7 +78,6 @@ class SetAttentionLayer(nn.Module):
     which does at its source's. u are the answers of :class:`TensorAttention`.
 
     Args:
-        channels: C, of neurons and of weights.
         heads: that share the channels.
         keys: channels of the queries, and of the keys; a token has them at each neuron.
         expansion: width of the maps' inside, in C.
@@ -96,9 +93,7 @@ class SetAttentionLayer(nn.Module):
         being among the means of tensors. Keys narrower than values are ours.
     """
 
-    def __init__(
-        self, channels: int, heads: int = 2, keys: int = 4, expansion: int = 2
-    ) -> None:
+    def __init__(self, channels: int, heads: int = 2, keys: int = 4, expansion: int = 2) -> None:
         super().__init__()
         if heads < 1 or channels % heads or keys % heads:
             raise ValueError(
@@ -146,11 +141,8 @@ class SetAttentionNetwork(StateNetwork):
     other one.
 
     Args:
-        architecture: one or several, with the most inputs and outputs to be read; widths and depths
-            are free.
         channels: C, of neurons and of weights.
-        layers: number of :class:`SetAttentionLayer`.
-        heads, keys, expansion: of each.
+        layers, heads, keys, expansion: number of layers, and those of each.
         dropout, hidden: share of channels dropped after each layer, and of features in the
             read-out, and its width.
         max_levels: levels that are told apart; deeper ones count as the last.

@@ -31,13 +31,11 @@ class FilmLayer(nn.Module):
     are made once per neuron. The aggregations read every message, which are therefore stored.
 
     Args:
-        channels, edge_channels: C, C_e.
         messages: channels of the messages of each direction.
         aggregations: of :func:`nngraph.kernels.reduce`.
         mean_log_degree: if given, each aggregation is received three times, multiplied by 1, by
             :math:`\log(d + 1) / \delta` and by its inverse, where d is the number of messages and
             :math:`\delta` this number.
-        dropout: within the MLP.
 
     Shape:
         x ``[*, N, C]``, e ``[*, E, C_e]`` -> the same.

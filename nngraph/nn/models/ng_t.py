@@ -30,9 +30,7 @@ class RelationalLayer(nn.Module):
     queries, keys and values are made in tiles.
 
     Args:
-        channels, edge_channels: C, C_e.
         heads, head_channels: of the attention of each direction, and d.
-        dropout: within the MLP.
 
     Shape:
         x ``[*, N, C]``, e ``[*, E, C_e]`` -> the same.

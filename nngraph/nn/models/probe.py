@@ -24,8 +24,7 @@ class ProbeNetwork(Metanetwork):
 
     Args:
         probes: number P of learned inputs.
-        hidden: width of the MLP.
-        dropout: in the MLP.
+        hidden, dropout: width of the MLP, and dropout in it.
         runner, generator: of the :class:`Probes`.
         reader: ``"mlp"``; or ``"grid"``, for networks of two inputs, such as those of images: the
             inputs start on a square grid, from which they move slowly, and a convolutional

@@ -27,8 +27,7 @@ class StatisticsNetwork(Metanetwork):
     besides.
 
     Args:
-        hidden: width of the MLP.
-        dropout: in it.
+        hidden, dropout: width of the MLP, and dropout in it.
         probes: number of learned inputs at which the networks are run; 0 reads weights only.
         runner, generator: of the :class:`~nngraph.nn.Probes`.
 
