@@ -7,7 +7,6 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,24 +199,22 @@ class Run:
         """The file that the run goes on from."""
         return self.out / CHECKPOINT
 
-    def _parameters(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the model and of its average, by their names in a file."""
-        tensors = _named("model", self.model.state_dict())
-        if self.average is not None:
-            tensors |= _named("average", self.average.model.state_dict())
-        return tensors
+    def _models(self) -> nn.ModuleDict:
+        """The model and its average, under their names in a file."""
+        average = {} if self.average is None else {"average": self.average.model}
+        return nn.ModuleDict({"model": self.model, **average})
 
     def save(self, progress: Progress, history: list[dict[str, Any]]) -> None:
         """Write the state of the run, so that it can go on from here."""
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
         write_atomically(self.out / METRICS, lines.encode())
-        tensors = self._parameters() | _named("optimizer", optimizer_tensors(self.optimizer))
+        tensors = self._models().state_dict() | optimizer_tensors(self.optimizer)
         save_tensors(self.checkpoint, tensors, {"progress": vars(progress), "history": history})
 
     def resume(self) -> tuple[Progress, list[dict[str, Any]]]:
         """Read the state that :meth:`save` wrote."""
-        states = [_named("optimizer", form) for form in optimizer_forms(self.optimizer)]
-        tensors, about = load_tensors(self.checkpoint, self._parameters(), states)
+        models, states = self._models(), optimizer_forms(self.optimizer)
+        tensors, about = load_tensors(self.checkpoint, models.state_dict(), states)
         try:
             progress, history = Progress(**about["progress"]), list(about["history"])
             whole = (progress.total_steps, progress.step, progress.epoch, progress.best_epoch)
@@ -228,14 +225,8 @@ class Run:
                 f"{self.checkpoint} does not say how far the run was: {error}. Delete the folder "
                 "to train again."
             ) from None
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        restore_optimizer(self.optimizer, part("optimizer."))
-        if self.average is not None:
-            self.average.model.load_state_dict(part("average."))
+        restore_optimizer(self.optimizer, tensors)
+        models.load_state_dict(tensors)
         return progress, history
 
     def save_best(self) -> None:
@@ -247,13 +238,6 @@ class Run:
         tensors, _ = load_tensors(self.out / MODEL, self.judged.state_dict())
         self.judged.load_state_dict(tensors)
 
-
-def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": value for name, value in tensors.items()}
-
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 _PRECISIONS: dict[str, Any] = {
     "float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed",

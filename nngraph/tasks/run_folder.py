@@ -203,9 +203,9 @@ def load_tensors(
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's state by parameter number and name: ``"3.exp_avg"``."""
+    """Return the optimiser's state by parameter number and name: ``"optimizer.3.exp_avg"``."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
+    return {f"optimizer.{i}.{k}": v for i, entry in state.items() for k, v in entry.items()}
 
 
 def optimizer_forms(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
@@ -216,15 +216,18 @@ def optimizer_forms(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return [
-        {f"{i}.step": torch.zeros(()), f"{i}.exp_avg": p, f"{i}.exp_avg_sq": p}
+        {
+            f"optimizer.{i}.{name}": form
+            for name, form in (("step", torch.zeros(())), ("exp_avg", p), ("exp_avg_sq", p))
+        }
         for i, p in enumerate(parameters)
     ]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` returned; the groups stay as they are."""
+    """Take what :func:`optimizer_tensors` returned out of tensors, and put it back."""
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
+    for key in [key for key in tensors if key.startswith("optimizer.")]:
+        _, number, name = key.split(".", 2)
+        state.setdefault(int(number), {})[name] = tensors.pop(key)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

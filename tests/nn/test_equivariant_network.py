@@ -18,7 +18,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology.topology import Topology
 from nngraph.nn import StateNetwork
-from nngraph.nn.layers.shared import Kinds, SharedTensorNorm
+from nngraph.nn.layers.shared import SharedTensorNorm, kinds_of
 from nngraph.nn.models.dws import EquivariantNetwork
 from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
 from nngraph.testing import random_architectures, random_stack, structured_architectures
@@ -159,10 +159,10 @@ def test_the_shared_norm_against_a_loop():
     x = torch.randn(topology.num_nodes, 2, dtype=torch.float64)
     e = torch.randn(topology.num_edges, 2, dtype=torch.float64)
     nodes, edges = norm(topology, x, e)
-    kinds = Kinds.of(topology, 1)
+    of_block, of_group = kinds_of(topology, 1)
     for index, given, found, own in (
-        (topology.edge_block, e, edges, kinds.block),
-        (topology.nodes.group.index, x, nodes, kinds.group),
+        (topology.edge_block, e, edges, of_block),
+        (topology.nodes.group.index, x, nodes, of_group),
     ):  # fmt: skip
         which = 0 if given is e else 1
         for k, kind in enumerate(own.tolist()):

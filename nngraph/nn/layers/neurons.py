@@ -86,6 +86,8 @@ class NeuronLayer(nn.Module, ABC):
     radians: ClassVar[bool] = False
     #: Whether u and the bias are multiplied by the same, and read side by side.
     joint: ClassVar[bool] = True
+    #: Whether there is a sign: functions are then taken at both, as odd and even parts.
+    signed: ClassVar[bool] = False
     read: nn.Module
 
     def __init__(
@@ -106,8 +108,12 @@ class NeuronLayer(nn.Module, ABC):
         nn.init.normal_(linear.weight, 0, slope / inputs**0.5)
         return linear, nn.Parameter(torch.randn(outputs) * offset)
 
-    def _odd_and_even(self, shift: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        plus, minus = self.function(shift + u), self.function(shift - u)
+    def _parts(self, shift: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is multiplied as u is, by the sign at the most, and what by nothing."""
+        plus = self.function(shift + u)
+        if not self.signed:
+            return plus, plus
+        minus = self.function(shift - u)
         return plus - minus, plus + minus
 
     @abstractmethod
@@ -129,32 +135,23 @@ class FreeNeurons(NeuronLayer):
     functions = ("silu", "silu")
 
     def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
-        z = self.function(self.shift + self.read(torch.cat(received, dim=-1)))
-        return z, z
+        return self._parts(self.shift, self.read(torch.cat(received, dim=-1)))
 
     def backwards(self, received: Received, backward: Tensor) -> Tensor:
         known = torch.cat([*received, backward], dim=-1)
-        return self.function(self.shift_back + self.read_back(known))
+        return self._parts(self.shift_back, self.read_back(known))[0]
 
     entries = backwards
 
 
-class OddNeurons(NeuronLayer):
+class OddNeurons(FreeNeurons):
     r"""A neuron with a sign: :math:`f(\beta + A [u, b]) - f(\beta - A [u, b])`.
 
     Nothing is multiplied by it in the sum of the two, the even part.
     """
 
     functions = ("tanh", "tanh")
-
-    def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
-        return self._odd_and_even(self.shift, self.read(torch.cat(received, dim=-1)))
-
-    def backwards(self, received: Received, backward: Tensor) -> Tensor:
-        known = torch.cat([*received, backward], dim=-1)
-        return self._odd_and_even(self.shift_back, self.read_back(known))[0]
-
-    entries = backwards
+    signed = True
 
 
 class SineNeurons(NeuronLayer):
@@ -172,6 +169,7 @@ class SineNeurons(NeuronLayer):
     functions = ("tanh", "sine")
     radians = True
     joint = False
+    signed = True
 
     def __init__(self, *sizes: Any) -> None:
         super().__init__(*sizes)
@@ -179,7 +177,7 @@ class SineNeurons(NeuronLayer):
             self.even_back = nn.Linear(self.back, 2 * self.channels, bias=False)
 
     def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
-        odd, even = self._odd_and_even(self.shift, self.read(received.sums))
+        odd, even = self._parts(self.shift, self.read(received.sums))
         cos, sin = received.bias.cos(), received.bias.sin()
         return (
             torch.cat([odd * cos, even * sin], dim=-1),
@@ -189,7 +187,7 @@ class SineNeurons(NeuronLayer):
     def backwards(self, received: Received, backward: Tensor) -> Tensor:
         signed = torch.cat([received.sums, backward * received.bias.cos()], dim=-1)
         shift = self.shift_back + self.even_back(backward * received.bias.sin())
-        return self._odd_and_even(shift, self.read_back(signed))[0]
+        return self._parts(shift, self.read_back(signed))[0]
 
     entries = backwards
 
@@ -224,11 +222,6 @@ class HomogeneousNeurons(NeuronLayer):
         size = power.where(some, torch.ones_like(power)).sqrt()
         return size * some, known / size
 
-    def _parts(self, shift: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is to be scaled, and what is left as it is."""
-        own = self.function(shift + direction)
-        return own, own
-
     def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
         size, direction = self._scale(received)
         own, free = self._parts(self.shift, self.read(direction))
@@ -260,8 +253,7 @@ class LinearNeurons(HomogeneousNeurons):
     Nothing is multiplied in the even parts.
     """
 
-    def _parts(self, shift: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        return self._odd_and_even(shift, direction)
+    signed = True
 
 
 #: Kind of neuron -> what its neurons make of their messages.

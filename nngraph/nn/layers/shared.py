@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,24 +14,16 @@ from nngraph.nn.common.pointwise import normalise_tensors
 
 _SIDES: tuple[kernels.Side, ...] = ("target", "source", "block")
 
-@dataclass(frozen=True)
-class Kinds:
-    """Which weights each block ``[K]`` and group ``[G]`` of a batch takes.
+def kinds_of(topology: Topology, levels: int) -> tuple[Tensor, Tensor]:
+    """Return which weights each block ``[K]`` and group ``[G]`` of a batch takes: its place.
 
-    By the clipped distances of the block's target, and of the group, from the inputs and to the
-    outputs.
+    That is its distance from the inputs and to the outputs (of a block, its target's), of which
+    those of ``levels`` and beyond count alike.
     """
-
-    block: Tensor
-    group: Tensor
-
-    @classmethod
-    def of(cls, topology: Topology, levels: int) -> Kinds:
-        """Derive the kinds; distances of ``levels`` and beyond count alike."""
-        level, height = topology.nodes.level, topology.nodes.depth_from_output
-        node = level.clamp(max=levels) * (levels + 1) + height.clamp(max=levels)
-        first_node = topology.groups.size.cumsum(0) - topology.groups.size
-        return cls(node[topology.blocks.target], node[first_node])
+    level, height = topology.nodes.level, topology.nodes.depth_from_output
+    node = level.clamp(max=levels) * (levels + 1) + height.clamp(max=levels)
+    first_node = topology.groups.size.cumsum(0) - topology.groups.size
+    return node[topology.blocks.target], node[first_node]
 
 
 class SharedEquivariantLinear(nn.Module):
@@ -108,7 +99,7 @@ class SharedEquivariantLinear(nn.Module):
             self.bias.zero_()
 
     def forward(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
-        kinds = Kinds.of(topology, self.levels)
+        kinds = kinds_of(topology, self.levels)
         has_bias = topology.nodes.has_bias.to(x.dtype).unsqueeze(-1)
         x = x * has_bias
         incoming, outgoing, blocks = self._pool_edges(topology, edge_attr)
@@ -116,7 +107,7 @@ class SharedEquivariantLinear(nn.Module):
         h_in, h_out, h_bias = self._mix_neurons(topology, received).chunk(3, dim=-1)
         groups = kernels.pool(x, topology.nodes.group)
         block_part, group_part = self._mix(topology, kinds, blocks, groups)
-        weight = self.edge_weight[kinds.block]
+        weight = self.edge_weight[kinds[0]]
         mixed = kernels.multiply_blocks(topology, edge_attr, weight, self.backend)
         mixed = mixed + kernels.gather(topology, block_part, "block", self.backend)
         edges = kernels.edge_affine(topology, mixed, h_out, h_in, backend=self.backend)
@@ -145,11 +136,12 @@ class SharedEquivariantLinear(nn.Module):
         return torch.zeros_like(mixed).index_copy(-2, rows.squeeze(-1), mixed)
 
     def _mix(
-        self, topology: Topology, kinds: Kinds, blocks: Tensor, groups: Tensor
+        self, topology: Topology, kinds: tuple[Tensor, Tensor], blocks: Tensor, groups: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Mix the means of all blocks ``[*, K, C]`` and groups ``[*, G, C]`` of each network."""
         count = len(self.edge_weight)
-        own = torch.cat([kinds.block, kinds.group + count])
+        of_block, of_group = kinds
+        own = torch.cat([of_block, of_group + count])
         graph = torch.cat([topology.blocks.graph.index, topology.groups.graph.index])
         slot = graph * 2 * count + own
         values = torch.cat([blocks, groups], dim=-2)
@@ -165,7 +157,7 @@ class SharedEquivariantLinear(nn.Module):
         out = mixed.index_select(-2, slot) + torch.einsum("...kc,koc->...ko", values, weight)
         if self.bias is not None:
             out = out + self.bias.flatten(0, 1)[own]
-        return out[..., : len(kinds.block), :], out[..., len(kinds.block) :, :]
+        return out[..., : len(of_block), :], out[..., len(of_block) :, :]
 
     def extra_repr(self) -> str:
         sizes = f"in_channels={self.in_channels}, out_channels={self.out_channels}"
@@ -194,9 +186,6 @@ class SharedTensorNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(2, (levels + 1) ** 2, channels))
 
     def forward(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
-        kinds = Kinds.of(topology, self.levels)
-        blocks, groups = (
-            (self.weight[i][kind], self.bias[i][kind])
-            for i, kind in enumerate((kinds.block, kinds.group))
-        )
+        kinds = kinds_of(topology, self.levels)
+        blocks, groups = ((self.weight[i][k], self.bias[i][k]) for i, k in enumerate(kinds))
         return normalise_tensors(topology, x, edge_attr, groups, blocks, self.eps)

@@ -36,12 +36,11 @@ class Runner(ABC):
 
     @abstractmethod
     def responses(self, features: Features, inputs: Tensor) -> list[Tensor]:
-        """Return what every neuron answers to inputs ``[P, *input_shape]``: per level ``[*, n_l,
-        P]``, of the neurons ``topology.levels[l].nodes``.
+        """Return what every neuron answers to inputs ``[P, *input_shape]``.
 
-        A neuron that answers at many places, as a channel of a convolution does, answers with their
-        mean.
-        """  # fmt: skip
+        Per level ``[*, n_l, P]``, of the neurons ``topology.levels[l].nodes``; the mean of its
+        answers for a neuron that has many, as a channel of a convolution does.
+        """
 
     def outputs(self, features: Features, inputs: Tensor, size: int) -> Tensor:
         """Return the answers of the networks side by side, ``[networks, size * P]``.
@@ -156,14 +155,13 @@ class ModuleRunner(Runner):
         check_most("outputs", topology.max_outputs, size)
         parts = []
         for part in split_networks(topology, features.x, features.edge_attr):
-            answers, _ = self._run(part, inputs, {})
+            answers, _ = self._run(part, inputs, watch=False)
             parts.append(pad(answers, (0, 0, 0, size - answers.shape[1])).flatten(1))
         return join_networks(topology, parts)
 
     def _neurons(self, part: Alike, inputs: Tensor) -> Tensor:
         """Return the answers of all neurons of some networks, ``[n, N, P]``."""
-        self._check_known(part.architecture)
-        answers, shown = self._run(part, inputs, self.hooks[part.architecture])
+        answers, shown = self._run(part, inputs, watch=True)
         pieces, done = [], 0
         for group in part.architecture.groups:
             if group.role == "output":
@@ -172,17 +170,22 @@ class ModuleRunner(Runner):
             elif group.name in shown:
                 pieces.append(shown[group.name])
             else:
-                fed = _fed(inputs, group.size) if group.role == "input" else None
-                value = inputs.new_zeros(group.size, len(inputs)) if fed is None else fed
-                pieces.append(value.expand(len(answers), -1, -1))
+                none = inputs.new_zeros(group.size, len(inputs))
+                fed = _fed(inputs, none) if group.role == "input" else none
+                pieces.append(fed.expand(len(answers), -1, -1))
         return torch.cat(pieces, dim=1)
 
     def _run(
-        self, part: Alike, inputs: Tensor, hooks: Mapping[str, Hook]
+        self, part: Alike, inputs: Tensor, watch: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return answers ``[n, d_L, P]``, and those of the groups of some hooks, ``[n, d, P]``."""
-        self._check_known(part.architecture)
-        module = self._modules[part.architecture]
+        """Return answers ``[n, d_L, P]``, and those of the groups that show, ``[n, d, P]``."""
+        if part.architecture not in self._modules:
+            raise ArchitectureError(
+                f"a network of the architecture {part.architecture} is to be run, of which the "
+                f"runner has no module; expected one of the {len(self._modules)} that it was given."
+            )
+        module, hooks = self._modules[part.architecture], self.hooks[part.architecture]
+        hooks = hooks if watch else {}
         module.to(inputs.device, inputs.dtype)  # for buffers that no state dict holds
 
         def run(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -204,17 +207,10 @@ class ModuleRunner(Runner):
         found: tuple[Tensor, dict[str, Tensor]] = vmap(run, chunk_size=together)(part.parameters)
         return found
 
-    def _check_known(self, architecture: Architecture) -> None:
-        if architecture not in self._modules:
-            raise ArchitectureError(
-                f"a network of the architecture {architecture} is to be run, of which the runner "
-                f"has no module; expected one of the {len(self._modules)} that it was given."
-            )
 
-
-def _fed(inputs: Tensor, size: int) -> Tensor | None:
+def _fed(inputs: Tensor, none: Tensor) -> Tensor:
     """Return what input neurons are fed, ``[d_0, P]``: channels, or all numbers in a row."""
-    if inputs.shape[1] == size:
+    if inputs.shape[1] == len(none):
         return neuron_means(inputs, 1)
     flat = inputs.flatten(1).T
-    return flat if len(flat) == size else None
+    return flat if len(flat) == len(none) else none
