@@ -103,22 +103,20 @@ def _image_maps(shape: tuple[int, ...], latent: int, width: int) -> nn.Sequentia
     ]
     for before, after in pairwise(widths):
         map = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
-        _keep_deviation(map, 4 * before)  # a pixel hears of 2 x 2 of the smaller image
-        maps.append(map)
+        maps.append(_keeping(map, 4 * before))  # a pixel hears of 2 x 2 of the smaller image
     return nn.Sequential(*maps)
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    map = nn.Linear(inputs, outputs)
-    _keep_deviation(map, inputs)
-    return map
+def _linear(inputs: int, outputs: int) -> nn.Module:
+    return _keeping(nn.Linear(inputs, outputs), inputs)
 
 
-def _keep_deviation(map: nn.Linear | nn.ConvTranspose2d, fan_in: int) -> None:
+def _keeping(map: nn.Linear | nn.ConvTranspose2d, fan_in: int) -> nn.Module:
     """Start with weights that keep the deviation of what is mapped; torch's own make it vanish."""
     nn.init.normal_(map.weight, 0, fan_in**-0.5)
     assert map.bias is not None
     nn.init.zeros_(map.bias)
+    return map
 
 
 class Probes(nn.Module):
