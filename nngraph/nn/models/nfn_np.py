@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -30,9 +32,8 @@ class SharedEquivariantNetwork(StateNetwork):
         channels: C per parameter.
         layers: number of equivariant layers.
         levels: distances from the inputs and outputs that layers tell apart.
-        dropout: share of channels dropped after each layer, and of features in the read-out.
-        hidden: width of the read-out.
-        max_levels: levels that the encoder and the read-out tell apart.
+        readout: of the :class:`~nngraph.nn.ReadoutOptions`: ``dropout`` is also the share of
+            channels dropped after each layer, and ``max_levels`` holds for the encoder too.
 
     Source:
         NFN-NP with encoded inputs and outputs (Zhou et al., 2023); kinds of tensors in place of
@@ -46,22 +47,20 @@ class SharedEquivariantNetwork(StateNetwork):
         channels: int = 32,
         layers: int = 3,
         levels: int = 2,
-        dropout: float = 0.1,
-        hidden: int = 256,
-        max_levels: int = 16,
+        **readout: Any,
     ) -> None:
         if layers < 1:
             raise ValueError(f"layers is {layers}; expected at least 1.")
-        readout = ReadoutOptions(hidden, dropout, max_levels)
-        super().__init__(architecture, num_outputs, channels, channels, readout)
-        self.encoder = EndEncoder(self.limits, channels, channels, max_levels)
+        read = ReadoutOptions(**readout)
+        super().__init__(architecture, num_outputs, channels, channels, read)
+        self.encoder = EndEncoder(self.limits, channels, channels, read.max_levels)
         self.linear = nn.ModuleList(
             SharedEquivariantLinear(channels, channels, levels) for _ in range(layers)
         )
         self.norms = nn.ModuleList(SharedTensorNorm(channels, levels) for _ in range(layers))
         # In place: a norm does not need its own result.
         self.activation = Pointwise(torch.relu_)
-        self.dropout = FeatureDropout(dropout, whole_channels=True)
+        self.dropout = FeatureDropout(read.dropout, whole_channels=True)
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,9 +144,8 @@ class SetAttentionNetwork(StateNetwork):
     Args:
         channels: C, of neurons and of weights.
         layers, heads, keys, expansion: number of layers, and those of each.
-        dropout, hidden: share of channels dropped after each layer, and of features in the
-            read-out, and its width.
-        max_levels: levels that are told apart; deeper ones count as the last.
+        readout: of the :class:`~nngraph.nn.ReadoutOptions`: ``dropout`` is also the share of
+            channels dropped after each layer, and ``max_levels`` holds for the encoder too.
 
     Source:
         Zhou et al., "Neural Functional Transformers", NeurIPS 2023.
@@ -160,17 +160,15 @@ class SetAttentionNetwork(StateNetwork):
         heads: int = 2,
         keys: int = 4,
         expansion: int = 2,
-        dropout: float = 0.1,
-        hidden: int = 256,
-        max_levels: int = 16,
+        **readout: Any,
     ) -> None:
-        readout = ReadoutOptions(hidden, dropout, max_levels)
-        super().__init__(architecture, num_outputs, channels, channels, readout)
-        self.encoder = EndEncoder(self.limits, channels, channels, max_levels)
+        read = ReadoutOptions(**readout)
+        super().__init__(architecture, num_outputs, channels, channels, read)
+        self.encoder = EndEncoder(self.limits, channels, channels, read.max_levels)
         self.layers = nn.ModuleList(
             SetAttentionLayer(channels, heads, keys, expansion) for _ in range(layers)
         )
-        self.dropout = FeatureDropout(dropout, whole_channels=True)
+        self.dropout = FeatureDropout(read.dropout, whole_channels=True)
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)
