@@ -175,7 +175,7 @@ class MessagePassingNetwork(StateNetwork):
         stream: keep no state of weights at all, but make it anew from the weights in every round,
             tile by tile: the same answers in memory of the neurons alone, for (rounds + 1) / 2
             times the updates of edges. For networks of many millions of weights. Means alone can be
-            pooled so, and :meth:`states` has no states of weights.
+            pooled so, and ``states(networks)`` has none of weights.
         encoder, readout: further options of the :class:`~nngraph.nn.NetworkEncoder` and of the
             :class:`~nngraph.nn.Readout`, as plain data; or all of them, as such.
         runner, generator: of the :class:`Probes`; networks that are no chains are run by one.
