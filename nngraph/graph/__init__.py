@@ -46,7 +46,7 @@ from nngraph.graph.run import forward
 from nngraph.graph.spaces import Factor, Space, group_permutation
 from nngraph.graph.stack import NeuralGraphStack, to_batch
 from nngraph.graph.symmetry import Symmetry
-from nngraph.graph.topology.kinds import BLOCK_KINDS, COLUMN_KINDS, KERNEL_AXES
+from nngraph.graph.topology.build import BLOCK_KINDS, COLUMN_KINDS, KERNEL_AXES
 from nngraph.graph.topology.tables import (
     Blocks,
     Bucket,

@@ -20,6 +20,7 @@ from nngraph.kernels.triton import edges as triton_edges
 
 #: Where what a function makes of an edge goes: it stays there, or is summed at a neuron.
 To = Literal["edge", "source", "target"]
+_SIDES: tuple[Side, ...] = ("target", "source", "block")
 
 
 class EdgeUpdate(NamedTuple):
@@ -93,7 +94,7 @@ def edge_update(
         if block is not None:
             own = own + gather(topology, block, "block", steps)
         e = e + edge_affine(topology, own, source, target, steps, silu)
-        return EdgeUpdate(e, *_means(topology, e, steps))
+        return EdgeUpdate(e, *(reduce(topology, e, side, "mean", steps) for side in _SIDES))
 
     if backend == TRITON or is_dense(topology, backend, e):
         given = fused.Given(plain, topology, normalise, recompute)
@@ -216,16 +217,9 @@ def streamed_edge_means(
         block = torch.zeros_like(place) if update.block is None else update.block
         features += [("source", update.source), ("target", update.target), ("block", block)]
     parameters = [encoder, *(update.weight for update in updates)]
-    sides: tuple[Side, ...] = ("target", "source", "block")
-    totals = _mapped(topology, states, features, parameters, sides, backend, channels)
+    totals = _mapped(topology, states, features, parameters, _SIDES, backend, channels)
     incoming, outgoing, blocks = (
         total / count_of(topology, side).clamp(min=1).to(total.dtype).unsqueeze(-1)
-        for total, side in zip(totals, sides, strict=True)
+        for total, side in zip(totals, _SIDES, strict=True)
     )
     return incoming, outgoing, blocks
-
-
-def _means(topology: Topology, e: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Means of edges into and out of each neuron, and over each block."""
-    incoming, outgoing = (reduce(topology, e, s, "mean", backend) for s in ("target", "source"))
-    return incoming, outgoing, reduce(topology, e, "block", "mean", backend)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter
-from nngraph.graph.topology.kinds import BLOCK_KINDS, COLUMN_KINDS
+from nngraph.graph.topology.build import BLOCK_KINDS, COLUMN_KINDS
 from nngraph.graph.topology.tables import Nodes, Table
 from nngraph.graph.topology.topology import Topology
 from nngraph.testing import random_architectures, random_stack, structured_architectures

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from nngraph.graph.activations import Activation
-from nngraph.graph.architecture import Architecture
+from nngraph.graph.architecture import COLUMNS, Architecture
 from nngraph.graph.groups import ROLES
-from nngraph.graph.topology.kinds import KERNEL_AXES, block_kind, column_kind, kernel_size
+from nngraph.graph.layout import Block, Column
 from nngraph.graph.topology.meetings import meetings
 from nngraph.graph.topology.tables import Blocks, Bucket, Groups, Level, Members, Neurons, Nodes
 
@@ -24,6 +24,48 @@ _GROUP_COLUMNS = ("graph", "size", "role", "level", "depth_from_output", "activa
 _BLOCK_COLUMNS = ("graph", "rows", "columns", "parts", "source", "target", "edge", "level", "kind")
 _ENDS = ("source_group", "target_group")
 _OUTPUT = ROLES.index("output")
+
+# -- what kind of tensor a block of edges and a column of node features is ------------------------
+
+#: A weight from every neuron to every other; the same with taps, as of a convolution; one of
+#: several parts, as with groups; one number per neuron, as the scale of a norm; a residual.
+BLOCK_KINDS = ("dense", "kernel", "grouped", "diagonal", "identity")
+#: No parameter, the columns that have one place in every architecture, and all others.
+COLUMN_KINDS = ("none", *COLUMNS, "other")
+#: Axes of a kernel that are told apart; the sizes of further ones multiply into the last.
+KERNEL_AXES = 3
+
+
+def _block_kind(block: Block) -> int:
+    """Return the index into :data:`BLOCK_KINDS`."""
+    letters = set(block.slab.axes)
+    if block.identity:
+        kind = "identity"
+    elif not letters & {"t", "s"}:
+        kind = "diagonal"
+    elif "b" in letters:
+        kind = "grouped"
+    else:
+        kind = "kernel" if "f" in letters else "dense"
+    return BLOCK_KINDS.index(kind)
+
+
+def _kernel_size(block: Block) -> tuple[int, ...]:
+    """Return the sizes of the block's kernel along its axes, 1 where it has fewer."""
+    factors = zip(block.slab.axes, block.slab.factors(block.parameter.shape), strict=True)
+    found = [1] * KERNEL_AXES
+    for axis, size in enumerate(size for letter, size in factors if letter == "f"):
+        found[min(axis, KERNEL_AXES - 1)] *= size
+    return tuple(found)
+
+
+def _column_kind(column: Column) -> int:
+    """Return the index into :data:`COLUMN_KINDS`."""
+    name = column.slab.column
+    return COLUMN_KINDS.index(name if name in COLUMNS else "other")
+
+
+# -- the topology --------------------------------------------------------------------------------
 
 
 def build(
@@ -138,7 +180,7 @@ def _group_table(
         row["moves"] = any(factor.space in architecture.spaces for factor in group.factors)
     made["level"], made["depth_from_output"] = level, height
     for c in architecture.columns:
-        made["columns"][c.group, c.column : c.column + c.width] = column_kind(c)
+        made["columns"][c.group, c.column : c.column + c.width] = _column_kind(c)
     return made
 
 
@@ -147,7 +189,7 @@ def _block_table(architecture: Architecture) -> np.ndarray:
     first = architecture.node_starts
     rows = [
         (0, b.rows, b.columns, b.parts, first[b.source], first[b.target], b.start,
-         level[b.target], block_kind(b), b.source, b.target, kernel_size(b))
+         level[b.target], _block_kind(b), b.source, b.target, _kernel_size(b))
         for b in architecture.blocks
     ]  # fmt: skip
     return np.array(rows, _dtype((*_BLOCK_COLUMNS, *_ENDS), "kernel_size", KERNEL_AXES))
