@@ -138,11 +138,9 @@ def save_graph(graph: NeuralGraph, path: str | Path) -> None:
     if graph.is_materialised and cast(Tensor, graph.edge_attr).shape[1] != 1:
         tensors[f"{_EXTRA}edge_attr"] = cast(Tensor, graph.edge_attr).detach()
     metadata = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "architecture": graph.architecture.to_json(),
+        "format": _FORMAT, "version": _VERSION, "architecture": graph.architecture.to_json(),
         "attributes": json.dumps(plain),
-    }
+    }  # fmt: skip
     # Fresh memory for each: safetensors refuses tensors that share theirs.
     tensors = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
     try:

@@ -155,11 +155,9 @@ def stacked_to_graphs(
 
 
 def _listed_maps(
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None] | None,
-    activations: Activations,
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None, activations: Activations,
     names: Sequence[str] | None,
-) -> tuple[list[ChainLayer], dict[str, Tensor]]:
+) -> tuple[list[ChainLayer], dict[str, Tensor]]:  # fmt: skip
     depth = len(weights)
     if depth == 0:
         raise InvalidGraphError("there are no weights; expected at least one matrix (out, in).")

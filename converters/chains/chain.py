@@ -50,14 +50,13 @@ def chain_architecture(
         rows, columns = shape
         if not rows or not columns:
             raise InvalidGraphError(
-                f"parameter {affine.weight!r} has shape ({rows}, {columns}); expected at least one "
-                "neuron on either side."
+                f"parameter {affine.weight!r} has shape {shape}; expected at least one neuron on "
+                "either side."
             )
         if i and columns != widths[-1]:
             raise InvalidGraphError(
-                f"parameter {affine.weight!r} of shape ({rows}, {columns}) takes {columns} inputs, "
-                f"but {maps[i - 1].weight!r} before it gives {widths[-1]} outputs; "
-                "expected a chain."
+                f"parameter {affine.weight!r} of shape {shape} takes {columns} inputs, but "
+                f"{maps[i - 1].weight!r} before it gives {widths[-1]} outputs; expected a chain."
             )
         if affine.bias is not None and shapes[affine.bias] != (rows,):
             raise InvalidGraphError(
@@ -74,11 +73,9 @@ def chain_architecture(
 
 
 def chain_to_graph(
-    maps: Sequence[ChainLayer],
-    parameters: Mapping[str, Tensor],
-    allow_nonfinite: bool = False,
-    differentiable: bool = False,
-) -> NeuralGraph:
+    maps: Sequence[ChainLayer], parameters: Mapping[str, Tensor], allow_nonfinite: bool,
+    differentiable: bool,
+) -> NeuralGraph:  # fmt: skip
     """Put the parameters of a chain, checked tensors by name, on its graph, without a copy."""
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     architecture = chain_architecture(maps, shapes)
@@ -86,11 +83,9 @@ def chain_to_graph(
 
 
 def to_neural_graph(
-    architecture: Architecture,
-    parameters: Mapping[str, Tensor],
-    allow_nonfinite: bool,
+    architecture: Architecture, parameters: Mapping[str, Tensor], allow_nonfinite: bool,
     differentiable: bool,
-) -> NeuralGraph:
+) -> NeuralGraph:  # fmt: skip
     """Put parameters on an architecture, detached if they are not to be differentiable."""
     if not differentiable:
         parameters = {name: value.detach() for name, value in parameters.items()}

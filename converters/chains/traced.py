@@ -117,13 +117,11 @@ class _Tracer(fx.Tracer):
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Make one symbolic input; further arguments of ``forward`` keep their defaults."""
         expected = list(inspect.signature(root_fn).parameters.values())[1:]
-        optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
-        if (
-            not expected
-            or expected[0].kind in named
-            or any(p.default is p.empty and p.kind not in optional for p in expected[1:])
-        ):
+        kinds = inspect.Parameter
+        optional = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+        named = (kinds.KEYWORD_ONLY, kinds.VAR_KEYWORD)
+        more = [p for p in expected[1:] if p.default is p.empty and p.kind not in optional]
+        if not expected or expected[0].kind in named or more:
             raise UnsupportedModuleError(
                 f"{describe(self.root, '')} has forward{inspect.signature(root_fn)}; expected one "
                 f"tensor, and defaults for everything else. {CONVERTIBLE}"
@@ -244,13 +242,12 @@ class _Reader:
     def _reshaped(self, node: fx.Node, name: str) -> Neurons:
         """Flatten the input to rows; refused anywhere else."""
         value = self._argument(node.args[0]) if node.args else None
-        if not isinstance(value, Neurons) or value.maps or value.operators:
+        given = dict(zip(("input", "start_dim", "end_dim"), node.args, strict=False)) | node.kwargs
+        dims = (given.get("start_dim", 0), given.get("end_dim", -1))
+        other = name == "flatten" and dims != (1, -1)
+        if not isinstance(value, Neurons) or value.maps or value.operators or other:
             raise NoChain("flattens something else than each input to one row")
         if name == "flatten":
-            given = dict(zip(("input", "start_dim", "end_dim"), node.args, strict=False))
-            given.update(node.kwargs)
-            if given.get("start_dim", 0) != 1 or given.get("end_dim", -1) != -1:
-                raise NoChain("flattens something else than each input to one row")
             return value
         sizes = node.args[1:]
         if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):

@@ -71,21 +71,16 @@ class ExternalData:
         """Whether a region overlaps one handed out before; if not, note it."""
         regions = self._regions.setdefault(location, [])
         place = bisect_left(regions, (start, end))
-        if place > 0 and regions[place - 1][1] > start:
-            return True
-        if place < len(regions) and regions[place][0] < end:
-            return True
-        regions.insert(place, (start, end))
-        return False
+        before, after = regions[max(place - 1, 0) : place], regions[place : place + 1]
+        overlaps = any(own[1] > start for own in before) or any(own[0] < end for own in after)
+        if not overlaps:
+            regions.insert(place, (start, end))
+        return overlaps
 
     def _open(self, location: str, what: str) -> mmap.mmap:
         parts = PurePosixPath(location).parts
-        if (
-            not parts
-            or location.startswith("/")
-            or ".." in parts
-            or any(character in location for character in "\\:\0")
-        ):
+        foreign = location.startswith("/") or any(c in location for c in "\\:\0")
+        if not parts or foreign or ".." in parts:
             raise DataFileError(
                 f"{what} is kept in {location!r}; expected the relative path of a file in the "
                 "model's own folder, with no '..', no drive and no backslash."

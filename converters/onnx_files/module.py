@@ -64,12 +64,13 @@ class OnnxModule(nn.Module):
         self.register_buffer("_present", torch.empty(0, dtype=self._working), persistent=False)
         self._keys: dict[str, str] = {}
         self._keys = state_dict_keys([*roles.parameters, *roles.buffers], self)
-        for name, tensor in roles.parameters.items():
-            holder, last = self._holder(name)
-            holder.register_parameter(last, nn.Parameter(tensor))
-        for name, tensor in roles.buffers.items():
-            holder, last = self._holder(name)
-            holder.register_buffer(last, tensor)
+        for name, tensor in {**roles.parameters, **roles.buffers}.items():
+            *path, last = self._keys[name].split(".")
+            holder = submodule_at(self, path)  # made where it is not there yet
+            if name in roles.parameters:
+                holder.register_parameter(last, nn.Parameter(tensor))
+            else:
+                holder.register_buffer(last, tensor)
 
     def onnx_names(self) -> dict[str, str]:
         """Return for each key of the state dict the name of that tensor in the file."""
@@ -82,8 +83,8 @@ class OnnxModule(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the network."""
         present: Tensor = self.get_buffer("_present")
-        values: dict[str, Value] = dict(zip(self._input_names(), inputs, strict=False))
         self._check(inputs)
+        values: dict[str, Value] = {i.name: x for i, x in zip(self.inputs, inputs, strict=True)}
         values.update(self._known)
         for name, key in self._keys.items():
             values[name] = attrgetter(key)(self)
@@ -95,8 +96,11 @@ class OnnxModule(nn.Module):
                     values[name] = value  # type: ignore[assignment]
             for name in node.last_reads:
                 values.pop(name, None)
-        found = [self._output(values[name], present) for name in self.outputs]
-        return found[0] if len(found) == 1 else tuple(found)
+        found = tuple(
+            v if isinstance(v, Tensor) else torch.from_numpy(v.copy()).to(present.device)
+            for v in (values[name] for name in self.outputs)
+        )
+        return found[0] if len(found) == 1 else found
 
     def extra_repr(self) -> str:
         """Return inputs, outputs and operators, for printing."""
@@ -106,14 +110,6 @@ class OnnxModule(nn.Module):
             + (f"left out: {', '.join(self.left_out)}; " if self.left_out else "")
             + f"opset={self.opset}; {operators}"
         )
-
-    def _input_names(self) -> list[str]:
-        return [declared.name for declared in self.inputs]
-
-    def _holder(self, name: str) -> tuple[nn.Module, str]:
-        """Return the module that holds a tensor, and its name there; submodules are made."""
-        *path, last = self._keys[name].split(".")
-        return submodule_at(self, path), last
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
         expected = f"expected {', '.join(map(str, self.inputs))}"
@@ -149,12 +145,6 @@ class OnnxModule(nn.Module):
             raise InvalidGraphError(
                 f"{call.node.where} cannot be run on inputs of the shapes {shapes}: {error}"
             ) from error
-
-    def _output(self, value: Value, present: Tensor) -> Tensor:
-        if isinstance(value, Tensor):
-            return value
-        return torch.from_numpy(value.copy()).to(present.device)
-
 
 def _working_type(tensors: Sequence[Tensor]) -> torch.dtype:
     """Return the type of most weights; float32 if there are none."""

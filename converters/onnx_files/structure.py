@@ -170,13 +170,9 @@ def _declaration(value: ValueInfoProto) -> Declaration:
             f"the input {value.name!r} is {found}; expected a tensor of real numbers, "
             "integers or booleans."
         )
-    dims = None
-    if tensor.HasField("shape"):
-        dims = tuple(
-            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
-            for d in tensor.shape.dim
-        )
-    return Declaration(value.name, tensor.elem_type, dims)
+    sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
+    dims = tuple(size if size > 0 else None for size in sizes)
+    return Declaration(value.name, tensor.elem_type, dims if tensor.HasField("shape") else None)
 
 
 def _order(

@@ -17,10 +17,6 @@ _COLUMNS = {
 }
 
 
-def _input(builder: Builder, layer: Layer) -> list[int]:
-    return []  # made when a layer reads it, which knows what of it counts as neurons
-
-
 def _output(builder: Builder, layer: Layer) -> list[int]:
     input_groups = builder.input_groups(layer)
     led_to = {s.target for slabs in builder.slabs.values() for s in slabs if s.source is not None}
@@ -45,25 +41,17 @@ def _matrix(builder: Builder, layer: Layer) -> list[int]:
     axes = builder.axis_pieces(weight)
     # The first axis of a convolution's weight: outputs, or inputs where it is transposed.
     whole = _in_groups(axes[0], groups)
-    if ends is None or whole is None or not _stands_alone(builder, axes, groups):
+    # An axis whose space lies within one of another axis counts no neurons of a group by itself;
+    # but for that of the groups of a convolution, which both ends share.
+    spaces = [builder.spaces(piece) for axis in axes for piece in axis]
+    alone = groups > 1 or all(outer <= own for own, outer in spaces)
+    if ends is None or whole is None or not alone:
         builder.place_anywhere(weight)
         targets = [slab.target for slab in builder.slabs[weight]]
     else:
         targets = _connect(builder, layer, weight, [whole, *axes[1:]], ends, groups)
     _biases(builder, others, targets)
     return list(dict.fromkeys(targets))
-
-
-def _stands_alone(builder: Builder, axes: Sequence[Sequence[Piece]], groups: int) -> bool:
-    """Whether each axis counts neurons of a group by itself, without the other axes' help.
-
-    An axis whose space lies within one of another axis does not; but for that of the groups of a
-    convolution, which both ends share.
-    """
-    if groups > 1:
-        return True
-    spaces = [builder.spaces(piece) for axis in axes for piece in axis]
-    return all(outer <= own for own, outer in spaces)
 
 
 def _in_groups(own: tuple[Piece, ...], groups: int) -> tuple[Piece, ...] | None:
@@ -174,21 +162,16 @@ def _columns(
 
 def _shared(builder: Builder, layer: Layer, others: Sequence[tuple[str, str]]) -> list[int]:
     """A layer whose weight stands in the graph already: its output is at one of its ends."""
+    counted = {piece.counts for axis in layer.output_axes for piece in pieces(axis)}
     for _, name in layer.parameters:
-        ends: list[int] = []
-        for slab in builder.slabs.get(builder.known[name], []):
-            ends += [slab.target, *([] if slab.source is None else [slab.source])]
-        made = [g for g in dict.fromkeys(ends) if _is_made(builder, layer, g)]
+        slabs = builder.slabs.get(builder.known[name], [])
+        ends = (end for slab in slabs for end in (slab.target, slab.source) if end is not None)
+        made = [end for end in ends if builder.groups[end].factors in counted]
         if made:
             _biases(builder, others, made[:1])
             return made[:1]
     builder.place_anywhere(*(name for _, name in others))
     return builder.passed_on(layer)
-
-
-def _is_made(builder: Builder, layer: Layer, group: int) -> bool:
-    wanted = builder.groups[group].factors
-    return any(piece.counts == wanted for axis in layer.output_axes for piece in pieces(axis))
 
 
 def _norm(builder: Builder, layer: Layer) -> list[int]:
@@ -232,7 +215,8 @@ def _pointwise(builder: Builder, layer: Layer) -> list[int]:
     """A sum or product: the neurons of every operand lead, one by one, to new neurons."""
     own = builder.new_parameters(layer)
     operands = [builder.output_groups[i] for i in layer.inputs]
-    if not own and (len(operands) < 2 or len({_shape(builder, o) for o in operands}) > 1):
+    factors = {tuple(builder.groups[g].factors for g in operand) for operand in operands}
+    if not own and (len(operands) < 2 or len(factors) > 1):
         return builder.passed_on(layer)
     operands = [builder.counted(layer, operand) for operand in operands]
     shapes = [o for o in operands if o]
@@ -266,10 +250,6 @@ def _pointwise(builder: Builder, layer: Layer) -> list[int]:
                 if builder.groups[source].factors == builder.groups[target].factors
             ]
     return targets
-
-
-def _shape(builder: Builder, groups: Sequence[int]) -> tuple[tuple[Factor, ...], ...]:
-    return tuple(builder.groups[g].factors for g in groups)
 
 
 def _matches(builder: Builder, own: Sequence[Piece], targets: Sequence[int]) -> bool:
@@ -382,7 +362,7 @@ def _found(
 
 
 PLACERS: dict[str, Callable[[Builder, Layer], list[int]]] = {
-    "input": _input,
+    "input": lambda builder, layer: [],  # made when a layer reads it, which knows what counts
     "output": _output,
     "linear": _matrix,
     "convolution": _matrix,
