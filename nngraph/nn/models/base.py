@@ -171,6 +171,7 @@ class StateNetwork(Metanetwork):
 
     Attributes:
         equivariant_vectors: K of the states' equivariant vectors, 0 where they have none.
+        extra: numbers per network that the read-out is told besides the states.
 
     Args:
         channels, edge_channels: C and C_e of the states that :meth:`states` returns; C_e is 0 where
@@ -180,6 +181,7 @@ class StateNetwork(Metanetwork):
     """
 
     equivariant_vectors: int = 0
+    extra: int = 0
 
     def __init__(
         self,
@@ -198,7 +200,7 @@ class StateNetwork(Metanetwork):
     def make_readout(self, options: ReadoutOptions) -> nn.Module:
         """Return what makes answers of states, ``(topology, x, edge_attr) -> answers``."""
         sizes = self.channels, self.edge_channels, self.num_outputs
-        return Readout(self.limits, *sizes, options)
+        return Readout(self.limits, *sizes, options, self.extra)
 
     @abstractmethod
     def states(self, networks: Networks) -> States:

@@ -21,7 +21,7 @@ from nngraph.nn.layers.pooling import EdgePooling, PoolingKind, TensorNodes
 from nngraph.nn.models.base import StateNetwork, Traits, options_of
 from nngraph.nn.probes.probes import Probes
 from nngraph.nn.probes.running import Runner
-from nngraph.nn.readouts.readout import Readout, ReadoutOptions
+from nngraph.nn.readouts.readout import ReadoutOptions
 
 #: What a round returns.
 Update = tuple[Tensor, kernels.EdgeUpdate | None]
@@ -219,7 +219,7 @@ class MessagePassingNetwork(StateNetwork):
             EncoderOptions, encoder, ordered=True, unit_weights=False, messages=messages
         )
         own, read = ReadoutOptions(**shared), options_of(ReadoutOptions, readout, **shared)
-        self.checkpoint, self.stream, self.num_probes = checkpoint, stream, probes
+        self.checkpoint, self.stream = checkpoint, stream
         if self.stream and (pooling != "mean" or tensor_nodes):
             raise ValueError(
                 f"stream=True was given with pooling={pooling!r} and tensor_nodes={tensor_nodes}; "
@@ -248,17 +248,12 @@ class MessagePassingNetwork(StateNetwork):
         self.width = 0 if self.encoder.ordered is None else self.encoder.ordered.width
         told = statistics and num_outputs
         self.statistics = NetworkStatistics(self.architectures) if told else None
+        self.extra = limits.outputs * (self.width + probes)
+        self.extra += 0 if self.statistics is None else self.statistics.width
         if num_outputs:
             self.readout = self.make_readout(read)
         if stream:  # the read-out hears of weights, whose states are not kept
             self.edge_channels = 0
-
-    def make_readout(self, options: ReadoutOptions) -> Readout:
-        """Return a read-out of states, of what reached the outputs, and of what else is asked."""
-        extra = 0 if self.statistics is None else self.statistics.width
-        extra += self.limits.outputs * (self.width + self.num_probes)
-        sizes = self.channels, self.edge_channels, self.num_outputs
-        return Readout(self.limits, *sizes, options, extra)
 
     def states(self, networks: Networks) -> States:
         features = self.read(networks)

@@ -218,9 +218,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         known: Callable[[int, Level], Tensor], hidden: nn.ModuleList,
         inputs: nn.Module | None, outputs: nn.Module | None,
     ) -> Tensor:  # fmt: skip
-        """Return features of all neurons: of hidden ones by maps of what is known at their level,
-        of inputs and outputs by a map of what reaches them.
-        """  # fmt: skip
+        """Map what is known of hidden neurons, and what reaches inputs and outputs, if anything."""
         found = []
         for number, level in enumerate(levels):
             x = level.free.new_zeros(*level.free.shape[:-1], channels)
