@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "ArchitectureError",
+    "DataFileError",
+    "InvalidGraphError",
+    "MissingDependencyError",
+    "NNGraphError",
+    "NonFiniteError",
+    "UnsupportedModuleError",
+]
+
 
 class NNGraphError(Exception):
     """Base of every error that a user of nngraph can cause and mend."""

@@ -29,6 +29,17 @@ from nngraph.nn import (
 )
 from nngraph.testing import equivariance_error, random_features
 
+__all__ = [
+    "LAYERS",
+    "Layer",
+    "LayerCheck",
+    "ModelCheck",
+    "Validation",
+    "at_most",
+    "default_architecture",
+    "validate",
+]
+
 #: Largest relative error of an exact layer or model, in each precision.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 #: The judge makes dense matrices, so widths beyond this are judged at this width. The maps of a

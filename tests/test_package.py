@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_all_public_names_are_listed():
     assert sorted(nngraph._HOME) == nngraph.__all__ == sorted(nngraph.__all__)
     assert set(nngraph.__all__) <= set(dir(nngraph))
+
+
+def test_whatever_the_site_describes_lists_its_public_names():
+    pages = [path.read_text() for path in (ROOT / "docs/reference").glob("*.md")]
+    faces = [face for page in pages for face in re.findall(r"face:: (\S+)", page)]
+    assert "nngraph.validation" in faces
+    for face in faces:
+        module = import_module(face)
+        assert all(hasattr(module, name) for name in module.__all__), face
 
 
 def test_the_version_is_the_one_of_the_package():
