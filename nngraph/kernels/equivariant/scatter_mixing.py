@@ -24,7 +24,7 @@ class ScatterMixing(nn.Module):
         MissingDependencyError: if torch-scatter is not installed.
     """
 
-    #: Entry, nodes before edges, and row, tables of neurons before the global one: ``[2, P]``.
+    #: ``[2, P]`` entries, nodes before edges, and rows, tables of neurons before the global one.
     pairs: Tensor
     #: Number of entries that each row averages.
     counts: Tensor
