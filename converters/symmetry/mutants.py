@@ -10,27 +10,24 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from converters.symmetry.arguments import as_arguments
-from converters.symmetry.axes import Axis, Factor, change_factors, factors_of
+from converters.symmetry.axes import Axis, Factor, change_factors, factors_of, held
 from converters.symmetry.checking import SEEN, TOLERANCE
 from converters.symmetry.running import Draw, Network
 from converters.symmetry.shaking import Draws
 from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.spec_ties import (
-    Tie,
-    moved,
-    permute_tie,
-    ties_of,
-    under_all_names,
-)
+from converters.symmetry.spec_ties import Tie, moved, permute_tie, ties_of, under_all_names
 from nngraph.graph import Space
+
+_Item = TypeVar("_Item")
+_Axes: TypeAlias = Mapping[str, tuple[Axis, ...]]
 
 #: Draws on which it is looked at why a mutant survived all of them.
 DRAWS = 3
@@ -84,20 +81,22 @@ class MutationTest:
         return f"{self.caught} of {self.total} mutants caught" + (f"; {text}" if text else "")
 
 
-def mutants(
-    spec: PermutationSpec, generator: torch.Generator | int, count: int
-) -> list[Mutant]:
+def mutants(spec: PermutationSpec, generator: torch.Generator | int, count: int) -> list[Mutant]:
     """Return so many wrong specs, drawn at random; fewer if there is nothing to get wrong."""
     if isinstance(generator, int):
         generator = torch.Generator().manual_seed(generator)
+    mistakes = _Mistakes(spec, generator)
     found: list[Mutant] = []
-    for number in itertools.count():
-        if len(found) == count or number == 20 * count:
-            return found
-        mutant = _chosen(_KINDS, generator)(spec, generator)
-        if mutant is not None and mutant.spec != spec and _is_well_formed(mutant.spec):
+    for _ in range(20 * count):
+        try:
+            mutant = mistakes.draw()
+        except _Nothing:
+            continue
+        if mutant.spec != spec and _is_well_formed(mutant.spec):
             found.append(mutant)
-    raise AssertionError
+            if len(found) == count:
+                break
+    return found
 
 
 def _is_well_formed(spec: PermutationSpec) -> bool:
@@ -119,134 +118,116 @@ def _has_outer(spec: PermutationSpec, inner: str, outer: str, name: str, place: 
     return all(counts((s,), outer) == 1 for s in axes[place] if counts((s,), inner))
 
 
-def _below(count: int, generator: torch.Generator) -> int:
-    return int(torch.randint(count, (), generator=generator))
+class _Nothing(Exception):
+    """There is nothing to get wrong in that way."""
 
 
-def _chosen(items: Sequence[Any], generator: torch.Generator) -> Any:
-    return items[_below(len(items), generator)] if items else None
+class _Mistakes:
+    """Gets a spec wrong, each time in another way."""
+
+    def __init__(self, spec: PermutationSpec, generator: torch.Generator) -> None:
+        self.spec, self.generator = spec, generator
+        self.spaces = [space for space in spec.free_spaces if space.size > 1]
+        self.kinds = (self.dropped, self.split, self.swapped, self.freed, self.nested)
+
+    def draw(self) -> Mutant:
+        """Return a mutant; raise ``_Nothing`` where its kind of mistake is not possible."""
+        return self.chosen(self.kinds)()
+
+    def chosen(self, items: Sequence[_Item]) -> _Item:
+        if not items:
+            raise _Nothing
+        return items[int(torch.randint(len(items), (), generator=self.generator))]
+
+    def tie(self) -> tuple[Space, Tie]:
+        """Choose a tie of a space that has several."""
+        several = [(space, ties_of(self.spec, space.name)) for space in self.spaces]
+        space, ties = self.chosen([(space, ties) for space, ties in several if len(ties) > 1])
+        return space, self.chosen(ties)
+
+    def mutant(
+        self, kind: str, text: str, space: str, names: Iterable[str], *ties: tuple[str, Tie],
+        **changes: Any,
+    ) -> Mutant:  # fmt: skip
+        changed = replace(self.spec, **changes)
+        return Mutant(changed, self.spec, kind, text, space, tuple(dict.fromkeys(names)), ties)
+
+    def dropped(self) -> Mutant:
+        """A tie is dropped: that axis stays when its space is relabelled."""
+        space, tie = self.tie()
+        axes = _with_factor(self.spec.parameters, space.name, tie, Factor(space.size))
+        text, broken = f"{space.name} without {tie}", (space.name, tie)
+        return self.mutant("dropped", text, space.name, [tie.name], broken, parameters=axes)
+
+    def split(self) -> Mutant:
+        """A tie is given a space of its own."""
+        space, tie = self.tie()
+        own = Space(f"{space.name} apart", space.size, space.within)
+        if any(own.name in other.within for other in self.spec.spaces):
+            raise _Nothing
+        axes = _with_factor(self.spec.parameters, space.name, tie, Factor(space.size, own.name))
+        return self.mutant(
+            "split", f"{tie} apart from {space.name}", own.name, [tie.name], (space.name, tie),
+            spaces=(*self.spec.spaces, own), parameters=axes,
+        )  # fmt: skip
+
+    def swapped(self) -> Mutant:
+        """Two ties of spaces of one size change places."""
+        one, other = self.chosen([
+            pair for pair in itertools.combinations(self.spaces, 2)
+            if pair[0].size == pair[1].size and pair[0].within == pair[1].within
+        ])  # fmt: skip
+        first, second = (self.chosen(ties_of(self.spec, space.name)) for space in (one, other))
+        own = Tie(first.name, first.axis)
+        axes = _with_factor(self.spec.parameters, one.name, first, Factor(one.size, "\0"))
+        axes = _with_factor(axes, other.name, second, Factor(one.size, one.name))
+        axes = _with_factor(axes, "\0", own, Factor(one.size, other.name))
+        text = f"{first} of {one.name} and {second} of {other.name} exchanged"
+        broken = (one.name, first), (other.name, second)
+        names = [first.name, second.name]
+        return self.mutant("swapped", text, one.name, names, *broken, parameters=axes)
+
+    def freed(self) -> Mutant:
+        """A fixed axis is given a space of its own."""
+        name, place, size = self.chosen([
+            (name, place, axis[0][0].size)
+            for name, axes in self.spec.parameters.items() if name not in self.spec.unused
+            for place, axis in enumerate(axes)
+            if axis == held(axis) and axis[0][0].size > 1
+        ])  # fmt: skip
+        axes = list(self.spec.parameters[name])
+        axes[place] = ((Factor(size, "freed"),),)
+        return self.mutant(
+            "freed", f"{name}[{place}] free", "freed", [name],
+            spaces=(*self.spec.spaces, Space("freed", size)),
+            parameters={**self.spec.parameters, name: tuple(axes)},
+        )  # fmt: skip
+
+    def nested(self) -> Mutant:
+        """A space is said to lie within another, with an order of its own for each neuron there."""
+        inner, outer = self.chosen([
+            (inner, outer) for inner, outer in itertools.permutations(self.spaces, 2)
+            if outer.name not in inner.within and not outer.within
+            and not any(inner.name in space.within for space in self.spec.spaces)
+        ])  # fmt: skip
+        within = replace(inner, within=(*inner.within, outer.name))
+        return self.mutant(
+            "nested", f"{inner.name} within {outer.name}", inner.name,
+            [tie.name for tie in ties_of(self.spec, inner.name)],
+            spaces=tuple(within if space is inner else space for space in self.spec.spaces),
+        )  # fmt: skip
 
 
-def _moving(spec: PermutationSpec) -> list[Space]:
-    return [space for space in spec.free_spaces if space.size > 1]
-
-
-def _with_factor(
-    spec: PermutationSpec, space: str, tie: Tie, factor: Factor
-) -> dict[str, tuple[Any, ...]]:
+def _with_factor(axes: _Axes, space: str, tie: Tie, factor: Factor) -> _Axes:
     """Return the axes of all parameters, with another factor at one tie."""
-    axes = list(spec.parameters[tie.name])
     numbers = itertools.count()
 
     def exchanged(old: Factor) -> Factor:
         return factor if old.space == space and next(numbers) == tie.number else old
 
-    axes[tie.axis] = change_factors(axes[tie.axis], exchanged)
-    return {**spec.parameters, tie.name: tuple(axes)}
-
-
-def _tie(
-    spec: PermutationSpec, generator: torch.Generator
-) -> tuple[Space, Tie] | None:
-    several = [(space, ties_of(spec, space.name)) for space in _moving(spec)]
-    space, ties = _chosen([(s, t) for s, t in several if len(t) > 1], generator) or (None, ())
-    return None if space is None else (space, _chosen(ties, generator))
-
-
-def _dropped(spec: PermutationSpec, generator: torch.Generator) -> Mutant | None:
-    """A tie is dropped: that axis stays when its space is relabelled."""
-    if (found := _tie(spec, generator)) is None:
-        return None
-    space, tie = found
-    axes = _with_factor(spec, space.name, tie, Factor(space.size))
-    return Mutant(
-        replace(spec, parameters=axes), spec, "dropped", f"{space.name} without {tie}",
-        space.name, (tie.name,), ((space.name, tie),),
-    )  # fmt: skip
-
-
-def _split(spec: PermutationSpec, generator: torch.Generator) -> Mutant | None:
-    """A tie is given a space of its own."""
-    if (found := _tie(spec, generator)) is None:
-        return None
-    space, tie = found
-    own = Space(f"{space.name} apart", space.size, space.within)
-    if any(own.name in other.within for other in spec.spaces):
-        return None
-    axes = _with_factor(spec, space.name, tie, Factor(space.size, own.name))
-    changed = replace(spec, spaces=(*spec.spaces, own), parameters=axes)
-    text = f"{tie} apart from {space.name}"
-    return Mutant(changed, spec, "split", text, own.name, (tie.name,), ((space.name, tie),))
-
-
-def _swapped(spec: PermutationSpec, generator: torch.Generator) -> Mutant | None:
-    """Two ties of spaces of one size change places."""
-    pairs = [
-        (one, other) for one, other in itertools.combinations(_moving(spec), 2)
-        if one.size == other.size and one.within == other.within
-    ]
-    if (pair := _chosen(pairs, generator)) is None:
-        return None
-    one, other = pair
-    first = _chosen(ties_of(spec, one.name), generator)
-    second = _chosen(ties_of(spec, other.name), generator)
-    axes = _with_factor(spec, one.name, first, Factor(one.size, "\0"))
-    held = replace(spec, spaces=(*spec.spaces, Space("\0", one.size)), parameters=axes)
-    axes = _with_factor(held, other.name, second, Factor(one.size, one.name))
-    held = replace(held, parameters=axes)
-    axes = _with_factor(held, "\0", Tie(first.name, first.axis), Factor(one.size, other.name))
-    changed = replace(spec, parameters=axes)
-    text = f"{first} of {one.name} and {second} of {other.name} exchanged"
-    return Mutant(
-        changed, spec, "swapped", text, one.name, tuple(dict.fromkeys((first.name, second.name))),
-        ((one.name, first), (other.name, second)),
-    )  # fmt: skip
-
-
-def _freed(spec: PermutationSpec, generator: torch.Generator) -> Mutant | None:
-    """A fixed axis is given a space of its own."""
-    plain = [
-        (name, place, axis[0][0].size)
-        for name, axes in spec.parameters.items() if name not in spec.unused
-        for place, axis in enumerate(axes)
-        if len(axis) == 1 and len(axis[0]) == 1 and axis[0][0].size > 1
-        and not spec.is_free(axis) and not axis[0][0].parts and axis[0][0].space is None
-    ]
-    if (found := _chosen(plain, generator)) is None:
-        return None
-    name, place, size = found
-    axes = list(spec.parameters[name])
-    axes[place] = ((Factor(size, "freed"),),)
-    changed = replace(
-        spec, spaces=(*spec.spaces, Space("freed", size)),
-        parameters={**spec.parameters, name: tuple(axes)},
-    )
-    return Mutant(changed, spec, "freed", f"{name}[{place}] free", "freed", (name,))
-
-
-def _nested(spec: PermutationSpec, generator: torch.Generator) -> Mutant | None:
-    """A space is said to lie within another, with an order of its own for each of its neurons."""
-    pairs = [
-        (inner, outer) for inner in _moving(spec) for outer in _moving(spec)
-        if inner is not outer and outer.name not in inner.within and not outer.within
-        and not any(inner.name in space.within for space in spec.spaces)
-    ]
-    if (pair := _chosen(pairs, generator)) is None:
-        return None
-    inner, outer = pair
-    spaces = tuple(
-        replace(space, within=(*space.within, outer.name)) if space is inner else space
-        for space in spec.spaces
-    )
-    return Mutant(
-        replace(spec, spaces=spaces), spec, "nested", f"{inner.name} within {outer.name}",
-        inner.name, tuple(dict.fromkeys(tie.name for tie in ties_of(spec, inner.name))),
-    )  # fmt: skip
-
-
-_KINDS: tuple[Callable[[PermutationSpec, torch.Generator], Mutant | None], ...] = (
-    _dropped, _split, _swapped, _freed, _nested,
-)
+    own = list(axes[tie.name])
+    own[tie.axis] = change_factors(own[tie.axis], exchanged)
+    return {**axes, tie.name: tuple(own)}
 
 
 def catch_mutants(
@@ -287,21 +268,15 @@ def catch_mutants(
 def _is_caught(
     mutant: Mutant, draws: Draws, generator: torch.Generator, tolerance: float
 ) -> bool:
-    return any(
-        draw.change(_relabelled(mutant, draw, generator)) > tolerance for draw in draws
-    )
+    return any(draw.change(_relabelled(mutant, draw, generator)) > tolerance for draw in draws)
 
 
-def _relabelled(
-    mutant: Mutant, draw: Draw, generator: torch.Generator
-) -> Mapping[str, Tensor]:
+def _relabelled(mutant: Mutant, draw: Draw, generator: torch.Generator) -> Mapping[str, Tensor]:
     relabelling = moved(mutant.spec.sample(generator, (mutant.space,)), mutant.space)
     return mutant.spec.permute(draw.state, relabelling)
 
 
-def _excuse(
-    mutant: Mutant, draws: Draws, generator: torch.Generator, tolerance: float
-) -> str:
+def _excuse(mutant: Mutant, draws: Draws, generator: torch.Generator, tolerance: float) -> str:
     """Say why a mutant may survive; ``missed`` if it may not."""
     depends, close = False, True
     for draw in draws.first(DRAWS):
@@ -315,21 +290,16 @@ def _excuse(
 def _touched(mutant: Mutant, draw: Draw, generator: torch.Generator) -> dict[str, Tensor]:
     """Return by how much a mistake moves, or should have moved, each entry."""
     spec, state = mutant.original, draw.state
-    sizes = {name: torch.zeros_like(state[name]) for name in mutant.names}
-    moves: list[Mapping[str, Tensor]] = [
-        under_all_names(
-            spec, tie.name,
-            permute_tie(
-                spec, state[tie.name], moved(spec.sample(generator, (space,)), space), space, tie
-            ),
-        )
-        for space, tie in mutant.ties
-    ] or [_relabelled(mutant, draw, generator)]
-    for name in sizes:
-        for change in moves:
-            if name in change and state[name].is_floating_point():
-                sizes[name] += (change[name] - state[name]).abs()
-    return {name: size for name, size in sizes.items() if size.is_floating_point()}
+    moves: list[Mapping[str, Tensor]] = []
+    for space, tie in mutant.ties:
+        indices = moved(spec.sample(generator, (space,)), space)
+        changed = permute_tie(spec, state[tie.name], indices, space, tie)
+        moves.append({tie.name: changed})
+    sizes = {n: torch.zeros_like(state[n]) for n in mutant.names if state[n].is_floating_point()}
+    for change in moves or [_relabelled(mutant, draw, generator)]:
+        for name in sizes.keys() & change.keys():
+            sizes[name] += (change[name] - state[name]).abs()
+    return sizes
 
 
 def _noisy(
