@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from converters.agreement import run_change
 from converters.chains.program import spec_spaces
 from converters.placement.convert import build_architecture, state_of
-from converters.symmetry.arguments import as_arguments
 from converters.symmetry.checking import (
     TOLERANCE,
     Claim,
@@ -34,6 +33,7 @@ from converters.symmetry.checking import (
     check_space,
 )
 from converters.symmetry.derive import Derivation, derive
+from converters.symmetry.located import as_arguments
 from converters.symmetry.memory import widen
 from converters.symmetry.missed import Missed, search_missed
 from converters.symmetry.running import Draw, Network

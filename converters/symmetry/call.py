@@ -49,9 +49,7 @@ class Entry:
 
 
 #: Operations whose results hold entries of the one tensor that they take, and nothing else.
-_MOVING = {
-    *ARRANGING, "expand", "repeat", "repeat_interleave", "_to_copy", "to", "lift_fresh_copy",
-}
+_MOVING = {*ARRANGING, "expand", "repeat", "repeat_interleave", "_to_copy", "to", "lift_fresh_copy"}
 
 Outcome: TypeAlias = "Value | Sequence[Value | None]"
 Rule: TypeAlias = "Callable[[Call], Outcome]"

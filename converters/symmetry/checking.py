@@ -156,9 +156,7 @@ def check_space(
     )  # fmt: skip
 
 
-def _chosen(
-    ties: Sequence[Tie], draws: Draws, generator: torch.Generator
-) -> Sequence[Tie]:
+def _chosen(ties: Sequence[Tie], draws: Draws, generator: torch.Generator) -> Sequence[Tie]:
     parameters = sum(tensor.numel() for tensor in draws.network.state.values())
     count = max(TIES, TIED_PARAMETERS // max(parameters, 1))
     if count >= len(ties):

@@ -111,8 +111,6 @@ def _origin(
 
 def kept_axes(before: tuple[int, ...], after: tuple[int, ...]) -> dict[int, int]:
     """Return the axes that a view leaves whole: new place -> old place."""
-    old = {
-        (math.prod(before[:axis]), size): axis for axis, size in enumerate(before) if size != 1
-    }
+    old = {(math.prod(before[:axis]), size): axis for axis, size in enumerate(before) if size != 1}
     places = {axis: (math.prod(after[:axis]), size) for axis, size in enumerate(after)}
     return {axis: old[place] for axis, place in places.items() if place in old}

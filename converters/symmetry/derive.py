@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.symmetry.arguments import as_arguments, input_tensors
 from converters.symmetry.axes import Axis, Factor
 from converters.symmetry.dims import Dim, atoms, cut, fix, regroup, unify
 from converters.symmetry.engine import Engine
 from converters.symmetry.entries import find_unread
+from converters.symmetry.located import as_arguments, input_tensors
 from converters.symmetry.memory import (
     dense_axes,
     named_tensors,

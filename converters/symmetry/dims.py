@@ -309,9 +309,7 @@ def regroup(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim]:
     return result
 
 
-def _no_refinement(
-    group: list[Dim], size: int, pending: list[Dim], wanted: list[int]
-) -> list[Dim]:
+def _no_refinement(group: list[Dim], size: int, pending: list[Dim], wanted: list[int]) -> list[Dim]:
     """Fix the dimensions up to the next boundary that old and new sizes share."""
     sizes = [size]
     while (have := math.prod(dim.size for dim in group)) != (want := math.prod(sizes)):

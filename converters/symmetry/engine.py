@@ -132,9 +132,7 @@ class Engine:
         reason = Reason(
             operation.name, operation.module_path, "a constant differs from index to index"
         )
-        arguments = replaced(
-            operation.arguments, lambda ref: self._use(self.values[ref], reason)
-        )
+        arguments = replaced(operation.arguments, lambda ref: self._use(self.values[ref], reason))
         call = Call(self, operation, arguments)
         rule = self._rule(operation)
         known = len(self.entries)

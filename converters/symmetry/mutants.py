@@ -17,9 +17,9 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from converters.symmetry.arguments import as_arguments
 from converters.symmetry.axes import Axis, Factor, change_factors, factors_of, held
 from converters.symmetry.checking import SEEN, TOLERANCE
+from converters.symmetry.located import as_arguments
 from converters.symmetry.running import Draw, Network
 from converters.symmetry.shaking import Draws
 from converters.symmetry.spec import PermutationSpec
@@ -265,9 +265,7 @@ def catch_mutants(
     return MutationTest(len(found), len(found) - len(survivors), tuple(survivors))
 
 
-def _is_caught(
-    mutant: Mutant, draws: Draws, generator: torch.Generator, tolerance: float
-) -> bool:
+def _is_caught(mutant: Mutant, draws: Draws, generator: torch.Generator, tolerance: float) -> bool:
     return any(draw.change(_relabelled(mutant, draw, generator)) > tolerance for draw in draws)
 
 

@@ -93,9 +93,7 @@ class Namer:
         return kept or (Factor(segment_size(tuple(factors))),)
 
 
-def _in_order(
-    engine: Engine, parameters: Mapping[str, Sequence[Dim]]
-) -> Iterator[tuple[Dim, str]]:
+def _in_order(engine: Engine, parameters: Mapping[str, Sequence[Dim]]) -> Iterator[tuple[Dim, str]]:
     """Iterate over atoms in the order in which layers make them, each with the name it wants."""
     roles = find_roles(engine.entries)
     for entry in engine.entries:

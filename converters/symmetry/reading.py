@@ -7,6 +7,7 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -14,12 +15,16 @@ from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from converters.symmetry.memory import storage_key
 from converters.symmetry.program import Operation, Program, Ref
 
 #: Sizes that depend on the data stand as numbers that no network has by chance, one per symbol.
 _UNKNOWN_SIZES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121)
+
+
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class LostTensorError(RuntimeError):
@@ -150,7 +155,7 @@ class Reader:
         """Read operations; return what the graph gives."""
         for node in nodes:
             if node.op == "get_attr":
-                value = _attribute(root, str(node.target))
+                value = reduce(getattr, str(node.target).split("."), root)
                 if isinstance(value, Tensor):
                     self._constant(node, value)
                 else:
@@ -169,7 +174,7 @@ class Reader:
             self._inline(node, inner)
             return
         value = node.meta.get("val")
-        if isinstance(value, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)):
+        if isinstance(value, (int, float, *_SYMBOLIC)):
             self.values[node] = self._number(value)
             return
         if value is None:
@@ -186,13 +191,9 @@ class Reader:
             for i, v in enumerate(value if many else (value,))
         )
         self.values[node] = outputs if many else outputs[0]
-        path, line = _origin(node)
-        self.program.operations.append(
-            Operation(
-                node.target, self._argument(tuple(node.args)), self._argument(dict(node.kwargs)),
-                outputs, path, line,
-            )
-        )
+        args, kwargs = self._argument((tuple(node.args), dict(node.kwargs)))
+        operation = Operation(node.target, args, kwargs, outputs, *_origin(node))
+        self.program.operations.append(operation)
 
     def _inline(self, node: fx.Node, inner: Any) -> None:
         graph = self._known(inner)
@@ -206,15 +207,9 @@ class Reader:
         return self.values.get(argument) if isinstance(argument, fx.Node) else None
 
     def _argument(self, argument: Any) -> Any:
-        if isinstance(argument, fx.Node):
-            return self.values.get(argument)
-        if isinstance(argument, (list, tuple)):
-            return type(argument)(self._argument(item) for item in argument)
-        if isinstance(argument, dict):
-            return {key: self._argument(item) for key, item in argument.items()}
-        if isinstance(argument, (torch.SymInt, torch.SymFloat)):
-            return self._number(argument)
-        return argument
+        return pytree.tree_map(
+            lambda a: self.values.get(a) if isinstance(a, fx.Node) else self._number(a), argument
+        )
 
     # -- sizes ------------------------------------------------------------------------------------
 
@@ -223,7 +218,7 @@ class Reader:
 
     def _number(self, value: Any) -> Any:
         """Return a number; symbols of data-dependent sizes are replaced by stand-ins."""
-        if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        if not isinstance(value, _SYMBOLIC):
             return value
         expression = value.node.expr
         for symbol in sorted(expression.free_symbols, key=str):
@@ -240,13 +235,6 @@ class Reader:
         if expression.free_symbols:
             self.program.unknown.add(number)
         return number
-
-
-def _attribute(root: nn.Module, target: str) -> Any:
-    value: Any = root
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _inner(name: str) -> str:

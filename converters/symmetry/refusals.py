@@ -1,13 +1,18 @@
-"""What the derivation cannot take, said clearly before anything is traced."""
+"""What the derivation cannot take: before anything is traced, or as no tracer took a forward."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import linecache
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from converters.symmetry.reading import LostTensorError
 from nngraph.errors import UnsupportedModuleError
 
 
@@ -60,3 +65,146 @@ def check_supported(module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
 
 def _refused(what: str, todo: str) -> UnsupportedModuleError:
     return UnsupportedModuleError(f"{what}; expected dense real tensors, traceable. It {todo}.")
+
+
+# -- why a forward could not be traced, in words that fit it ---------------------------------------
+
+_DATA_DEPENDENT = (
+    "GuardOnDataDependentSymNode", "UserError", "DynamicOutputShapeException",
+    "DataDependentOutputException", "UnsupportedOperatorException",
+)
+
+#: What a forward does at the line or in the function where tracing ends -> why, what to do.
+_ACTS = (
+    (r"pack_padded_sequence|pack_sequence|pad_packed_sequence",
+     "packs sequences by their lengths, which are values",
+     "padded tensors; give them to its recurrent layers, whose symmetry packing does not change"),
+    (r"autograd\.grad\b|\.backward\(|torch/autograd/__init__",
+     "takes gradients in its forward",
+     "a forward without; pass the network whose gradients it takes, which has the same symmetry"),
+    (r"\.numpy\(|\bnp\.|\bnumpy\.", "leaves torch for NumPy",
+     "operations of torch alone; pass the submodules that have none but those"),
+    (r"\.tolist\(|\.item\(|\bfloat\(|\bint\(", "reads the values of tensors as Python numbers "
+     "(data-dependent control flow)",
+     "them kept as tensors, in what is printed too; pass the submodules that do"),
+)  # fmt: skip
+
+_LOST = (
+    "computes tensors where no trace reaches, as with gradients that are taken in a forward",
+    "a forward without; pass the network whose gradients it takes, which has the same symmetry",
+)
+
+_DECIDES = (
+    "decides by the values of tensors what to compute (data-dependent control flow)",
+    "the same operations for every input; use torch.where or masks, or pass the submodules that "
+    "have none of it",
+)
+
+#: Torch's advice to people who export networks, which is none for those who pass one to us.
+_ADVICE = re.compile(
+    r"github|issue|register_|pytree|torch\.(where|cond|_check|_dynamo|compile|export)|TORCH_|"
+    r"[Ff]ake|[Pp]roxy|make_fx|strict|buffer"
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A forward that no tracer took.
+
+    Args:
+        module: the network.
+        inputs: the tensors in its arguments, by name.
+        errors: what each tracer raised.
+        plain: what the forward raises without any tracing, if it does.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    errors: tuple[Exception, ...]
+    plain: Exception | None
+
+    def refusal(self) -> UnsupportedModuleError:
+        """Return the error that says what to do."""
+        causes = (self._devices(), self._own(), self._act(), self._decision(), self._other())
+        why, todo = next(cause for cause in causes if cause is not None)
+        line = self._line()
+        return UnsupportedModuleError(
+            f"{type(self.module).__name__} {why}{line and f', at {line}'}. Expected {todo}."
+        )
+
+    def _devices(self) -> tuple[str, str] | None:
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        own = next((tensor.device for tensor in tensors), None)
+        for name, tensor in self.inputs.items():
+            if own is not None and tensor.device.type != own.type:
+                return (
+                    f"is on {own} and its {name!r} on {tensor.device}",
+                    f"inputs on the device of the network; pass them .to({str(own)!r})",
+                )
+        return None
+
+    def _own(self) -> tuple[str, str] | None:
+        if self.plain is None:
+            return None
+        return (
+            f"itself fails on these inputs, without any tracing: {_text(self.plain)}",
+            "inputs that it takes; check their number, shapes and dtypes, and pass keyword "
+            "arguments, such as a dict of them, as kwargs=",
+        )
+
+    def _act(self) -> tuple[str, str] | None:
+        lines = "\n".join(line for error in self.errors for line in _stack(error))
+        lost = any(isinstance(error, LostTensorError) for error in self.errors)
+        found = next(((why, do) for act, why, do in _ACTS if re.search(act, lines)), None)
+        return found or (_LOST if lost else None)
+
+    def _decision(self) -> tuple[str, str] | None:
+        names = {type(error).__name__ for error in self.errors}
+        texts = " ".join(map(str, self.errors)).lower()
+        found = names & set(_DATA_DEPENDENT) or "data-dependent" in texts
+        return _DECIDES if found else None
+
+    def _other(self) -> tuple[str, str]:
+        texts = [_text(error) for error in self.errors]
+        plain = (text for text in texts if not _ADVICE.search(text))
+        said = next(plain, type(self.errors[0]).__name__)
+        return (
+            f"cannot be traced: {said}",
+            "a forward of torch operations on tensors; pass the submodules that have such a one",
+        )
+
+    def _line(self) -> str:
+        errors = (self.plain,) if self.plain is not None else self.errors
+        return next((line for error in errors for line in [_user_line(error)] if line), "")
+
+
+def _text(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
+    traceback = error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+def _stack(error: BaseException) -> Iterator[str]:
+    """Iterate over the lines at which the user's code was, and names of torch's files."""
+    for name, line in _frames(error):
+        yield name if _is_inside(name) else linecache.getline(name, line).strip()
+
+
+def _user_line(error: BaseException) -> str:
+    """Return the innermost line of the error's stack that is neither torch's nor ours."""
+    found = ""
+    for name, line in _frames(error):
+        if not _is_inside(name):
+            found = f"{os.path.basename(name)}:{line}: {linecache.getline(name, line).strip()}"
+    return found
+
+
+def _is_inside(name: str) -> bool:
+    inside = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
+    return name.startswith(inside) or "contextlib" in name

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from converters.inspection import evaluating
-from converters.symmetry.arguments import map_tensors
+from converters.symmetry.located import map_tensors, returned_tensors
 from converters.symmetry.memory import Contradiction, Memory, Twins, named_tensors, widen
-from converters.symmetry.returned import returned_tensors
 from converters.symmetry.sizes import SizeGuard, TooLarge, UnknownSizes
 from converters.symmetry.snapshot import Snapshot
 from converters.symmetry.spec import PermutationSpec

@@ -50,9 +50,7 @@ class SizeGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.entries = self.operations = 0
         self.depends = False
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.operations += 1
         self.depends = self.depends or any(tag in func.tags for tag in _DEPENDENT)

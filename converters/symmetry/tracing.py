@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from converters.inspection import evaluating
-from converters.symmetry.arguments import input_tensors, map_tensors
-from converters.symmetry.failures import Failure
+from converters.symmetry.located import input_tensors, map_tensors, returned_tensors
 from converters.symmetry.program import Program
 from converters.symmetry.reading import Reader
-from converters.symmetry.returned import returned_tensors
+from converters.symmetry.refusals import Failure
 from converters.symmetry.snapshot import Snapshot, settings_kept
 from nngraph.errors import UnsupportedModuleError
 

@@ -46,9 +46,7 @@ class _Widen(TorchFunctionMode):
         super().__init__()
         self.twins = twins
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name == "finfo":
             return func(*args, **(kwargs or {}))

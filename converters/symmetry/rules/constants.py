@@ -34,9 +34,7 @@ def noise(call: Call) -> Value:
 
 
 CONSTANTS = {
-    **table(
-        uniform, "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like",
-    ),
+    **table(uniform, "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"),
     **table(arbitrary, "new_empty", "empty_like", "new_empty_strided"),
     **table(noise, "rand_like", "randn_like", "randint_like", "bernoulli"),
 }

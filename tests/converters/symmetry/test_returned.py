@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch_geometric.data import Batch, Data, HeteroData
 
 from converters import permutation_spec, to_graph, verify
-from converters.symmetry.returned import returned_tensors
+from converters.symmetry.located import returned_tensors
 from nngraph.errors import UnsupportedModuleError
 
 Y, Z = torch.ones(1), torch.ones(2)

@@ -1,12 +1,13 @@
-"""The tensors in what a forward returned, whatever it is wrapped in.
+"""The tensors in what a forward takes and in what it returns, whatever they are wrapped in.
 
 Both ways of tracing and the proof read a forward's result through this module, so that what is
-fixed is what is compared. A result that cannot be seen whole is refused.
+fixed is what is compared. A value that cannot be seen whole is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,60 @@ _HIDDEN: dict[Any, str] = {
     Iterator: "can be read only once; give a list of what it yields",
 }
 
+_GIVE = "Pass tensors, or containers or plain objects of tensors."
+
+
+def as_arguments(example_inputs: Any) -> tuple[Any, ...]:
+    """Return example inputs as positional arguments."""
+    # A named tuple, such as a packed sequence, is one argument.
+    plain = type(example_inputs) in (tuple, list, torch.Size)
+    return tuple(example_inputs) if plain else (example_inputs,)
+
+
+def input_tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return every tensor in the arguments by its place in them, each tensor once.
+
+    Raises:
+        UnsupportedModuleError: if something may hold tensors that cannot be seen.
+    """
+    places = [(f"input {i}", value) for i, value in enumerate(args)] + [*kwargs.items()]
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, value in places:
+        for place, tensor in _given(value, name):
+            found.setdefault(id(tensor), (place, tensor))
+    return dict(found.values())
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return a copy of any value with a function of every tensor in its place.
+
+    Containers and objects are copied, so that a forward that writes to them leaves the caller's
+    alone; a tensor that occurs twice is one tensor in the copy.
+
+    Raises:
+        UnsupportedModuleError: if something may hold tensors that cannot be seen, or put back.
+    """
+    new = {id(tensor): function(tensor) for _, tensor in _given(value, "inputs")}
+    try:
+        copied = copy.deepcopy(value, dict(new))
+    except Exception as error:  # whatever the user's object does when it is copied
+        raise UnsupportedModuleError(f"the inputs cannot be copied: {error}. {_GIVE}") from None
+    known = {id(tensor) for tensor in new.values()}
+    for place, tensor in _given(copied, "inputs"):
+        if id(tensor) not in known:
+            raise UnsupportedModuleError(
+                f"{place} is a tensor that no other can be put in the place of. {_GIVE}"
+            )
+    return copied
+
+
+def _given(value: Any, name: str) -> list[tuple[str, Tensor]]:
+    try:
+        return list(located_tensors(value, name))
+    except UnsupportedModuleError as error:
+        text = f"the inputs cannot be seen whole: {error}. {_GIVE}"
+        raise UnsupportedModuleError(text) from None
+
 
 def returned_tensors(value: Any) -> list[Tensor]:
     """Return every tensor in what a forward returned, in an order that is the same for each run.
@@ -42,9 +97,8 @@ def returned_tensors(value: Any) -> list[Tensor]:
     try:
         return [tensor for _, tensor in located_tensors(value, "output")]
     except UnsupportedModuleError as error:
-        raise UnsupportedModuleError(
-            f"what the forward returns cannot be seen whole: {error}."
-        ) from None
+        text = f"what the forward returns cannot be seen whole: {error}."
+        raise UnsupportedModuleError(text) from None
 
 
 def located_tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
