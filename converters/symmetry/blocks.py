@@ -73,30 +73,29 @@ def overwrite(value: Value, source: Value, axis: int, start: int) -> Value:
     That is the concatenation of what is before it, the other, and what is after it.
     """
     stop = start + source.shape[axis]
-    split = next((v for v in (value, source) if v.blocks and v.blocks[0] != axis), None)
-    if split is not None and split.blocks is not None:
-        return _overwrite_pieces(value, source, axis, start, split.blocks)
     if value.blocks is None and source.blocks is None:
         _adopt(axis, [value, source])
         if _others(axis, value) == _others(axis, source):
-            dims = list(value.dims)
-            dims[axis] = dims_overwrite(dims[axis], start, source.dims[axis])
-            return Value(dims)
+            return Value(
+                dims_overwrite(dim, start, source.dims[place]) if place == axis else dim
+                for place, dim in enumerate(value.dims)
+            )
+    split = next((v for v in (value, source) if v.blocks and v.blocks[0] != axis), None)
+    if split is not None:
+        own, spans = pieces_of(split)
+        parts = [(take(value, own, i, j), take(source, own, i, j)) for _, i, j in spans]
+        return blocked(own, [overwrite(*part, axis, start) for part in parts])
     after = take(value, axis, stop, value.shape[axis])
     return blocked(axis, [take(value, axis, 0, start), source, after])
 
 
-def _overwrite_pieces(
-    value: Value, source: Value, axis: int, start: int, blocks: tuple[int, tuple[Value, ...]]
-) -> Value:
-    own, pieces = blocks
-    ends = list(accumulate(piece.shape[own] for piece in pieces))
-    found = []
-    for piece, end in zip(pieces, ends, strict=True):
-        first = end - piece.shape[own]
-        parts = (take(value, own, first, end), take(source, own, first, end))
-        found.append(overwrite(*parts, axis, start))
-    return blocked(own, found)
+def pieces_of(value: Value) -> tuple[int, list[tuple[Value, int, int]]]:
+    """Return the axis of a value in blocks, and each piece with its first index and its end."""
+    assert value.blocks is not None
+    axis, pieces = value.blocks
+    ends = accumulate(piece.shape[axis] for piece in pieces)
+    spans = zip(pieces, ends, strict=True)
+    return axis, [(piece, end - piece.shape[axis], end) for piece, end in spans]
 
 
 def each_piece(value: Value, change: Callable[[Value], Value], axis: int | None = None) -> Value:
@@ -111,10 +110,8 @@ def each_piece(value: Value, change: Callable[[Value], Value], axis: int | None 
 
 def rearrange(value: Value, order: Sequence[int | None]) -> Value:
     """Order the dimensions anew: the old place of each, or ``None`` for a new one of size 1."""
-    if value.blocks is not None:
-        axis = value.blocks[0]
-        if axis not in order:
-            return value.like([atom(1) if i is None else value.dims[i] for i in order])
+    axis = None if value.blocks is None else value.blocks[0]
+    if axis is not None and axis in order:
         return each_piece(value, lambda piece: rearrange(piece, order), list(order).index(axis))
     return value.like([atom(1) if i is None else value.dims[i] for i in order])
 
@@ -122,26 +119,22 @@ def rearrange(value: Value, order: Sequence[int | None]) -> Value:
 def take(value: Value, axis: int, start: int, stop: int) -> Value:
     """Return consecutive indices of an axis."""
     if value.blocks is None:
-        dims = list(value.dims)
-        size = dims[axis].size
-        dims[axis] = cut(dims[axis], (start, stop - start, size - stop))[1]
-        taken = value.like(dims)
+        dim = value.dims[axis]
+        part = cut(dim, (start, stop - start, dim.size - stop))[1]
+        taken = value.with_dim(axis, part)
         taken.constant = value.constant and value.constant.part(axis, start, stop)
         return taken
-    own, pieces = value.blocks
+    own, spans = pieces_of(value)
     if own != axis:
         return each_piece(value, lambda piece: take(piece, axis, start, stop))
     found = []
-    ends = list(accumulate(piece.shape[axis] for piece in pieces))
-    for piece, end in zip(pieces, ends, strict=True):
-        size = piece.shape[axis]
-        low, high = max(start - (end - size), 0), min(stop - (end - size), size)
+    for piece, first, end in spans:
+        low, high = max(start - first, 0), min(stop, end) - first
         if low < high:
-            found.append(piece if (low, high) == (0, size) else take(piece, axis, low, high))
+            whole = (low, high) == (0, end - first)
+            found.append(piece if whole else take(piece, axis, low, high))
     if not found:
-        dims = list(pieces[0].dims)
-        dims[axis] = atom(0)
-        return value.like(dims)
+        return value.like(spans[0][0].with_dim(axis, atom(0)).dims)
     result = blocked(axis, found)
     result.sources = value.sources
     return result

@@ -196,7 +196,7 @@ class _Breaking:
                 return self._counted(best, "seen")
             near = draw.change(self._noise(draw, tie, broken)) > level
             close += near and change <= self.tolerance
-            depends = depends or near or self._depends(draw, tie)
+            depends = depends or near or draw.change(self._noise(draw, tie)) > self.tolerance
             if number + 1 >= self.samples and (not depends or close > number):
                 return "loose" if depends else "idle"
         if close > number:
@@ -207,9 +207,6 @@ class _Breaking:
         if len(self.claim.ties) > 1:
             self.power = power if self.power is None else min(self.power, power)
         return kind
-
-    def _depends(self, draw: Draw, tie: Tie) -> bool:
-        return draw.change(self._noise(draw, tie)) > self.tolerance
 
     def _noise(
         self, draw: Draw, tie: Tie, broken: Mapping[str, Tensor] | None = None

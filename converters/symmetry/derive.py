@@ -140,10 +140,7 @@ def derive_traced(program: Program, module: nn.Module, *, strict: bool = False) 
 
 def _derived(program: Program, module: nn.Module, strict: bool) -> Derivation:
     tensors = named_tensors(module)
-    tables = {
-        name: tensors[name] for name in program.parameters
-        if not tensors[name].is_floating_point()
-    }
+    tables = {n: tensors[n] for n in program.parameters if not tensors[n].is_floating_point()}
     engine = Engine(program, RULES, fallback, tables=tables)
     engine.run()
     unruled = tuple(dict.fromkeys(operation.name for operation in engine.unruled))
@@ -262,14 +259,10 @@ class _Builder:
         for ref, axes in find_unread(self.program).items():
             reason = Reason("storage", "", f"a part of {refs[ref]!r} is never read")
             for dim, runs in zip(values[ref].dims, axes, strict=True):
-                if len(runs) > 1:
-                    for piece, (_, unread) in zip(
-                        cut(dim, [size for size, _ in runs]), runs, strict=True
-                    ):
-                        if unread:
-                            fix(piece, reason)
-                elif runs and runs[0][1]:
-                    fix(dim, reason)
+                pieces = cut(dim, [size for size, _ in runs])
+                for piece, (_, unread) in zip(pieces, runs, strict=True):
+                    if unread:
+                        fix(piece, reason)
 
     def _fix_parameter(self, name: str, text: str) -> None:
         for dim in self._dims(name):
@@ -281,19 +274,15 @@ class _Builder:
 
     def _reports(self, dims: Mapping[str, tuple[Dim, ...]]) -> tuple[FixedReport, ...]:
         """Say what lost freedom by operations alone; inputs and outputs take none away."""
-        lost: dict[Reason, dict[str, None]] = {}
+        reports: dict[tuple[str, str, str, bool], dict[str, None]] = {}
         for name, all_dims in dims.items():
             for part in (part for dim in all_dims for part in atoms(dim)):
-                if part.size == 1 or not part.reasons:
+                if part.size == 1 or any(map(is_natural, part.reasons)):
                     continue
-                if not any(map(is_natural, part.reasons)):
-                    for reason in part.reasons:
-                        if isinstance(reason, Reason):
-                            lost.setdefault(reason, {})[name] = None
-        reports: dict[tuple[str, str, str, bool], dict[str, None]] = {}
-        for reason, found in lost.items():
-            key = (reason.op, reason.module_path, reason.text, reason.unknown)
-            reports.setdefault(key, {}).update(found)
+                for reason in part.reasons:
+                    if isinstance(reason, Reason):
+                        key = (reason.op, reason.module_path, reason.text, reason.unknown)
+                        reports.setdefault(key, {})[name] = None
         return tuple(
             FixedReport(op, path, tuple(found), text, unknown)
             for (op, path, text, unknown), found in reports.items()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,12 +147,9 @@ def _subsets(units: Sequence[_Unit], every: bool) -> Iterator[Sequence[_Unit]]:
 
 def _allowed(spec: PermutationSpec, segment: Segment, pair: tuple[int, int]) -> bool:
     """Whether the spec has the swap of two indices of a segment, wherever it is counted."""
-    differing = []
-    stride = segment_size(segment)
-    for place, factor in enumerate(segment):
-        stride //= factor.size
-        if (pair[0] // stride) % factor.size != (pair[1] // stride) % factor.size:
-            differing.append(place)
+    sizes = [factor.size for factor in segment]
+    one, other = (np.unravel_index(index, sizes) for index in pair)
+    differing = [place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
     if len(differing) != 1:
         return False
     moved = segment[differing[0]]

@@ -64,10 +64,8 @@ class Namer:
         segments: list[Segment] = []
         for terms in expand(dim):
             segment = self._segment(terms)
-            plain = len(segment) == 1 and segment[0].space is None and not segment[0].parts
-            last = segments[-1] if segments else ()
-            if plain and len(last) == 1 and last[0].space is None and not last[0].parts:
-                segments[-1] = (Factor(last[0].size + segment[0].size),)
+            if segments and _is_plain(*segments[-1]) and _is_plain(*segment):
+                segments[-1] = (Factor(segments[-1][0].size + segment[0].size),)
             else:
                 segments.append(segment)
         return tuple(segments)
@@ -84,13 +82,16 @@ class Namer:
                     factors += parts[0]
                     continue
                 factor = Factor(term.size, parts=parts)
-            plain = factor.space is None and not factor.parts
-            if plain and factors and factors[-1].space is None and not factors[-1].parts:
+            if factors and _is_plain(factors[-1]) and _is_plain(factor):
                 factors[-1] = Factor(factors[-1].size * factor.size)
             else:
                 factors.append(factor)
         kept = tuple(factor for factor in factors if factor.size != 1)
         return kept or (Factor(segment_size(tuple(factors))),)
+
+
+def _is_plain(*factors: Factor) -> bool:
+    return len(factors) == 1 and factors[0].space is None and not factors[0].parts
 
 
 def _in_order(engine: Engine, parameters: Mapping[str, Sequence[Dim]]) -> Iterator[tuple[Dim, str]]:

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -221,37 +221,37 @@ def _refill(kind: Any, value: Any, entries: _Entries) -> None:
     fill(value, [item for _, item in entries])
 
 
+def _of(names: list[str], get: Callable[[str], Any], put: Any, remove: Any) -> Any:
+    """Entries by name, of which some may be missing."""
+
+    def write(entries: _Entries) -> None:
+        for name, item in entries:
+            if item is not _MISSING:
+                put(name, item)
+            elif get(name) is not _MISSING:
+                remove(name)
+
+    return lambda: [(name, get(name)) for name in names], write
+
+
 def _of_names(value: Any, names: list[str]) -> Any:
     """Entries of an object with slots, or of a variable that functions share."""
 
-    def read(name: str) -> Any:
+    def get(name: str) -> Any:
         try:
             return own(value, name, _MISSING)
         except ValueError:  # a variable that is not bound yet
             return _MISSING
 
-    def write(entries: _Entries) -> None:
-        for name, item in entries:
-            if item is not _MISSING:
-                object.__setattr__(value, name, item)
-            elif read(name) is not _MISSING:
-                object.__delattr__(value, name)
-
-    return lambda: [(name, read(name)) for name in names], write
+    put, remove = partial(object.__setattr__, value), partial(object.__delattr__, value)
+    return _of(names, get, put, remove)
 
 
 def _of_globals(function: types.FunctionType) -> Any:
     names = list(dict.fromkeys(_globals_of(function.__code__)))
     values = function.__globals__
-
-    def write(entries: _Entries) -> None:
-        for name, item in entries:
-            if item is not _MISSING:
-                values[name] = item
-            else:
-                values.pop(name, None)
-
-    return lambda: [(name, values.get(name, _MISSING)) for name in names], write
+    put, remove = values.__setitem__, values.__delitem__
+    return _of(names, lambda name: values.get(name, _MISSING), put, remove)
 
 
 def _of_class(kind: type) -> Any:

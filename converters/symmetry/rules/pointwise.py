@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converters.symmetry.blocks import blocked, rearrange, take
+from converters.symmetry.blocks import blocked, pieces_of, rearrange, take
 from converters.symmetry.call import Call, Unruled
 from converters.symmetry.dims import cut, unify
 from converters.symmetry.rules.common import broadcast, entrywise, is_weight, table
@@ -42,20 +42,19 @@ def pointwise(call: Call) -> Value:
 def _combined(values: list[Value]) -> Value:
     """Broadcast, piece by piece if one is in pieces."""
     split = next((value for value in values if value.blocks is not None), None)
-    if split is None or split.blocks is None:
+    if split is None:
         return Value(broadcast([value.dims for value in values]))
+    own, spans = pieces_of(split)
     # Counted from the right, since ranks may differ.
-    axis, pieces = split.blocks[0] - split.rank, split.blocks[1]
-    rank = max(value.rank for value in values)
-    parts, start = [], 0
-    for piece in pieces:
-        stop = start + piece.shape[axis]
-        parts.append([
+    axis, rank = own - split.rank, max(value.rank for value in values)
+    parts = [
+        [
             take(value, axis + value.rank, start, stop)
             if value.rank >= -axis and value.shape[axis] > 1 else value
             for value in values
-        ])  # fmt: skip
-        start = stop
+        ]
+        for _, start, stop in spans
+    ]
     return blocked(axis + rank, [_combined(part) for part in parts])
 
 
