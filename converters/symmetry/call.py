@@ -244,6 +244,13 @@ class Call:
         reason = self.reason(text, natural=natural)
         return [atom(size, reason) for size in sizes]
 
+    def resample(self, dims: Sequence[Dim], places: Sequence[int], text: str) -> list[Dim]:
+        """Return dimensions, some of them resampled to the sizes that the first result has."""
+        sizes = [self.shape[place] for place in places]
+        found = self.resampled([dims[place] for place in places], sizes, text)
+        new = dict(zip(places, found, strict=True))
+        return [new.get(place, dim) for place, dim in enumerate(dims)]
+
     def fixed(self, size: int, text: str = "counts positions") -> Dim:
         """Return a new fixed dimension, for what are no neurons."""
         return atom(size, self.reason(text, natural=True))

@@ -19,7 +19,6 @@ def convolve(call: Call) -> Value:
     taps = list(weight.dims[2:])
     lead = list(value.dims[: len(value.dims) - len(taps) - 1])
     channels, pixels = value.dims[len(lead)], value.dims[len(lead) + 1 :]
-    sizes = call.shape[len(lead) + 1 :]
     moved = [i for i, tap in enumerate(taps) if tap.size > 1 or _moves(call, i)]
     # Pixels that are not mixed are run over as well.
     joint = [*lead, *(pixel for i, pixel in enumerate(pixels) if i not in moved)]
@@ -46,19 +45,16 @@ def convolve(call: Call) -> Value:
     if bias is not None:
         align([outer, bias.dims[0]])
     call.fix([taps[i] for i in moved], "counts taps", natural=True)
-    places = list(pixels)
-    found = call.resampled(
-        [pixels[i] for i in moved], [sizes[i] for i in moved], "is convolved over"
-    )
-    for i, dim in zip(moved, found, strict=True):
-        places[i] = dim
+    places = [len(lead) + 1 + i for i in moved]
+    dims = call.resample(value.dims, places, "is convolved over")
+    dims[len(lead)] = outer
     facts = {
         name: call[name] for name in ("stride", "padding", "dilation", "output_padding")
         if name in call.arguments
     }
     return call.enter(
-        "convolution", [value], Value((*lead, outer, *places)),
-        {"weight": weight, "bias": bias}, groups=groups, transposed=transposed, **facts,
+        "convolution", [value], Value(dims), {"weight": weight, "bias": bias},
+        groups=groups, transposed=transposed, **facts,
     )
 
 

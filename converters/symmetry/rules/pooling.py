@@ -23,10 +23,7 @@ def pool(call: Call) -> list[Value | None]:
             dims[lead + place] = atom(1)
         elif seen or not _is_entry_by_entry(call, place, before, size):
             moved.append(lead + place)
-    sizes = [call.shape[place] for place in moved]
-    found = call.resampled([dims[place] for place in moved], sizes, "is pooled or resampled")
-    for place, dim in zip(moved, found, strict=True):
-        dims[place] = dim
+    dims = call.resample(dims, moved, "is pooled or resampled")
     # What else there is are the indices of the largest entries, channel by channel.
     return rest_alike(call, call.enter("pool", [value], Value(dims)))
 

@@ -12,11 +12,7 @@ def transform(call: Call) -> Value:
     """Transform along axes, whose order counts."""
     value = call.value("self")
     places = axes(call["dim"], value.rank)
-    dims = list(value.dims)
-    sizes = [call.shape[place] for place in places]
-    new = call.resampled([dims[place] for place in places], sizes, "is Fourier transformed")
-    for place, dim in zip(places, new, strict=True):
-        dims[place] = dim
+    dims = call.resample(value.dims, places, "is Fourier transformed")
     return call.enter("transform", [value], value.like(dims))
 
 
