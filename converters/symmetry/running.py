@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from converters.inspection import evaluating
 from converters.symmetry.located import map_tensors, returned_tensors
 from converters.symmetry.memory import Contradiction, Memory, Twins, named_tensors, widen
-from converters.symmetry.sizes import SizeGuard, TooLarge, UnknownSizes
+from converters.symmetry.modes import SizeGuard, TooLarge, UnknownSizes, in_double
 from converters.symmetry.snapshot import Snapshot
 from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.widening import in_double
 from nngraph.errors import ArchitectureError, NNGraphError, NonFiniteError, UnsupportedModuleError
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from converters import verify
 from converters.symmetry import derive
-from converters.symmetry.widening import grouped_mm
+from converters.symmetry.modes import grouped_mm
 
 
 class Recurrent(nn.Module):
