@@ -198,7 +198,7 @@ def streamed_edge_means(
 
     def states(taps: Tensor, place: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         ends, (encoder, *weights) = given[: 3 * count], given[3 * count :]
-        one = taps.shape[-1] == 1
+        one = taps.shape[-1] == 1 and not torch.is_grad_enabled()
         e = torch.addcmul(place, taps, encoder[:, 0]) if one else taps @ encoder.mT + place
         for i, weight in enumerate(weights):
             source, target, block = ends[3 * i : 3 * i + 3]
@@ -217,9 +217,10 @@ def streamed_edge_means(
         block = torch.zeros_like(place) if update.block is None else update.block
         features += [("source", update.source), ("target", update.target), ("block", block)]
     parameters = [encoder, *(update.weight for update in updates)]
-    totals = _mapped(topology, states, features, parameters, _SIDES, backend, channels)
-    incoming, outgoing, blocks = (
+    sides = ("target", "block", "source")
+    totals = _mapped(topology, states, features, parameters, sides, backend, channels)
+    incoming, blocks, outgoing = (
         total / count_of(topology, side).clamp(min=1).to(total.dtype).unsqueeze(-1)
-        for total, side in zip(totals, _SIDES, strict=True)
+        for total, side in zip(totals, sides, strict=True)
     )
     return incoming, outgoing, blocks

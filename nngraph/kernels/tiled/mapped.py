@@ -128,7 +128,10 @@ class _Sums:
 def _made(given: Given, inputs: Sequence[Tensor]) -> list[Tensor]:
     """What the function makes of a tile, numbers of its own for each edge."""
     shape = inputs[0].shape[:-1]
-    return [value.expand(*shape, value.shape[-1]) for value in given.function(*inputs)]
+    return [
+        value if value.shape[:-1] == shape else value.expand(*shape, value.shape[-1])
+        for value in given.function(*inputs)
+    ]
 
 
 class _Map(torch.autograd.Function):
@@ -186,13 +189,15 @@ def _of_tile(
     own = [v.detach().requires_grad_(need) for v, need in zip(inputs, needed, strict=True)]
     with torch.enable_grad():
         made = _made(given, own)
-    pairs = [
-        (value, _cut(tile, to, gradient).expand_as(value))
-        for value, to, gradient in zip(made, given.to, above, strict=True)
-        if gradient is not None and value.requires_grad
-    ]
+    # What goes to several places is one output: few of its gradients are as large as the tile.
+    pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    for value, to, gradient in zip(made, given.to, above, strict=True):
+        if gradient is not None and value.requires_grad:
+            part, before = _cut(tile, to, gradient), pairs.get(id(value))
+            pairs[id(value)] = value, part if before is None else before[1] + part
     asked = [value for value in own if value.requires_grad]
     if not pairs:
         return (torch.zeros_like(value) for value in asked)
-    values, gradients = zip(*pairs, strict=True)
+    values = [value for value, _ in pairs.values()]
+    gradients = [gradient.expand_as(value) for value, gradient in pairs.values()]
     return iter(torch.autograd.grad(values, asked, gradients, materialize_grads=True))
