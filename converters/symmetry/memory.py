@@ -211,8 +211,24 @@ class Twins:
         self.named: dict[str, Tensor] = {}
         self._lone: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
         for place, stretch in enumerate(memory.stretches):
-            if stretch.names:
-                self._fill(place, stretch, state, shared, check)
+            values = {name: state[name] for name in stretch.names}
+            if not values:
+                continue
+            name, first = next(iter(values.items()))
+            same = stretch.whole and all(value is first for value in values.values())
+            laid_out = first.stride() == memory.named[name].stride()
+            if same and laid_out and all(name in shared for name in values):
+                self.flat[place] = first.as_strided((extent(first),), (1,))
+                self.named |= values
+                continue
+            self.flat[place] = widen(stretch.flat().clone())
+            views = {name: self._view(place, memory.named[name]) for name in values}
+            for name, value in values.items():
+                _write(views[name], value)
+            self.named |= views
+            for name, value in values.items() if check and not same else ():
+                if not torch.equal(views[name].nan_to_num(), value.nan_to_num()):
+                    raise Contradiction(name)
         for name in memory.named.keys() - self.named.keys():  # empty ones
             self.named[name] = state[name].clone()
 
@@ -242,38 +258,11 @@ class Twins:
         flat = self.flat[place]
         return flat.as_strided(tensor.shape, tensor.stride(), flat.storage_offset() + offset)
 
-    def _fill(
-        self,
-        place: int,
-        stretch: Stretch,
-        state: Mapping[str, Tensor],
-        shared: Collection[str],
-        check: bool,
-    ) -> None:
-        values = {name: state[name] for name in stretch.names}
-        name, first = next(iter(values.items()))
-        same = stretch.whole and all(value is first for value in values.values())
-        laid_out = first.stride() == self.memory.named[name].stride()
-        if same and laid_out and all(name in shared for name in values):
-            self.flat[place] = first.as_strided((extent(first),), (1,))
-            self.named |= values
-            return
-        self.flat[place] = widen(stretch.flat().clone())
-        for name, value in values.items():
-            self._write(self._view(place, self.memory.named[name]), value)
-        for name, value in values.items():
-            self.named[name] = self._view(place, self.memory.named[name])
-            if check and not same and not _agree(self.named[name], value):
-                raise Contradiction(name)
 
-    def _write(self, view: Tensor, value: Tensor) -> None:
-        if not overlaps_itself(view):
-            view.copy_(value)
-            return
-        reach = extent(view)
-        places = torch.arange(reach).as_strided(view.shape, view.stride(), 0)
-        view.as_strided((reach,), (1,))[places.flatten()] = value.flatten()
-
-
-def _agree(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one.nan_to_num(), other.nan_to_num())
+def _write(view: Tensor, value: Tensor) -> None:
+    if not overlaps_itself(view):
+        view.copy_(value)
+        return
+    reach = extent(view)
+    places = torch.arange(reach).as_strided(view.shape, view.stride(), 0)
+    view.as_strided((reach,), (1,))[places.flatten()] = value.flatten()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -99,9 +99,8 @@ class Network:
         twins = Twins(self.memory, state, held)
         args, kwargs = map_tensors(twins.given, (self.args, self.kwargs))
         try:
-            with self._exchanged(twins), torch.no_grad(), in_double(twins), ExitStack() as stack:
-                if guard is not None:
-                    stack.enter_context(guard)
+            held_to = guard or nullcontext()
+            with self._exchanged(twins), torch.no_grad(), in_double(twins), held_to:
                 returned = self.module(*args, **kwargs)
             outputs = list(map(_flat, returned_tensors(returned)))
         except (UnknownSizes, NNGraphError):

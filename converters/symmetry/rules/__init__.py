@@ -52,24 +52,13 @@ from converters.symmetry.rules.spectral import SPECTRAL
 
 __all__ = ["RULES", "fallback"]
 
+_FAMILIES = (
+    POINTWISE, SHAPE, SEGMENTS, INDEXING, ORDERING, REDUCTION, LINEAR, MATRICES, CONVOLUTION,
+    POOLING, NORMALISATION, ATTENTION, RECURRENT, SPECTRAL, CONSTANTS,
+)
+
 #: Operator name, without overload -> rule.
-RULES: dict[str, Rule] = {
-    **POINTWISE,
-    **SHAPE,
-    **SEGMENTS,
-    **INDEXING,
-    **ORDERING,
-    **REDUCTION,
-    **LINEAR,
-    **MATRICES,
-    **CONVOLUTION,
-    **POOLING,
-    **NORMALISATION,
-    **ATTENTION,
-    **RECURRENT,
-    **SPECTRAL,
-    **CONSTANTS,
-}
+RULES: dict[str, Rule] = {name: rule for family in _FAMILIES for name, rule in family.items()}
 
 
 def fallback(operation: Operation) -> Rule | None:
