@@ -31,9 +31,9 @@ from nngraph.testing import equivariance_error, random_features
 
 __all__ = [
     "LAYERS",
-    "Layer",
     "LayerCheck",
     "ModelCheck",
+    "ValidatedLayer",
     "Validation",
     "at_most",
     "default_architecture",
@@ -49,7 +49,7 @@ _CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class Layer:
+class ValidatedLayer:
     """A layer to be held against the judge and against random relabellings.
 
     Args:
@@ -87,21 +87,23 @@ class OnTopology(nn.Module):
 
 def _anywhere(
     make: Callable[[int, int], nn.Module], spans: Literal["some", "none"] = "none"
-) -> Layer:
+) -> ValidatedLayer:
     """A layer of any architectures; what is linear of these treats inputs and outputs alike."""
-    return Layer(lambda a, i, o: OnTopology(a, make(i, o)), spans, permute_io=spans == "some")
+    return ValidatedLayer(
+        lambda a, i, o: OnTopology(a, make(i, o)), spans, permute_io=spans == "some"
+    )
 
 
-LAYERS: dict[str, Layer] = {
-    "EquivariantLinear": Layer(EquivariantLinear),
-    "EquivariantLinear, scatter": Layer(
+LAYERS: dict[str, ValidatedLayer] = {
+    "EquivariantLinear": ValidatedLayer(EquivariantLinear),
+    "EquivariantLinear, scatter": ValidatedLayer(
         lambda a, i, o: EquivariantLinear(a, i, o, backend="scatter"), needs="torch_scatter"
     ),
-    "EquivariantLinear, permute_io": Layer(
+    "EquivariantLinear, permute_io": ValidatedLayer(
         lambda a, i, o: EquivariantLinear(a, i, o, permute_io=True), permute_io=True
     ),
-    "InvariantLinear": Layer(InvariantLinear, invariant=True),
-    "InvariantLinear, permute_io": Layer(
+    "InvariantLinear": ValidatedLayer(InvariantLinear, invariant=True),
+    "InvariantLinear, permute_io": ValidatedLayer(
         lambda a, i, o: InvariantLinear(a, i, o, permute_io=True), permute_io=True, invariant=True
     ),
     "SharedEquivariantLinear": _anywhere(SharedEquivariantLinear, "some"),
@@ -114,9 +116,9 @@ LAYERS: dict[str, Layer] = {
     },
     "MessagePassingLayer, tensor nodes": _anywhere(partial(MessagePassingLayer, tensor_nodes=True)),
     "SetAttentionLayer": _anywhere(lambda i, _: SetAttentionLayer(i, 1, 1)),
-    "Pointwise": Layer(lambda *_: Pointwise(), "none"),
-    "ChannelNorm": Layer(lambda a, i, _: ChannelNorm(i), "none"),
-    "TensorNorm": Layer(lambda a, i, _: TensorNorm(a, i), "none"),
+    "Pointwise": ValidatedLayer(lambda *_: Pointwise(), "none"),
+    "ChannelNorm": ValidatedLayer(lambda a, i, _: ChannelNorm(i), "none"),
+    "TensorNorm": ValidatedLayer(lambda a, i, _: TensorNorm(a, i), "none"),
     "SharedTensorNorm": _anywhere(lambda i, _: SharedTensorNorm(i)),
 }
 
@@ -198,7 +200,7 @@ def at_most(architecture: Architecture, width: int) -> Architecture:
 
 def validate(
     architecture: Architecture,
-    layers: dict[str, Layer] | None = None,
+    layers: dict[str, ValidatedLayer] | None = None,
     devices: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Validation:
@@ -236,7 +238,7 @@ def validate(
 
 
 def _check_layer(
-    name: str, layer: Layer, architecture: Architecture, small: Architecture,
+    name: str, layer: ValidatedLayer, architecture: Architecture, small: Architecture,
     devices: Sequence[str], seed: int,
 ) -> LayerCheck:  # fmt: skip
     with torch.random.fork_rng():
@@ -256,7 +258,7 @@ def _check_layer(
     )  # fmt: skip
 
 
-def _judge(layer: Layer, small: Architecture) -> basis.RankReport:
+def _judge(layer: ValidatedLayer, small: Architecture) -> basis.RankReport:
     judged = layer.make(small, 1, 1).double()
     source = basis.WeightSpace.of(small, permute_io=layer.permute_io)
     target = basis.WeightSpace.free("invariant") if layer.invariant else None

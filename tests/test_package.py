@@ -1,5 +1,6 @@
 """The package as a whole: what it exports, and what importing it imports."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -35,6 +36,16 @@ def test_whatever_the_site_describes_lists_its_public_names():
     for face in faces:
         module = import_module(face)
         assert all(hasattr(module, name) for name in module.__all__), face
+
+
+def test_no_two_classes_share_a_name():
+    homes: dict[str, list[str]] = {}
+    for top in ("nngraph", "converters"):
+        for path in (ROOT / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    homes.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
 
 
 def test_the_version_is_the_one_of_the_package():

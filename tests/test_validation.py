@@ -10,7 +10,7 @@ from nngraph.graph import Architecture
 from nngraph.nn import MODELS, EquivariantLinear
 from nngraph.validation import (
     LAYERS,
-    Layer,
+    ValidatedLayer,
     at_most,
     default_architecture,
     validate,
@@ -53,7 +53,7 @@ def test_networks_of_other_activations_are_read_by_the_generic_models():
 
 
 def test_a_missing_term_is_named():
-    result = validate(Architecture.mlp([2, 5, 5, 1]), {"short": Layer(WithoutTerm)})
+    result = validate(Architecture.mlp([2, 5, 5, 1]), {"short": ValidatedLayer(WithoutTerm)})
     assert not result.passed
     (check,) = result.layers
     assert check.missing
@@ -63,7 +63,7 @@ def test_a_missing_term_is_named():
 
 
 def test_a_term_that_depends_on_the_place_is_noticed():
-    result = validate(Architecture.mlp([2, 5, 5, 1]), {"placed": Layer(ByPosition)})
+    result = validate(Architecture.mlp([2, 5, 5, 1]), {"placed": ValidatedLayer(ByPosition)})
     (check,) = result.layers
     assert not check.passed
     assert check.outside > 1e-4
@@ -71,7 +71,7 @@ def test_a_term_that_depends_on_the_place_is_noticed():
 
 
 def test_a_layer_whose_package_is_absent_is_reported_so():
-    layers = {"absent": Layer(EquivariantLinear, needs="no_such_package")}
+    layers = {"absent": ValidatedLayer(EquivariantLinear, needs="no_such_package")}
     result = validate(Architecture.mlp([2, 3, 1]), layers)
     assert result.layers == []
     assert result.absent == ["absent: no_such_package is not installed"]

@@ -20,7 +20,7 @@ from converters.chains.reading import (
     RESHAPES,
     SELECTIONS,
     ChainReader,
-    Neurons,
+    NeuronValues,
     NoChain,
     Weight,
 )
@@ -39,7 +39,7 @@ class Refusal:
     group: int
 
 
-_Value: TypeAlias = "Neurons | Weight | float | Refusal | None"
+_Value: TypeAlias = "NeuronValues | Weight | float | Refusal | None"
 
 
 def base_name(operation: Operation) -> str:
@@ -65,10 +65,10 @@ def read_chain(
     derivation: Derivation, tensors: Mapping[str, Tensor]
 ) -> tuple[ChainLayer, ...] | Refusal:
     """Return the affine maps that a program applies one after another, or what else it does."""
-    return _Reader(derivation, tensors).read()
+    return _ProgramReader(derivation, tensors).read()
 
 
-class _Reader:
+class _ProgramReader:
     """Follows the values of a program."""
 
     def __init__(self, derivation: Derivation, tensors: Mapping[str, Tensor]) -> None:
@@ -85,13 +85,13 @@ class _Reader:
         program = self.program
         inputs, outputs = list(program.inputs.values()), program.outputs
         for ref in inputs:
-            self.values[ref] = Neurons()
+            self.values[ref] = NeuronValues()
         for name, ref in program.parameters.items():
             self.values[ref] = Weight(name)
         for operation in program.operations:
             self._step(operation)
         last = self._known(outputs[0]) if outputs else None
-        depth = len(last.maps) if isinstance(last, Neurons) else 0
+        depth = len(last.maps) if isinstance(last, NeuronValues) else 0
         if isinstance(last, Refusal):
             return last
         if len(inputs) != 1 or not self.results[inputs[0]].dtype.is_floating_point:
@@ -127,7 +127,7 @@ class _Reader:
     def _step(self, operation: Operation) -> None:
         taken = [self.values.get(r) for r in references((operation.args, operation.kwargs))]
         refused = [value for value in taken if isinstance(value, Refusal)]
-        neurons = [value for value in taken if isinstance(value, Neurons)]
+        neurons = [value for value in taken if isinstance(value, NeuronValues)]
         result: _Value
         made = operation.outputs[0]
         # the number that it gives whatever it takes, as zeros_like does
@@ -136,7 +136,7 @@ class _Reader:
             result = known
         elif refused:
             result = refused[0]
-        elif any(isinstance(value, (Neurons, Weight)) for value in taken):
+        elif any(isinstance(value, (NeuronValues, Weight)) for value in taken):
             try:
                 result = self._result(operation)
             except NoChain as error:
@@ -158,13 +158,13 @@ class _Reader:
         value = self._known(first) if isinstance(first, Ref) else None
         if made is None:
             raise NoChain("gives something else than its first result")
-        if isinstance(value, Neurons) and isinstance(first, Ref):
+        if isinstance(value, NeuronValues) and isinstance(first, Ref):
             self._check_kept(value, first, made, name)
             if name in RESHAPES | SELECTIONS | CASTS:
                 return value
         given = {key: self._argument(argument) for key, argument in arguments.items()}
         result = self.reader.apply(name, operation.name, given)
-        if isinstance(result, Neurons) and result.operators:
+        if isinstance(result, NeuronValues) and result.operators:
             self._check_entries(arguments, made)
         return result
 
@@ -180,7 +180,7 @@ class _Reader:
             raise NoChain("takes a list of tensors")
         return argument
 
-    def _check_kept(self, value: Neurons, ref: Ref, made: Ref, name: str) -> None:
+    def _check_kept(self, value: NeuronValues, ref: Ref, made: Ref, name: str) -> None:
         """Check that an operation that only changes shape or type changes nothing that counts."""
         before, after = self.results[ref], self.results[made]
         if name in RESHAPES | SELECTIONS and before.dtype != after.dtype:
@@ -199,7 +199,8 @@ class _Reader:
         """Check that entries are combined one by one, in the type of the network."""
         shapes = {
             self.results[ref].shape
-            for ref in references(list(arguments.values())) if isinstance(self._known(ref), Neurons)
+            for ref in references(list(arguments.values()))
+            if isinstance(self._known(ref), NeuronValues)
         }
         result = self.results[made]
         if {result.shape} != shapes:

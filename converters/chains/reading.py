@@ -1,6 +1,6 @@
 """Reading a chain of affine maps off the operations of a forward, whoever recorded them.
 
-A value of the forward is what it is to a chain: :class:`Neurons`, a parameter as it is stored
+A value of the forward is what it is to a chain: :class:`NeuronValues`, a parameter as it is stored
 (:class:`Weight`), or a number. :class:`ChainReader` says what an operation makes of such values,
 and refuses every other one. So what is read is what is computed: nothing between two layers is
 passed over.
@@ -61,7 +61,7 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Neurons:
+class NeuronValues:
     """The values of one layer: a function of the pre-activation that its maps give.
 
     Args:
@@ -75,7 +75,7 @@ class Neurons:
     operators: tuple[str, ...] = ()
 
 
-ChainValue: TypeAlias = "Neurons | Weight | float"
+ChainValue: TypeAlias = "NeuronValues | Weight | float"
 
 
 class ChainReader:
@@ -102,7 +102,7 @@ class ChainReader:
         given = {key: value for key, value in arguments.items() if value is not None}
         first = next(iter(given.values()), None)
         if name in PASSIVE or (name in DROPOUTS and self._keeps(name, given)):
-            if isinstance(first, (Neurons, Weight, float)):
+            if isinstance(first, (NeuronValues, Weight, float)):
                 return first
         elif name in _FILLED:
             return _FILLED[name]
@@ -118,7 +118,7 @@ class ChainReader:
             return self._biased(given)
         return self._elementwise(name, operator, given)
 
-    def activated(self, value: Neurons, activation: Activation) -> Neurons:
+    def activated(self, value: NeuronValues, activation: Activation) -> NeuronValues:
         """Apply an activation itself to the value of the chain."""
         try:
             result = elementwise.activate(activation, value.expression)
@@ -128,7 +128,7 @@ class ChainReader:
 
     def finish(self, value: Any) -> list[ChainLayer]:
         """Return the maps of a chain whose output this is."""
-        if not isinstance(value, Neurons):
+        if not isinstance(value, NeuronValues):
             raise NoChain("returns something else than the end of the chain")
         if not value.maps:
             raise NoChain("is reached without any linear layer")
@@ -136,11 +136,11 @@ class ChainReader:
 
     # -- layers -----------------------------------------------------------------------------------
 
-    def _linear(self, value: Any, weight: Any, bias: Any) -> Neurons:
+    def _linear(self, value: Any, weight: Any, bias: Any) -> NeuronValues:
         for key, argument in (("weight", weight), ("bias", bias)):
             if argument is not None and not isinstance(argument, Weight):
                 raise NoChain(f"has a {key} that is computed and is no parameter")
-        if not isinstance(value, Neurons):
+        if not isinstance(value, NeuronValues):
             raise NoChain("does not map the value of the chain by a parameter")
         assert isinstance(weight, Weight)
         if weight.transposed or len(self.shapes[weight.name]) != 2:
@@ -148,21 +148,21 @@ class ChainReader:
         bias_name = None if bias is None else bias.name
         self._check_unused(value, weight.name, bias_name)
         affine = ChainLayer(weight.name, bias_name, Activation("identity"))
-        return Neurons((*self._closed(value), affine))
+        return NeuronValues((*self._closed(value), affine))
 
-    def _product(self, value: Any, weight: Any) -> Neurons:
-        if not isinstance(value, Neurons) or not isinstance(weight, Weight):
+    def _product(self, value: Any, weight: Any) -> NeuronValues:
+        if not isinstance(value, NeuronValues) or not isinstance(weight, Weight):
             raise NoChain("does not map the value of the chain by a parameter")
         return self._linear(value, replace(weight, transposed=not weight.transposed), None)
 
-    def _addmm(self, given: Mapping[str, Any]) -> Neurons:
+    def _addmm(self, given: Mapping[str, Any]) -> NeuronValues:
         if given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
             raise NoChain("scales what it adds")
         product = self._product(given.get("mat1"), given.get("mat2"))
         return self._biased({"self": product, "other": next(iter(given.values()))})
 
-    def _biased(self, given: Mapping[str, Any]) -> Neurons:
-        values = [v for v in given.values() if isinstance(v, Neurons)]
+    def _biased(self, given: Mapping[str, Any]) -> NeuronValues:
+        values = [v for v in given.values() if isinstance(v, NeuronValues)]
         biases = [v for v in given.values() if isinstance(v, Weight)]
         if len(values) != 1 or len(biases) != 1 or given.get("alpha", 1) != 1:
             raise NoChain("adds something else than a bias to a value of the chain")
@@ -173,7 +173,7 @@ class ChainReader:
         if self.shapes[bias.name] != self.shapes[last.weight][:1] or bias.transposed:
             raise NoChain(f"adds the parameter {bias.name!r}, which has another shape than a bias")
         self._check_unused(value, bias.name)
-        return Neurons((*value.maps[:-1], replace(last, bias=bias.name)))
+        return NeuronValues((*value.maps[:-1], replace(last, bias=bias.name)))
 
     def _transposed(self, name: str, weight: Weight, places: Sequence[Any]) -> Weight:
         flat = [p for place in places for p in (place if isinstance(place, Sequence) else [place])]
@@ -185,7 +185,7 @@ class ChainReader:
             return weight
         return replace(weight, transposed=not weight.transposed)
 
-    def _check_unused(self, value: Neurons, *names: str | None) -> None:
+    def _check_unused(self, value: NeuronValues, *names: str | None) -> None:
         used = {name for affine in value.maps for name in (affine.weight, affine.bias)} - {None}
         if len({*names}) < len(names) or not used.isdisjoint(names):
             raise NoChain("uses the parameters of a layer a second time")
@@ -200,7 +200,7 @@ class ChainReader:
         return True
 
     def _elementwise(self, name: str, operator: str, given: Mapping[str, Any]) -> ChainValue:
-        values = [value for value in given.values() if isinstance(value, Neurons)]
+        values = [value for value in given.values() if isinstance(value, NeuronValues)]
         for value in given.values():
             if isinstance(value, Weight):
                 raise NoChain(
@@ -211,7 +211,7 @@ class ChainReader:
             raise NoChain("does not take the value of the chain")
         if any(value.maps != values[0].maps for value in values):
             raise NoChain("joins the chain with an earlier value of it")
-        operands = {k: v.expression if isinstance(v, Neurons) else v for k, v in given.items()}
+        operands = {k: v.expression if isinstance(v, NeuronValues) else v for k, v in given.items()}
         try:
             result = elementwise.apply(name, operands)
         except elementwise.TooLong as error:
@@ -219,9 +219,9 @@ class ChainReader:
         if result is None:
             raise NoChain("is no layer or activation of a chain")
         made = dict.fromkeys([*(o for value in values for o in value.operators), operator])
-        return Neurons(values[0].maps, result, tuple(made))
+        return NeuronValues(values[0].maps, result, tuple(made))
 
-    def _closed(self, value: Neurons) -> tuple[ChainLayer, ...]:
+    def _closed(self, value: NeuronValues) -> tuple[ChainLayer, ...]:
         """The maps, the last with its activation."""
         activation = elementwise.recognise(value.expression)
         if not value.maps:

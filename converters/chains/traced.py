@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from converters.activations import Elementwise
-from converters.chains.reading import PASSIVE, ChainReader, Neurons, NoChain, Weight
+from converters.chains.reading import PASSIVE, ChainReader, NeuronValues, NoChain, Weight
 from converters.elementwise import finite_number
 from converters.inspection import CONVERTIBLE, check_modules, describe, evaluating, located
 from nngraph.errors import UnsupportedModuleError
@@ -43,7 +43,7 @@ def trace_chain(module: nn.Module) -> list[ChainLayer]:
     check_modules(module)
     with evaluating(module):
         graph = _traced(module)
-    maps = _Reader(module, graph).read()
+    maps = _GraphReader(module, graph).read()
     used = [name for affine in maps for name in (affine.weight, affine.bias)]
     for name in module.state_dict():
         if name not in used:
@@ -133,7 +133,7 @@ class _Tracer(fx.Tracer):
 _SIZES = object()
 
 
-class _Reader:
+class _GraphReader:
     """Follows the recorded operations."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
@@ -162,7 +162,7 @@ class _Reader:
 
     def _value(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            return Neurons()
+            return NeuronValues()
         if node.op == "get_attr":
             return self._leaf(str(node.target))
         if self._is_size(node):
@@ -181,9 +181,9 @@ class _Reader:
             operands = {"self": node.args[0]}
         arguments = {k: self._argument(v) for k, v in operands.items() if k != "inplace"}
         result = self.reader.apply(name, name, arguments)
-        if isinstance(result, Neurons) and result.operators:
+        if isinstance(result, NeuronValues) and result.operators:
             self.between = node
-        elif isinstance(result, Neurons) and result.maps:
+        elif isinstance(result, NeuronValues) and result.maps:
             width = self.reader.shapes[result.maps[0].weight][1]
             if self.features not in (None, width):
                 raise NoChain(f"follows a view of the input as rows of {self.features}")
@@ -209,7 +209,7 @@ class _Reader:
     def _module(self, node: fx.Node) -> Any:
         called = self.module.get_submodule(str(node.target))
         value = self._argument(node.args[0]) if len(node.args) == 1 and not node.kwargs else None
-        if not isinstance(called, Elementwise) or not isinstance(value, Neurons):
+        if not isinstance(called, Elementwise) or not isinstance(value, NeuronValues):
             raise NoChain("is no layer or activation of a chain")
         self.between = node
         return self.reader.activated(value, called.activation)
@@ -219,7 +219,7 @@ class _Reader:
         source = self.values.get(node.args[0]) if node.args else None  # type: ignore[arg-type]
         if source is _SIZES:
             return node.target is operator.getitem and bool(node.args[1] == 0)
-        return isinstance(source, Neurons) and not source.maps and bool(
+        return isinstance(source, NeuronValues) and not source.maps and bool(
             (node.target is getattr and node.args[1] == "shape")
             or (node.target == "size" and node.args[1:] in ((), (0,)) and not node.kwargs)
         )
@@ -239,13 +239,13 @@ class _Reader:
 
     # -- reshaping the input ----------------------------------------------------------------------
 
-    def _reshaped(self, node: fx.Node, name: str) -> Neurons:
+    def _reshaped(self, node: fx.Node, name: str) -> NeuronValues:
         """Flatten the input to rows; refused anywhere else."""
         value = self._argument(node.args[0]) if node.args else None
         given = dict(zip(("input", "start_dim", "end_dim"), node.args, strict=False)) | node.kwargs
         dims = (given.get("start_dim", 0), given.get("end_dim", -1))
         other = name == "flatten" and dims != (1, -1)
-        if not isinstance(value, Neurons) or value.maps or value.operators or other:
+        if not isinstance(value, NeuronValues) or value.maps or value.operators or other:
             raise NoChain("flattens something else than each input to one row")
         if name == "flatten":
             return value

@@ -13,7 +13,7 @@ from torch import Tensor
 from converters.placement.following import Following
 from converters.placement.slabs import Piece, are_fixed, cut_taps, pieces, slab_of
 from converters.symmetry.axes import Axis
-from converters.symmetry.derive import Derivation, Layer
+from converters.symmetry.derive import Derivation, Step
 from nngraph.graph import MAX_SIZE, Activation, Architecture, Factor, NeuronGroup, Parameter, Slab
 
 _IDENTITY = Activation("identity")
@@ -68,7 +68,7 @@ class Builder:
 
     # -- layers -----------------------------------------------------------------------------------
 
-    def new_parameters(self, layer: Layer) -> list[tuple[str, str]]:
+    def new_parameters(self, layer: Step) -> list[tuple[str, str]]:
         """The (role, name) of parameters of a layer that have no place yet; no whole numbers."""
         own = [(role, self.known[name]) for role, name in layer.parameters]
         return [
@@ -80,16 +80,16 @@ class Builder:
         """The pieces of each axis of a parameter."""
         return [pieces(axis) for axis in self.derivation.spec.parameters[name]]
 
-    def input_groups(self, layer: Layer) -> list[int]:
+    def input_groups(self, layer: Step) -> list[int]:
         """Groups that carry the inputs of a layer, in order, each once."""
         return list(dict.fromkeys(g for i in layer.inputs for g in self.output_groups[i]))
 
-    def passed_on(self, layer: Layer) -> list[int]:
+    def passed_on(self, layer: Step) -> list[int]:
         """Groups of the inputs that the output of a layer still counts."""
         input_groups = self.input_groups(layer)
         return self.counted(layer, input_groups) or input_groups
 
-    def counted(self, layer: Layer, groups: Sequence[int]) -> list[int]:
+    def counted(self, layer: Step, groups: Sequence[int]) -> list[int]:
         """Those of some groups that the output of a layer counts.
 
         Where there are more of a kind than the output has parts for, as where a tensor is written
@@ -138,13 +138,13 @@ class Builder:
         self.groups.append(_Group(unique, factors, role, activation))
         return len(self.groups) - 1
 
-    def activation(self, layer: Layer, piece: Piece | None = None) -> Activation:
+    def activation(self, layer: Step, piece: Piece | None = None) -> Activation:
         """The activation of the neurons of a layer, or of a piece of the axis that counts them."""
         axis = 1 if layer.kind in _CHANNELS_SECOND else -1
         window = (0, MAX_SIZE) if piece is None else piece.window
         return self.following.activation(layer.result, axis, window)
 
-    def source(self, layer: Layer, piece: Piece, used: set[int]) -> int:
+    def source(self, layer: Step, piece: Piece, used: set[int]) -> int:
         """The group of the inputs whose neurons a piece counts; a new fixed one if it is fixed."""
         candidates = [g for g in self.input_groups(layer) if match(piece, self.groups[g].factors)]
         if candidates:

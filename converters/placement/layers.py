@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from converters.placement.builder import Builder, first_unused, match
 from converters.placement.slabs import Piece, pieces
-from converters.symmetry.derive import Layer
+from converters.symmetry.derive import Step
 from nngraph.graph import Factor
 
 #: Columns of node features by the role of a parameter.
@@ -17,7 +17,7 @@ _COLUMNS = {
 }
 
 
-def _output(builder: Builder, layer: Layer) -> list[int]:
+def _output(builder: Builder, layer: Step) -> list[int]:
     input_groups = builder.input_groups(layer)
     led_to = {s.target for slabs in builder.slabs.values() for s in slabs if s.source is not None}
     led_to |= {target for _, target in builder.residuals}
@@ -27,7 +27,7 @@ def _output(builder: Builder, layer: Layer) -> list[int]:
     return input_groups
 
 
-def _matrix(builder: Builder, layer: Layer) -> list[int]:
+def _matrix(builder: Builder, layer: Step) -> list[int]:
     """Place the weight of a linear map, a convolution or an embedding, and its bias."""
     own = builder.new_parameters(layer)
     weight = next(
@@ -72,7 +72,7 @@ def _share(piece: Piece, all_pieces: Sequence[Piece], groups: int) -> int:
     return groups * piece.size // sum(other.size for other in all_pieces)
 
 
-def _ends_of_weight(builder: Builder, layer: Layer, weight: str) -> tuple[int, int] | None:
+def _ends_of_weight(builder: Builder, layer: Step, weight: str) -> tuple[int, int] | None:
     """Axes of a weight that count its outputs and its inputs; ``None`` where it has others."""
     dims = builder.tensors[weight].dim()
     if layer.kind == "embedding":
@@ -90,7 +90,7 @@ def _ends_of_weight(builder: Builder, layer: Layer, weight: str) -> tuple[int, i
 
 
 def _connect(
-    builder: Builder, layer: Layer, weight: str, axes: Sequence[Sequence[Piece]],
+    builder: Builder, layer: Step, weight: str, axes: Sequence[Sequence[Piece]],
     ends: tuple[int, int], groups: int,
 ) -> list[int]:  # fmt: skip
     """Make the groups of a layer's outputs and the blocks that lead to them."""
@@ -160,7 +160,7 @@ def _columns(
         builder.column(name, group, [piece], _COLUMNS.get(role, "factor"))
 
 
-def _shared(builder: Builder, layer: Layer, others: Sequence[tuple[str, str]]) -> list[int]:
+def _shared(builder: Builder, layer: Step, others: Sequence[tuple[str, str]]) -> list[int]:
     """A layer whose weight stands in the graph already: its output is at one of its ends."""
     counted = {piece.counts for axis in layer.output_axes for piece in pieces(axis)}
     for _, name in layer.parameters:
@@ -174,7 +174,7 @@ def _shared(builder: Builder, layer: Layer, others: Sequence[tuple[str, str]]) -
     return builder.passed_on(layer)
 
 
-def _norm(builder: Builder, layer: Layer) -> list[int]:
+def _norm(builder: Builder, layer: Step) -> list[int]:
     """A norm: a new group after the old one, with the scales on the edges between them."""
     own = builder.new_parameters(layer)
     one_axis = [(role, name) for role, name in own if builder.tensors[name].dim() == 1]
@@ -196,7 +196,7 @@ def _norm(builder: Builder, layer: Layer) -> list[int]:
     return [target for _, target in targets]
 
 
-def _after(builder: Builder, layer: Layer, kept: Sequence[Piece]) -> list[tuple[int | None, int]]:
+def _after(builder: Builder, layer: Step, kept: Sequence[Piece]) -> list[tuple[int | None, int]]:
     """For each piece the group of the inputs that it counts, if any, and a new one after it."""
     used: set[int] = set()
     pairs: list[tuple[int | None, int]] = []
@@ -211,7 +211,7 @@ def _after(builder: Builder, layer: Layer, kept: Sequence[Piece]) -> list[tuple[
     return pairs
 
 
-def _pointwise(builder: Builder, layer: Layer) -> list[int]:
+def _pointwise(builder: Builder, layer: Step) -> list[int]:
     """A sum or product: the neurons of every operand lead, one by one, to new neurons."""
     own = builder.new_parameters(layer)
     operands = [builder.output_groups[i] for i in layer.inputs]
@@ -276,7 +276,7 @@ def _broadcast(
 
 
 def _beside(
-    builder: Builder, layer: Layer, name: str, axes: Sequence[Sequence[Piece]],
+    builder: Builder, layer: Step, name: str, axes: Sequence[Sequence[Piece]],
     targets: Sequence[int],
 ) -> None:  # fmt: skip
     """A table that is added, such as one of positions: edges from its fixed axes, as neurons."""
@@ -292,7 +292,7 @@ def _beside(
         builder.put(name, _choice(axes, moving[-1], piece), letters, target, source)
 
 
-def _recurrent(builder: Builder, layer: Layer) -> list[int]:
+def _recurrent(builder: Builder, layer: Step) -> list[int]:
     """A recurrent layer: its gates take the inputs and the state, and make the new state."""
     input_groups = builder.input_groups(layer)
     arguments = dict(layer.arguments)
@@ -355,13 +355,13 @@ def _fill(
 
 
 def _found(
-    builder: Builder, layer: Layer, piece: Piece, used: set[int], input_groups: Sequence[int]
+    builder: Builder, layer: Step, piece: Piece, used: set[int], input_groups: Sequence[int]
 ) -> int:
     near = [g for g in input_groups if match(piece, builder.groups[g].factors) is not None]
     return first_unused(near, used) if near else builder.source(layer, piece, used)
 
 
-PLACERS: dict[str, Callable[[Builder, Layer], list[int]]] = {
+PLACERS: dict[str, Callable[[Builder, Step], list[int]]] = {
     "input": lambda builder, layer: [],  # made when a layer reads it, which knows what counts
     "output": _output,
     "linear": _matrix,
@@ -379,7 +379,7 @@ PLACERS: dict[str, Callable[[Builder, Layer], list[int]]] = {
 }
 
 
-def place(builder: Builder, layer: Layer) -> list[int]:
+def place(builder: Builder, layer: Step) -> list[int]:
     """Place the parameters of a layer; return the groups that carry its output."""
     if layer.kind in PLACERS:
         return PLACERS[layer.kind](builder, layer)

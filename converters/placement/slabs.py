@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from converters.symmetry.axes import Axis, Segment
-from converters.symmetry.axes import Factor as AxisFactor
+from converters.symmetry.axes import AxisFactor as AxisFactor
 from nngraph.graph import Factor, Slab
 
 #: Features per edge; a larger kernel becomes several parallel blocks, so that the one such kernel

@@ -1,9 +1,9 @@
 """The permutation symmetry of any PyTorch module, derived from its computation and proven on it."""
 
-from converters.symmetry.axes import Axis, Factor, Segment
+from converters.symmetry.axes import Axis, AxisFactor, Segment
 from converters.symmetry.call import Call
 from converters.symmetry.checking import SpaceCheck
-from converters.symmetry.derive import Derivation, Layer, derive, permutation_spec
+from converters.symmetry.derive import Derivation, Step, derive, permutation_spec
 from converters.symmetry.rules import RULES
 from converters.symmetry.rules.pointwise import pointwise
 from converters.symmetry.spec import FixedReport, PermutationSpec
@@ -12,15 +12,15 @@ from nngraph.graph import Space
 __all__ = [
     "RULES",
     "Axis",
+    "AxisFactor",
     "Call",
     "Derivation",
-    "Factor",
     "FixedReport",
-    "Layer",
     "PermutationSpec",
     "Segment",
     "Space",
     "SpaceCheck",
+    "Step",
     "derive",
     "permutation_spec",
     "pointwise",

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Factor:
+class AxisFactor:
     """One factor of a segment.
 
     Args:
@@ -31,7 +31,7 @@ class Factor:
 
 
 #: A row-major product, outermost factor first.
-Segment = tuple[Factor, ...]
+Segment = tuple[AxisFactor, ...]
 #: A concatenation of segments.
 Axis = tuple[Segment, ...]
 
@@ -51,7 +51,7 @@ def segment_text(segment: Segment) -> str:
     return " x ".join(map(str, segment))
 
 
-def factors_of(axis: Axis) -> Iterator[Factor]:
+def factors_of(axis: Axis) -> Iterator[AxisFactor]:
     """Iterate over all factors of an axis that have no parts, wherever they stand."""
     for segment in axis:
         for factor in segment:
@@ -65,19 +65,19 @@ def only_tie(axis: Axis, space: str, number: int) -> Axis:
     """Return an axis in which one of the factors of a space is kept, and all else is fixed."""
     count = itertools.count()
 
-    def kept(factor: Factor) -> Factor:
+    def kept(factor: AxisFactor) -> AxisFactor:
         here = factor.space == space and next(count) == number
-        return factor if here else Factor(factor.size)
+        return factor if here else AxisFactor(factor.size)
 
     return change_factors(axis, kept)
 
 
-def change_factors(axis: Axis, change: Callable[[Factor], Factor]) -> Axis:
+def change_factors(axis: Axis, change: Callable[[AxisFactor], AxisFactor]) -> Axis:
     """Return an axis with other factors, wherever they stand; their sizes stay."""
 
-    def changed(factor: Factor) -> Factor:
+    def changed(factor: AxisFactor) -> AxisFactor:
         if factor.parts:
-            return Factor(factor.size, parts=change_factors(factor.parts, change))
+            return AxisFactor(factor.size, parts=change_factors(factor.parts, change))
         return change(factor)
 
     return tuple(tuple(map(changed, segment)) for segment in axis)
@@ -85,7 +85,7 @@ def change_factors(axis: Axis, change: Callable[[Factor], Factor]) -> Axis:
 
 def held(axis: Axis) -> Axis:
     """Return an axis of the same size of which nothing is relabelled."""
-    return ((Factor(axis_size(axis)),),)
+    return ((AxisFactor(axis_size(axis)),),)
 
 
 def axis_to_list(axis: Axis) -> list[Any]:
@@ -104,7 +104,7 @@ def axis_from_list(data: list[Any]) -> Axis:
     """Read what :func:`axis_to_list` wrote."""
     return tuple(
         tuple(
-            Factor(f["size"], f.get("space"), axis_from_list(f.get("parts", [])))
+            AxisFactor(f["size"], f.get("space"), axis_from_list(f.get("parts", [])))
             for f in segment
         )
         for segment in data

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.symmetry.axes import Axis, Factor
+from converters.symmetry.axes import Axis, AxisFactor
 from converters.symmetry.dims import Dim, atoms, cut, fix, regroup, unify
 from converters.symmetry.engine import Engine
 from converters.symmetry.entries import find_unread
@@ -35,7 +35,7 @@ from nngraph.errors import UnsupportedModuleError
 
 
 @dataclass(frozen=True)
-class Layer:
+class Step:
     """One step of the computation, in the record from which a graph is built.
 
     Args:
@@ -79,7 +79,7 @@ class Derivation:
     """
 
     spec: PermutationSpec
-    layers: tuple[Layer, ...]
+    layers: tuple[Step, ...]
     unruled: tuple[str, ...]
     program: Program
     constants: Mapping[Ref, Constant]
@@ -172,7 +172,7 @@ class _Builder:
         namer = Namer(self.engine, dims)
         axes = {
             name: tuple(map(namer.axis, dims[name])) if name in dims
-            else tuple(((Factor(size),),) for size in self.tensors[name].shape)
+            else tuple(((AxisFactor(size),),) for size in self.tensors[name].shape)
             for name in self.names
         }
         buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
@@ -288,9 +288,9 @@ class _Builder:
             for (op, path, text, unknown), found in reports.items()
         )
 
-    def _layers(self, namer: Namer) -> tuple[Layer, ...]:
+    def _layers(self, namer: Namer) -> tuple[Step, ...]:
         return tuple(
-            Layer(
+            Step(
                 entry.kind, entry.op, entry.module_path, entry.parameters, entry.inputs,
                 tuple(tuple(map(namer.axis, dims)) for dims in entry.input_dims),
                 tuple(map(namer.axis, entry.output_dims)), entry.arguments, entry.derived,

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from converters.symmetry.axes import Axis, Factor, change_factors, factors_of, held
+from converters.symmetry.axes import Axis, AxisFactor, change_factors, factors_of, held
 from converters.symmetry.checking import SEEN, TOLERANCE
 from converters.symmetry.located import as_arguments
 from converters.symmetry.running import Draw, Network
@@ -155,7 +155,7 @@ class _Mistakes:
     def dropped(self) -> Mutant:
         """A tie is dropped: that axis stays when its space is relabelled."""
         space, tie = self.tie()
-        axes = _with_factor(self.spec.parameters, space.name, tie, Factor(space.size))
+        axes = _with_factor(self.spec.parameters, space.name, tie, AxisFactor(space.size))
         text, broken = f"{space.name} without {tie}", (space.name, tie)
         return self.mutant("dropped", text, space.name, [tie.name], broken, parameters=axes)
 
@@ -165,7 +165,7 @@ class _Mistakes:
         own = Space(f"{space.name} apart", space.size, space.within)
         if any(own.name in other.within for other in self.spec.spaces):
             raise _Nothing
-        axes = _with_factor(self.spec.parameters, space.name, tie, Factor(space.size, own.name))
+        axes = _with_factor(self.spec.parameters, space.name, tie, AxisFactor(space.size, own.name))
         return self.mutant(
             "split", f"{tie} apart from {space.name}", own.name, [tie.name], (space.name, tie),
             spaces=(*self.spec.spaces, own), parameters=axes,
@@ -179,9 +179,9 @@ class _Mistakes:
         ])  # fmt: skip
         first, second = (self.chosen(ties_of(self.spec, space.name)) for space in (one, other))
         own = Tie(first.name, first.axis)
-        axes = _with_factor(self.spec.parameters, one.name, first, Factor(one.size, "\0"))
-        axes = _with_factor(axes, other.name, second, Factor(one.size, one.name))
-        axes = _with_factor(axes, "\0", own, Factor(one.size, other.name))
+        axes = _with_factor(self.spec.parameters, one.name, first, AxisFactor(one.size, "\0"))
+        axes = _with_factor(axes, other.name, second, AxisFactor(one.size, one.name))
+        axes = _with_factor(axes, "\0", own, AxisFactor(one.size, other.name))
         text = f"{first} of {one.name} and {second} of {other.name} exchanged"
         broken = (one.name, first), (other.name, second)
         names = [first.name, second.name]
@@ -196,7 +196,7 @@ class _Mistakes:
             if axis == held(axis) and axis[0][0].size > 1
         ])  # fmt: skip
         axes = list(self.spec.parameters[name])
-        axes[place] = ((Factor(size, "freed"),),)
+        axes[place] = ((AxisFactor(size, "freed"),),)
         return self.mutant(
             "freed", f"{name}[{place}] free", "freed", [name],
             spaces=(*self.spec.spaces, Space("freed", size)),
@@ -218,11 +218,11 @@ class _Mistakes:
         )  # fmt: skip
 
 
-def _with_factor(axes: _Axes, space: str, tie: Tie, factor: Factor) -> _Axes:
+def _with_factor(axes: _Axes, space: str, tie: Tie, factor: AxisFactor) -> _Axes:
     """Return the axes of all parameters, with another factor at one tie."""
     numbers = itertools.count()
 
-    def exchanged(old: Factor) -> Factor:
+    def exchanged(old: AxisFactor) -> AxisFactor:
         return factor if old.space == space and next(numbers) == tie.number else old
 
     own = list(axes[tie.name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 
-from converters.symmetry.axes import Axis, Factor, Segment, segment_size
+from converters.symmetry.axes import Axis, AxisFactor, Segment, segment_size
 from converters.symmetry.call import Entry
 from converters.symmetry.dims import Dim, atoms, expand, find
 from converters.symmetry.engine import Engine
@@ -65,32 +65,32 @@ class Namer:
         for terms in expand(dim):
             segment = self._segment(terms)
             if segments and _is_plain(*segments[-1]) and _is_plain(*segment):
-                segments[-1] = (Factor(segments[-1][0].size + segment[0].size),)
+                segments[-1] = (AxisFactor(segments[-1][0].size + segment[0].size),)
             else:
                 segments.append(segment)
         return tuple(segments)
 
     def _segment(self, terms: Sequence[Dim]) -> Segment:
-        factors: list[Factor] = []
+        factors: list[AxisFactor] = []
         for term in terms:
             term = find(term)
             if term.kind == "atom":
-                factor = Factor(term.size, self._names.get(term))
+                factor = AxisFactor(term.size, self._names.get(term))
             else:
                 parts = self.axis(term)
                 if len(parts) == 1:
                     factors += parts[0]
                     continue
-                factor = Factor(term.size, parts=parts)
+                factor = AxisFactor(term.size, parts=parts)
             if factors and _is_plain(factors[-1]) and _is_plain(factor):
-                factors[-1] = Factor(factors[-1].size * factor.size)
+                factors[-1] = AxisFactor(factors[-1].size * factor.size)
             else:
                 factors.append(factor)
         kept = tuple(factor for factor in factors if factor.size != 1)
-        return kept or (Factor(segment_size(tuple(factors))),)
+        return kept or (AxisFactor(segment_size(tuple(factors))),)
 
 
-def _is_plain(*factors: Factor) -> bool:
+def _is_plain(*factors: AxisFactor) -> bool:
     return len(factors) == 1 and factors[0].space is None and not factors[0].parts
 
 

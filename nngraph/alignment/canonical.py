@@ -17,8 +17,8 @@ from nngraph.graph import (
     SCALED,
     SIGNED,
     Architecture,
+    HiddenNeurons,
     NeuralGraph,
-    NeuronLayer,
     canonicalise_neurons,
     hidden_layers,
     move_neurons,
@@ -79,7 +79,7 @@ def canonical_form(network: NeuralGraph) -> NeuralGraph:
     return network.with_parameters(canonicalise_neurons(network.architecture, values))
 
 
-def _balance(values: dict[str, Tensor], layers: Sequence[NeuronLayer]) -> None:
+def _balance(values: dict[str, Tensor], layers: Sequence[HiddenNeurons]) -> None:
     """Scale the neurons of some layers until all are balanced."""
     for _ in range(_MAX_SWEEPS if layers else 0):
         largest = 0.0

@@ -30,7 +30,7 @@ SIGNED: frozenset[NeuronSymmetry] = frozenset({"sign", "any_scale", "phase"})
 
 
 @dataclass(frozen=True)
-class NeuronLayer(ChainLayer):
+class HiddenNeurons(ChainLayer):
     """A layer of hidden neurons: their group, and the weight by which they lead on."""
 
     group: int
@@ -44,7 +44,7 @@ class NeuronLayer(ChainLayer):
 
 def hidden_layers(
     architecture: Architecture, symmetries: Collection[NeuronSymmetry] | None = None
-) -> list[NeuronLayer]:
+) -> list[HiddenNeurons]:
     """Return the hidden layers of a chain, inputs first; ``symmetries`` takes some alone.
 
     Raises:
@@ -55,7 +55,7 @@ def hidden_layers(
         "known for chains. Relabel them, or match them up to relabelling.",
     )  # fmt: skip
     return [
-        NeuronLayer(layer.weight, layer.bias, layer.activation, group, after.weight)
+        HiddenNeurons(layer.weight, layer.bias, layer.activation, group, after.weight)
         for group, (layer, after) in enumerate(pairwise(layers), start=1)
         if architecture.groups[group].role == "hidden"
         and (symmetries is None or layer.activation.symmetry in symmetries)
@@ -63,7 +63,7 @@ def hidden_layers(
 
 
 def move_neurons(
-    values: dict[str, Tensor], layer: NeuronLayer, factor: Tensor, steps: Tensor | None = None
+    values: dict[str, Tensor], layer: HiddenNeurons, factor: Tensor, steps: Tensor | None = None
 ) -> None:
     """Scale the neurons of one layer and step their phases, ``[*, d]`` each, in ``values``.
 

@@ -97,7 +97,7 @@ def edge_update(
         return EdgeUpdate(e, *(reduce(topology, e, side, "mean", steps) for side in _SIDES))
 
     if backend == TRITON or is_dense(topology, backend, e):
-        given = fused.Given(plain, topology, normalise, recompute)
+        given = fused.UpdateGiven(plain, topology, normalise, recompute)
         kernel = triton_edges if backend == TRITON else fused
         return EdgeUpdate(*kernel.edge_update(given, *inputs))
     return plain(*inputs)
@@ -143,7 +143,7 @@ def _mapped(
     topology: Topology, function: EdgeFunction, features: Sequence[tuple[str, Tensor]],
     parameters: Sequence[Tensor], to: Sequence[str], backend: str, channels: int = 0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Apply a function of edges, their ends and their blocks; see :class:`mapped.Given`."""
+    """Apply a function of edges, their ends and their blocks; see :class:`mapped.MapGiven`."""
     read, values = zip(*features, strict=True)
 
     def plain(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -158,7 +158,7 @@ def _mapped(
 
     like = None if channels else values[0]
     if is_dense(topology, backend, like) and not follows_operations(values[0]):
-        given = mapped.Given(plain, topology, function, read, tuple(to), channels)
+        given = mapped.MapGiven(plain, topology, function, read, tuple(to), channels)
         return mapped.map_edges(given, *values, *parameters)
     return plain(*values, *parameters)
 

@@ -65,7 +65,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class Comparison:
     """Runs that may be compared: one task, one zoo, one column; best on validation first."""
 
     task: str
@@ -113,7 +113,7 @@ class Table:
         return data
 
 
-def compare_runs(paths: Sequence[str | Path]) -> list[Table]:
+def compare_runs(paths: Sequence[str | Path]) -> list[Comparison]:
     """Bring finished runs into tables: those of another task, zoo or column are never mixed.
 
     Args:
@@ -144,7 +144,7 @@ def _folders(paths: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def _table(runs: list[FinishedRun]) -> Table:
+def _table(runs: list[FinishedRun]) -> Comparison:
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(json.dumps(_tried(run.settings), sort_keys=True), []).append(run)
@@ -166,7 +166,7 @@ def _table(runs: list[FinishedRun]) -> Table:
     settings, report = runs[0].settings, runs[0].report
     rows.sort(key=lambda row: -_or_worst(row.spread("val", report.score)[0]))
     task = " ".join([settings.task, *_words(settings.task_options)])
-    return Table(task, settings.zoo, report.column, report.score, tuple(rows))
+    return Comparison(task, settings.zoo, report.column, report.score, tuple(rows))
 
 
 def _tried(settings: TrainSettings) -> dict[str, Any]:

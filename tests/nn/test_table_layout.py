@@ -7,7 +7,7 @@ import torch
 
 from nngraph.graph import Architecture
 from nngraph.kernels.equivariant import table_layout as module
-from nngraph.kernels.equivariant.table_layout import Layout
+from nngraph.kernels.equivariant.table_layout import TableLayout
 from nngraph.nn import EquivariantLinear, Terms
 from nngraph.testing import random_architectures, random_features
 
@@ -16,7 +16,7 @@ ARCHITECTURES = [pytest.param(a, id=name) for name, a in random_architectures()]
 
 
 def test_equal_blocks_of_a_chain_are_one_run():
-    layout = Layout.of(Terms.of(mlp([2, *[5] * 7, 1])))
+    layout = TableLayout.of(Terms.of(mlp([2, *[5] * 7, 1])))
     runs = [(run.on_edges, run.count, run.rows, run.columns) for run in layout.runs]
     assert runs == [
         (True, 1, 5, 2), (True, 6, 5, 5), (True, 1, 1, 5), (False, 7, 5, 1), (False, 1, 1, 1),
@@ -30,7 +30,7 @@ def test_equal_blocks_of_a_chain_are_one_run():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_moves_fill_every_table_once(architecture: Architecture):
     terms = Terms.of(architecture)
-    layout = Layout.of(terms)
+    layout = TableLayout.of(terms)
     stacks = [
         torch.zeros(len(stack.tables), 1, stack.size, stack.slots, 1) for stack in layout.stacks
     ]
@@ -48,7 +48,7 @@ def test_the_moves_fill_every_table_once(architecture: Architecture):
 @pytest.mark.parametrize("numbers", [1, 12, 40, 10_000])
 def test_tiles_cover_a_run_once(numbers: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "TILE", numbers)
-    (run,) = [run for run in Layout.of(Terms.of(mlp([2, *[3] * 5, 1]))).runs if run.mixed]
+    (run,) = [run for run in TableLayout.of(Terms.of(mlp([2, *[3] * 5, 1]))).runs if run.mixed]
     seen = torch.zeros(2, 4, 3, 3, 1)
     for tile in run.tiles(2):
         tile.part(seen).add_(1)

@@ -20,7 +20,7 @@ class Reports:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class ProgressOption:
     """A command that shows how far it is.
 
     Args:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from nngraph.cli.options.deriving import Argument
-from nngraph.cli.options.shared import Progress, Reports, Threads
+from nngraph.cli.options.shared import ProgressOption, Reports, Threads
 from nngraph.settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(Threads, Progress, Reports):
+class Demo(Threads, ProgressOption, Reports):
     """Fit small networks to digits, train metanetworks to name the digit from the weights.
 
     The networks are fitted to the 1,797 digits of scikit-learn and turned into graphs, which are
@@ -33,7 +33,7 @@ class Demo(Threads, Progress, Reports):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(TrainSettings, Threads, Progress, Reports):
+class Train(TrainSettings, Threads, ProgressOption, Reports):
     """Train a metanetwork on the networks of a zoo.
 
     'classify' tells their classes, 'predict' any fact that the zoo knows (--task_options.fact

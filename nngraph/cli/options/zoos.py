@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from nngraph.cli.options.deriving import Argument
-from nngraph.cli.options.shared import Hidden, Progress, Reports, Threads
+from nngraph.cli.options.shared import Hidden, ProgressOption, Reports, Threads
 from nngraph.settings import FitZooSettings, TrainZooSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZooFit(FitZooSettings, Threads, Progress, Reports):
+class ZooFit(FitZooSettings, Threads, ProgressOption, Reports):
     """Fit a network of pixel coordinates to each view of each image and store them as a zoo.
 
     The networks are SIRENs, or ReLU networks on Fourier features. An interrupted fit goes on when
@@ -35,7 +35,7 @@ class ZooFit(FitZooSettings, Threads, Progress, Reports):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZooTrain(TrainZooSettings, Threads, Progress, Reports):
+class ZooTrain(TrainZooSettings, Threads, ProgressOption, Reports):
     """Train a population of small image classifiers and store states along every run as a zoo.
 
     Accuracies, losses and hyper-parameters are stored with them. Recipes: 'small-cnn', one CNN with

@@ -11,8 +11,8 @@ Its transpose is of the same form with sums for means, so the backward pass is o
 functions. In each direction an edge is read by one mean per side and by its product, and written
 once; nothing else of edge size is made. Neighbouring blocks of one shape are pooled as one array,
 and tables of one shape are mixed as one product
-(:class:`~nngraph.kernels.equivariant.table_layout.Layout`), so that deep networks of small layers
-do not drown in calls.
+(:class:`~nngraph.kernels.equivariant.table_layout.TableLayout`), so that deep networks of small
+layers do not drown in calls.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from nngraph.kernels.equivariant.table_layout import Layout, Run, Tile
+from nngraph.kernels.equivariant.table_layout import RowTile, TableLayout, TensorRun
 from nngraph.kernels.equivariant.terms import Terms
 from nngraph.kernels.modes import derivatives, follows_operations
 
@@ -42,7 +42,7 @@ class DenseMixing(nn.Module):
 
     def __init__(self, terms: Terms) -> None:
         super().__init__()
-        self.terms, self.layout = terms, Layout.of(terms)
+        self.terms, self.layout = terms, TableLayout.of(terms)
         # Derived from the architecture, so no part of the state dict.
         self.register_buffer("pooled", self.layout.pooled, persistent=False)
         self.register_buffer("broadcast", self.layout.broadcast, persistent=False)
@@ -96,7 +96,7 @@ class DenseMixing(nn.Module):
 
     def pool(
         self, x: Tensor, edge_attr: Tensor, mean: bool = True,
-        visit: Callable[[Run, Tile], None] | None = None,
+        visit: Callable[[TensorRun, RowTile], None] | None = None,
     ) -> Tables:  # fmt: skip
         """Average every tensor into every table that has slots for it; or add up.
 
@@ -205,7 +205,7 @@ class DenseMixing(nn.Module):
 
 
 def _sums(
-    run: Run, array: Tensor, visit: Callable[[Run, Tile], None] | None
+    run: TensorRun, array: Tensor, visit: Callable[[TensorRun, RowTile], None] | None
 ) -> tuple[Tensor, Tensor]:
     """Sums of a run ``[B, K, r, c, C]`` at its targets and its sources, ``[B, K, *, 1, C]``."""
     if torch.is_grad_enabled() or follows_operations(array):
@@ -226,7 +226,7 @@ def _sums(
 
 
 def _add_weight_gradients(
-    found: list[Tensor], edge_attr: Tensor, gradient: Tensor, run: Run, tile: Tile
+    found: list[Tensor], edge_attr: Tensor, gradient: Tensor, run: TensorRun, tile: RowTile
 ) -> None:
     """Sum gradient times edge ``[C_out, C]`` for each tensor with edge mixing, by tiles."""
     gradients, edges = (
@@ -244,7 +244,7 @@ def _add_weight_gradients(
             found.append(product)
 
 
-def _sides(run: Run, stacks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _sides(run: TensorRun, stacks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Tables at the targets ``[B, r, 1, C]`` and sources ``[B, 1, c, C]`` of each tensor, views."""
     targets, sources = (
         [part for move in run.moves[axis] for part in move.part(stacks).unbind(1)]

@@ -40,7 +40,7 @@ class Move:
         return tables[:, :, :, self.start : self.stop].transpose(0, 1)
 
 
-class Tile(NamedTuple):
+class RowTile(NamedTuple):
     """Rows ``start:stop`` of the tensors ``first:last`` of a run."""
 
     first: int
@@ -54,7 +54,7 @@ class Tile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class TensorRun:
     """Neighbouring tensors of one shape, rows ``start:stop`` of the edge or node features.
 
     Args:
@@ -84,7 +84,7 @@ class Run:
         """Length of an axis."""
         return self.columns if axis else self.rows
 
-    def tiles(self, numbers: int) -> Iterator[Tile]:
+    def tiles(self, numbers: int) -> Iterator[RowTile]:
         """Cut its array into tiles of about ``TILE`` numbers, of ``numbers`` per row and column.
 
         A tile is some whole tensors, or some rows of one.
@@ -93,11 +93,11 @@ class Run:
         if rows >= self.rows:
             step = rows // self.rows
             for first in range(0, self.count, step):
-                yield Tile(first, min(first + step, self.count), 0, self.rows)
+                yield RowTile(first, min(first + step, self.count), 0, self.rows)
             return
         for k in range(self.count):
             for start in range(0, self.rows, rows):
-                yield Tile(k, k + 1, start, min(start + rows, self.rows))
+                yield RowTile(k, k + 1, start, min(start + rows, self.rows))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Stack:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class TableLayout:
     """The arrangement of one :class:`~nngraph.kernels.equivariant.terms.Terms`.
 
     Attributes:
@@ -126,13 +126,13 @@ class Layout:
         broadcast: for each of these the slot of the global table that it reads; S where none.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[TensorRun, ...]
     stacks: tuple[Stack, ...]
     pooled: Tensor
     broadcast: Tensor
 
     @classmethod
-    def of(cls, terms: Terms) -> Layout:
+    def of(cls, terms: Terms) -> TableLayout:
         """Arrange the tables of a layer."""
         kinds: dict[tuple[int, int], list[int]] = {}
         for index, table in enumerate(terms.tables):
@@ -178,7 +178,7 @@ def _neighbours(tensors: Sequence[MixedTensor]) -> list[list[int]]:
 
 def _run(
     terms: Terms, found: list[int], places: dict[tuple[int, int], Move], slots: dict[int, int]
-) -> Run:
+) -> TensorRun:
     first, last = terms.tensors[found[0]], terms.tensors[found[-1]]
     moves: dict[int, tuple[Move, ...]] = {}
     for axis in first.permuted_axes:
@@ -194,7 +194,7 @@ def _run(
         moves[axis] = tuple(joined)
     rows, columns = first.shape if first.on_edges else (*first.shape, 1)
     slot = -1 if moves else slots[found[0]]
-    return Run(
+    return TensorRun(
         first.on_edges, first.start, last.stop, len(found), rows, columns, first.has_edge_mixing,
         moves, slot,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from nngraph.kernels.tiled.tiles import EPS, Sums, accumulate, at_ends, flat, ti
 Updated = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class Given(NamedTuple):
+class UpdateGiven(NamedTuple):
     """What an update is given beside its inputs: (e, weight, source, target, block or ``None``).
 
     ``plain`` is its definition, in operations that torch differentiates.
@@ -36,7 +36,7 @@ class Given(NamedTuple):
     recompute: bool
 
 
-def edge_update(given: Given, e: Tensor, weight: Tensor, *ends: Tensor | None) -> Updated:
+def edge_update(given: UpdateGiven, e: Tensor, weight: Tensor, *ends: Tensor | None) -> Updated:
     """See :func:`nngraph.kernels.edge_update`."""
     if follows_operations(e):
         return given.plain(e, weight, *ends)
@@ -44,7 +44,7 @@ def edge_update(given: Given, e: Tensor, weight: Tensor, *ends: Tensor | None) -
 
 
 def applied(
-    function: type[torch.autograd.Function], given: Given, e: Tensor, weight: Tensor,
+    function: type[torch.autograd.Function], given: UpdateGiven, e: Tensor, weight: Tensor,
     *ends: Tensor | None,
 ) -> Updated:  # fmt: skip
     """Apply a function of features ``[B, *, C]`` to those of any leading shape."""
@@ -66,7 +66,7 @@ def normalised(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entering(
-    given: Given, edges: Tensor, weight: Tensor, total: Tensor
+    given: UpdateGiven, edges: Tensor, weight: Tensor, total: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """What enters the product ``[n, C]``, its scale ``[n, 1]``, and what enters the silu.
 
@@ -82,7 +82,7 @@ class _EdgeUpdate(torch.autograd.Function):
     """The update with a backward pass of its own; higher derivatives use the plain form."""
 
     @staticmethod
-    def forward(ctx: Any, given: Given, *inputs: Any) -> Updated:
+    def forward(ctx: Any, given: UpdateGiven, *inputs: Any) -> Updated:
         e, weight, *ends = inputs
         out, sums = torch.empty_like(e), Sums(given.topology, e[:, :0])
         kept: list[Tensor | None] = []
@@ -106,7 +106,7 @@ class _EdgeUpdate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        given: Given = ctx.given
+        given: UpdateGiven = ctx.given
         saved = ctx.saved_tensors
         inputs, kept = saved[:5], iter(saved[5:])
         if torch.is_grad_enabled():

@@ -25,7 +25,7 @@ Place = str
 EdgeFunction = Callable[..., Sequence[Tensor]]
 
 
-class Given(NamedTuple):
+class MapGiven(NamedTuple):
     """What a map is given beside tensors.
 
     Attributes:
@@ -44,7 +44,7 @@ class Given(NamedTuple):
     channels: int
 
 
-def map_edges(given: Given, *inputs: Tensor) -> tuple[Tensor, ...]:
+def map_edges(given: MapGiven, *inputs: Tensor) -> tuple[Tensor, ...]:
     """See :func:`nngraph.kernels.map_edges`; inputs are the features and the parameters."""
     features, parameters = inputs[: len(given.read)], inputs[len(given.read) :]
     if not features[0].numel():  # no tile would say how many channels the function makes
@@ -73,7 +73,7 @@ def _cut(tile: Tile, place: Place, array: Tensor) -> Tensor:
 
 
 def _visit(
-    given: Given, features: Sequence[Tensor]
+    given: MapGiven, features: Sequence[Tensor]
 ) -> Iterator[tuple[Bucket, Iterator[tuple[Tile, list[Tensor]]]]]:
     """Every bucket, its tiles, and what the function reads of each."""
     e = features[0]
@@ -125,7 +125,7 @@ class _Sums:
         return assemble(self.topology.num_nodes, self.like, ends)
 
 
-def _made(given: Given, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _made(given: MapGiven, inputs: Sequence[Tensor]) -> list[Tensor]:
     """What the function makes of a tile, numbers of its own for each edge."""
     shape = inputs[0].shape[:-1]
     return [
@@ -138,7 +138,7 @@ class _Map(torch.autograd.Function):
     """The map with a backward pass of its own; higher derivatives use the plain form."""
 
     @staticmethod
-    def forward(ctx: Any, given: Given, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, given: MapGiven, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.given = given
         ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
@@ -153,7 +153,7 @@ class _Map(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        given: Given = ctx.given
+        given: MapGiven = ctx.given
         inputs: tuple[Tensor, ...] = ctx.saved_tensors
         needed, count = ctx.needs_input_grad[1:], len(given.read)
         if torch.is_grad_enabled():
@@ -182,7 +182,7 @@ class _Map(torch.autograd.Function):
 
 
 def _of_tile(
-    given: Given, tile: Tile, inputs: Sequence[Tensor], needed: Sequence[bool],
+    given: MapGiven, tile: Tile, inputs: Sequence[Tensor], needed: Sequence[bool],
     above: Sequence[Tensor | None],
 ) -> Iterator[Tensor]:  # fmt: skip
     """Gradients of those inputs of a tile that need one."""

@@ -29,7 +29,7 @@ from torch import Tensor
 from nngraph.errors import InvalidGraphError, MissingDependencyError
 from nngraph.graph import Bucket, Topology
 from nngraph.kernels.modes import derivatives, follows_operations
-from nngraph.kernels.tiled.fused import Given, Updated, applied
+from nngraph.kernels.tiled.fused import Updated, UpdateGiven, applied
 from nngraph.kernels.tiled.tiles import EPS, Sums
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -45,7 +45,7 @@ STEPS = 32
 PROGRAMS = 1024
 
 
-def edge_update(given: Given, e: Tensor, weight: Tensor, *ends: Tensor | None) -> Updated:
+def edge_update(given: UpdateGiven, e: Tensor, weight: Tensor, *ends: Tensor | None) -> Updated:
     """See :func:`nngraph.kernels.edge_update`.
 
     Raises:
@@ -59,7 +59,7 @@ def edge_update(given: Given, e: Tensor, weight: Tensor, *ends: Tensor | None) -
     if follows_operations(e):
         return given.plain(e, weight, *ends)
     _check_kind(features)
-    return applied(_EdgeUpdate, given, e, weight, *ends)
+    return applied(_TritonEdgeUpdate, given, e, weight, *ends)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -130,7 +130,7 @@ def _tile(rows: int, columns: int, edge_bytes: int) -> tuple[int, int]:
 
 
 def _launch(
-    given: Given, bucket: Bucket, direction: str, inputs: list[Any], sums: Sums,
+    given: UpdateGiven, bucket: Bucket, direction: str, inputs: list[Any], sums: Sums,
     grad_weight: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Run the programs of a direction on a bucket; take in its sums, and its part of A's gradient.
@@ -187,11 +187,11 @@ def _sums(topology: Topology, like: Tensor) -> Sums:
     return Sums(topology, like.new_empty((len(like), 0, like.shape[-1]), dtype=kind))
 
 
-class _EdgeUpdate(torch.autograd.Function):
+class _TritonEdgeUpdate(torch.autograd.Function):
     """The update with a backward pass of its own; higher derivatives use the plain form."""
 
     @staticmethod
-    def forward(ctx: Any, given: Given, *inputs: Tensor | None) -> Updated:
+    def forward(ctx: Any, given: UpdateGiven, *inputs: Tensor | None) -> Updated:
         ctx.given = given
         ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
@@ -205,7 +205,7 @@ class _EdgeUpdate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        given: Given = ctx.given
+        given: UpdateGiven = ctx.given
         saved = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, *derivatives(given.plain, saved, ctx.needs_input_grad[1:], gradients)

@@ -32,7 +32,7 @@ from nngraph.nn.layers.neurons import (
 
 
 @dataclass
-class Level:
+class LevelStates:
     """What the passes have found at the n neurons of a level.
 
     Attributes:
@@ -75,7 +75,7 @@ class SymmetricPass(nn.Module):
         rate: factor of the learning rate of all maps.
 
     Shape:
-        features of any batch -> a :class:`Level` for each level of neurons.
+        features of any batch -> a :class:`LevelStates` for each level of neurons.
     """
 
     rate = 1.0
@@ -134,7 +134,7 @@ class SymmetricPass(nn.Module):
     def _slot(self, level: int) -> int:
         return min(level, len(self.layers)) - 1
 
-    def forward(self, features: Features) -> list[Level]:
+    def forward(self, features: Features) -> list[LevelStates]:
         radians, weight, bias = self._scaled(features)
         levels = self._forwards(features.topology, radians, bias)
         if self.bidirectional:
@@ -156,12 +156,12 @@ class SymmetricPass(nn.Module):
         radians = torch.lerp(weight, features.weight * per_edge, hears)
         return radians, weight, torch.lerp(bias, features.bias * frequency, sines)
 
-    def _forwards(self, topology: Topology, weight: Tensor, bias: Tensor) -> list[Level]:
+    def _forwards(self, topology: Topology, weight: Tensor, bias: Tensor) -> list[LevelStates]:
         positions = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
-        levels = [Level([], positions, positions)]
+        levels = [LevelStates([], positions, positions)]
         for number, here in enumerate(topology.levels[1:], start=1):
             own = kernels.take(bias, here.nodes)
-            level = Level(self._known_kinds(topology, number), own, own)
+            level = LevelStates(self._known_kinds(topology, number), own, own)
             sums = self._sums(topology, number, weight, levels[-1])
             if number in topology.output_levels:
                 level.ends = torch.cat([own, pad(sums, (0, self.messages - sums.shape[-1]))], -1)
@@ -171,7 +171,7 @@ class SymmetricPass(nn.Module):
             levels.append(level)
         return levels
 
-    def _sums(self, topology: Topology, number: int, weight: Tensor, before: Level) -> Tensor:
+    def _sums(self, topology: Topology, number: int, weight: Tensor, before: LevelStates) -> Tensor:
         """Return u of a level."""
         if number == 1:
             return kernels.propagate_level(topology, 1, weight, before.z)
@@ -183,7 +183,7 @@ class SymmetricPass(nn.Module):
         message = self.each(self.maps_out, number - 1, before.kinds, before.z)
         return kernels.propagate_level(topology, number, weight, message)
 
-    def _make(self, number: int, level: Level) -> None:
+    def _make(self, number: int, level: LevelStates) -> None:
         """Let the neurons of a level make z, and what is multiplied by nothing."""
         assert level.received is not None
         channels = 2 * self.sizes[self._slot(number)]
@@ -193,7 +193,7 @@ class SymmetricPass(nn.Module):
             z, free = self.layer(number, kind).forwards(level.received.at(rows))
             level.z, level.free = put(level.z, z, rows), put(level.free, free, rows)
 
-    def _backwards(self, topology: Topology, weight: Tensor, levels: list[Level]) -> None:
+    def _backwards(self, topology: Topology, weight: Tensor, levels: list[LevelStates]) -> None:
         positions = by_output(topology, self.output_position)
         sent: Tensor | None = None
         for number, level in reversed(list(enumerate(levels))):
@@ -211,7 +211,9 @@ class SymmetricPass(nn.Module):
                 y = self.of_layers(number, level, "backwards")
                 sent = sent + self.each(self.maps_back, number, level.kinds, y)
 
-    def of_layers(self, number: int, level: Level, what: Literal["backwards", "entries"]) -> Tensor:
+    def of_layers(
+        self, number: int, level: LevelStates, what: Literal["backwards", "entries"]
+    ) -> Tensor:
         """Return what the layers of a level make of all that its neurons received."""
         assert level.received is not None
         assert level.backward is not None
@@ -232,7 +234,7 @@ class SymmetricPass(nn.Module):
             )
         return kinds
 
-    def read_by_next(self, level: Level, number: int) -> Tensor:
+    def read_by_next(self, level: LevelStates, number: int) -> Tensor:
         """Return what the next level's layers read of each neuron, linearly: ``[*, n, C]``."""
         message = self.each(self.maps_out, number, level.kinds, level.z)
         read = self.layer(number + 1, level.kinds[0][0]).read

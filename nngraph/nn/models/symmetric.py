@@ -17,7 +17,7 @@ from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import Standardised
 from nngraph.nn.features import Architectures, Features, Networks, States
 from nngraph.nn.layers.neurons import NEURON_LAYERS, ByKind, hidden_kinds, put
-from nngraph.nn.layers.symmetric_pass import Level, SymmetricPass
+from nngraph.nn.layers.symmetric_pass import LevelStates, SymmetricPass
 from nngraph.nn.models.base import StateNetwork, Traits
 from nngraph.nn.probes.grid import GridReader, grid_points, side_of
 from nngraph.nn.probes.probes import Probes
@@ -167,7 +167,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         mean, deviation = (value.repeat_interleave(self.side**2) for value in of_planes)
         return mean, deviation
 
-    def run(self, networks: Networks) -> tuple[Features, list[Level]]:
+    def run(self, networks: Networks) -> tuple[Features, list[LevelStates]]:
         """Return the networks as they were read, and what the passes find at each level."""
         features = self.read(networks)
         return features, self.passes(features)
@@ -188,8 +188,8 @@ class SymmetricNetwork(StateNetwork, Standardised):
         vectors = self._vectors(topology, levels) if self.equivariant_vectors else None
         return States(features, self._states(topology, levels), equivariant_vectors=vectors)
 
-    def _states(self, topology: Topology, levels: list[Level]) -> Tensor:
-        def hidden(number: int, level: Level) -> Tensor:
+    def _states(self, topology: Topology, levels: list[LevelStates]) -> Tensor:
+        def hidden(number: int, level: LevelStates) -> Tensor:
             if level.backward is None:
                 return level.free
             back = self.passes.each(self.reads_back, number, level.kinds, level.backward)
@@ -198,11 +198,11 @@ class SymmetricNetwork(StateNetwork, Standardised):
         maps = self.hidden_states, self.input_state, self.output_state
         return self._joined(topology, levels, self.channels, hidden, *maps)
 
-    def _vectors(self, topology: Topology, levels: list[Level]) -> tuple[Tensor, Tensor]:
-        def entries(number: int, level: Level) -> Tensor:
+    def _vectors(self, topology: Topology, levels: list[LevelStates]) -> tuple[Tensor, Tensor]:
+        def entries(number: int, level: LevelStates) -> Tensor:
             return self.passes.of_layers(number, level, "entries")
 
-        def backward(number: int, level: Level) -> Tensor:
+        def backward(number: int, level: LevelStates) -> Tensor:
             return cast(Tensor, level.backward)
 
         def vectors(*maps: Any) -> Tensor:
@@ -214,8 +214,8 @@ class SymmetricNetwork(StateNetwork, Standardised):
         )
 
     def _joined(
-        self, topology: Topology, levels: list[Level], channels: int,
-        known: Callable[[int, Level], Tensor], hidden: nn.ModuleList,
+        self, topology: Topology, levels: list[LevelStates], channels: int,
+        known: Callable[[int, LevelStates], Tensor], hidden: nn.ModuleList,
         inputs: nn.Module | None, outputs: nn.Module | None,
     ) -> Tensor:  # fmt: skip
         """Map what is known of hidden neurons, and what reaches inputs and outputs, if anything."""

@@ -25,7 +25,7 @@ from nngraph.zoo.images.augment import Augmentation
 from nngraph.zoo.sources import ImageSource
 from nngraph.zoo.store.facts import SPLITS, Fact
 from nngraph.zoo.store.manifest import Manifest, Origin
-from nngraph.zoo.store.shards import Layout, Shard, jobs_of
+from nngraph.zoo.store.shards import Shard, ShardLayout, jobs_of
 from nngraph.zoo.store.splits import policy_of, split_of_images
 from nngraph.zoo.store.writing import write_with_bar
 from nngraph.zoo.store.zoo import Zoo
@@ -167,7 +167,7 @@ def _write(
                 f"{architecture} has {architecture.widths[-1]} outputs but an image of "
                 f"{source.name!r} has {channels} channels; expected as many."
             )
-        Layout(architecture, facts)
+        ShardLayout(architecture, facts)
         fixed.append(given)
     augmentation = None if settings.augment is None else Augmentation(*settings.augment)
     recipe: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 A shard of B networks holds every parameter of its architecture as ``[B, *shape]`` under its own
 name, and every fact as ``[B]`` under ``network.`` and its name. What a shard must hold follows from
-its :class:`Layout` and B, so that a file is checked to the byte before its data are read. Weights
-are read by mapping the file into memory: only what is looked at is read.
+its :class:`ShardLayout` and B, so that a file is checked to the byte before its data are read.
+Weights are read by mapping the file into memory: only what is looked at is read.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """What every network of a shard has: parameters of an architecture in a dtype, and facts."""
 
     architecture: Architecture
@@ -129,7 +129,7 @@ def jobs_of(kinds: Tensor, size: int) -> list[tuple[int, Tensor]]:
     ]
 
 
-def write_shard(path: Path, layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+def write_shard(path: Path, layout: ShardLayout, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     """Write a shard atomically; return the SHA-256 of the file and of its facts."""
     data = safetensors.torch.save({name: tensors[name].contiguous() for name in layout.entries})
     write_whole(path, data)
@@ -155,7 +155,7 @@ def _facts_digest(facts: tuple[Fact, ...], values: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def check_shard(path: Path, layout: Layout, count: int) -> dict[str, int]:
+def check_shard(path: Path, layout: ShardLayout, count: int) -> dict[str, int]:
     """Return where each tensor of a shard begins in the file, after checking all but its data."""
     total = sum(layout.nbytes(name, count) for name in layout.entries)
     try:
@@ -183,7 +183,9 @@ def check_shard(path: Path, layout: Layout, count: int) -> dict[str, int]:
     return _offsets(path, header, layout, count, 8 + length)
 
 
-def _offsets(path: Path, header: bytes, layout: Layout, count: int, base: int) -> dict[str, int]:
+def _offsets(
+    path: Path, header: bytes, layout: ShardLayout, count: int, base: int
+) -> dict[str, int]:
     try:
         entries = json.loads(header)
     except (ValueError, RecursionError):
@@ -225,7 +227,7 @@ def _offsets(path: Path, header: bytes, layout: Layout, count: int, base: int) -
     return offsets
 
 
-def read_facts(path: Path, layout: Layout, shard: Shard) -> dict[str, Tensor]:
+def read_facts(path: Path, layout: ShardLayout, shard: Shard) -> dict[str, Tensor]:
     """Read the facts of a shard alone by name, and hold them against their checksum and range."""
     offsets = check_shard(path, layout, shard.count)
     values: dict[str, Tensor] = {}
@@ -247,7 +249,7 @@ def read_facts(path: Path, layout: Layout, shard: Shard) -> dict[str, Tensor]:
     return {fact.name: values[fact.key] for fact in layout.facts}
 
 
-def map_shard(path: Path, layout: Layout, count: int) -> dict[str, Tensor]:
+def map_shard(path: Path, layout: ShardLayout, count: int) -> dict[str, Tensor]:
     """Map a shard into memory, private to this process: what is written reaches no file."""
     offsets = check_shard(path, layout, count)
     size = path.stat().st_size

@@ -27,8 +27,8 @@ from nngraph.progress import progress_bar
 from nngraph.ranks import Ranks
 from nngraph.zoo.store.manifest import MANIFEST, Manifest, is_digest
 from nngraph.zoo.store.shards import (
-    Layout,
     Shard,
+    ShardLayout,
     read_facts,
     verify_digest,
     write_shard,
@@ -39,9 +39,9 @@ _RECEIPT = "nngraph.zoo.receipt"
 _MAX_RECEIPT = 2**16
 
 
-def layout_of(manifest: Manifest, shard: Shard) -> Layout:
+def layout_of(manifest: Manifest, shard: Shard) -> ShardLayout:
     """Return what each network of a shard has."""
-    return Layout(manifest.architectures[shard.architecture], manifest.facts, manifest.dtype)
+    return ShardLayout(manifest.architectures[shard.architecture], manifest.facts, manifest.dtype)
 
 
 @contextlib.contextmanager

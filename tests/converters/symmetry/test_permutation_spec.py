@@ -10,7 +10,7 @@ from symmetry_cases import double
 from torch import nn
 
 from converters import verify
-from converters.symmetry import Factor, PermutationSpec, Space, derive, permutation_spec
+from converters.symmetry import AxisFactor, PermutationSpec, Space, derive, permutation_spec
 from nngraph.errors import ArchitectureError
 
 
@@ -87,7 +87,7 @@ def test_other_text_is_no_spec(text):
 
 
 def test_malformed_specs_are_refused():
-    axis = ((Factor(3, "a"),),)
+    axis = ((AxisFactor(3, "a"),),)
     with pytest.raises(ArchitectureError, match="counts 3 neurons of 'a', which has 4"):
         PermutationSpec((Space("a", 4),), {"w": (axis,)})
     with pytest.raises(ArchitectureError, match="no place"):
@@ -122,7 +122,7 @@ def test_verify_notices_a_spec_that_claims_too_much():
     free_outputs = dataclasses.replace(
         spec,
         spaces=(*spec.spaces, Space("4", 2)),
-        parameters={**spec.parameters, "4.bias": (((Factor(2, "4"),),),)},
+        parameters={**spec.parameters, "4.bias": (((AxisFactor(2, "4"),),),)},
     )
     report = verify(free_outputs, module, inputs)
     assert not report.holds
@@ -133,7 +133,7 @@ def test_verify_notices_a_spec_that_claims_too_much():
 def test_verify_finds_symmetry_that_a_spec_misses():
     module, inputs = mlp(), torch.randn(4, 3)
     spec = permutation_spec(module, inputs)
-    fixed = ((Factor(4),),)
+    fixed = ((AxisFactor(4),),)
     parameters = {
         "0.weight": spec.parameters["0.weight"], "0.bias": spec.parameters["0.bias"],
         "2.weight": (fixed, spec.parameters["2.weight"][1]), "2.bias": (fixed,),

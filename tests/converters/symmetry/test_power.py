@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from converters import verify
-from converters.symmetry import Factor, Space, permutation_spec
+from converters.symmetry import AxisFactor, Space, permutation_spec
 from converters.symmetry.mutants import catch_mutants, mutants
 
 INPUTS = torch.randn(5, 6)
@@ -83,7 +83,9 @@ def test_a_tie_that_was_dropped_is_caught(names):
     module = Net(lambda h, b: b(h.tanh()))
     spec = permutation_spec(module, INPUTS)
     axes = {
-        name: tuple(((Factor(8),),) if axis == ((Factor(8, "a"),),) else axis for axis in all_axes)
+        name: tuple(
+            ((AxisFactor(8),),) if axis == ((AxisFactor(8, "a"),),) else axis for axis in all_axes
+        )
         if name in names else all_axes
         for name, all_axes in spec.parameters.items()
     }
