@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 #: Packages inside of a room that users import from as they do from the room.
-INNER_FACES = ("converters.symmetry", "converters.onnx_files")
+INNER_FACES = (
+    "converters.symmetry", "converters.onnx_files", "converters.checkpoints",
+    "converters.collections",
+)
 #: The command line shows its help before torch is imported, which takes seconds.
 LATE = {"nngraph.cli.app", "nngraph.cli.parsers"}
 

@@ -351,6 +351,20 @@ def test_soundness(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert rows(out)[0]["unsound"] == "3"
 
 
+def test_hostile(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = load("hostile")
+    out = tmp_path / "hostile.csv"
+    monkeypatch.setattr(module, "WARM_UP", 2)
+    module.main(["--mutations", "40", "--out", str(out)])
+    found = rows(out)
+    assert sum(int(row["mutations"]) for row in found) == 40
+    assert {row["faults"] for row in found} == {"0"}
+    # An error that is none of the library's is counted, and is an exit code.
+    monkeypatch.setattr(module.Fuzz, "run", lambda self, seed: 1 // 0)
+    with pytest.raises(SystemExit):
+        module.main(["--mutations", "1", "--out", str(out)])
+
+
 def test_scans(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     module = load("scans")
     out = tmp_path / "scans.csv"

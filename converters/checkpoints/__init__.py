@@ -1,0 +1,34 @@
+"""Checkpoints in any form that people keep them in: their weights, and what lay beside."""
+
+from converters.checkpoints.arrays import laid_out, map_array, read_layout
+from converters.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from converters.checkpoints.kinds import CONTAINERS, Container, container_of
+from converters.checkpoints.limits import MAX_BYTES, MemoryBudget, checked_path, read_json
+from converters.checkpoints.names import WRAPPERS, FittedNames, fitted, unwrapped
+from converters.checkpoints.safe_files import read_safetensors
+from converters.checkpoints.tables import Value, as_value, columns_of, flattened, read_table
+
+__all__ = [
+    "CONTAINERS",
+    "MAX_BYTES",
+    "WRAPPERS",
+    "Checkpoint",
+    "Container",
+    "FittedNames",
+    "MemoryBudget",
+    "Value",
+    "as_value",
+    "checked_path",
+    "columns_of",
+    "container_of",
+    "fitted",
+    "flattened",
+    "laid_out",
+    "map_array",
+    "read_checkpoint",
+    "read_json",
+    "read_layout",
+    "read_safetensors",
+    "read_table",
+    "unwrapped",
+]

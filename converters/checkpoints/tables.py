@@ -1,0 +1,139 @@
+"""Tables of what is known of networks: CSV, TSV, JSON, JSON lines, parquet."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from converters.checkpoints.limits import (
+    MAX_TEXT,
+    MemoryBudget,
+    checked_path,
+    damage_told,
+    read_text,
+)
+from nngraph.errors import DataFileError, MissingDependencyError
+
+#: What is known of a network: a number, a text, or nothing.
+Value = int | float | str | bool | None
+
+
+def read_table(path: str | Path, budget: MemoryBudget | None = None) -> dict[str, list[Value]]:
+    """Return the columns of a table by their names; an empty cell is ``None``.
+
+    Texts of a CSV are numbers where all in their column are, or empty. Read are ``.csv`` and
+    ``.tsv``, also packed with gzip, ``.json`` (a list of objects, or an object of lists),
+    ``.jsonl`` and ``.parquet``; values within values have dotted names.
+
+    Raises:
+        DataFileError: if it is damaged, too large, or no table.
+        MissingDependencyError: for parquet without pyarrow.
+    """
+    path, budget = Path(path), budget or MemoryBudget()
+    if path.suffix == ".parquet":
+        return _read_parquet(path, budget)
+    data = read_text(path, budget)
+    with damage_told(path, "table"):
+        if data[:2] == b"\x1f\x8b":
+            with gzip.open(io.BytesIO(data)) as file:
+                data = file.read(min(MAX_TEXT, budget.left // 8) + 1)
+            budget.take(8 * len(data) if len(data) <= MAX_TEXT else budget.left + 1, path)
+        text = data.decode("utf-8-sig")
+        if text.lstrip()[:1] in ("{", "["):
+            return _of_json(path, text)
+        comma = "\t" if ".tsv" in path.name else ","
+        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
+        if len(set(header)) < len(header) or any(len(row) != len(header) for row in rows if row):
+            raise ValueError("its rows are not as long as its header, or two columns share a name")
+        rows = [row for row in rows if row]
+        return {name: typed([row[i] for row in rows]) for i, name in enumerate(header)}
+
+
+def _of_json(path: Path, text: str) -> dict[str, list[Value]]:
+    try:
+        held = json.loads(text)
+    except ValueError:
+        held = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if isinstance(held, dict) and held and all(isinstance(v, list) for v in held.values()):
+        columns = {str(key): [as_value(v) for v in column] for key, column in held.items()}
+        if len({len(column) for column in columns.values()}) > 1:
+            raise ValueError("its columns are not of one length")
+        return columns
+    rows = [held] if isinstance(held, dict) else held
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataFileError(f"{path} is JSON, and no table; expected a list of objects, one a row.")
+    return columns_of([flattened(row) for row in rows])
+
+
+def _read_parquet(path: Path, budget: MemoryBudget) -> dict[str, list[Value]]:
+    """Read the columns of numbers and texts; a text that stands in many rows is there once."""
+    try:
+        from pyarrow import parquet, types
+    except ImportError:
+        raise MissingDependencyError(
+            f"{path} is a parquet table, which needs pyarrow. Install it with: pip install pyarrow."
+        ) from None
+    checked_path(path, budget.max_bytes)
+    with damage_told(path, "parquet table"):
+        schema, about = parquet.read_schema(path), parquet.read_metadata(path)
+        flat = [field.name for field in schema if not types.is_nested(field.type)]
+        sizes = [about.row_group(i).total_byte_size for i in range(about.num_row_groups)]
+        budget.take(sum(sizes) + 64 * about.num_rows * len(flat), path)
+        texts = [name for name in flat if not types.is_primitive(schema.field(name).type)]
+        table = parquet.read_table(path, columns=flat, read_dictionary=texts)
+        found: dict[str, list[Value]] = {name: [] for name in flat}
+        for name, column in found.items():
+            for chunk in table.column(name).chunks:
+                if not types.is_dictionary(chunk.type):
+                    column += map(as_value, chunk.to_pylist())
+                    continue
+                values = [*map(as_value, chunk.dictionary.to_pylist()), None]
+                column += [values[-1 if i is None else i] for i in chunk.indices.to_pylist()]
+        return found
+
+
+def columns_of(rows: Iterable[Mapping[str, Value]]) -> dict[str, list[Value]]:
+    """Return rows as columns, in the order in which these first appear."""
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def typed(column: list[str]) -> list[Value]:
+    """Return texts as whole numbers, or real ones, if all of them that are not empty are."""
+    for kind in (int, float):
+        try:
+            return [kind(text) if text.strip() else None for text in column]
+        except ValueError:
+            continue
+    return [text if text else None for text in column]
+
+
+def as_value(found: Any) -> Value:
+    """Return one value of JSON or of a checkpoint as a number or text; a list as a text of both."""
+    if isinstance(found, list | tuple) and all(isinstance(v, int | float | str) for v in found):
+        return ",".join(str(v) for v in found[:64])[:256]
+    if isinstance(found, str):
+        return found[:256]
+    if isinstance(found, int) and not isinstance(found, bool) and abs(found) >= 2**63:
+        return float(found) if abs(found) < 2**1000 else math.inf
+    return found if isinstance(found, bool | int | float) else None
+
+
+def flattened(found: Any, prefix: str = "", depth: int = 6) -> dict[str, Value]:
+    """Return values within values under dotted names, as ``optimizer.lr``."""
+    if not isinstance(found, Mapping) or depth == 0:
+        return {prefix: as_value(found)} if prefix else {}
+    values: dict[str, Value] = {}
+    for key, value in found.items():
+        if len(values) >= 1024:
+            break
+        name = f"{prefix}.{key}" if prefix else str(key)
+        values.update(flattened(value, name[:128], depth - 1))
+    return values
