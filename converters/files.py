@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from converters.containers import (
+from converters.checkpoints import (
     MAX_BYTES,
     checked_path,
     container_of,
+    read_checkpoint,
     read_safetensors,
-    read_tensors,
 )
 from converters.state_dicts import refuse_batch, state_dict_to_graph
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFiniteError
@@ -28,21 +26,13 @@ _FORMAT = "nngraph.graph"
 _VERSION = "1"
 #: First character of the names of tensors in a graph file that are no parameters.
 _EXTRA = "@"
-#: Keys under which training scripts put the state dict among other things, in this order.
-_NESTED = (
-    "state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params"
-)
 
 
 def load_state_dict(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
-    """Read a state dict from a file of safetensors, torch or NumPy, on the CPU.
+    """Read a state dict from a file of any kind, or a folder that is one checkpoint, on the CPU.
 
-    What a file is its content says, whatever its ending: ``.safetensors``, ``.pt``, ``.pth``,
-    ``.pth.tar``, ``.ckpt``, ``.bin``, ``.npz``, and the ``.index.json`` of a checkpoint in shards.
-    Torch's own files are read with ``weights_only=True``: tensors and plain containers, no code. A
-    state dict among other things is found under ``state_dict``, ``model_state_dict``, ``model``,
-    ``net``, ``network``, ``module``, ``weights`` or ``params``, or where it is the only mapping to
-    tensors. Of a graph file the parameters are returned.
+    The tensors of :func:`converters.checkpoints.read_checkpoint`, which tells what else is there
+    and takes options. Of a graph file the parameters are returned.
 
     Args:
         max_bytes: larger files, and archives that unpack to more, are refused.
@@ -50,55 +40,12 @@ def load_state_dict(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str
     Raises:
         DataFileError: if the file is missing, of another kind, too large, truncated or damaged, or
             holds no state dict.
+        MissingDependencyError: if a package is needed that is not installed.
     """
-    path = checked_path(path, max_bytes)
-    if container_of(path) == "safetensors":
-        tensors, metadata = read_safetensors(path)
-        if metadata.get("format") == _FORMAT:
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(_EXTRA)}
-        return tensors
-    found = _unnested(path, read_tensors(path, max_bytes))
-    if not isinstance(found, Mapping) or not found:
-        raise DataFileError(
-            f"{path} holds a {type(found).__name__}, and no state dict; expected a mapping from "
-            "names to tensors, as torch.save(module.state_dict(), path) writes it."
-        )
-    for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise DataFileError(
-                f"{path}: entry {name!r} is a {type(value).__name__}; expected a mapping from "
-                "names to tensors only."
-            )
-        if (
-            value.layout == torch.strided
-            and not value.is_quantized
-            and value.numel() * value.element_size() > value.untyped_storage().nbytes()
-        ):
-            raise DataFileError(
-                f"{path}: entry {name!r} claims {value.numel()} numbers, more than are stored."
-            )
-    return dict(found)
-
-
-def _unnested(path: Path, found: Any) -> Any:
-    """Return the state dict among other things that a training script saved with it."""
-    while isinstance(found, Mapping) and not _is_state_dict(found):
-        mappings = {k: v for k, v in found.items() if isinstance(v, Mapping) and v}
-        named = [key for key in _NESTED if key in mappings]
-        keys = named[:1] or [key for key, value in mappings.items() if _is_state_dict(value)]
-        if len(keys) > 1:
-            raise DataFileError(
-                f"{path} holds several state dicts, under {', '.join(map(repr, keys))}; expected "
-                f"one, or one under {', '.join(map(repr, _NESTED))}. Save the one that is meant."
-            )
-        if not keys:
-            return found
-        found = mappings[keys[0]]
-    return found
-
-
-def _is_state_dict(found: Mapping[Any, Any]) -> bool:
-    return all(isinstance(value, Tensor) for value in found.values())
+    found = read_checkpoint(path, max_bytes=max_bytes)
+    if found.facts.get("format") == _FORMAT:
+        return {k: v for k, v in found.tensors.items() if not k.startswith(_EXTRA)}
+    return found.tensors
 
 
 def save_graph(graph: NeuralGraph, path: str | Path) -> None:
@@ -172,7 +119,7 @@ def load_graph(
         NonFiniteError: if a weight is NaN or infinite, and they are not allowed.
     """
     path = checked_path(path, max_bytes)
-    is_safe = container_of(path) == "safetensors"
+    is_safe = container_of(path).name == "safetensors"
     tensors, metadata = read_safetensors(path) if is_safe else ({}, {})
     if architecture is not None and metadata.get("format") != _FORMAT:
         state = tensors if is_safe else load_state_dict(path, max_bytes=max_bytes)

@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.containers import MAX_BYTES, checked_path
+from converters.checkpoints import MAX_BYTES, checked_path
 from converters.onnx_files.external import ExternalData
 from converters.onnx_files.module import OnnxModule
 from converters.onnx_files.roles import assign_roles
