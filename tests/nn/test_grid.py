@@ -138,6 +138,19 @@ def test_what_is_no_grid_is_refused():
             NETWORKS["one output"], 4, channels=[25], messages=25, functions=["sine"], start="grid",
             bidirectional=True,
         )  # fmt: skip
+    given = {"start": "grid", "channels": [25], "messages": 25, "functions": ["sine"]}
+    for name, value, match in (
+        ("functions", None, r"start='grid' needs functions=\['sine'\]\."),
+        ("channels", [9], r"start='grid' needs as many channels in all layers.*=\[25\]"),
+        ("messages", 96, "expected a square number as messages, from 16"),
+        ("start", "evaluation", None),
+    ):
+        asked = {**given, name: value}
+        if match is None:
+            SymmetricNetwork(NETWORKS["one output"], 4, **asked)
+            continue
+        with pytest.raises(ValueError, match=match):
+            SymmetricNetwork(NETWORKS["one output"], 4, **asked)
     with pytest.raises(ValueError, match="mix=False is for start='evaluation' or 'grid'"):
         SymmetricNetwork(NETWORKS["one output"], 4, mix=False)
     with pytest.raises(ValueError, match="a generator makes"):

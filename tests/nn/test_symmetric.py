@@ -237,9 +237,9 @@ def test_it_can_start_as_the_networks_own_forward_pass():
 
 
 def test_a_start_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="for networks of sine neurons"):
+    with pytest.raises(ValueError, match="needs networks of sine neurons alone"):
         SymmetricNetwork(mlp([2, 4, 1], "tanh"), 3, start="evaluation")
-    with pytest.raises(ValueError, match=r"channels \[8, 8\] and 4 messages"):
+    with pytest.raises(ValueError, match=r"such as channels=\[4\] \(got \[8, 8\]\)"):
         SymmetricNetwork(
             mlp([2, 4, 1], sine), 3, channels=[8], messages=4, functions=["sine"],
             start="evaluation",

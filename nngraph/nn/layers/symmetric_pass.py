@@ -255,13 +255,19 @@ class SymmetricPass(nn.Module):
             ValueError: if there are neurons of other kinds, other functions, or the sizes differ.
         """
         layers = [self.layer(i + 1, kind) for i in range(len(self.layers)) for kind in self.kinds]
-        sines = self.kinds == ["sine"] and all(layer.function is torch.sin for layer in layers)
-        if not sines or {*self.sizes} != {self.messages} or len(self.inputs) > self.messages:
-            raise ValueError(
-                "start='evaluation' is for networks of sine neurons, with functions=['sine'] and "
-                f"as many channels in all layers as messages; got kinds {', '.join(self.kinds)}, "
-                f"channels {self.sizes} and {self.messages} messages."
+        missing = []
+        if self.kinds != ["sine"]:
+            missing.append(f"networks of sine neurons alone, and these have {self.kinds}")
+        if any(layer.function is not torch.sin for layer in layers):
+            missing.append("functions=['sine']")
+        if {*self.sizes} != {self.messages} or len(self.inputs) > self.messages:
+            missing.append(
+                f"as many channels in all layers as messages, from {len(self.inputs)}, such as "
+                f"channels=[{self.messages}] (got {self.sizes})"
             )
+        if missing:
+            start = "evaluation" if points is None else "grid"
+            raise ValueError(f"start={start!r} needs {'; and '.join(missing)}.")
         # Small steps, or what is received, of many radians in sums of many terms, is soon anything.
         self.rate = 0.1
         for i, layer in enumerate(layers):

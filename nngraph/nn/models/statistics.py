@@ -48,6 +48,8 @@ class StatisticsNetwork(Metanetwork):
         generator: bool = False,
     ) -> None:
         super().__init__(architecture, num_outputs)
+        if generator and not probes:
+            raise ValueError("generator=True makes probes; probes, their number, is missing.")
         self.statistics = NetworkStatistics(self.architectures)
         outputs = self.limits.outputs
         run: dict[str, Any] = {"runner": runner, "generator": generator, "size": outputs}

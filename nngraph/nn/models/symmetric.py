@@ -115,7 +115,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
                     "start='grid' reads one picture alone; it was given with "
                     f"bidirectional={bidirectional} and probes={probes}."
                 )
-            self.side = side_of(messages, self.limits.inputs)
+            self.side = side_of(messages, self.limits.inputs, "messages")
             self.passes.start_at_evaluation(grid_points(self.side), mix)
         elif start != "random":
             raise ValueError(f"start is {start!r}; expected 'random', 'evaluation' or 'grid'.")

@@ -11,8 +11,11 @@ from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.pointwise import Dropout
 
 
-def side_of(points: int, inputs: int) -> int:
+def side_of(points: int, inputs: int, option: str = "probes") -> int:
     """Return how many points a square grid of ``points`` has along each axis.
+
+    Args:
+        option: name of what says how many points there are.
 
     Raises:
         ValueError: if the networks have not two inputs, or there is no such grid.
@@ -21,7 +24,7 @@ def side_of(points: int, inputs: int) -> int:
     if inputs != 2 or side * side != points or side < GridReader.least:
         raise ValueError(
             f"{points} points were to be a grid of the {inputs} inputs of the networks; expected a "
-            f"square number, from {GridReader.least**2}, and two inputs."
+            f"square number as {option}, from {GridReader.least**2}, and two inputs."
         )
     return side
 
