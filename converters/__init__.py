@@ -7,7 +7,7 @@ from converters.from_modules import mlp_to_graph, stacked_to_graphs, to_graph
 from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
 from converters.placement.convert import to_architecture
-from converters.populations import import_zoo
+from converters.populations import export_checkpoints, export_huggingface, import_zoo
 from converters.state_dicts import state_dict_to_graph, to_state_dict
 from converters.symmetry import permutation_spec
 from converters.to_modules import AffineChain, to_module
@@ -18,6 +18,8 @@ __all__ = [
     "AffineChain",
     "Sine",
     "Verification",
+    "export_checkpoints",
+    "export_huggingface",
     "from_networkx",
     "import_zoo",
     "load_graph",

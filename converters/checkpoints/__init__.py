@@ -1,10 +1,13 @@
 """Checkpoints in any form that people keep them in: their weights, and what lay beside."""
 
 from converters.checkpoints.arrays import laid_out, map_array, read_layout
+from converters.checkpoints.axes import to_torch_order
 from converters.checkpoints.checkpoint import Checkpoint, read_checkpoint
-from converters.checkpoints.kinds import CONTAINERS, Container, container_of
+from converters.checkpoints.kinds import CONTAINERS, Container, container_of, read_held
 from converters.checkpoints.limits import MAX_BYTES, MemoryBudget, checked_path, read_json
 from converters.checkpoints.names import WRAPPERS, FittedNames, fitted, unwrapped
+from converters.checkpoints.pickles import plain
+from converters.checkpoints.requests import Request
 from converters.checkpoints.safe_files import read_safetensors
 from converters.checkpoints.tables import Value, as_value, columns_of, flattened, read_table
 
@@ -16,6 +19,7 @@ __all__ = [
     "Container",
     "FittedNames",
     "MemoryBudget",
+    "Request",
     "Value",
     "as_value",
     "checked_path",
@@ -25,10 +29,13 @@ __all__ = [
     "flattened",
     "laid_out",
     "map_array",
+    "plain",
     "read_checkpoint",
+    "read_held",
     "read_json",
     "read_layout",
     "read_safetensors",
     "read_table",
+    "to_torch_order",
     "unwrapped",
 ]

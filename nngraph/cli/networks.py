@@ -8,7 +8,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -195,28 +196,42 @@ def read_module(
     return network.eval(), example_inputs(inputs)
 
 
-def _made(word: str) -> nn.Module:
+def found_code(word: str) -> Any:
+    """Import what ``package.module:name`` names."""
     match = _FACTORY.fullmatch(word)
-    assert match is not None
+    if match is None:
+        raise mistake(f"{word!r:.99} names no code; expected package.module:factory, with a colon")
     # As python -m does: modules of the folder in which the command is given are found.
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
-        found: object = importlib.import_module(match[1])
-        for name in match[2].split("."):
-            found = getattr(found, name)
-        if not isinstance(found, nn.Module) and callable(found):
-            found = found()
-    except NNGraphError:
-        raise
-    except Exception as error:  # code of the user, which fails in its own ways
-        raise UnsupportedModuleError(
-            f"{word} cannot be made: {type(error).__name__}: {error}. Expected a module in a "
-            "Python module that can be imported from here, or a function without arguments that "
-            "returns one."
-        ) from error
+        with _code_of_the_user(word):
+            found: Any = importlib.import_module(match[1])
+            for name in match[2].split("."):
+                found = getattr(found, name)
+            return found
     finally:
         sys.path.remove(here)
+
+
+@contextmanager
+def _code_of_the_user(word: str) -> Iterator[None]:
+    """Name the code that fails in its own ways."""
+    try:
+        yield
+    except NNGraphError:
+        raise
+    except Exception as error:
+        raise UnsupportedModuleError(
+            f"{word} cannot be made: {type(error).__name__}: {error}. Expected a module in a "
+            "Python module that can be imported from here, or a function that returns one."
+        ) from error
+
+
+def _made(word: str) -> nn.Module:
+    found = found_code(word)
+    with _code_of_the_user(word):
+        found = found() if not isinstance(found, nn.Module) and callable(found) else found
     if not isinstance(found, nn.Module):
         raise UnsupportedModuleError(
             f"{word} gave a {type(found).__name__}; expected a torch.nn.Module."

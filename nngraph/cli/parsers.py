@@ -45,9 +45,9 @@ COMMANDS = {
     "zoo filter": Command(
         zoos.ZooFilter, "zoos:keep", "keep some networks as a new zoo", resumes=True
     ),
-    "zoo export": Command(zoos.ZooExport, "zoos:export", "write a zoo for OGB's reader"),
+    "zoo export": Command(zoos.ZooExport, "exchange:export", "write a zoo for other programs"),
     "zoo import": Command(
-        zoos.ZooImport, "zoos:take_in", "make a zoo of networks in other files", resumes=True
+        zoos.ZooImport, "exchange:take_in", "make a zoo of networks in other files", resumes=True
     ),
     "zoo show": Command(zoos.ZooShow, "zoos:show", "draw images and weights of a zoo"),
     "convert": Command(

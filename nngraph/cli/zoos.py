@@ -11,14 +11,11 @@ from typing import Any
 
 import torch
 
-from converters import import_zoo
 from nngraph.cli import text
 from nngraph.cli.common import at_least, check_device, tell
-from nngraph.cli.networks import activations_of
 from nngraph.cli.options import zoos as given
 from nngraph.cli.options.deriving import values_of_the_user
 from nngraph.cli.options.shared import Reports
-from nngraph.datasets import export_ogb, ogb_meta
 from nngraph.drawing import draw_contact_sheet, draw_histograms
 from nngraph.zoo import (
     Zoo,
@@ -35,6 +32,8 @@ from nngraph.zoo import (
 
 #: Architectures that are named; of more only the number is told.
 _SHOWN = 6
+#: Names whose counts are told; of more only how many there are.
+_NAMED = 32
 #: Facts that are shown as histograms.
 _QUALITIES = ("psnr", "test_accuracy")
 
@@ -92,31 +91,6 @@ def keep(options: given.ZooFilter) -> int:
     zoo = Zoo.open(options.zoo)
     keep = select(zoo, options.where)
     return tell_zoo(options, filter_zoo(options.out, zoo, keep, options.where, options.shard_size))
-
-
-def export(options: given.ZooExport) -> int:
-    """Write a zoo for OGB's reader."""
-    with values_of_the_user():
-        out = export_ogb(
-            Zoo.open(options.zoo), options.out, target=options.target, metric=options.metric
-        )
-    meta = {key: value for key, value in ogb_meta(out).items() if key != "dir_path"}
-    return tell(
-        options, {"out": str(out), **meta},
-        lambda: f"{out}: {meta['task type']} of {meta['target']}, metric {meta['eval metric']}; "
-        "read it with nngraph.datasets.load_ogb",
-    )  # fmt: skip
-
-
-def take_in(options: given.ZooImport) -> int:
-    """Make a zoo of networks in other files."""
-    zoo = import_zoo(
-        options.out, options.source, activations=activations_of(options.activation, options.w0),
-        label=options.label, group=options.group, labels_key=options.labels_key,
-        splits=options.splits, seed=options.seed, shard_size=options.shard_size,
-        dtype=options.dtype, command=this_command(),
-    )  # fmt: skip
-    return tell_zoo(options, zoo)
 
 
 def show(options: given.ZooShow) -> int:
@@ -196,12 +170,14 @@ def _fact_words(fact: dict[str, Any]) -> str:
             return "-"
         low, high = text.number(fact["min"]), text.number(fact["max"])
         return f"{text.number(fact['mean'])} on average, {low} to {high}"
-    return ", ".join(f"{name}: {count}" for name, count in fact.items())
+    if len(fact) > _NAMED:
+        return f"{len(fact)} different, such as {', '.join(list(fact)[:3])}"
+    return ", ".join(f"{name or 'not known'}: {count}" for name, count in fact.items())
 
 
 def _origin_words(recipe: dict[str, Any]) -> str:
     flat: dict[str, Any] = {}
     for name, value in recipe.items():
-        if name != "specs":
+        if name not in ("specs", "notes", "facts_sha256"):
             flat.update(value if isinstance(value, dict) else {name: value})
     return ", ".join(f"{name} {value}" for name, value in flat.items())

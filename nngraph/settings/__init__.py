@@ -4,6 +4,7 @@ Functions of the library take them, and the command line is derived from them.
 """
 
 from nngraph.settings.fitting import FitSettings, FitZooSettings
+from nngraph.settings.importing import ImportSettings
 from nngraph.settings.recipes import OPTIMISERS, RECIPES, WEIGHT_INITS, Recipe, TrainZooSettings
 from nngraph.settings.training import TrainSettings
 
@@ -13,6 +14,7 @@ __all__ = [
     "WEIGHT_INITS",
     "FitSettings",
     "FitZooSettings",
+    "ImportSettings",
     "Recipe",
     "TrainSettings",
     "TrainZooSettings",

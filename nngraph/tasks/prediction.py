@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -181,6 +182,11 @@ class Predict(Task):
     def __init__(self, zoo: Zoo, settings: TrainSettings, fact: str | None = None) -> None:
         super().__init__(zoo, settings)
         self.fact, self.truth = _known(zoo, fact or zoo.manifest.target)
+        self.known = torch.isfinite(self.truth)
+        if self.fact.values and not self.fact.values[-1]:
+            # The last class stands for networks of which the fact is not known.
+            self.fact = replace(self.fact, values=self.fact.values[:-1])
+            self.known = self.truth < len(self.fact.values)
         self.target = self._target()
         self.score, self.num_outputs = self.target.score, self.target.num_outputs
 
@@ -189,7 +195,7 @@ class Predict(Task):
             if len(self.fact.values) < 2:
                 raise DataFileError(
                     f"the fact {self.fact.name!r} of {self.zoo.path} has the one value "
-                    f"{self.fact.values[0]!r}; expected a choice of two or more."
+                    f"{''.join(self.fact.values)!r}; expected a choice of two or more."
                 )
             return Category(self.fact)
         known = self._training_numbers()
@@ -200,7 +206,7 @@ class Predict(Task):
 
     def chosen(self, split: str) -> Tensor:
         numbers = super().chosen(split)
-        return numbers[torch.isfinite(self.truth[numbers])]
+        return numbers[self.known[numbers]]
 
     def build_model(self) -> nn.Module:
         model = new_model(self.settings, self.zoo, self.target.num_outputs)

@@ -1,6 +1,13 @@
 """Populations of networks: fitted to images many at once, stored in shards, read back."""
 
-from nngraph.settings import RECIPES, FitSettings, FitZooSettings, Recipe, TrainZooSettings
+from nngraph.settings import (
+    RECIPES,
+    FitSettings,
+    FitZooSettings,
+    ImportSettings,
+    Recipe,
+    TrainZooSettings,
+)
 from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
 from nngraph.zoo.classifiers.trained import classifier_of, runner_of, says_how_to_run, train_zoo
 from nngraph.zoo.classifiers.training import LabelledImages
@@ -15,6 +22,7 @@ from nngraph.zoo.images.pngs import load_png_folder
 from nngraph.zoo.sources import ImageSource, load_digits_images
 from nngraph.zoo.store.curation import append_networks, create_zoo, filter_zoo, merge_zoos
 from nngraph.zoo.store.facts import SPLITS, Fact, histogram
+from nngraph.zoo.store.frames import plain_column
 from nngraph.zoo.store.manifest import Malformed, Manifest, Origin, SplitPolicy
 from nngraph.zoo.store.selection import select
 from nngraph.zoo.store.shards import DTYPES, Shard
@@ -35,6 +43,7 @@ __all__ = [
     "FitSettings",
     "FitZooSettings",
     "ImageSource",
+    "ImportSettings",
     "LabelledImages",
     "Malformed",
     "Manifest",
@@ -62,6 +71,7 @@ __all__ = [
     "load_train_and_test",
     "merge_zoos",
     "pixel_coordinates",
+    "plain_column",
     "policy_of",
     "psnr_of",
     "read_idx",

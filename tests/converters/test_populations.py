@@ -288,5 +288,5 @@ def test_a_file_that_does_not_fit_the_architecture_is_named(tmp_path: Path):
     for i, width in enumerate((4, 4, 5)):
         values = nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1)).state_dict().values()
         torch.save(dict(zip(names, values, strict=True)), tmp_path / f"net{i}.pt")
-    with pytest.raises(InvalidGraphError, match=r"net2.pt: parameter '0.weight' has shape \(5, 2"):
+    with pytest.raises(InvalidGraphError, match=r"net2.pt: .*'0.weight' has shape \(5, 2"):
         import_zoo(tmp_path / "zoo", tmp_path, architecture=architecture)

@@ -105,7 +105,7 @@ def _add(parser: ArgumentParser, item: Field[Any], hint: Any, setting: bool, hel
     elif inner is bool and not setting:
         given["action"] = "store_true"
     else:
-        given["type"] = hint if setting else inner
+        given["type"] = (get_args(hint)[0] if extra else hint) if setting else inner
     if "argument" not in extra:
         parser.add_argument(f"--{item.name}", required=not optional, **given)
     else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from nngraph.cli.options.deriving import Argument
+from nngraph.cli.options.deriving import Argument, Each
 from nngraph.cli.options.shared import Hidden, ProgressOption, Reports, Threads
-from nngraph.settings import FitZooSettings, TrainZooSettings
+from nngraph.settings import FitZooSettings, ImportSettings, TrainZooSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,56 +122,53 @@ class ZooFilter(Reports):
 
 @dataclass(frozen=True, kw_only=True)
 class ZooExport(Reports):
-    """Write a zoo in the file format of the Open Graph Benchmark, which OGB's own reader reads.
+    """Write a zoo for other programs.
 
-    Example: nngraph zoo export zoos/mnist mnist-inrs
+    As a data set of the Open Graph Benchmark, which OGB's own reader reads; as one of Hugging Face:
+    safetensors, a table of facts and a data card; or as a file of torch.save for each network, with
+    a table. Example: nngraph zoo export zoos/mnist mnist-inrs --format huggingface
 
     Args:
         zoo: folder of the zoo
         out: folder to make; its name is the data set's
-        format: file format
-        target: fact that is to be predicted (default: that of the zoo)
-        metric: acc, kendall, r2 or mse (default: acc for classes, kendall for numbers)
+        format: what is written; zoo import reads the latter two
+        table: of huggingface, the kind of the table of facts; parquet needs pyarrow
+        target: of ogb, the fact that is to be predicted (default: that of the zoo)
+        metric: of ogb: acc, kendall, r2 or mse (default: acc for classes, kendall for numbers)
     """
 
     zoo: Argument[str]
     out: Argument[str]
-    format: Literal["ogb"] = "ogb"
+    format: Literal["ogb", "huggingface", "checkpoints"] = "ogb"
+    table: Literal["parquet", "jsonl"] = "parquet"
     target: str | None = None
     metric: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZooImport(Hidden, Reports):
-    r"""Make a zoo of networks in other files.
+class ZooImport(ImportSettings, Hidden, Reports):
+    r"""Make a zoo of networks in other files, and of what is known of them.
 
-    They are in a folder of state dicts (.pth, .pt, .ckpt, .bin, .safetensors), one such file of
-    stacked parameters, or an .npz archive. No code in them is run. Example: nngraph zoo import
-    mnist-inrs zoos/dws --label 'training_(\d)_' --activation sine --w0 30
+    They are in a folder, a network in each file; in one file, stacked; or in a public collection's
+    own layout. No code in them is run. Example: nngraph zoo import checkpoints zoos/mine --facts
+    results.csv --module my_models:make --inputs 1x3x32x32 --target test_accuracy
 
     Args:
-        source: the folder or file
+        source: the folder or file; or what zoo export wrote
         out: folder of the zoo
-        label: regular expression whose first group, in the path of a file within the folder, is the
-            network's class
-        group: regular expression whose first group is what keeps networks in one split (default:
-            each network by itself)
-        labels_key: name of the labels in a file of stacked parameters, if it has them
-        splits: fractions of training, validation and test groups
-        seed: seed of the splits
-        shard_size: networks per file
-        dtype: float16, bfloat16, float32 or float64 (default: what holds all networks exactly)
+        architecture: of the networks: what inspect or convert wrote with --json; several, each as
+            PATTERN=FILE.json, by regular expressions for their paths (default: MLPs, by shapes)
+        module: package.module:factory in place of an architecture: returns the module of a network,
+            given the columns that its parameters name (width, depth, ...); several, each as
+            PATTERN=package.module:factory. This imports and runs that code
+        inputs: an example input of the modules, such as 1x3x32x32; once for each input
     """
 
     source: Argument[str]
     out: Argument[str]
-    label: str | None = None
-    group: str | None = None
-    labels_key: str = "labels"
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    seed: int = 0
-    shard_size: int = 1024
-    dtype: str | None = None
+    architecture: Annotated[Each[str], "FILE.json"] = None
+    module: Annotated[Each[str], "PACKAGE.MODULE:FACTORY"] = None
+    inputs: Annotated[Each[str], "SHAPE[:DTYPE[:BELOW]]"] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack
 from nngraph.zoo.store.facts import SPLITS, describe
+from nngraph.zoo.store.frames import frame_of
 from nngraph.zoo.store.manifest import Manifest
 from nngraph.zoo.store.shards import Shard, map_shard, read_facts, verify_digest
 from nngraph.zoo.store.writing import layout_of, with_receipts
@@ -124,6 +125,20 @@ class Zoo:
         """
         self.manifest.fact(name)
         return self.facts[name]
+
+    def frame(self) -> Any:
+        """Return the facts as a pandas ``DataFrame``, one row a network, in the order of the zoo.
+
+        Names are categories, missing where they are not known; ``architecture`` is the index.
+
+        Raises:
+            MissingDependencyError: if pandas is not installed.
+
+        Example:
+            >>> frame = zoo.frame()  # doctest: +SKIP
+            >>> zoo.stacks(torch.tensor(frame.query("depth > 2").index))  # doctest: +SKIP
+        """
+        return frame_of(self.manifest.facts, self.facts, self.architecture_index)
 
     @property
     def target(self) -> Tensor:

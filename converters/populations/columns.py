@@ -1,0 +1,150 @@
+"""Columns of values to facts of a zoo, each of its own kind."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from converters.checkpoints import Value
+from nngraph.errors import DataFileError, InvalidGraphError
+from nngraph.zoo import SPLITS, Fact
+
+KINDS = ("number", "class", "text")
+#: Other names of splits.
+_SPLITS = {"training": 0, "validation": 1, "valid": 1, "dev": 1, "testing": 2}
+_SPLITS |= {name: number for number, name in enumerate(SPLITS)}
+_WHOLE = 2**62
+
+
+class ColumnChoice(NamedTuple):
+    """A column that becomes a fact: the fact's name, the column's, and its kind if that is said."""
+
+    name: str
+    column: str
+    kind: str | None = None
+
+
+def choices_of(
+    words: Sequence[str] | None, columns: Mapping[str, Sequence[Value]], default: Sequence[str]
+) -> list[ColumnChoice]:
+    """Return what ``COLUMN``, ``NAME=COLUMN`` and ``...:KIND`` stand for; without words a default.
+
+    Raises:
+        InvalidGraphError: if there is no such column, or two facts would have one name.
+    """
+    found = []
+    for word in default if words is None else words:
+        name, column, kind = None, word, None
+        if words is not None and word not in columns:
+            bare, _, last = word.rpartition(":")
+            column, kind = (bare, last) if last in KINDS and bare else (word, None)
+            if column not in columns and "=" in column:
+                name, _, column = column.partition("=")
+        if column not in columns:
+            raise InvalidGraphError(
+                f"columns has {word!r:.99}, and there is no column {column!r:.99}; there are "
+                f"{', '.join(map(repr, list(columns)[:20])) or 'none'}."
+            )
+        found.append(ColumnChoice(fact_name(column) if name is None else name, column, kind))
+    names = [choice.name for choice in found]
+    for choice in found:
+        if choice.name in ("split", "source", "label") or names.count(choice.name) > 1:
+            raise InvalidGraphError(
+                f"the column {choice.column!r:.99} would be the fact {choice.name!r}, which "
+                "another is, or which an import makes itself. Name the columns to keep, and rename "
+                f"it: columns=['other={choice.column:.99}', ...]."
+            )
+    return found
+
+
+def fact_name(column: str) -> str:
+    """Return a column's name with lower-case letters, digits and underscores alone."""
+    name = re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
+    return (name if name[:1].isalpha() else f"fact_{name}".rstrip("_"))[:64]
+
+
+def fact_of(
+    choice: ColumnChoice, values: Sequence[Value], names: Sequence[str]
+) -> tuple[Fact, Tensor]:
+    """Return a column as a fact ``[B]``.
+
+    Whole numbers from 0 stay whole; other numbers are float32, NaN where nothing is known. Other
+    values are classes by their text, in natural order; a text is a class of its own, in the order
+    in which texts first appear. What is not known is the class ``""``, the last.
+
+    Args:
+        names: of the networks, for messages.
+
+    Raises:
+        DataFileError: if a value of a number is none.
+    """
+    told = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
+    known = [value for value in told if value is not None]
+    kind = choice.kind or _kind(known)
+    if kind == "number":
+        return _number(choice, told, names)
+    texts = [None if value is None else _text(value) for value in told]
+    there = list(dict.fromkeys(text for text in texts if text))
+    order = there if kind == "text" else sorted(there, key=natural)
+    missing = len(there) if any(not text for text in texts) else None
+    numbers = {text: number for number, text in enumerate(order)}
+    classes = (*order, *([] if missing is None else [""]))
+    held = torch.tensor([numbers[text] if text else missing for text in texts], dtype=torch.int64)
+    return Fact(choice.name, "int64", classes), held
+
+
+def _kind(known: Sequence[Value]) -> str:
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        return "number"
+    return "class" if len(set(known)) < len(known) or len(known) < 2 else "text"
+
+
+def _number(
+    choice: ColumnChoice, told: Sequence[Value], names: Sequence[str]
+) -> tuple[Fact, Tensor]:
+    for value, name in zip(told, names, strict=True):
+        if not isinstance(value, int | float | None):
+            raise DataFileError(
+                f"the column {choice.column!r:.99} says {value!r:.60} of {name!r}; expected a "
+                f"number. Write {choice.column:.99}:class for a choice of names."
+            )
+    if told and all(isinstance(v, int) and 0 <= v < _WHOLE for v in told):
+        return Fact(choice.name), torch.tensor([int(v or 0) for v in told], dtype=torch.int64)
+    numbers = [math.nan if v is None else float(v) for v in told]
+    return Fact(choice.name, "float32"), torch.tensor(numbers, dtype=torch.float64).float()
+
+
+def _text(value: Value) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, float) and value.is_integer():
+        text = str(int(value))  # as it is written where no number of the column is missing
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
+def split_of(values: Sequence[Value], column: str, names: Sequence[str]) -> Tensor:
+    """Return a column of splits as indices into ``SPLITS``, ``[B]``.
+
+    Raises:
+        DataFileError: naming the network, if a value is no split.
+    """
+    found = []
+    for value, name in zip(values, names, strict=True):
+        known = _SPLITS.get(str(value).strip().lower(), value)
+        if isinstance(known, bool) or known not in (0, 1, 2):
+            raise DataFileError(
+                f"the column {column!r:.99} says {value!r:.60} of {name!r}; expected a split: "
+                f"{', '.join(SPLITS)}, or 0, 1, 2."
+            )
+        found.append(known)
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts numbers within text by their size."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]

@@ -1,0 +1,108 @@
+"""Networks in other people's files: what they are called, and what is known of them at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from converters.checkpoints import Checkpoint, Value, read_checkpoint
+from converters.collections import check_manifest, open_collection
+from nngraph.errors import DataFileError, InvalidGraphError
+from nngraph.settings import ImportSettings
+
+#: Endings of files that hold one network each in a folder.
+SINGLE = (
+    ".bin", ".ckpt", ".gguf", ".h5", ".index.json", ".keras", ".npz", ".pt", ".pth", ".pth.tar",
+    ".safetensors",
+)  # fmt: skip
+#: Parts of a checkpoint, which its index names.
+_PART = re.compile(r"-\d{5}-of-\d{5}\.[a-z]+$")
+
+
+@dataclass(frozen=True)
+class ForeignNetworks:
+    """Networks that may be imported.
+
+    Args:
+        names: paths within a folder, or ``"network 3"`` of one file.
+        read: returns the weights of one, and what lay beside them.
+        digest: of what there is.
+        columns: what is known of the networks before they are read.
+        groups, splits: of each, where a layout says so.
+        notes: what was left aside.
+        paths: whether the names are paths.
+        stacked: parameters of all, ``[B, *shape]``, where they are kept so.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[int], Checkpoint]
+    digest: str
+    columns: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    groups: tuple[str, ...] | None = None
+    splits: tuple[str | None, ...] | None = None
+    notes: tuple[str, ...] = ()
+    paths: bool = True
+    stacked: Mapping[str, Tensor] | None = None
+
+
+def of_folder(folder: Path, settings: ImportSettings) -> ForeignNetworks:
+    """Return the networks that lie in a folder at any depth, one in a file.
+
+    Raises:
+        DataFileError: if there are none.
+        InvalidGraphError: if the pattern of the files is none.
+    """
+    found = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if _is_one(f)}
+    if settings.files is not None:
+        try:
+            wanted = re.compile(settings.files)
+        except re.error as error:
+            raise InvalidGraphError(
+                f"files is {settings.files!r:.99}, which is no regular expression: {error}."
+            ) from None
+        found = {name: file for name, file in found.items() if wanted.search(name)}
+    if not found:
+        that = f" that match {settings.files!r:.99}" if settings.files is not None else ""
+        raise DataFileError(f"{folder} has no files ending in {', '.join(SINGLE)}{that}.")
+    files = list(found.values())
+    digest = hashlib.sha256()
+    for name, file in found.items():
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+
+    def read(number: int) -> Checkpoint:
+        return read_checkpoint(
+            files[number], nested=settings.nested, max_bytes=settings.max_bytes
+        )
+
+    return ForeignNetworks(tuple(found), read, digest.hexdigest())
+
+
+def _is_one(file: Path) -> bool:
+    part = _PART.search(file.name) and any(file.parent.glob("*.index.json"))
+    return file.name.endswith(SINGLE) and not part and file.is_file()
+
+
+def of_layout(folder: Path, settings: ImportSettings) -> ForeignNetworks:
+    """Return the networks of a public collection, opened by its own layout.
+
+    Raises:
+        DataFileError: if it is not kept in it, or not as its manifest says.
+    """
+    assert settings.layout is not None
+    found = open_collection(settings.layout, folder, max_bytes=settings.max_bytes)
+    if settings.manifest is not None:
+        check_manifest(found, folder, Path(settings.manifest))
+    digest = hashlib.sha256(json.dumps([found.names, found.groups]).encode())
+    for file in found.files:
+        digest.update(f"{file.stat().st_size}\0".encode())
+    splits = found.splits if any(split is not None for split in found.splits) else None
+    return ForeignNetworks(
+        found.names, lambda number: Checkpoint(found.read(number), found.layout),
+        digest.hexdigest(), found.facts, found.groups, splits, found.notes,
+    )  # fmt: skip

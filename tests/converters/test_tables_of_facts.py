@@ -1,0 +1,502 @@
+"""Networks in files and what a table says of them: joined, of their own kinds, of any kind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from converters import import_zoo, to_architecture
+from converters.populations import architectures
+from converters.populations.columns import ColumnChoice, fact_of
+from converters.populations.joining import join_rows
+from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, UnsupportedModuleError
+from nngraph.graph import Architecture
+from nngraph.zoo import SPLITS, find_problems
+
+COUNT = 8
+
+
+def mlp(width: int, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, 1))
+
+
+def written(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write a table, of the kind that its ending says."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight networks, each in a folder of its own, saved with other things beside the weights."""
+    for i in range(COUNT):
+        place = tmp_path / "nets" / f"run_{i}"
+        place.mkdir(parents=True)
+        module = mlp(4 + i % 2, i)
+        optimiser = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}
+        held = {"model": module.state_dict(), "optimizer": optimiser, "epoch": i}
+        torch.save(held, place / "a.pt")
+    return tmp_path / "nets"
+
+
+def rows() -> list[dict[str, Any]]:
+    return [
+        {"run": f"run_{i}", "Test Acc": i / 10, "depth": i, "optimiser": ("adam", "sgd")[i % 2]}
+        for i in reversed(range(COUNT))
+    ]
+
+
+def by_run(zoo: Any, fact: str) -> dict[int, Any]:
+    """Return a fact by the number of the run, which the networks' first bias tells."""
+    seeds = {tuple(mlp(4 + i % 2, i)[0].bias.tolist()): i for i in range(COUNT)}
+    found = {}
+    for number in range(len(zoo)):
+        key = tuple(zoo.network(number).parameters()["0.bias"].tolist())
+        value, names = zoo.fact(fact)[number].item(), zoo.manifest.fact(fact).values
+        found[seeds[key]] = names[value] if names else value
+    return found
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_each_row_goes_to_its_network(folder: Path, tmp_path: Path, ending: str):
+    table = written(tmp_path / f"results.{ending}", rows())
+    if ending == "tsv":
+        table.write_text(table.read_text().replace(",", "\t"))
+    zoo = import_zoo(tmp_path / "zoo", folder, facts=str(table))
+    assert by_run(zoo, "test_acc") == {i: pytest.approx(i / 10) for i in range(COUNT)}
+    assert by_run(zoo, "depth") == {i: i for i in range(COUNT)}
+    assert by_run(zoo, "optimiser") == {i: ("adam", "sgd")[i % 2] for i in range(COUNT)}
+    dtypes = {fact.name: fact.dtype for fact in zoo.manifest.facts}
+    assert dtypes["test_acc"] == "float32"
+    assert dtypes["depth"] == "int64"
+    assert "run" not in dtypes
+    assert zoo.manifest.target == "test_acc"
+    assert find_problems(zoo.path) == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "key", "match"),
+    [
+        (["nets/a_1.pt", "nets/b_2.pt"], None, None),
+        (["a_1.pt", "b_2.pt"], None, None),
+        (["a_1", "b_2"], "cell", None),
+        (["/home/me/nets/a_1.pt", "C:\\x\\nets\\b_2.pt"], None, None),
+        (["./nets/a_1.pt", "nets/b_2"], None, None),
+        ([1, 2], "cell", r"_(\d+)"),
+        (["001", "002"], "cell", r"_(\d+)"),
+        (["a", "b"], None, r"/(\w)_"),
+    ],
+)
+def test_ways_to_name_a_network(cells: list[Any], key: str | None, match: str | None):
+    table = {"other": ["x", "y"], "cell": cells}
+    names = ["nets/b_2.pt", "nets/a_1.pt"]
+    found, column, notes = join_rows(Path("t.csv"), table, names, key, match)
+    assert (found, column, notes) == ([1, 0], "cell", ())
+
+
+def test_a_whole_path_comes_before_the_end_of_another():
+    names = ["a.pt", "old/a.pt", "old/b.pt", "b.bin"]
+    found, _, notes = join_rows(Path("t"), {"f": ["a.pt", "old/a.pt", "b"]}, names, None, None)
+    assert found == [0, 1, None, None]  # "b" is two of them, and so none
+    assert notes == ("1 rows without a file: b", "2 files without a row: old/b.pt, b.bin")
+
+
+def test_rows_and_files_that_are_left_over_are_counted_and_named(folder: Path, tmp_path: Path):
+    table = written(tmp_path / "t.csv", [*rows()[2:], {**rows()[0], "run": "gone"}])
+    zoo = import_zoo(tmp_path / "zoo", folder, facts=table)
+    assert len(zoo) == COUNT - 2
+    assert zoo.manifest.recipe["notes"] == [
+        "1 rows without a file: gone",
+        "2 files without a row: run_6/a.pt, run_7/a.pt",
+        "6 tensors beside the weights: 6 under 'optimizer'",
+    ]
+    kept = import_zoo(tmp_path / "kept", folder, facts=table, unlisted="keep")
+    found = by_run(kept, "optimiser")
+    assert (len(kept), found[6], found[7], found[5]) == (COUNT, "", "", "sgd")
+    assert math.isnan(by_run(kept, "test_acc")[7])
+    with pytest.raises(DataFileError, match=r"no rows for 2 networks: run_6/a.pt, run_7/a.pt"):
+        import_zoo(tmp_path / "no", folder, facts=table, unlisted="refuse")
+
+
+def test_tables_that_do_not_fit_are_refused_in_words(folder: Path, tmp_path: Path):
+    def refused(match: str, kind: type[NNGraphError] = DataFileError, **options: Any) -> None:
+        with pytest.raises(kind, match=match):
+            import_zoo(tmp_path / "zoo", folder, **options)
+
+    table = written(tmp_path / "t.csv", rows())
+    twice = written(tmp_path / "u.csv", [*rows(), rows()[0]])
+    other = written(tmp_path / "v.csv", [{"id": f"net{i}", "acc": 1.5} for i in range(3)])
+    crossed = [{"a": "run_1", "b": "run_2"}, {"a": "run_2", "b": "run_1"}]
+    both = written(tmp_path / "w.csv", crossed)
+    refused("no row names a network. The networks are run_0/a.pt", facts=other)
+    refused(r"rows 1 and 9 are both of 'run_7/a.pt', by the column 'run'", facts=twice)
+    refused("the columns 'a', 'b' name networks, and not the same", facts=both)
+    refused("has no column 'nr'; it has 'run'", InvalidGraphError, facts=table, key="nr")
+    refused("key was given, and facts, which it is of, is missing", InvalidGraphError, key="run")
+    refused("'speed', and there is no column", InvalidGraphError, facts=table, columns=["speed"])
+    told = ["optimiser:number"]
+    refused("says 'adam' of 'run_0/a.pt'; expected a number", facts=table, columns=told)
+    refused("would be the fact 'split'", InvalidGraphError, facts=table, columns=["split=depth"])
+    refused("the target is the fact 'loss'", InvalidGraphError, facts=table, target="loss")
+    refused("label is 'dept', which is no column", InvalidGraphError, facts=table, label="dept")
+    refused("says 'adam' of 'run_0/a.pt'; expected a split", facts=table, split="optimiser")
+    refused("split is 'parts', which is no column", InvalidGraphError, facts=table, split="parts")
+    refused("unlisted is 'maybe'; expected one of leave", InvalidGraphError, unlisted="maybe")
+    some = [{**row, "class": "" if row["depth"] == 3 else "a"} for row in rows()]
+    short = written(tmp_path / "x.csv", some)
+    refused("says nothing of 'run_3/a.pt'; a label is known of every", facts=short, label="class")
+    assert not (tmp_path / "zoo").exists()
+
+
+KINDS = [
+    ([3, 0, 7], None, ("int64", ()), [3, 0, 7]),
+    ([3, -1, 7], None, ("float32", ()), [3.0, -1.0, 7.0]),
+    ([0.5, None, 2], None, ("float32", ()), [0.5, math.nan, 2.0]),
+    (["b", "a", "b"], None, ("int64", ("a", "b")), [1, 0, 1]),
+    (["net10", "net9", None], "class", ("int64", ("net9", "net10", "")), [1, 0, 2]),
+    (["x", "a", "c"], None, ("int64", ("x", "a", "c")), [0, 1, 2]),  # a text each: as they come
+    ([True, False, True], None, ("int64", ("false", "true")), [1, 0, 1]),
+    ([10, 9, 10], "class", ("int64", ("9", "10")), [1, 0, 1]),
+    ([10, 9, 10], "text", ("int64", ("10", "9")), [0, 1, 0]),
+    (["two\nlines", "\x00", "a"], "text", ("int64", ("two lines", "a", "")), [0, 2, 1]),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "fact", "numbers"), KINDS)
+def test_columns_are_facts_of_their_own_kind(
+    values: list[Any], kind: str | None, fact: tuple[str, Any], numbers: list[float]
+):
+    found, told = fact_of(ColumnChoice("it", "it", kind), values, ["a", "b", "c"])
+    assert (found.dtype, found.values) == fact
+    assert told.tolist() == pytest.approx(numbers, nan_ok=True)
+    assert found.problem(told) is None
+
+
+def test_labels_groups_and_splits_are_columns(folder: Path, tmp_path: Path):
+    told = [
+        {**row, "digit": row["depth"] % 3, "family": f"f{row['depth'] // 2}",
+         "split": ("training", "valid", "TEST", "train")[row["depth"] // 2]}
+        for row in rows()
+    ]  # fmt: skip
+    table = written(tmp_path / "t.csv", told)
+    zoo = import_zoo(tmp_path / "zoo", folder, facts=table, label="digit", group="family")
+    assert (zoo.class_names, zoo.manifest.target) == (("0", "1", "2"), "label")
+    assert by_run(zoo, "label") == {i: str(i % 3) for i in range(COUNT)}
+    assert zoo.manifest.group == "family"
+    assert by_run(zoo, "family") == {i: f"f{i // 2}" for i in range(COUNT)}
+    expected = ("train", "val", "test", "train")
+    assert by_run(zoo, "split") == {i: expected[i // 2] for i in range(COUNT)}
+    assert len(torch.unique(zoo.group_keys())) == 4
+    assert "source" not in zoo.facts
+    only = import_zoo(
+        tmp_path / "only", folder, facts=table, columns=("accuracy=Test Acc", "digit:class"),
+        group=r"run_(\d)",
+    )  # fmt: skip
+    (only.path / only.shards[1].file).unlink()
+    only = import_zoo(
+        tmp_path / "only", folder, facts=table, columns=("accuracy=Test Acc", "digit:class"),
+        group=r"run_(\d)",
+    )  # fmt: skip
+    assert [fact.name for fact in only.manifest.facts] == ["accuracy", "digit", "source", "split"]
+    assert by_run(only, "source") == {i: i for i in range(COUNT)}
+    told[0]["split"] = "test"  # the other of its group is in training
+    table = written(tmp_path / "u.csv", told)
+    with pytest.raises(DataFileError, match="another network of its group in"):
+        import_zoo(tmp_path / "no", folder, facts=table, group="family")
+
+
+def test_what_lies_in_a_file_is_a_column_that_may_be_asked_for(folder: Path, tmp_path: Path):
+    zoo = import_zoo(tmp_path / "zoo", folder, columns=["step=epoch"], target="step")
+    assert by_run(zoo, "step") == {i: i for i in range(COUNT)}
+    assert "step" not in import_zoo(tmp_path / "plain", folder).facts
+
+
+def test_numbers_of_a_table_train_and_networks_without_them_are_left_out(
+    folder: Path, tmp_path: Path
+):
+    from nngraph.tasks import TrainSettings, train
+
+    table = written(tmp_path / "t.csv", [
+        {**row, "Test Acc": "" if row["depth"] == 1 else row["Test Acc"],
+         "optimiser": "" if row["depth"] == 2 else row["optimiser"],
+         "split": SPLITS[max(0, row["depth"] // 2 - 1)]}
+        for row in rows()
+    ])  # fmt: skip
+    import_zoo(tmp_path / "zoo", folder, facts=table)
+    for fact, score in (("test_acc", "kendall"), ("optimiser", "accuracy")):
+        asked = TrainSettings(
+            str(tmp_path / "zoo"), "statistics", {"hidden": 8}, task="predict",
+            task_options={"fact": fact}, epochs=2, batch_size=4,
+        )  # fmt: skip
+        told = train(asked, str(tmp_path / fact), progress=False)
+        assert told.score == score
+        if fact == "optimiser":
+            assert told.details["class_names"] == ["adam", "sgd"]
+
+
+# -- architectures ---------------------------------------------------------------------------------
+
+
+def cnn(width: int, depth: int = 1, norm: bool = False) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Conv2d(width if i else 1, width, 3, padding=1), nn.ReLU()]
+        layers += [nn.BatchNorm2d(width)] if norm else []
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
+
+
+INPUTS = torch.zeros(2, 1, 5, 5)
+
+
+@pytest.fixture
+def cnns(tmp_path: Path) -> tuple[Path, Path, list[dict[str, Tensor]]]:
+    """Six CNNs of three architectures, with prefixes and in two precisions; their table."""
+    states, told = [], []
+    (tmp_path / "cnns").mkdir()
+    for i in range(6):
+        kind = ({"width": 3}, {"width": 4, "depth": 2}, {"width": 3, "norm": True})[i % 3]
+        torch.manual_seed(i)
+        module = cnn(**kind).to((torch.float32, torch.float16)[i % 2]).eval()
+        states.append({name: value.clone() for name, value in module.state_dict().items()})
+        prefix = ("", "module.", "model.")[i % 3]
+        named = {prefix + name: value for name, value in module.state_dict().items()}
+        torch.save({"state_dict": named}, tmp_path / "cnns" / f"{i}.pt")
+        told.append({"file": f"{i}.pt", "width": 3, "depth": "", "norm": "", **kind, "acc": i / 7})
+    return tmp_path / "cnns", written(tmp_path / "t.jsonl", [_some(row) for row in told]), states
+
+
+def _some(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value != ""}
+
+
+@pytest.fixture
+def derived(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The modules that architectures are derived of."""
+    seen: list[nn.Module] = []
+
+    def noted(module: nn.Module, *args: Any) -> Architecture:
+        seen.append(module)
+        return to_architecture(module, *args)
+
+    monkeypatch.setattr(architectures, "to_architecture", noted)
+    return seen
+
+
+def test_a_factory_makes_each_network_and_each_architecture_is_derived_once(
+    cnns: Any, tmp_path: Path, derived: list[nn.Module]
+):
+    folder, table, states = cnns
+    zoo = import_zoo(tmp_path / "zoo", folder, facts=table, module=cnn, inputs=INPUTS)
+    assert len(derived) == len(zoo.architectures) == 3
+    again = import_zoo(tmp_path / "again", folder, facts=table, module=cnn, inputs=INPUTS)
+    assert len(derived) == 6  # kept beside each zoo, by what it was derived of
+    (tmp_path / "again" / "shard-00001.safetensors").unlink()
+    again = import_zoo(tmp_path / "again", folder, facts=table, module=cnn, inputs=INPUTS)
+    assert len(derived) == 6
+    assert again.architectures == zoo.architectures
+    order = [round(float(acc) * 7) for acc in zoo.fact("acc")]
+    assert sorted(order) == list(range(6))
+    for number, i in enumerate(order):
+        found = zoo.network(number).parameters()
+        assert found.keys() == states[i].keys()
+        for name, value in found.items():
+            wanted = states[i][name]
+            assert torch.equal(value, wanted.float() if wanted.is_floating_point() else wanted)
+    assert find_problems(zoo.path) == []
+
+
+def test_what_was_derived_is_forgotten_where_code_changes(
+    tmp_path: Path, derived: list[nn.Module]
+):
+    code = tmp_path / "changing.py"
+    text = "from torch import nn\ndef make():\n    return nn.Linear(2, 1)  # {}\n"
+    for n, expected in ((0, 1), (0, 1), (1, 2)):
+        code.write_text(text.format(n))
+        space: dict[str, Any] = {}
+        exec(compile(code.read_text(), str(code), "exec"), space)
+        inputs, cache = torch.zeros(1, 2), tmp_path / "cache.json"
+        found = architectures.Architectures(None, space["make"], inputs, None, cache)
+        found.of("0.pt", nn.Linear(2, 1).state_dict(), {})
+        assert len(derived) == expected
+    (tmp_path / "cache.json").write_text("{")
+    found = architectures.Architectures(None, cnn, INPUTS, None, tmp_path / "cache.json")
+    with pytest.raises(DataFileError, match="keeps derived architectures, and is damaged"):
+        found.of("0.pt", {}, {"width": 3})
+
+
+def test_architectures_by_the_paths_of_networks(cnns: Any, tmp_path: Path):
+    folder, _, _ = cnns
+    given = {"[03].pt": to_architecture(cnn(3), INPUTS)}
+    made = {"[14].pt": lambda: (cnn(4, 2), INPUTS), "[25]": lambda: cnn(3, norm=True).eval()}
+    zoo = import_zoo(tmp_path / "zoo", folder, architecture=given, module=made, inputs=INPUTS)
+    assert (len(zoo), len(zoo.architectures)) == (6, 3)
+    with pytest.raises(InvalidGraphError, match=r"1.pt: no architecture is given for it; the patt"):
+        import_zoo(tmp_path / "no", folder, architecture=given)
+
+
+def test_factories_that_do_not_serve_are_named(cnns: Any, tmp_path: Path):
+    folder, table, _ = cnns
+
+    def refused(match: str, kind: Any = UnsupportedModuleError, **options: Any) -> None:
+        with pytest.raises(kind, match=match):
+            import_zoo(tmp_path / "zoo", folder, facts=table, **options)
+
+    def fails(width: int) -> nn.Module:
+        raise RuntimeError(f"no {width}")
+
+    refused(r"0.pt: .*fails\(width=3\) failed: RuntimeError: no 3", module=fails, inputs=INPUTS)
+    refused("gave a int; expected a torch.nn.Module", module=lambda: 3, inputs=INPUTS)
+    refused("needs 'heads', which is not known of it; known are 'file', 'width'", InvalidGraphError,
+            module=lambda heads: cnn(heads), inputs=INPUTS)  # fmt: skip
+    refused("inputs are missing: an example input of", InvalidGraphError, module=cnn)
+    refused("0.pt: the tensors do not fit", InvalidGraphError, module=lambda: cnn(9), inputs=INPUTS)
+    refused("both an architecture and a module", InvalidGraphError, module=cnn,
+            architecture=Architecture.mlp([2, 3, 1]))  # fmt: skip
+    refused("activations and an architecture or a module", InvalidGraphError, module=cnn,
+            activations="relu")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"width": 8.0, "norm": "False", "sizes": "1,2", "name": "8.0"}, (8, False, (1, 2), "8.0")),
+        ({"width": 8, "norm": "yes", "sizes": "(4,)", "name": 3.0}, (8, True, (4,), 3.0)),
+        ({"h.width": 2, "norm": True, "sizes": "[1, 2]", "name": None}, (2, True, (1, 2), "none")),
+        ({"Width": 2, "norm": 0, "other": 3}, (2, False, (1,), "none")),
+        ({"width": 1, "h.width": 2}, (1, False, (1,), "none")),
+    ],
+)
+def test_a_factory_gets_what_a_table_says_in_its_own_kinds(said: Any, expected: tuple[Any, ...]):
+    def make(width: int, norm: bool = False, sizes: Sequence[int] = (1,), name="none") -> Any: ...
+
+    found = architectures._wanted(make, said)
+    default = {"norm": False, "sizes": (1,), "name": "none"}
+    found = {**default, **found}
+    assert tuple(found[name] for name in ("width", "norm", "sizes", "name")) == expected
+    assert type(found["width"]) is int
+
+
+# -- one file of all networks ----------------------------------------------------------------------
+
+
+def stacked(count: int = 6) -> dict[str, Tensor]:
+    states = [mlp(4, seed).state_dict() for seed in range(count)]
+    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+
+@pytest.mark.parametrize("form", ["flat", "nested", "lists", "in-out", "states", "channels"])
+def test_a_stack_carries_facts_groups_and_splits(tmp_path: Path, form: str):
+    values = stacked()
+    told: dict[str, Any] = {
+        "accuracy": torch.linspace(0, 1, 6), "loss": torch.rand(6, 1).double(),
+        "step": torch.arange(6), "optimiser": ["adam", "sgd"] * 3,
+        "labels": torch.tensor([5, 10] * 3),
+        "run": [0, 0, 1, 1, 2, 2], "split": ["train", "train", "val", "val", "test", "test"],
+        "note": "of one day", "epochs": 7,
+    }  # fmt: skip
+    order, names, prefix = "out-in", {name: name for name in values}, ""
+    if form == "nested":
+        held: Any = {"state_dict": values, **told}
+    elif form == "states":
+        held = {"networks": [{n: v[i] for n, v in values.items()} for i in range(6)], **told}
+    elif form in ("lists", "channels"):
+        last = (..., None) if form == "channels" else ...
+        held = {"weights": [values[f"{i}.weight"][last] for i in (0, 2)],
+                "biases": [values[f"{i}.bias"][last] for i in (0, 2)], **told}  # fmt: skip
+        names = {name: name.replace("2.", "1.").join(["layers.", ""]) for name in values}
+    else:
+        order = "in-out" if form == "in-out" else order
+        turned = {n: v.transpose(1, 2) if v.dim() == 3 else v for n, v in values.items()}
+        held = {**(turned if form == "in-out" else values), **told}
+    torch.save(held, tmp_path / "all.pt")
+    zoo = import_zoo(tmp_path / "zoo", tmp_path / "all.pt", group="run", order=order, shard_size=4)
+    assert zoo.class_names == ("5", "10")
+    assert zoo.labels.tolist() == [0, 1] * 3
+    assert torch.equal(zoo.fact("accuracy"), told["accuracy"])
+    assert torch.equal(zoo.fact("loss"), told["loss"].squeeze(1).float())
+    assert zoo.manifest.group == "run"
+    assert zoo.split.tolist() == [0, 0, 1, 1, 2, 2]
+    assert zoo.manifest.fact("optimiser").values == ("adam", "sgd")
+    assert "note" not in zoo.facts
+    found = zoo.stack().parameters()
+    for name, value in values.items():
+        assert torch.equal(found[prefix + names[name]], value)
+    assert find_problems(zoo.path) == []
+
+
+def test_a_table_goes_with_a_stack_in_order_or_by_number(tmp_path: Path):
+    torch.save(stacked(), tmp_path / "all.pt")
+    table = written(tmp_path / "t.csv", [{"nr": i, "acc": i / 4} for i in reversed(range(6))])
+    kept = import_zoo(tmp_path / "a", tmp_path / "all.pt", facts=table)
+    assert kept.fact("acc").tolist() == [i / 4 for i in reversed(range(6))]
+    by_key = import_zoo(tmp_path / "b", tmp_path / "all.pt", facts=table, key="nr")
+    assert by_key.fact("acc").tolist() == [i / 4 for i in range(6)]
+    short = written(tmp_path / "u.csv", [{"acc": 0.5}])
+    with pytest.raises(DataFileError, match="has 1 rows for 6 networks in one file"):
+        import_zoo(tmp_path / "c", tmp_path / "all.pt", facts=short)
+
+
+def test_stacks_of_any_architecture(tmp_path: Path):
+    states = [cnn(3, norm=True).state_dict() for _ in range(4)]
+    held = {f"module.{n}": torch.stack([state[n] for state in states]) for n in states[0]}
+    torch.save({**held, "width": [3] * 4, "acc": torch.rand(4)}, tmp_path / "all.pt")
+    made = import_zoo(
+        tmp_path / "zoo", tmp_path / "all.pt", module=lambda width: cnn(width, norm=True),
+        inputs=INPUTS,
+    )  # fmt: skip
+    for i, state in enumerate(states):
+        found = made.network(i).parameters()
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_entries_of_a_stack_that_do_not_fit_are_named(tmp_path: Path):
+    torch.save({**stacked(), "acc": torch.rand(5)}, tmp_path / "a.pt")
+    with pytest.raises(InvalidGraphError, match="'acc' has 5 entries; expected 6, one per network"):
+        import_zoo(tmp_path / "zoo", tmp_path / "a.pt")
+    torch.save({**stacked(), "acc": [[1.0]] * 6}, tmp_path / "b.pt")
+    with pytest.raises(InvalidGraphError, match="'acc' is a list of list; expected numbers"):
+        import_zoo(tmp_path / "zoo", tmp_path / "b.pt")
+    torch.save({**stacked(), "0.scale": torch.rand(6, 4)}, tmp_path / "c.pt")
+    with pytest.raises(InvalidGraphError, match=r"c.pt: .*'0.scale' of shape"):
+        import_zoo(tmp_path / "zoo", tmp_path / "c.pt")
+
+
+def test_layouts_of_public_collections_come_with_their_facts(tmp_path: Path):
+    for split, digit, image in (("training", 3, 1), ("training", 4, 2), ("testing", 4, 1)):
+        place = tmp_path / "inrs" / f"mnist_png_{split}_{digit}_{image}" / "checkpoints"
+        place.mkdir(parents=True)
+        torch.save(mlp(4, image).state_dict(), place / "model_final.pth")
+    zoo = import_zoo(
+        tmp_path / "zoo", tmp_path / "inrs", layout="inrs-dwsnets", activations="tanh"
+    )
+    assert zoo.class_names == ("3", "4")
+    assert sorted(zoo.fact("image").tolist()) == [1, 1, 2]
+    assert sorted(zoo.split.tolist()) == [0, 0, 2]
+    assert len(torch.unique(zoo.group_keys())) == 3
+    (tmp_path / "m.json").write_text(json.dumps({"count": 4}))
+    with pytest.raises(DataFileError, match="3 networks in place of 4"):
+        import_zoo(
+            tmp_path / "no", tmp_path / "inrs", layout="inrs-dwsnets", manifest=tmp_path / "m.json"
+        )
