@@ -1,8 +1,12 @@
-"""Every page runs, as a reader would run it: its Python blocks one after another."""
+"""Every page runs, as a reader would run it: its Python blocks one after another.
+
+Commands in blocks that begin with ```` ```sh run ```` run between them.
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +20,7 @@ from nngraph.nn import MODELS
 from nngraph.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|sh run)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = {
     path.relative_to(ROOT).with_suffix("").as_posix(): path
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -25,13 +29,26 @@ PAGES = {
 
 
 def program(page: str) -> str:
-    """Return the Python blocks of a page; each line has the number that it has there."""
+    """Return the blocks of a page as Python; each line has the number that it has there."""
     lines = ["\n"] * page.count("\n")
     for block in BLOCK.finditer(page):
-        start = page.count("\n", 0, block.start(1))
-        code = block[1].splitlines(keepends=True)
+        start = page.count("\n", 0, block.start(2))
+        code = block[2].splitlines(keepends=True)
+        if block[1] == "sh run":
+            code = commands(block[2])
         lines[start : start + len(code)] = code
     return "".join(lines)
+
+
+def commands(block: str) -> list[str]:
+    """Return a call of the command line for each command; it stands where the command begins."""
+    lines: list[str] = []
+    for command in re.findall(r"(?:.*\\\n)*.*\n", block):
+        program, *words = shlex.split(command.replace("\\\n", " "))
+        assert program == "nngraph"
+        lines += [f"assert __import__('nngraph.cli').cli.main({words}) == 0\n"]
+        lines += ["\n"] * (command.count("\n") - 1)
+    return lines
 
 
 @pytest.fixture(autouse=True)
@@ -56,4 +73,5 @@ def test_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     session = ModuleType("session")
     monkeypatch.setitem(sys.modules, "session", session)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     exec(compile(program(PAGES[name].read_text()), PAGES[name], "exec"), session.__dict__)
