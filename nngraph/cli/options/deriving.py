@@ -32,7 +32,8 @@ class _Help(DefaultHelpFormatter):
     """Help that leaves a default of ``null`` out: what then holds is said in words."""
 
     def _expand_help(self, action: Action) -> str:
-        return str(super()._expand_help(action)).replace(", default: null)", ")")
+        text = str(super()._expand_help(action)).replace(", default: null)", ")")
+        return text.replace("str | null", "str")
 
 
 def new_parser(description: str, **options: Any) -> ArgumentParser:
