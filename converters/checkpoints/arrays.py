@@ -124,9 +124,11 @@ def read_layout(path: Path, budget: MemoryBudget) -> tuple[RowPart, ...]:
     for row, (name, start, words) in enumerate(zip(names, starts, shapes, strict=True)):
         shape = tuple(map(int, re.findall(r"\d{1,9}", str(words))))
         end = start + math.prod(shape) if isinstance(start, int) and start >= 0 else None
-        if not isinstance(name, str) or end is None or (ends is not None and ends[row] != end):
+        kernel = str(name).endswith("kernel:0")
+        sound = isinstance(name, str) and end is not None and len(shape) >= 2 * kernel
+        if not sound or (ends is not None and ends[row] != end):
             raise DataFileError(f"{path}: row {row + 1} does not say where a tensor lies.")
-        slots.append(RowPart(torch_name(name), cast(int, start), shape, name.endswith("kernel:0")))
+        slots.append(RowPart(torch_name(str(name)), cast(int, start), shape, kernel))
     if len({slot.name for slot in slots}) < len(slots):
         raise DataFileError(f"{path} has the same name in two rows.")
     return tuple(slots)
@@ -138,17 +140,20 @@ def laid_out(path: Path, rows: np.ndarray[Any, Any], slots: Sequence[RowPart]) -
     Raises:
         DataFileError: if the rows are shorter than the layout.
     """
-    length = max(slot.start + math.prod(slot.shape) for slot in slots) if slots else 0
+    sizes = [math.prod(slot.shape) for slot in slots]
+    ends = [slot.start + size for slot, size in zip(slots, sizes, strict=True)]
+    length = max(sum(sizes), *ends, 0)  # more than they have where tensors overlap
     if rows.ndim not in (1, 2) or rows.shape[-1] < length or not slots:
         raise DataFileError(
             f"{path} has rows of shape {rows.shape}; its layout is of {length} numbers in a row."
         )
     found = {}
-    for slot in slots:
-        part = rows[..., slot.start : slot.start + math.prod(slot.shape)]
-        value = torch.from_numpy(np.array(part, part.dtype.newbyteorder("=")))
-        value = value.reshape(*rows.shape[:-1], *slot.shape)
-        found[slot.name] = to_torch_order(value, rows.ndim - 1) if slot.kernel else value
+    with damage_told(path, "array of torch's numbers"):  # which are not all of NumPy's
+        for slot in slots:
+            part = rows[..., slot.start : slot.start + math.prod(slot.shape)]
+            value = torch.from_numpy(np.array(part, part.dtype.newbyteorder("=")))
+            value = value.reshape((*rows.shape[:-1], *slot.shape))
+            found[slot.name] = to_torch_order(value, rows.ndim - 1) if slot.kernel else value
     return found
 
 

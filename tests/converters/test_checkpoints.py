@@ -344,6 +344,7 @@ def test_a_single_array_is_read_by_its_layout(tmp_path):
         ("a,b\n1,2\n", "expected 'varname'"),
         ("varname,start_idx,shape\nw,x,'2'\n", "row 1"),
         ("varname,start_idx,end_idx,shape\nw,0,3,2\n", "row 1"),
+        ("varname,start_idx,shape\nb,0,\nw/kernel:0,1,2\n", "row 2"),
         ("varname,start_idx,shape\nw,0,2\nw,2,2\n", "same name"),
         ("varname,start_idx,shape\nw,0\n", "as long as its header"),
         ("\x00\x01", "row|table|columns"),
@@ -353,6 +354,19 @@ def test_a_layout_that_makes_no_sense_is_refused(tmp_path, text, words):
     (tmp_path / "layout.csv").write_text(text)
     with pytest.raises(DataFileError, match=words):
         read_layout(tmp_path / "layout.csv", MemoryBudget())
+
+
+def test_one_row_is_read_and_other_numbers_than_torch_has_are_refused(tmp_path):
+    (tmp_path / "layout.csv").write_text("name,start,shape\nscale,0,()\nb,1,(2)\n")
+    np.save(tmp_path / "a.npy", np.arange(3.0))
+    found = read_checkpoint(tmp_path / "a.npy", layout=tmp_path / "layout.csv").tensors
+    assert same(found, {"scale": torch.tensor(0.0).double(), "b": torch.tensor([1.0, 2]).double()})
+    (tmp_path / "twice.csv").write_text("name,start,shape\na,0,3\nb,0,3\n")
+    with pytest.raises(DataFileError, match="its layout is of 6 numbers"):
+        read_checkpoint(tmp_path / "a.npy", layout=tmp_path / "twice.csv")
+    np.save(tmp_path / "a.npy", np.arange(3, dtype=np.longdouble))
+    with pytest.raises(DataFileError, match="no array of torch's numbers"):
+        read_checkpoint(tmp_path / "a.npy", layout=tmp_path / "layout.csv")
 
 
 def test_arrays_of_objects_and_false_shapes_are_refused(tmp_path):
