@@ -17,37 +17,55 @@ SCHEMA_VERSION = 1
 Parts = tuple[
     tuple[NeuronGroup, ...], tuple[Parameter, ...], tuple[tuple[int, int], ...], tuple[Space, ...]
 ]
-#: Fields that are left out where they say nothing: what MLPs do not have, so that their files stay
-#: as readers of old know them.
-_OPTIONAL = ("slabs", "integer", "aliases")
 
 
 def to_plain(parts: Parts) -> dict[str, Any]:
     """Return the description as plain lists, dicts, strings and numbers."""
-    groups, parameters, residuals, structure = map(_plain, parts)
+    groups, parameters, residuals, structure = parts
     plain = {
-        "format": "nngraph.architecture", "version": SCHEMA_VERSION, "groups": groups,
-        "parameters": parameters,
+        "format": "nngraph.architecture", "version": SCHEMA_VERSION,
+        "groups": [_group_to_plain(group) for group in groups],
+        "parameters": [_parameter_to_plain(parameter) for parameter in parameters],
     }  # fmt: skip
-    further = {"residuals": residuals, "structure": structure}
-    return {**plain, **{name: value for name, value in further.items() if value}}
+    if residuals:
+        plain["residuals"] = [list(residual) for residual in residuals]
+    if structure:
+        plain["structure"] = [
+            {"name": s.name, "size": s.size, "within": list(s.within), "fixed": s.fixed}
+            for s in structure
+        ]
+    return plain
 
 
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if isinstance(value, tuple):
-        return list(map(_plain, value))
-    if isinstance(value, Factor):
-        return [value.size, value.space]
-    if isinstance(value, Activation):
-        operator = {"operator": value.operator} if value.operator else {}
-        return {"name": value.name, **dict(value.options), **operator}
-    held = vars(value)  # the fields of a dataclass, in their order
+def _group_to_plain(group: NeuronGroup) -> dict[str, Any]:
+    activation, space = group.activation, group.space
+    operator = {"operator": activation.operator} if activation.operator else {}
     return {
-        k: _plain(held[k]) for k in value.__dataclass_fields__
-        if k not in _OPTIONAL or held[k] not in ((), None)
-    }
+        "name": group.name, "size": group.size, "role": group.role,
+        "activation": {"name": activation.name, **dict(activation.options), **operator},
+        "space": [[f.size, f.space] for f in space] if isinstance(space, tuple) else space,
+    }  # fmt: skip
+
+
+def _parameter_to_plain(parameter: Parameter) -> dict[str, Any]:
+    # What MLPs do not have is left out, so that their files stay as readers of old know them.
+    plain: dict[str, Any] = {
+        "name": parameter.name, "shape": list(parameter.shape), "axes": list(parameter.axes),
+        "column": parameter.column,
+    }  # fmt: skip
+    if parameter.slabs:
+        plain["slabs"] = [
+            {
+                k: list(map(list, v)) if k in ("window", "split", "part") else v
+                for k, v in vars(slab).items()
+            }
+            for slab in parameter.slabs
+        ]
+    if parameter.integer:
+        plain["integer"] = parameter.integer
+    if parameter.aliases:
+        plain["aliases"] = list(parameter.aliases)
+    return plain
 
 
 def from_plain(data: object) -> Parts:
