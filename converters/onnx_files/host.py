@@ -1,7 +1,7 @@
 """Operators on values that are known without running: shapes, indices, scalars.
 
-They run in numpy, when the file is read or, for what depends on the sizes of the input, when the
-network is run or traced; none of them leaves an operation in the trace.
+They run by ONNX's own reference, when the file is read or, for what depends on the sizes of the
+input, when the network is run or traced; none of them leaves an operation in the trace.
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from converters.onnx_files.node import Handler, NodeCall, Value
+from converters.onnx_files.node import Handler, Node, NodeCall, Value
 from converters.onnx_files.ops import HANDLERS
 from converters.onnx_files.tensors import ELEMENTS, Array
 
 #: More numbers than a mask of 4,096 by 4,096 has: a file that wants them is refused.
 MOST = 2**24
+#: operators whose handlers take known values as they take tensors
+_SHARED = ("Identity", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze")
+#: operators whose result is as large as their operands, broadcast, or smaller
+_POINTWISE = (
+    "Abs Add And Ceil Cast CumSum Div Equal Exp Floor Greater GreaterOrEqual Less LessOrEqual Log "
+    "Max Min Mod Mul Neg Not Or Pow Reciprocal Round Sign Sqrt Sub Sum Where"
+)
 
 
 def evaluate(call: NodeCall) -> Sequence[Value]:
@@ -45,148 +52,97 @@ def evaluate(call: NodeCall) -> Sequence[Value]:
     return values
 
 
-def _bounded(call: NodeCall, shape: Sequence[int]) -> tuple[int, ...]:
-    if math.prod(shape) > MOST or min(shape, default=0) < 0:
-        raise call.refuse(f"its result has the shape {list(shape)}; at most {MOST} numbers are.")
-    return tuple(shape)
+def _by_reference(size: Callable[[NodeCall], int]) -> Handler:
+    """Run an operator by the reference, if the numbers of its result are not too many."""
+
+    def handle(call: NodeCall) -> Sequence[Array]:
+        count = size(call)
+        if not 0 <= count <= MOST:
+            raise call.refuse(f"its result has {count} numbers; at most {MOST} are.")
+        given = dict(zip(call.node.inputs, call.values, strict=True))
+        run = _reference(call.node)
+        try:
+            made = run(None, {name: value for name, value in given.items() if name}, {})
+        except Exception as error:  # the reference checks little: what does not fit fails anywhere
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        return [np.asarray(array) for array in made]
+
+    return handle
 
 
-def _arrays(call: NodeCall) -> list[Array]:
-    return [call.array(place) for place in range(len(call.values))]
+@functools.lru_cache(4096)
+def _reference(node: Node) -> Callable[..., Any]:
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    attributes = {
+        name: numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
+        for name, value in node.attributes.items()
+    }
+    proto = helper.make_node(node.op_type, node.inputs, node.outputs, **attributes)
+    inputs = list(dict.fromkeys(filter(None, node.inputs)))
+    opsets = [helper.make_opsetid("", node.opset)]
+    function = helper.make_function("", "known", inputs, node.outputs, [proto], opsets)
+    return ReferenceEvaluator(function).run
 
 
-def _pointwise(function: Callable[..., Any]) -> Handler:
-    def run(call: NodeCall) -> Array:
-        arrays = _arrays(call)
-        _bounded(call, np.broadcast_shapes(*(a.shape for a in arrays)))
-        return np.asarray(function(*arrays))
-
-    return run
+def _broadcast(call: NodeCall) -> int:
+    shapes = [call.array(place).shape for place in range(len(call.values))]
+    return math.prod(np.broadcast_shapes(*shapes))
 
 
-def _variadic(function: Callable[[Any, Any], Any]) -> Handler:
-    return _pointwise(lambda *arrays: functools.reduce(function, arrays))
+def _count(call: NodeCall) -> int:
+    start, limit, step = (float(call.array(place).reshape(())) for place in range(3))
+    if step == 0:
+        raise call.refuse("its step is 0.")
+    return max(math.ceil((limit - start) / step), 0)
 
 
-def _divide(first: Array, second: Array) -> Array:
-    if first.dtype.kind == "f":
-        return np.asarray(first / second)
-    quotient = np.abs(first) // np.abs(second)
-    return np.asarray(quotient * np.sign(first) * np.sign(second)).astype(first.dtype)
+def _expanded(call: NodeCall) -> int:
+    return math.prod(np.broadcast_shapes(call.array(0).shape, tuple(call.integers(1))))
 
 
-def _power(first: Array, second: Array) -> Array:
-    return np.asarray(np.power(first.astype(np.float64), second)).astype(first.dtype)
+def _gathered(call: NodeCall) -> int:
+    x = call.array(0)
+    rest: list[int] = np.delete(x.shape, call.node.get("axis", 0)).tolist()
+    return int(call.array(1).size) * math.prod(rest)
 
 
-def _reduce(function: Callable[..., Any]) -> Handler:
-    def run(call: NodeCall) -> Array:
-        x, axes = call.array(0), call.integers_or(1, "axes")
-        if not axes and call.node.get("noop_with_empty_axes", 0):
-            return x
-        along, keep = tuple(axes) if axes else None, bool(call.node.get("keepdims", 1))
-        return np.asarray(function(x, axis=along, keepdims=keep)).astype(x.dtype)
+def _joined(call: NodeCall) -> int:
+    return sum(int(call.array(place).size) for place in range(len(call.values)))
 
-    return run
+
+def _sized(call: NodeCall) -> int:
+    sizes = call.integers(0)
+    return math.prod(sizes) if min(sizes, default=0) >= 0 else -1
 
 
 def _cast(call: NodeCall) -> Array:
     number = call.node.get("to", 1)
     call.dtype(number)  # refuses what is no type
-    return call.array(0).astype(ELEMENTS[number].array)
+    return call.array(0).astype(ELEMENTS[number].array)  # bfloat16 has none: float32
 
 
-def _constant_of_shape(call: NodeCall) -> Array:
-    value: Array = call.node.get("value", np.zeros(1, np.float32))
-    return np.full(_bounded(call, call.integers(0)), value.reshape(()))
-
-
-def _range(call: NodeCall) -> Array:
-    start, limit, step = (call.array(place).reshape(()) for place in range(3))
-    if step == 0:
-        raise call.refuse("its step is 0.")
-    count = max(math.ceil((limit.item() - start.item()) / step.item()), 0)
-    _bounded(call, [count])
-    return np.asarray(start + np.arange(count) * step).astype(start.dtype)
-
-
-def _expand(call: NodeCall) -> Array:
-    x = call.array(0)
-    shape = _bounded(call, np.broadcast_shapes(x.shape, tuple(call.integers(1))))
-    return np.array(np.broadcast_to(x, shape))
-
-
-def _tile(call: NodeCall) -> Array:
-    x, times = call.array(0), call.integers(1)
-    _bounded(call, [x.size, *times])
-    return np.tile(x, times)
-
-
-def _concatenate(call: NodeCall) -> Array:
-    arrays = _arrays(call)
-    _bounded(call, [sum(array.size for array in arrays)])
-    return np.concatenate(arrays, call.node.get("axis", 0))
-
-
-def _gather(call: NodeCall) -> Array:
-    x, index, axis = call.array(0), call.array(1), call.node.get("axis", 0)
-    _bounded(call, [index.size, *np.delete(x.shape, axis).tolist()])
-    return np.asarray(np.take(x, index, axis))
-
-
-def _cumulative(call: NodeCall) -> Array:
-    if call.node.get("exclusive", 0) or call.node.get("reverse", 0):
-        raise call.refuse("exclusive and reverse are not supported on known values.")
-    x = call.array(0)
-    return np.cumsum(x, call.integer(1), dtype=x.dtype)
-
-
-def _scatter_nd(call: NodeCall) -> Array:
-    if call.node.get("reduction", "none") != "none":
-        raise call.refuse("a reduction is not supported on known values.")
-    x: Array = np.array(call.array(0))
-    x[tuple(np.moveaxis(call.array(1), -1, 0))] = call.array(2)
-    return x
-
-
-#: operators that are a function of numpy, of any number of inputs
-_NAMED = {
-    **{name: getattr(np, name.lower()) for name in (
-        "Abs", "Ceil", "Equal", "Exp", "Floor", "Greater", "Less", "Log", "Reciprocal", "Round",
-        "Sign", "Sqrt", "Where",
-    )},
-    "GreaterOrEqual": np.greater_equal, "LessOrEqual": np.less_equal, "Neg": np.negative,
-    "Not": np.logical_not, "Sub": np.subtract, "Div": _divide, "Pow": _power,
+#: operator -> how many numbers its result has at most
+_SIZES: dict[str, Callable[[NodeCall], int]] = {
+    **dict.fromkeys(_POINTWISE.split(), _broadcast),
+    **dict.fromkeys(
+        ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "ScatterND", "Transpose",
+         "Unsqueeze"),
+        lambda call: call.array(0).size,
+    ),
+    "Concat": _joined,
+    "ConstantOfShape": _sized,
+    "Expand": _expanded,
+    "Gather": _gathered,
+    "NonZero": lambda call: call.array(0).size * max(call.array(0).ndim, 1),
+    "Range": _count,
+    "Tile": lambda call: call.array(0).size * math.prod(call.integers(1)),
 }  # fmt: skip
-_FOLDED = {
-    "Add": np.add, "And": np.logical_and, "Max": np.maximum, "Min": np.minimum, "Mul": np.multiply,
-    "Or": np.logical_or, "Sum": np.add,
-}  # fmt: skip
-_REDUCED: dict[str, Callable[..., Any]] = {
-    "ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod, "ReduceSum": np.sum,
-}  # fmt: skip
-#: operators whose handlers take known values as they take tensors
-_SHARED = ("Identity", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze")
 
 #: operator -> what runs it on known values
 HOST: dict[str, Handler] = {
-    **{name: _pointwise(function) for name, function in _NAMED.items()},
-    **{name: _variadic(function) for name, function in _FOLDED.items()},
-    **{name: _reduce(function) for name, function in _REDUCED.items()},
+    **{name: _by_reference(size) for name, size in _SIZES.items()},
     **{name: HANDLERS[name] for name in _SHARED},
     "Cast": _cast,
-    "Concat": _concatenate,
-    "ConstantOfShape": _constant_of_shape,
-    "CumSum": _cumulative,
-    "Expand": _expand,
-    "Gather": _gather,
-    "Mod": lambda call: _pointwise(np.fmod if call.node.get("fmod", 0) else np.mod)(call),
-    "NonZero": lambda call: np.array(np.nonzero(call.array(0)), dtype=np.int64),
-    "Range": _range,
-    "ScatterND": _scatter_nd,
-    "Tile": _tile,
-    "Transpose": lambda call: call.array(0).transpose(call.node.listed("perm")),
-    "Unsqueeze": lambda call: np.expand_dims(
-        call.array(0), tuple(call.integers_or(1, "axes") or ())
-    ),
 }
