@@ -1,6 +1,6 @@
 """What models reach on a zoo: the same CPU seconds or the same epochs, one thread, several seeds.
 
-What a model may use is its column; a table has one part per column, and they are never compared
+A table has one part for each access, what a model may use; these are never compared
 across: a model that may run the networks it reads answers another question than one that may not.
 """
 
@@ -24,7 +24,7 @@ from nngraph.zoo import Zoo
 
 #: What a run is, but for its seed; its budget is in one of the last two.
 RUN = (
-    "zoo", "task", "column", "model", "options", "settings", "cpu_seconds_budget", "epochs_given",
+    "zoo", "task", "access", "model", "options", "settings", "cpu_seconds_budget", "epochs_given",
 )  # fmt: skip
 KEYS = (*RUN, "seed")
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             row = {
                 "zoo": described(zoo),
                 "task": arguments.task,
-                "column": report.column,
+                "access": report.access,
                 "model": model,
                 "options": options,
                 "settings": further,
@@ -142,15 +142,15 @@ def mean_and_deviation(values: Sequence[str]) -> str:
 
 
 def print_table(rows: Sequence[dict[str, str]]) -> None:
-    """Print a table for each zoo, task, budget and column; runs of several seeds are one row."""
+    """Print a table for each zoo, task, budget and access; runs of several seeds are one row."""
     parts: dict[tuple[str, ...], dict[tuple[str, ...], list[dict[str, str]]]] = {}
     for row in rows:
         budget = row["cpu_seconds_budget"], row["epochs_given"]
-        part = parts.setdefault((row["zoo"], row["task"], *budget, row["column"]), {})
+        part = parts.setdefault((row["zoo"], row["task"], *budget, row["access"]), {})
         part.setdefault(tuple(row[name] for name in RUN), []).append(row)
-    for (zoo, task, seconds, epochs, column), runs in parts.items():
+    for (zoo, task, seconds, epochs, access), runs in parts.items():
         budget = f"{seconds} CPU seconds" if seconds else f"{epochs} epochs"
-        print(f"\n{column}: {task}, {zoo}, {budget}\n")
+        print(f"\n{access}: {task}, {zoo}, {budget}\n")
         table = [
             {
                 **same[0],

@@ -21,7 +21,7 @@ from nngraph.tasks import TrainSettings, train
 from nngraph.zoo import Zoo
 
 KEYS = (
-    "zoo", "column", "edit", "expansion", "model", "options", "task_options", "batch_size", "ema",
+    "zoo", "access", "edit", "expansion", "model", "options", "task_options", "batch_size", "ema",
     "learning_rate", "targets", "cpu_seconds_budget", "device", "seed",
 )  # fmt: skip
 #: How the output is made larger than one network of the given size: options of the task "edit".
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             said = {key: value for key, value in task_options.items() if key != "data"}
             row = {
                 "zoo": name,
-                "column": report.column,
+                "access": report.access,
                 "edit": arguments.edit,
                 "expansion": expansion,
                 "model": arguments.model,
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             }
             # After every run, so that an interruption loses one at most.
             harness.write_rows(arguments.out, [row], KEYS)
-    shown = ("column", "expansion", "seed", "cpu_seconds", "steps", "parameters", "test_mse_e2",
+    shown = ("access", "expansion", "seed", "cpu_seconds", "steps", "parameters", "test_mse_e2",
              "unedited_mse_e2")  # fmt: skip
     print(harness.markdown(harness.read_rows(arguments.out), shown))
 

@@ -264,24 +264,24 @@ def _curve(path: Path) -> tuple[list[float], list[float]]:
 # -- words and pictures --------------------------------------------------------------------------
 
 
-def _in_columns(
+def _by_access(
     head: Sequence[str], outcomes: Sequence[_Outcome], row: Callable[[_Outcome], list[str]]
 ) -> str:
-    """Return a table of all outcomes, by column: only models that may use the same are compared."""
+    """Return a table of all outcomes, by access: only models that may use the same are compared."""
     rows: list[list[str]] = []
-    for column in dict.fromkeys(outcome.report.column for outcome in outcomes):
-        rows.append([column, *[""] * (len(head) - 1)])
+    for access in dict.fromkeys(outcome.report.access for outcome in outcomes):
+        rows.append([access, *[""] * (len(head) - 1)])
         rows += [
             [f"  {outcome.contestant.label}", *row(outcome)]
             for outcome in outcomes
-            if outcome.report.column == column
+            if outcome.report.access == access
         ]
     return text.table(head, rows, indent="      ")
 
 
 def _accuracy_words(outcomes: Sequence[_Outcome], networks: int, zoo: Zoo) -> str:
     held_out = len(torch.unique(zoo.image[zoo.indices("test")]))
-    table = _in_columns(
+    table = _by_access(
         ("model", "parameters", "epochs", "CPU", "training", "test"),
         outcomes,
         lambda o: [
@@ -299,7 +299,7 @@ def _accuracy_words(outcomes: Sequence[_Outcome], networks: int, zoo: Zoo) -> st
 
 def _relabelled_words(outcomes: Sequence[_Outcome], zoo: Zoo) -> str:
     order = Symmetry(zoo.architecture).log10_order()
-    table = _in_columns(
+    table = _by_access(
         ("model", "same answers", "change", "test", "after", "training", "after"),
         outcomes,
         lambda o: [
@@ -327,7 +327,7 @@ def _draw(out: Path, zoo: Zoo, images: ImageSource, outcomes: Sequence[_Outcome]
     height, width = zoo.image_shape[:2]
     drawn = len(numbers) // 3
     invariant = [o for o in outcomes if MODELS[o.contestant.model].traits.invariant]
-    weights_only = [o for o in invariant if o.report.column != "with probes"]
+    weights_only = [o for o in invariant if o.report.access != "with probes"]
     best = max(weights_only, key=lambda outcome: outcome.report.val["accuracy"])
     return drawing.draw_demo(
         out / "demo.png",
@@ -337,7 +337,7 @@ def _draw(out: Path, zoo: Zoo, images: ImageSource, outcomes: Sequence[_Outcome]
         psnr=float(zoo.psnr.mean()),
         graph=networks[drawn],
         graph_label=f"it draws a {zoo.class_names[int(zoo.labels[numbers[drawn]])]}",
-        curves={f"{o.contestant.label} ({o.report.column})": o.curve for o in outcomes},
+        curves={f"{o.contestant.label} ({o.report.access})": o.curve for o in outcomes},
         confusion=torch.tensor(best.report.details["confusion"]).numpy(),
         class_names=best.report.details["class_names"],
         model=best.contestant.label,

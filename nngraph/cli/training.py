@@ -58,7 +58,7 @@ def train_model(options: Train) -> int:
     lines = {
         "task": report.task,
         "model": f"{report.model}, {report.parameters:,} parameters",
-        "column": report.column,
+        "access": report.access,
         "training": f"{report.epochs} epochs, {report.steps} steps, "
         f"{text.duration(report.cpu_seconds)} of CPU, {text.duration(report.seconds)}",
         "validation": _measures_words(data["val"], report.score),
@@ -121,7 +121,7 @@ def judge(options: Eval) -> int:
     data: dict[str, Any] = {
         "run": options.run, "zoo": str(zoo.path), "split": options.split,
         "networks": sum(len(numbers) for numbers, _ in networks), "task": settings.task,
-        "model": settings.model, "column": traits_of(model).access, "score": task.score,
+        "model": settings.model, "access": traits_of(model).access, "score": task.score,
         **measures, "details": task.details(model, options.split),
     }  # fmt: skip
     relabelled = None
@@ -135,7 +135,7 @@ def judge(options: Eval) -> int:
         lines = {
             "task": settings.task,
             "model": settings.model,
-            "column": data["column"],
+            "access": data["access"],
             "networks": f"{data['networks']} of {zoo.path}, split {options.split}",
             **{name: _measure(name, data[name]) for name in measures},
         }
@@ -164,11 +164,11 @@ def tell_models(options: Models) -> int:
 
 def _models_words(example: Architecture, size: int, models: list[dict[str, Any]]) -> str:
     rows: list[list[str]] = []
-    for column in dict.fromkeys(model["column"] for model in models):
-        rows.append([column or "do not read the example", "", ""])
+    for access in dict.fromkeys(model["access"] for model in models):
+        rows.append([access or "do not read the example", "", ""])
         for model in models:
-            if model["column"] == column:
-                known = column is not None
+            if model["access"] == access:
+                known = access is not None
                 size_words = f"{model['parameters']:,}" if known else "-"
                 time_words = f"{model['step_ms']:,.1f} ms" if known else "-"
                 rows.append([f"  {model['model']}", size_words, time_words])
@@ -184,7 +184,7 @@ def _models_words(example: Architecture, size: int, models: list[dict[str, Any]]
         + text.table(["with default options", "parameters", "a training step"], rows)
         + f"\n  a step: forward and backward, {size} networks {example}, CPU time on {threads} "
         f"{'thread' if threads == 1 else 'threads'}\n"
-        "  models are compared within a column only; options may change the column"
+        "  models of one access only, what they may use, are compared; options may change it"
     )
 
 
@@ -212,7 +212,7 @@ def _table_words(table: dict[str, Any]) -> str:
         for row in table["rows"]
     ]
     head = ["model", "seeds", "parameters", "epochs", "CPU", f"{score}, validation", "test"]
-    title = f"{table['task']} on {table['zoo']}\n{table['column']}"
+    title = f"{table['task']} on {table['zoo']}\n{table['access']}"
     return f"{title}\n{text.table(head, rows)}"
 
 

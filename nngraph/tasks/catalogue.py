@@ -59,7 +59,7 @@ def _reads(kind: type[Metanetwork]) -> str:
 
 
 def _cost(kind: type[Metanetwork], networks: NeuralGraphStack) -> dict[str, Any]:
-    """Return column, parameters and cost on the example; why not, where a model cannot read it."""
+    """Return access, parameters and cost on the example; why not, where a model cannot read it."""
     try:
         model = kind(networks.architecture, _CLASSES)
         model.fit_statistics(networks)
@@ -69,9 +69,9 @@ def _cost(kind: type[Metanetwork], networks: NeuralGraphStack) -> dict[str, Any]
             model(networks).square().mean().backward()
             times.append(time.process_time() - start)
     except NNGraphError as error:
-        return {"column": None, "parameters": None, "step_ms": None, "unfit": str(error)}
+        return {"access": None, "parameters": None, "step_ms": None, "unfit": str(error)}
     return {
-        "column": model.traits.access,
+        "access": model.traits.access,
         "parameters": sum(p.numel() for p in model.parameters()),
         "step_ms": round(1000 * min(times), 2),
         "unfit": None,

@@ -66,18 +66,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs that may be compared: one task, one zoo, one column; best on validation first."""
+    """Runs that may be compared: one task, one zoo, one access; best on validation first."""
 
     task: str
     zoo: str
-    column: str
+    access: str
     score: str
     rows: tuple[Row, ...]
 
     @property
     def title(self) -> str:
         """What the table is about."""
-        return f"{self.task} on {self.zoo}: {self.column}"
+        return f"{self.task} on {self.zoo}: {self.access}"
 
     @property
     def panel(self) -> Panel:
@@ -127,7 +127,7 @@ def compare_runs(paths: Sequence[str | Path]) -> list[Comparison]:
     tables: dict[tuple[str, ...], list[FinishedRun]] = {}
     for run in runs:
         options = json.dumps(run.settings.task_options, sort_keys=True)
-        key = (run.settings.task, options, run.networks, run.report.column)
+        key = (run.settings.task, options, run.networks, run.report.access)
         tables.setdefault(key, []).append(run)
     order = sorted(tables, key=lambda key: (key[:3], _COLUMNS.index(key[3])))
     return [_table(tables[key]) for key in order]
@@ -166,7 +166,7 @@ def _table(runs: list[FinishedRun]) -> Comparison:
     settings, report = runs[0].settings, runs[0].report
     rows.sort(key=lambda row: -_or_worst(row.spread("val", report.score)[0]))
     task = " ".join([settings.task, *_words(settings.task_options)])
-    return Comparison(task, settings.zoo, report.column, report.score, tuple(rows))
+    return Comparison(task, settings.zoo, report.access, report.score, tuple(rows))
 
 
 def _tried(settings: TrainSettings) -> dict[str, Any]:

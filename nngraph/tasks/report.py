@@ -24,7 +24,7 @@ class Report:
     """What came out of a training run.
 
     Attributes:
-        task, model: their names; ``column`` what the model may use.
+        task, model: their names; ``access`` what the model may use.
         parameters: number of trainable parameters.
         steps, epochs: done.
         seconds, cpu_seconds: spent in training, wall clock and all threads of this process (under
@@ -37,7 +37,7 @@ class Report:
 
     task: str
     model: str
-    column: str
+    access: str
     parameters: int
     steps: int
     epochs: int

@@ -130,7 +130,7 @@ def _finish(run: Run, state: Progress, history: list[dict[str, Any]], tracker: T
     report = Report(
         task=run.settings.task,
         model=run.settings.model,
-        column=traits_of(run.model).access,
+        access=traits_of(run.model).access,
         parameters=sum(p.numel() for p in run.model.parameters()),
         steps=state.step,
         epochs=state.epoch,

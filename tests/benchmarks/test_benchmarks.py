@@ -196,7 +196,7 @@ def test_accuracy(load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     models = ["flat:{\"hidden\": 4}", "probe:{\"hidden\": 4, \"probes\": 2}"]  # fmt: skip
     load("accuracy").main([*arguments, "--model", *models, "--settings", '{"relabel": true}'])
     flat, probe = rows(out)
-    assert (flat["column"], probe["column"]) == ("generic weights-only", "with probes")
+    assert (flat["access"], probe["access"]) == ("generic weights-only", "with probes")
     assert flat["settings"] == '{"relabel": true}'
     assert int(flat["steps"]) >= 1
     assert flat["command"] == (

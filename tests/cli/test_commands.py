@@ -352,7 +352,7 @@ def test_train_writes_a_run_and_reports_it_again(run, zoo, answer):
     code, data = answer(*line, *options.split())
     assert code == 0
     assert data == {"run": str(run), **report}
-    assert data["column"] == "generic weights-only"
+    assert data["access"] == "generic weights-only"
 
 
 def test_train_refuses_other_settings_and_options_that_do_not_fit(run, zoo, tmp_path, command):
@@ -373,7 +373,7 @@ def test_train_takes_its_settings_from_a_file_and_later_options_win(zoo, tmp_pat
     line = ("train", "classify", "--run", tmp_path / "run", "--config", config)
     code, data = answer(*line, "--epochs", "1", "--quiet")
     assert code == 0
-    assert (data["model"], data["epochs"], data["column"]) == ("probe", 1, "with probes")
+    assert (data["model"], data["epochs"], data["access"]) == ("probe", 1, "with probes")
     assert json.loads((tmp_path / "run/config.json").read_text())["settings"]["batch_size"] == 32
 
 

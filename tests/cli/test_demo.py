@@ -32,7 +32,7 @@ def test_the_demo_holds_and_says_so(quick):
     assert result["ok"]
     assert result["graphs_run"]["weights_equal"]
     assert result["graphs_run"]["largest_relative_error"] < 1e-12
-    assert {model["label"]: model["column"] for model in result["models"]} == LABELS
+    assert {model["label"]: model["access"] for model in result["models"]} == LABELS
     for model in result["models"]:
         kinds = model["relabelled"], model["relabelled_training"]
         if model["model"] != "flat":

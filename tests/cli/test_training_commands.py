@@ -72,7 +72,7 @@ def test_models_are_told_in_their_columns(answer, command, monkeypatch):
     assert data["threads"] == 1
     assert "2-3-1" in data["example"]
     assert [model["model"] for model in data["models"]] == list(MODELS)
-    columns = {model["model"]: model["column"] for model in data["models"]}
+    columns = {model["model"]: model["access"] for model in data["models"]}
     assert columns["probe"] == "with probes"
     monkeypatch.setattr(training, "describe_models", lambda *arguments: data["models"])
     code, out, _ = command(*line)
@@ -96,7 +96,7 @@ def test_runs_are_compared_and_drawn(run, tmp_path, answer, command):
     assert code == 0
     assert figure.read_bytes().startswith(b"\x89PNG")
     (table,) = data["tables"]
-    assert (table["task"], table["column"]) == ("classify", "generic weights-only")
+    assert (table["task"], table["access"]) == ("classify", "generic weights-only")
     (row,) = table["rows"]
     report = json.loads((run / "report.json").read_text())
     assert row["test"]["accuracy"] == {"mean": report["test"]["accuracy"], "deviation": None}

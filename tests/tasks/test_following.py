@@ -124,7 +124,7 @@ def test_models_are_described_from_their_classes(zoo: Zoo):
     for name, row in found.items():
         model = MODELS[name](zoo.architecture, 10)
         assert row["parameters"] == sum(p.numel() for p in model.parameters())
-        assert row["column"] == model.traits.access
+        assert row["access"] == model.traits.access
         assert row["step_ms"] > 0
         assert row["about"] in " ".join((MODELS[name].__doc__ or "").split())
     assert found["flat"]["symmetry"] == "none"
@@ -163,7 +163,7 @@ def runs(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_runs_that_differ_in_their_seed_are_one_row(runs: Path, tmp_path: Path):
     generic, probes = compare_runs([runs])
-    assert (generic.column, probes.column) == ("generic weights-only", "with probes")
+    assert (generic.access, probes.access) == ("generic weights-only", "with probes")
     rows = {row.label: row for row in generic.rows}
     assert set(rows) == {"flat, hidden=8", "flat, hidden=9"}
     assert [row.label for row in probes.rows] == ["probe"]

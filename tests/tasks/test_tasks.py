@@ -351,7 +351,7 @@ def test_networks_that_are_no_chains_are_probed(
 ):
     chosen = predict(model=model, options=options, epochs=1)
     report = train_run(chosen, tmp_path, progress=False)
-    assert report.column == "with probes"
+    assert report.access == "with probes"
     again, settings = load_run(tmp_path)
     found = build_task(settings, wild).evaluate(again, "test")
     assert found["mse"] == pytest.approx(report.test["mse"], rel=1e-5)

@@ -177,7 +177,7 @@ def test_the_report_is_what_the_saved_model_does(
     assert task.evaluate(loaded, "test") == found.test
     assert task.details(loaded, "test") == found.details
     assert sum(map(sum, found.details["confusion"])) == 8
-    assert (found.task, found.model, found.column) == ("classify", model, loaded.traits.access)
+    assert (found.task, found.model, found.access) == ("classify", model, loaded.traits.access)
     assert found.details["class_names"] == ["left", "middle", "right"]
     assert found.parameters == sum(p.numel() for p in loaded.parameters())
     assert (found.epochs, found.steps) == (4, 12)  # 24 networks, ten at a time

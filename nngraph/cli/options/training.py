@@ -41,9 +41,10 @@ class Train(TrainSettings, Threads, ProgressOption, Reports):
     images draw (--task_options.edit erode --task_options.readout '{rank: 8}'; default dilate),
     'contrast' learns embeddings without labels, 'match' states by which 'nngraph match --method
     embeddings' finds neurons again in other networks. 'nngraph models' tells the models; results
-    are compared within a column only. An interrupted run goes on when the same command is given
-    again; under torchrun the processes train one model. Example: nngraph train predict --model
-    message-passing --zoo zoos/cnns --task_options.fact test_accuracy --run runs/first
+    of one access only, what models may use, are compared. An interrupted run goes on when the same
+    command is given again; under torchrun the processes train one model. Example: nngraph train
+    predict --model message-passing --zoo zoos/cnns --task_options.fact test_accuracy --run
+    runs/first
 
     Args:
         task: what to train for
@@ -85,9 +86,9 @@ class Models(Threads, Reports):
     """Tell the metanetworks that there are.
 
     What each is, what it respects of what leaves the function of a network unchanged, what it
-    reads, the column of comparisons that it stands in, and, with its default options, its
-    parameters and the CPU time of a training step on 64 networks 2-32-32-1 (or --widths) with sine
-    neurons, measured now.
+    reads, its access (only models that may use the same are compared), and, with its default
+    options, its parameters and the CPU time of a training step on 64 networks 2-32-32-1 (or
+    --widths) with sine neurons, measured now.
 
     Args:
         widths: layer sizes of the example, inputs first
