@@ -66,15 +66,8 @@ def relabel_softly(network: NeuralGraph, matrices: dict[str, Tensor]) -> NeuralG
 
 
 def match_sinkhorn(
-    a: NeuralGraph,
-    b: NeuralGraph,
-    loss: Loss | None = None,
-    *,
-    start: Relabelling | None = None,
-    steps: int = 200,
-    learning_rate: float = 0.3,
-    temperature: float = 1.0,
-    iterations: int = 20,
+    a: NeuralGraph, b: NeuralGraph, loss: Loss | None = None, *, start: Relabelling | None = None,
+    steps: int = 200, learning_rate: float = 0.3, temperature: float = 1.0, iterations: int = 20,
     confidence: float = 0.5,
 ) -> Alignment:
     r"""Find a relabelling of network b by descent on soft permutations.

@@ -24,15 +24,10 @@ _MARGIN = 8
 
 
 def rank_of(
-    layer: LayerMap,
-    source: Architecture | WeightSpace,
-    target: Architecture | WeightSpace | None = None,
-    *,
-    permute_io: bool = False,
-    parameters: Iterable[Tensor] | None = None,
-    method: str = "auto",
-    tolerance: float | None = None,
-    seed: int = 0,
+    layer: LayerMap, source: Architecture | WeightSpace,
+    target: Architecture | WeightSpace | None = None, *, permute_io: bool = False,
+    parameters: Iterable[Tensor] | None = None, method: str = "auto",
+    tolerance: float | None = None, seed: int = 0,
 ) -> RankReport:
     r"""Span of the affine maps that a layer expresses as its parameters vary.
 

@@ -52,16 +52,9 @@ class ZooStream(IterableDataset):  # type: ignore[type-arg]
     """
 
     def __init__(
-        self,
-        zoo: Zoo | str | Path,
-        split: str | None = "train",
-        batch_size: int = 64,
-        shuffle: bool = True,
-        seed: int = 0,
-        window: int = 8192,
-        even: bool = True,
-        transform: Callable[[Any], Any] | None = None,
-        ranks: Ranks | None = None,
+        self, zoo: Zoo | str | Path, split: str | None = "train", batch_size: int = 64,
+        shuffle: bool = True, seed: int = 0, window: int = 8192, even: bool = True,
+        transform: Callable[[Any], Any] | None = None, ranks: Ranks | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("window", window)):

@@ -49,14 +49,8 @@ class StreamedUpdate(NamedTuple):
 
 
 def edge_update(
-    topology: Topology,
-    e: Tensor,
-    weight: Tensor,
-    source: Tensor,
-    target: Tensor,
-    block: Tensor | None = None,
-    normalise: bool = True,
-    recompute: bool = False,
+    topology: Topology, e: Tensor, weight: Tensor, source: Tensor, target: Tensor,
+    block: Tensor | None = None, normalise: bool = True, recompute: bool = False,
     backend: str = "auto",
 ) -> EdgeUpdate:
     r"""Update edge features from what they and the neurons at their ends say, and average them.
@@ -104,14 +98,8 @@ def edge_update(
 
 
 def map_edges(
-    topology: Topology,
-    function: EdgeFunction,
-    e: Tensor,
-    source: Tensor,
-    target: Tensor,
-    parameters: Sequence[Tensor] = (),
-    to: Sequence[To] = ("edge",),
-    backend: str = "auto",
+    topology: Topology, function: EdgeFunction, e: Tensor, source: Tensor, target: Tensor,
+    parameters: Sequence[Tensor] = (), to: Sequence[To] = ("edge",), backend: str = "auto",
 ) -> tuple[Tensor, ...]:
     r"""Apply a function to each edge and its two ends: what a layer of one's own needs.
 
@@ -164,13 +152,8 @@ def _mapped(
 
 
 def streamed_edge_means(
-    topology: Topology,
-    taps: Tensor,
-    encoder: Tensor,
-    place: Tensor,
-    updates: Sequence[StreamedUpdate],
-    normalise: bool = True,
-    backend: str = "auto",
+    topology: Topology, taps: Tensor, encoder: Tensor, place: Tensor,
+    updates: Sequence[StreamedUpdate], normalise: bool = True, backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Return the means of edge states that are made of the weights, and never stored.
 

@@ -90,15 +90,8 @@ class Contrast(Task):
     score = "probe_accuracy"
 
     def __init__(
-        self,
-        zoo: Zoo,
-        settings: TrainSettings,
-        embedding: int = 128,
-        projection: int = 64,
-        temperature: float = 0.2,
-        noise: float = 0.05,
-        drop: float = 0.0,
-        exact: bool = True,
+        self, zoo: Zoo, settings: TrainSettings, embedding: int = 128, projection: int = 64,
+        temperature: float = 0.2, noise: float = 0.05, drop: float = 0.0, exact: bool = True,
     ) -> None:
         super().__init__(zoo, settings)
         if not zoo.num_classes:

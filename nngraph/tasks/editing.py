@@ -59,16 +59,9 @@ class Edit(Task):
     batch_size = 32
 
     def __init__(
-        self,
-        zoo: Zoo,
-        settings: TrainSettings,
-        edit: str = "dilate",
-        copies: int = 1,
-        added: int = 0,
-        context: str | int = 64,
-        context_options: Mapping[str, Any] | None = None,
-        readout: Mapping[str, Any] | None = None,
-        pixels: int | None = None,
+        self, zoo: Zoo, settings: TrainSettings, edit: str = "dilate", copies: int = 1,
+        added: int = 0, context: str | int = 64, context_options: Mapping[str, Any] | None = None,
+        readout: Mapping[str, Any] | None = None, pixels: int | None = None,
         data: str | None = None,
     ) -> None:
         super().__init__(zoo, settings)

@@ -67,13 +67,8 @@ class EquivariantLinear(nn.Module):
     """
 
     def __init__(
-        self,
-        architecture: Architecture,
-        in_channels: int,
-        out_channels: int,
-        permute_io: PermuteIO = False,
-        bias: bool = True,
-        backend: str = "dense",
+        self, architecture: Architecture, in_channels: int, out_channels: int,
+        permute_io: PermuteIO = False, bias: bool = True, backend: str = "dense",
     ) -> None:
         super().__init__()
         if backend not in ("dense", "scatter"):

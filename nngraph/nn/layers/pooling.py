@@ -62,14 +62,9 @@ class SharedPoolingLayer(SharedEquivariantLinear):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        pooling: Literal["mean", "max", "attention"] = "max",
-        heads: int = 1,
-        levels: int = 2,
-        bias: bool = True,
-        backend: str = "auto",
+        self, in_channels: int, out_channels: int,
+        pooling: Literal["mean", "max", "attention"] = "max", heads: int = 1, levels: int = 2,
+        bias: bool = True, backend: str = "auto",
     ) -> None:
         super().__init__(in_channels, out_channels, levels, bias, backend)
         self.incoming, self.outgoing, self.within = (

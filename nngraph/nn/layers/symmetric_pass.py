@@ -81,14 +81,9 @@ class SymmetricPass(nn.Module):
     rate = 1.0
 
     def __init__(
-        self,
-        limits: SizeLimits,
-        kinds: Sequence[str],
-        bidirectional: bool = False,
-        channels: Sequence[int] = (96, 128),
-        messages: int = 96,
-        functions: Sequence[str] | None = None,
-        max_levels: int = 16,
+        self, limits: SizeLimits, kinds: Sequence[str], bidirectional: bool = False,
+        channels: Sequence[int] = (96, 128), messages: int = 96,
+        functions: Sequence[str] | None = None, max_levels: int = 16,
     ) -> None:
         super().__init__()
         if unknown := [name for name in functions or () if name not in FUNCTIONS]:

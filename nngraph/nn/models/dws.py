@@ -51,14 +51,8 @@ class EquivariantNetwork(StateNetwork):
     traits = Traits(chains_only=True, many=False)
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        channels: int = 32,
-        layers: int = 3,
-        permute_io: PermuteIO = False,
-        dropout: float = 0.1,
-        hidden: int = 256,
+        self, architecture: Architectures, num_outputs: int, channels: int = 32, layers: int = 3,
+        permute_io: PermuteIO = False, dropout: float = 0.1, hidden: int = 256,
     ) -> None:
         if layers < 1:
             raise ValueError(f"layers is {layers}; expected at least 1.")
@@ -129,13 +123,8 @@ class InvariantReadout(nn.Module):
     """
 
     def __init__(
-        self,
-        architecture: Architecture,
-        channels: int,
-        num_outputs: int,
-        permute_io: PermuteIO = False,
-        hidden: int = 256,
-        dropout: float = 0.1,
+        self, architecture: Architecture, channels: int, num_outputs: int,
+        permute_io: PermuteIO = False, hidden: int = 256, dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.pool = InvariantLinear(architecture, channels, hidden or num_outputs, permute_io)

@@ -181,14 +181,9 @@ class EditingNetwork(NetworkModel):
 
     @classmethod
     def of(
-        cls,
-        architecture: Architectures,
-        model: str = "message-passing",
-        options: Mapping[str, Any] | None = None,
-        context: str | int = 64,
-        context_options: Mapping[str, Any] | None = None,
-        added: int = 0,
-        **readout: Any,
+        cls, architecture: Architectures, model: str = "message-passing",
+        options: Mapping[str, Any] | None = None, context: str | int = 64,
+        context_options: Mapping[str, Any] | None = None, added: int = 0, **readout: Any,
     ) -> EditingNetwork:
         """Build one on a body and a context by their names in ``nngraph.nn.MODELS``.
 

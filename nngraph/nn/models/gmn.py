@@ -85,14 +85,8 @@ class GraphMetanetwork(LayeredNetwork):
     """
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        channels: int = 64,
-        edge_channels: int = 16,
-        layers: int = 4,
-        dropout: float = 0.1,
-        **common: Any,
+        self, architecture: Architectures, num_outputs: int, channels: int = 64,
+        edge_channels: int = 16, layers: int = 4, dropout: float = 0.1, **common: Any,
     ) -> None:
         made = [
             GraphLayer(channels, edge_channels, dropout, is_last=i == layers - 1)

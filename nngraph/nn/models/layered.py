@@ -89,17 +89,9 @@ class LayeredNetwork(StateNetwork):
     traits = Traits(takes_runner=True)
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        channels: int,
-        edge_channels: int,
-        layers: Sequence[nn.Module],
-        *,
-        probes: int = 0,
-        checkpoint: bool = False,
-        encoder: EncoderOptions | Mapping[str, Any] | None = None,
-        runner: Runner | None = None,
+        self, architecture: Architectures, num_outputs: int, channels: int, edge_channels: int,
+        layers: Sequence[nn.Module], *, probes: int = 0, checkpoint: bool = False,
+        encoder: EncoderOptions | Mapping[str, Any] | None = None, runner: Runner | None = None,
         **readout: Any,
     ) -> None:
         sizes = channels, edge_channels

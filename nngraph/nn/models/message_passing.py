@@ -56,13 +56,8 @@ class MessagePassingLayer(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        edge_channels: int,
-        dropout: float = 0.0,
-        norm: bool = True,
-        pooling: PoolingKind = "mean",
-        tensor_nodes: bool = False,
+        self, channels: int, edge_channels: int, dropout: float = 0.0, norm: bool = True,
+        pooling: PoolingKind = "mean", tensor_nodes: bool = False,
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
@@ -192,25 +187,13 @@ class MessagePassingNetwork(StateNetwork):
     traits = Traits(takes_runner=True)
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        channels: int = 128,
-        messages: int = 64,
-        edge_channels: int = 8,
-        rounds: int = 1,
-        probes: int = 0,
-        norm: bool = True,
-        pooling: PoolingKind = "mean",
-        tensor_nodes: bool = False,
-        checkpoint: bool = False,
-        stream: bool = False,
+        self, architecture: Architectures, num_outputs: int, channels: int = 128,
+        messages: int = 64, edge_channels: int = 8, rounds: int = 1, probes: int = 0,
+        norm: bool = True, pooling: PoolingKind = "mean", tensor_nodes: bool = False,
+        checkpoint: bool = False, stream: bool = False,
         encoder: EncoderOptions | Mapping[str, Any] | None = None,
-        readout: ReadoutOptions | Mapping[str, Any] | None = None,
-        runner: Runner | None = None,
-        generator: bool = False,
-        statistics: bool = False,
-        **shared: Any,
+        readout: ReadoutOptions | Mapping[str, Any] | None = None, runner: Runner | None = None,
+        generator: bool = False, statistics: bool = False, **shared: Any,
     ) -> None:
         edge_channels = edge_channels if rounds else 0
         stream = stream and edge_channels > 0

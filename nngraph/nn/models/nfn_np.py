@@ -41,13 +41,8 @@ class SharedEquivariantNetwork(StateNetwork):
     """
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        channels: int = 32,
-        layers: int = 3,
-        levels: int = 2,
-        **readout: Any,
+        self, architecture: Architectures, num_outputs: int, channels: int = 32, layers: int = 3,
+        levels: int = 2, **readout: Any,
     ) -> None:
         if layers < 1:
             raise ValueError(f"layers is {layers}; expected at least 1.")

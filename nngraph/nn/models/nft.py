@@ -152,15 +152,8 @@ class SetAttentionNetwork(StateNetwork):
     """
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        channels: int = 16,
-        layers: int = 2,
-        heads: int = 2,
-        keys: int = 4,
-        expansion: int = 2,
-        **readout: Any,
+        self, architecture: Architectures, num_outputs: int, channels: int = 16, layers: int = 2,
+        heads: int = 2, keys: int = 4, expansion: int = 2, **readout: Any,
     ) -> None:
         read = ReadoutOptions(**readout)
         super().__init__(architecture, num_outputs, channels, channels, read)

@@ -42,13 +42,9 @@ class FilmLayer(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        edge_channels: int,
-        messages: int,
+        self, channels: int, edge_channels: int, messages: int,
         aggregations: Sequence[kernels.Reduction] = ("mean", "std", "max", "min"),
-        mean_log_degree: float | None = None,
-        dropout: float = 0.0,
+        mean_log_degree: float | None = None, dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.aggregations, self.mean_log_degree = tuple(aggregations), mean_log_degree
@@ -122,17 +118,10 @@ class FilmNetwork(LayeredNetwork):
     """
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        channels: int = 64,
-        edge_channels: int = 8,
-        messages: int = 16,
-        layers: int = 3,
+        self, architecture: Architectures, num_outputs: int, channels: int = 64,
+        edge_channels: int = 8, messages: int = 16, layers: int = 3,
         aggregations: Sequence[kernels.Reduction] = ("mean", "std", "max", "min"),
-        scalers: bool = False,
-        dropout: float = 0.1,
-        **common: Any,
+        scalers: bool = False, dropout: float = 0.1, **common: Any,
     ) -> None:
         degree = _mean_log_degree(architecture) if scalers else None
         made = [

@@ -129,16 +129,9 @@ class RelationalNetwork(LayeredNetwork):
     """
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        channels: int = 64,
-        edge_channels: int = 8,
-        heads: int = 4,
-        head_channels: int = 4,
-        layers: int = 3,
-        dropout: float = 0.1,
-        **common: Any,
+        self, architecture: Architectures, num_outputs: int, channels: int = 64,
+        edge_channels: int = 8, heads: int = 4, head_channels: int = 4, layers: int = 3,
+        dropout: float = 0.1, **common: Any,
     ) -> None:
         made = [
             RelationalLayer(channels, edge_channels, heads, head_channels, dropout)

@@ -44,16 +44,9 @@ class ProbeNetwork(Metanetwork):
     )
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        probes: int = 196,
-        hidden: int = 512,
-        dropout: float = 0.2,
-        runner: Runner | None = None,
-        generator: bool = False,
-        reader: Literal["mlp", "grid"] = "mlp",
-        width: int = 24,
+        self, architecture: Architectures, num_outputs: int, probes: int = 196, hidden: int = 512,
+        dropout: float = 0.2, runner: Runner | None = None, generator: bool = False,
+        reader: Literal["mlp", "grid"] = "mlp", width: int = 24,
     ) -> None:
         super().__init__(architecture, num_outputs)
         outputs = self.limits.outputs

@@ -38,13 +38,8 @@ class StatisticsNetwork(Metanetwork):
     traits = Traits(takes_runner=True)
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        hidden: int = 256,
-        dropout: float = 0.1,
-        probes: int = 0,
-        runner: Runner | None = None,
+        self, architecture: Architectures, num_outputs: int, hidden: int = 256,
+        dropout: float = 0.1, probes: int = 0, runner: Runner | None = None,
         generator: bool = False,
     ) -> None:
         super().__init__(architecture, num_outputs)

@@ -86,19 +86,10 @@ class SymmetricNetwork(StateNetwork, Standardised):
     )  # fmt: skip
 
     def __init__(
-        self,
-        architecture: Architectures,
-        num_outputs: int,
-        start: Literal["random", "evaluation", "grid"] = "random",
-        bidirectional: bool = False,
-        state_channels: int = 64,
-        equivariant_vectors: int = 32,
-        probes: int = 0,
-        hidden: int = 384,
-        dropout: float = 0.2,
-        width: int = 24,
-        mix: bool = True,
-        **passes: Any,
+        self, architecture: Architectures, num_outputs: int,
+        start: Literal["random", "evaluation", "grid"] = "random", bidirectional: bool = False,
+        state_channels: int = 64, equivariant_vectors: int = 32, probes: int = 0, hidden: int = 384,
+        dropout: float = 0.2, width: int = 24, mix: bool = True, **passes: Any,
     ) -> None:
         # Not the general read-out of states: this one reads what the output neurons received.
         super().__init__(architecture, num_outputs, state_channels, 0, readout=None)

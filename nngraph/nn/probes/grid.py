@@ -53,12 +53,7 @@ class GridReader(nn.Module):
     least = 4
 
     def __init__(
-        self,
-        planes: int,
-        side: int,
-        num_outputs: int,
-        width: int = 24,
-        hidden: int = 256,
+        self, planes: int, side: int, num_outputs: int, width: int = 24, hidden: int = 256,
         dropout: float = 0.2,
     ) -> None:
         super().__init__()

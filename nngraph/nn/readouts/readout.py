@@ -214,13 +214,8 @@ class Readout(nn.Module):
     """
 
     def __init__(
-        self,
-        limits: SizeLimits,
-        channels: int,
-        edge_channels: int,
-        num_outputs: int,
-        options: ReadoutOptions | None = None,
-        extra: int = 0,
+        self, limits: SizeLimits, channels: int, edge_channels: int, num_outputs: int,
+        options: ReadoutOptions | None = None, extra: int = 0,
     ) -> None:
         super().__init__()
         options = options or ReadoutOptions()

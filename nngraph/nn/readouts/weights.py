@@ -59,15 +59,8 @@ class WeightReadout(nn.Module):
     """
 
     def __init__(
-        self,
-        limits: SizeLimits,
-        channels: int,
-        edge_channels: int,
-        copies: int = 1,
-        context: int = 0,
-        rank: int = 16,
-        hidden: int = 128,
-        scale: float = 0.01,
+        self, limits: SizeLimits, channels: int, edge_channels: int, copies: int = 1,
+        context: int = 0, rank: int = 16, hidden: int = 128, scale: float = 0.01,
         equivariant_vectors: int = 0,
     ) -> None:
         super().__init__()

@@ -39,15 +39,9 @@ _FACTS = (
 
 
 def train_zoo(
-    path: str | Path,
-    train: ImageSource,
-    test: ImageSource,
-    settings: TrainZooSettings | None = None,
-    *,
-    threads: int | None = None,
-    progress: bool = True,
-    command: str | None = None,
-    **options: Any,
+    path: str | Path, train: ImageSource, test: ImageSource,
+    settings: TrainZooSettings | None = None, *, threads: int | None = None, progress: bool = True,
+    command: str | None = None, **options: Any,
 ) -> Zoo:
     """Train a population of classifiers, and store states along every run with what they reached.
 

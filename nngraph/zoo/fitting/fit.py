@@ -42,16 +42,9 @@ class FitResult:
 
 
 def fit_images(
-    architecture: Architecture,
-    images: Tensor,
-    settings: FitSettings,
-    *,
-    stream: int = 0,
-    threads: int = 1,
-    device: str | torch.device = "cpu",
-    fixed: Mapping[str, Tensor] | None = None,
-    start: int = 0,
-    on_chunk: Callable[[int, Tensor], None] | None = None,
+    architecture: Architecture, images: Tensor, settings: FitSettings, *, stream: int = 0,
+    threads: int = 1, device: str | torch.device = "cpu", fixed: Mapping[str, Tensor] | None = None,
+    start: int = 0, on_chunk: Callable[[int, Tensor], None] | None = None,
 ) -> FitResult:
     """Fit one network to each image.
 

@@ -32,14 +32,8 @@ from nngraph.zoo.store.zoo import Zoo
 
 
 def draw_architectures(
-    count: int,
-    channels: int,
-    *,
-    depth: tuple[int, int] = (1, 3),
-    width: tuple[int, int] = (8, 48),
-    w0: float | tuple[float, float] = 30.0,
-    features: int = 0,
-    seed: int = 0,
+    count: int, channels: int, *, depth: tuple[int, int] = (1, 3), width: tuple[int, int] = (8, 48),
+    w0: float | tuple[float, float] = 30.0, features: int = 0, seed: int = 0,
 ) -> list[Architecture]:
     """Draw different architectures of networks of image coordinates at random.
 
@@ -92,15 +86,9 @@ def suggested_settings(
 
 
 def fit_zoo(
-    path: str | Path,
-    source: ImageSource,
-    settings: FitZooSettings | None = None,
-    *,
-    architecture: Architecture | Sequence[Architecture] | None = None,
-    threads: int | None = None,
-    progress: bool = True,
-    command: str | None = None,
-    **options: Any,
+    path: str | Path, source: ImageSource, settings: FitZooSettings | None = None, *,
+    architecture: Architecture | Sequence[Architecture] | None = None, threads: int | None = None,
+    progress: bool = True, command: str | None = None, **options: Any,
 ) -> Zoo:
     """Fit networks to the images of a source and store them as a zoo.
 
