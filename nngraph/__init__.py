@@ -23,16 +23,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Activation",
-    "Architecture",
-    "NeuralGraph",
-    "NeuralGraphDataset",
-    "NeuralGraphStack",
-    "Symmetry",
-    "forward",
-    "to_graph",
-    "to_module",
-    "to_state_dict",
+    "Activation", "Architecture", "NeuralGraph", "NeuralGraphDataset", "NeuralGraphStack",
+    "Symmetry", "forward", "to_graph", "to_module", "to_state_dict",
 ]
 
 _HOME = {

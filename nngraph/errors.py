@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "ArchitectureError",
-    "DataFileError",
-    "InvalidGraphError",
-    "MissingDependencyError",
-    "NNGraphError",
-    "NonFiniteError",
-    "UnsupportedModuleError",
+    "ArchitectureError", "DataFileError", "InvalidGraphError", "MissingDependencyError",
+    "NNGraphError", "NonFiniteError", "UnsupportedModuleError",
 ]
 
 

@@ -30,14 +30,8 @@ from nngraph.nn import (
 from nngraph.testing import equivariance_error, random_features
 
 __all__ = [
-    "LAYERS",
-    "LayerCheck",
-    "ModelCheck",
-    "ValidatedLayer",
-    "Validation",
-    "at_most",
-    "default_architecture",
-    "validate",
+    "LAYERS", "LayerCheck", "ModelCheck", "ValidatedLayer", "Validation", "at_most",
+    "default_architecture", "validate",
 ]
 
 #: Largest relative error of an exact layer or model, in each precision.

@@ -16,22 +16,8 @@ from nngraph.datasets.transforms import (
 )
 
 __all__ = [
-    "METRICS",
-    "CanonicaliseSines",
-    "DropWeights",
-    "EdgeBudgetSampler",
-    "Evaluator",
-    "InputMotion",
-    "NeuralGraphDataset",
-    "Relabel",
-    "ScaleNeurons",
-    "Standardise",
-    "TensorStatistics",
-    "WeightNoise",
-    "ZooStream",
-    "export_ogb",
-    "load_ogb",
-    "moved_layer",
-    "ogb_meta",
+    "METRICS", "CanonicaliseSines", "DropWeights", "EdgeBudgetSampler", "Evaluator", "InputMotion",
+    "NeuralGraphDataset", "Relabel", "ScaleNeurons", "Standardise", "TensorStatistics",
+    "WeightNoise", "ZooStream", "export_ogb", "load_ogb", "moved_layer", "ogb_meta",
     "training_statistics",
 ]

@@ -9,13 +9,6 @@ from nngraph.settings.recipes import OPTIMISERS, RECIPES, WEIGHT_INITS, Recipe, 
 from nngraph.settings.training import TrainSettings
 
 __all__ = [
-    "OPTIMISERS",
-    "RECIPES",
-    "WEIGHT_INITS",
-    "FitSettings",
-    "FitZooSettings",
-    "ImportSettings",
-    "Recipe",
-    "TrainSettings",
-    "TrainZooSettings",
+    "OPTIMISERS", "RECIPES", "WEIGHT_INITS", "FitSettings", "FitZooSettings", "ImportSettings",
+    "Recipe", "TrainSettings", "TrainZooSettings",
 ]

@@ -12,20 +12,7 @@ from nngraph.tasks.task import Task, batch_answers, new_model
 from nngraph.tasks.training import train
 
 __all__ = [
-    "TASKS",
-    "Classify",
-    "MatchNeurons",
-    "Predict",
-    "Report",
-    "Task",
-    "TrainSettings",
-    "batch_answers",
-    "build_model",
-    "build_task",
-    "compare_runs",
-    "describe_models",
-    "finite",
-    "load_run",
-    "new_model",
-    "train",
+    "TASKS", "Classify", "MatchNeurons", "Predict", "Report", "Task", "TrainSettings",
+    "batch_answers", "build_model", "build_task", "compare_runs", "describe_models", "finite",
+    "load_run", "new_model", "train",
 ]

@@ -151,11 +151,9 @@ class NetworkEncoder(nn.Module):
             self.block_positions["kinds"] = kinds
         if edge_channels and options.kernel_sizes:
             self.block_positions["kernel_sizes"] = KernelSizes(edge_channels)
-        self.statistics = (
-            ParameterStatistics(taps, columns, channels, edge_channels)
-            if options.statistics
-            else None
-        )
+        self.statistics = None
+        if options.statistics:
+            self.statistics = ParameterStatistics(taps, columns, channels, edge_channels)
         self.node_waves, self.edge_waves = (
             FourierFeatures(size, options.frequencies, options.bandwidth, options.seed + i)
             if options.frequencies
@@ -208,8 +206,8 @@ class NetworkEncoder(nn.Module):
             terms.append(self.statistics.nodes(topology, self._units(topology, taps), columns))
         if len(self.positions):
             # Those first: they are the same for all networks of a stack.
-            terms.append(_total([position(topology) for position in self.positions.values()]))
-        return _total(terms), outputs
+            terms.append(reduce(torch.add, [place(topology) for place in self.positions.values()]))
+        return reduce(torch.add, terms), outputs
 
     def edges(self, topology: Topology, taps: Tensor) -> Tensor | None:
         """Return e of scaled weights."""
@@ -227,7 +225,7 @@ class NetworkEncoder(nn.Module):
         terms = [position(topology) for position in self.block_positions.values()]
         if self.statistics is not None:
             terms.append(self.statistics.edges(topology, self._units(topology, taps)))
-        return _total(terms) if terms else None
+        return reduce(torch.add, terms) if terms else None
 
     def _units(self, topology: Topology, taps: Tensor) -> Tensor:
         """Return weights in units of their tensor, whatever the fan-in."""
@@ -283,10 +281,6 @@ class FourierFeatures(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         angle = 2 * math.pi * nn.functional.linear(values, self.frequency)
         return torch.cat([angle.cos(), angle.sin()], dim=-1)
-
-
-def _total(terms: list[Tensor]) -> Tensor:
-    return reduce(torch.add, terms)
 
 
 #: End from which levels are counted -> name of their table, and which row of it each neuron

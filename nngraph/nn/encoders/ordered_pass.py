@@ -70,10 +70,8 @@ class OrderedPass(nn.Module):
             self.reads = nn.Parameter(torch.randn(limits.taps, min(limits.taps, 4)))
         self.layers = nn.ModuleList(
             nn.Sequential(
-                nn.Linear((messages if i else width) + own, channels),
-                nn.Tanh(),
-                nn.Linear(channels, channels),
-                nn.Tanh(),
+                nn.Linear((messages if i else width) + own, channels), nn.Tanh(),
+                nn.Linear(channels, channels), nn.Tanh(),
             )
             for i in range(levels)
         )
@@ -82,9 +80,8 @@ class OrderedPass(nn.Module):
         self.messages = nn.ModuleList(maps)
         for map in maps:
             nn.init.normal_(map.weight, 0, 4.0 / channels**0.5)
-        # Slopes and offsets of the first functions are spread over the range of their inputs: with
-        # offsets near 0 they are all steps at the same position, and learning is several times
-        # slower.
+        # Slopes and offsets are spread over the range of the inputs: with offsets near 0 all
+        # functions are steps at the same position, and learning is several times slower.
         for i, layer in enumerate(self.layers):
             first = cast(nn.Linear, cast(nn.Sequential, layer)[0])
             slope, offset = (10.0, 4.0) if i == 0 else (0.5, 2.0)
@@ -121,13 +118,11 @@ class OrderedPass(nn.Module):
         if len(reads) == 1:
             return kernels.propagate_level(topology, level, reads[0], messages)
         shares = [torch.tensor_split(message, len(reads), dim=-1) for message in messages]
-        return torch.cat(
-            [
-                kernels.propagate_level(topology, level, weight, [share[i] for share in shares])
-                for i, weight in enumerate(reads)
-            ],
-            dim=-1,
-        )
+        sums = [
+            kernels.propagate_level(topology, level, weight, [share[i] for share in shares])
+            for i, weight in enumerate(reads)
+        ]
+        return torch.cat(sums, dim=-1)
 
 
 def node_entries(topology: Topology, columns: Tensor) -> Tensor:
