@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "ArchitectureError", "DataFileError", "InvalidGraphError", "MissingDependencyError",
     "NNGraphError", "NonFiniteError", "UnsupportedModuleError",
@@ -34,3 +37,14 @@ class DataFileError(NNGraphError, ValueError):
 
 class MissingDependencyError(NNGraphError, ImportError):
     """An optional package was asked for by name and is not installed."""
+
+
+@contextmanager
+def optional_package(use: str, install: str) -> Iterator[None]:
+    """Say of a package that is imported within and is missing what it is for, and how to get it."""
+    try:
+        yield
+    except ImportError:
+        raise MissingDependencyError(
+            f"{use}, which is not installed. Install it with: pip install {install}"
+        ) from None

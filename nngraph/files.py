@@ -35,11 +35,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Read a regular file of at most ``max_bytes``.
-
-    Raises:
-        DataFileError: if it is missing, not a regular file (a link is none), larger, or unreadable.
-    """
+    """Read a regular file of at most ``max_bytes``; a DataFileError says what it is in place."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):

@@ -2,8 +2,7 @@ r"""Neurons of chains beyond relabelling: one form of each network, and signs th
 
 Of all scales that an activation allows, one is taken: the balanced one, where the parameters of
 what comes in and of what goes out of a neuron have one norm. That is the form of least norm, which
-weight decay leads to, so that trained networks change little. Signs and phases are set by what
-comes in. Signs are finite, so that they can also be matched, which finds the best.
+weight decay leads to. Signs are set by what comes in, or matched, which finds the best.
 """
 
 from __future__ import annotations
@@ -29,11 +28,7 @@ _MAX_SWEEPS = 500
 
 
 def signed_spaces(architecture: Architecture) -> tuple[str, ...]:
-    """Return the spaces whose neurons may change sign, function kept.
-
-    Raises:
-        ArchitectureError: if the architecture is no chain of affine maps.
-    """
+    """Return the spaces of a chain whose neurons may change sign, function kept."""
     signed = {layer.group for layer in hidden_layers(architecture, SIGNED)}
     groups: dict[str, list[int]] = {}
     for number, group in enumerate(architecture.groups):
@@ -62,10 +57,8 @@ def canonical_form(network: NeuralGraph) -> NeuralGraph:
 
     .. math:: \|w_{in}\|^2 + b^2 = \|w_{out}\|^2
 
-    save that a neuron with nothing on one side keeps its scale. Then, inputs first, phases of sine
-    neurons come into :math:`[-\pi/2, \pi/2)`, and the signs of sine, odd and linear neurons make
-    their bias positive, or, where there is none or it is 0, their incoming weight of largest
-    magnitude.
+    save that a neuron with nothing on one side keeps its scale. Phases and signs then come into the
+    form of :func:`~nngraph.graph.canonicalise_neurons`.
 
     Two networks that differ by such moves alone have one canonical form up to rounding, if no
     neuron has nothing on one side; and relabelling commutes with it.

@@ -39,11 +39,9 @@ def split_factors(factors: Sequence[Factor], count: int) -> tuple[list[Factor], 
 def end_matrices(
     architecture: Architecture, group: int, parts: int, matrices: Mapping[str, Tensor]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return what a soft relabelling does at one end of a term.
+    """Return what a soft relabelling does at one end of a term; ``None`` where nothing moves.
 
-    Returns:
-        the matrix of its parts ``[parts, parts]``, and of the neurons of each ``[parts, n, n]``,
-        by the new place of the part; ``None`` where nothing moves.
+    To its parts ``[parts, parts]``, and to the neurons of each, by its new place ``[parts, n, n]``.
     """
     outer, rest = split_factors(architecture.groups[group].factors, parts)
     own = _matrix(architecture, [*outer, *rest], rest, matrices)

@@ -24,10 +24,8 @@ from nngraph.graph import Architecture, Factor
 class Gains:
     """Gains of the neurons of each group, when some spaces move.
 
-    Attributes:
-        groups: group -> G ``[n, n]``, rows neurons of A and columns neurons of B.
-        exact: whether the gains of all pairs add up to the change of the inner product: not where
-            a term has neurons that move at both of its ends.
+    Of a group G ``[n, n]``, rows neurons of A and columns neurons of B; ``exact`` says whether all
+    gains add up to the change of the inner product: not where a term moves at both of its ends.
     """
 
     groups: dict[int, Tensor]
@@ -131,12 +129,10 @@ def space_gains(architecture: Architecture, gains: Gains, space: str) -> Tensor:
 
 
 def pair_gains(architecture: Architecture, gains: Gains, outer: str, child: str) -> Tensor | None:
-    """Return the gains of pairs of a space within another for each pair of that other.
+    """Return the gains of pairs of a child for each pair of a space that it lies within.
 
-    Shape:
-        ``[d_outer, d_outer, copies / d_outer, d, d]``: new and old place of the outer space, places
-        of further spaces around the child, new and old place of the child. ``None`` if no group
-        has both.
+    ``[d_outer, d_outer, copies / d_outer, d, d]``: new and old place of the outer space, places of
+    further spaces, new and old place of the child. ``None`` if no group has both.
     """
     within = architecture.all_spaces[child].within
     size, whole = architecture.spaces[child], architecture.spaces[outer]

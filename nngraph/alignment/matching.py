@@ -209,11 +209,7 @@ def _descend(
 
 
 def _informed(symmetry: Symmetry, terms: list[PairTerm], signed: Collection[str]) -> _State:
-    """Match space by space in the order of computation, by what is known of each by then.
-
-    Where the first of the two networks is the second, relabelled, that is often all: and it does
-    not depend on how the second was labelled.
-    """
+    """Match space by space, by what is known of each by then, however the second is labelled."""
     architecture = symmetry.architecture
     state = _State(terms, symmetry.identity())
     known: list[str] = []

@@ -29,10 +29,7 @@ _MAX_STEPS, _LEAST_CHANGE = 30, 0.01
 
 
 def assign(gains: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the assignment of most gain of each matrix ``[*, d, d]``: index ``[*, d]``, values.
-
-    Entry i of an index is the column that row i takes.
-    """
+    """Return for each matrix ``[*, d, d]`` the column that each row takes, and what they gain."""
     lead, size = gains.shape[:-2], gains.shape[-1]
     matrices = gains.detach().cpu().numpy().reshape(-1, size, size)
     indices = np.empty((len(matrices), size), dtype=np.int64)
@@ -55,14 +52,10 @@ def propose(
     signed: Collection[str] = (),
     known: Collection[str] | None = None,
 ) -> tuple[Step, bool]:
-    r"""Return the best relabelling of one space, all others staying, by assignment.
+    r"""Return the best relabelling of one space by assignment, and whether it is the best.
 
-    For a space of ``signed`` a neuron may also be taken with the other sign: a pair gains
+    It need not be where a term has the space at both ends. In a space of ``signed`` a pair gains
     :math:`|G_{ij}|`, and its sign is that of :math:`G_{ij}`.
-
-    Returns:
-        the step, and whether it is the best, which it need not be where a term has the space at
-        both of its ends.
     """
     gains = group_gains(architecture, terms, [space], known)
     matrix = space_gains(architecture, gains, space)
@@ -80,10 +73,9 @@ def propose_together(
     space: str,
     known: Collection[str] | None = None,
 ) -> Step:
-    """Return the best relabelling of a space together with the spaces within it.
+    """Return the best relabelling of a space, such as heads, with the spaces within it.
 
-    For every pair of its neurons, such as heads, the spaces within, such as the features of each,
-    are assigned; what that gains is the gain of the pair.
+    What the assignments within gain for a pair of its neurons is the gain of the pair.
     """
     inner = children(architecture, space)
     gains = group_gains(architecture, terms, [space, *inner], known)
@@ -104,10 +96,7 @@ def propose_together(
 def _copies_of(
     architecture: Architecture, space: str, child: str, assigned: Tensor, index: Tensor
 ) -> Tensor:
-    """Return the index ``[copies, d]`` of a child, of its assignments for each pair of the outer.
-
-    ``assigned [d_outer, d_outer, others, d]`` has the copies with the outer space first.
-    """
+    """Return a child's index ``[copies, d]`` of assignments ``[d_outer, d_outer, others, d]``."""
     outers = architecture.all_spaces[child].within
     sizes = [architecture.all_spaces[name].size for name in outers]
     place = outers.index(space)
@@ -122,12 +111,10 @@ def propose_quadratic(
 ) -> Step:
     r"""Return a good relabelling of a space that a term has at both of its ends.
 
-    :math:`\langle A, P B P^\top \rangle` is quadratic in P. Frank-Wolfe on doubly stochastic
-    matrices with exact line search; the nearest permutation at the end (Vogelstein et al., "Fast
-    Approximate Quadratic Programming for Graph Matching", 2015).
-
-    Args:
-        undecided: begin from the matrix of all equal entries, and not from things as they are.
+    :math:`\langle A, P B P^\top \rangle` is quadratic in P: Frank-Wolfe on doubly stochastic
+    matrices, from things as they are or ``undecided`` from equal entries, with exact line search;
+    the nearest permutation at the end (Vogelstein et al., "Fast Approximate Quadratic Programming
+    for Graph Matching", 2015).
     """
     size, copies = architecture.spaces[space], architecture.copies(space)
     own = [terms[place] for place in touched(architecture, terms, [space])]

@@ -31,12 +31,9 @@ _STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class PairTerm:
-    """One block or column of both networks.
+    """One block or column of both networks: entries ``[parts, rows, columns, features]``, float64.
 
-    Attributes:
-        target: group of the rows.
-        source: group of the columns; ``None`` for a term on nodes.
-        a, b: entries ``[parts, rows, columns, features]`` in float64.
+    ``target`` is the group of the rows, ``source`` of the columns: ``None`` for a term on nodes.
     """
 
     target: int
@@ -98,17 +95,13 @@ def _difference(one: Architecture, other: Architecture) -> str:
 
 def terms_of(a: NeuralGraph, b: NeuralGraph) -> list[PairTerm]:
     """Return the terms of the parameters of two networks of one architecture."""
-    architecture = a.architecture
-    values = a.parameters(), b.parameters()
-
-    terms = []
-    for parameter, slab in architecture.slabs:
+    values, terms = (a.parameters(), b.parameters()), []
+    for parameter, slab in a.architecture.slabs:
         if slab.column not in _STATISTICS:
             own = (value[parameter.name].detach() for value in values)
             pair = (read_slab(value, parameter, slab).to(torch.float64) for value in own)
-            on_nodes = slab.source is None
             terms.append(
-                _on_nodes(slab.target, *pair) if on_nodes
+                _on_nodes(slab.target, *pair) if slab.source is None
                 else PairTerm(slab.target, slab.source, *pair)
             )
     return terms
@@ -136,11 +129,7 @@ def inner_product(terms: Sequence[PairTerm]) -> float:
 def moved(
     terms: Sequence[PairTerm], relabelling: Relabelling, signs: Mapping[str, Tensor] | None = None
 ) -> list[PairTerm]:
-    """Return the terms with B relabelled, and the signs of its neurons flipped afterwards.
-
-    Args:
-        signs: of the neurons of some spaces, ``[d]`` each.
-    """
+    """Return the terms with B relabelled, and then the signs ``[d]`` of some spaces flipped."""
     architecture = relabelling.architecture
     places = [
         group_permutation(architecture.all_spaces, group.factors, relabelling.indices)

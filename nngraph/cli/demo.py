@@ -121,9 +121,8 @@ def demo(options: Demo) -> int:
 def check_graphs_run(networks: NeuralGraphStack, points: torch.Tensor) -> tuple[float, bool]:
     """Turn networks into modules, these into graphs, and run both on ``[P, d_0]``, in float64.
 
-    Returns:
-        the largest difference of the outputs of any network, relative to its largest output, and
-        whether every weight came back bit for bit.
+    Return the largest difference of outputs, relative to a network's largest, and whether every
+    weight came back bit for bit.
     """
     networks, points = networks.to(torch.float64), points.to(torch.float64)
     worst, same = 0.0, True
@@ -146,13 +145,8 @@ def run_demo(
 ) -> dict[str, Any]:  # fmt: skip
     """Run the demo; called again after an interruption it goes on where it was.
 
-    Args:
-        out: folder for the zoo, the runs, ``report.json`` and ``demo.png``.
-        say: is given each line for people.
-
-    Returns:
-        Everything that was found, as plain data; ``"ok"`` says whether graphs run as their networks
-        and no invariant model changed a prediction.
+    Return all that was found, as plain data; ``"ok"`` says whether graphs run as their networks and
+    no invariant model changed a prediction. ``say`` is given each line for people.
     """
     begin = time.perf_counter()
     plan = _QUICK if quick else _FULL

@@ -93,10 +93,7 @@ def activations_of(names: Sequence[str] | None, w0: float | None) -> Activation 
 
 
 def describe_zoo(zoo: Zoo) -> dict[str, Any]:
-    """Return what there is to say about the networks of a zoo, as plain values.
-
-    The statistics are over the first :data:`MAX_NETWORKS` networks.
-    """
+    """Return :func:`describe` of the first :data:`MAX_NETWORKS` networks of a zoo."""
     count = min(len(zoo), MAX_NETWORKS)
     stack = zoo.stack(torch.arange(count))
     told = describe(zoo.architecture, stack.parameters())
@@ -156,10 +153,7 @@ def _statistics(name: str, shape: Sequence[int], values: Tensor) -> dict[str, An
 
 
 def is_runnable(word: str) -> bool:
-    """Whether a word names a network that can be run: an ONNX file, or ``package.module:factory``.
-
-    A file of that name comes first.
-    """
+    """Whether a word names an ONNX file, or ``package.module:factory`` and no file."""
     return word.endswith(".onnx") or (
         _FACTORY.fullmatch(word) is not None and not Path(word).exists()
     )
@@ -170,8 +164,7 @@ def read_module(
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Return the network that a word names, in evaluation mode, and inputs for it.
 
-    Args:
-        outputs: of an ONNX file, the values that the network returns; default its outputs.
+    ``outputs`` names the values that an ONNX file's network returns in place of its outputs.
     """
     torch.manual_seed(0)
     if not word.endswith(".onnx"):

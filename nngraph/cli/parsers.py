@@ -74,11 +74,7 @@ COMMANDS = {
 
 
 def build_parser(first: str | None = None) -> ArgumentParser:
-    """Return the parser of the command ``nngraph``.
-
-    Args:
-        first: the word that the line begins with; the options of other commands are left out.
-    """
+    """Return the parser of ``nngraph``, with options of the commands that begin with ``first``."""
     parser = new_parser(
         "Networks as graphs: make populations of networks, convert and inspect them, train models "
         "that read their weights. Exit codes: 0 done, 1 a check failed, 2 wrong usage or input, "

@@ -54,10 +54,6 @@ def compare_relabelled(
     """Relabel the neurons of every network at random, and compare the answers.
 
     In float64, since two classes may come so close that the rounding of float32 decides.
-
-    Args:
-        task: what the model was trained for, which says how networks are prepared for it.
-        networks: numbers and stack of each architecture, as of ``Zoo.stacks``.
     """
     if not networks:
         raise InvalidGraphError("there are no networks to relabel; expected at least one.")

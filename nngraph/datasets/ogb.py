@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nngraph.datasets.evaluator import METRICS
-from nngraph.errors import DataFileError, InvalidGraphError, MissingDependencyError
+from nngraph.errors import DataFileError, InvalidGraphError, optional_package
 from nngraph.files import TEMPORARY, read_bounded
 from nngraph.graph import STRUCTURE
 from nngraph.zoo import SPLITS, Zoo
@@ -182,13 +182,8 @@ def load_ogb(path: str | Path) -> Any:
     meta = ogb_meta(path)
     # Importing ogb starts a thread that looks for updates on the network, unless this is there.
     sys.modules.setdefault("outdated", None)  # type: ignore[arg-type]
-    try:
+    with optional_package("the data sets are read by ogb", "'nngraph[ogb]'."):
         from ogb.graphproppred import PygGraphPropPredDataset
-    except ImportError:
-        raise MissingDependencyError(
-            "the data sets are read by ogb, which is not installed. "
-            "Install it with: pip install 'nngraph[ogb]'."
-        ) from None
     from numpy._core.multiarray import scalar
     from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
     from torch_geometric.data.storage import GlobalStorage

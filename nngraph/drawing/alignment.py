@@ -75,10 +75,8 @@ def draw_similarity(ax: Any, matrix: Tensor) -> None:
 def draw_matching(ax: Any, index: Tensor, strength: Tensor) -> None:
     """Draw a matching as lines from neurons of the first network (left) to those of the second.
 
-    Args:
-        index: ``[d]``, the neuron of the second that each of the first is matched with.
-        strength: ``[d]`` similarity of each pair; lines of little are faint. Of more than 48
-            neurons the most alike are drawn.
+    ``index [d]`` is the neuron that each is matched with; lines of little ``strength [d]`` are
+    faint, and of more than 48 neurons the most alike are drawn.
     """
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgba

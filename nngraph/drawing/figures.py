@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nngraph.errors import DataFileError, MissingDependencyError
+from nngraph.errors import DataFileError, optional_package
 from nngraph.files import write_atomically
 from nngraph.graph import NeuralGraph, chain_layers
 
@@ -32,14 +32,10 @@ def new_figure(width: float, height: float) -> Any:
     Raises:
         MissingDependencyError: if matplotlib is not installed.
     """
-    try:
+    install = "'nngraph[viz]' (or pip install matplotlib)."
+    with optional_package("drawing needs matplotlib", install):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "drawing needs matplotlib, which is not installed. "
-            "Install it with: pip install 'nngraph[viz]' (or pip install matplotlib)."
-        ) from None
     figure = Figure(figsize=(width, height), facecolor=PAPER)
     FigureCanvasAgg(figure)
     return figure

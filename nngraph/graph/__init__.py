@@ -41,11 +41,10 @@ from nngraph.graph.neuron_symmetry import (
 from nngraph.graph.own_indices import STRUCTURE
 from nngraph.graph.parameters import DTYPES, check_parameters, check_tensor, pack, unpack
 from nngraph.graph.permutations import Indices, Permutations
-from nngraph.graph.relabelling import Relabelling
+from nngraph.graph.relabelling import Relabelling, Symmetry
 from nngraph.graph.run import forward
 from nngraph.graph.spaces import Factor, Space, group_permutation
 from nngraph.graph.stack import NeuralGraphStack, to_batch
-from nngraph.graph.symmetry import Symmetry
 from nngraph.graph.topology.build import BLOCK_KINDS, COLUMN_KINDS, KERNEL_AXES
 from nngraph.graph.topology.tables import (
     Blocks,

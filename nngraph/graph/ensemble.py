@@ -40,9 +40,7 @@ def run_ensemble(copies: Sequence[NeuralGraphStack], inputs: Tensor) -> Tensor:
 def joined_architecture(architectures: Sequence[Architecture]) -> Architecture:
     """Describe the chain whose hidden layers are those of several chains side by side.
 
-    Raises:
-        ArchitectureError: if they differ in more than the widths of their hidden layers, or are no
-            chains of affine maps with a linear output, whose sum such a network would be.
+    They may differ in widths of hidden layers alone, and their output is linear.
     """
     first = architectures[0]
     last = first.groups[-1].activation

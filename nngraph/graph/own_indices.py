@@ -15,11 +15,7 @@ from nngraph.graph.groups import ROLES
 
 
 def _edge_index(architecture: Architecture) -> Tensor:
-    """Return ``[2, E]``: source and target neuron of each edge, block by block.
-
-    Edges of a block are sorted by part, target and source, the order of a flattened ``[out, in]``
-    weight.
-    """
+    """Return ``[2, E]``: source and target of each edge; of a block by part, target and source."""
     index = torch.empty(2, architecture.num_edges, dtype=torch.long)
     for block in architecture.blocks:
         parts, rows, cols = block.parts, block.rows, block.columns
@@ -60,11 +56,7 @@ def _node_position(architecture: Architecture) -> Tensor:
 
 
 def _node_mask(architecture: Architecture) -> Tensor:
-    """Return ``[N, F]``: whether a parameter fills this column of this node.
-
-    An input neuron has no bias, nor has a neuron of a layer without biases: there the feature is
-    0 and the mask ``False``, so that a missing bias never looks like a bias of 0.
-    """
+    """Return ``[N, F]``: whether a parameter is there, so that a missing bias is no bias of 0."""
     mask = torch.zeros(architecture.num_nodes, len(architecture.column_names), dtype=torch.bool)
     for column in architecture.columns:
         mask[column.start : column.stop, column.column : column.column + column.width] = True

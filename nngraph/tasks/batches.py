@@ -53,9 +53,7 @@ def share_of(batch: Tensor, rank: int, world: int, parts: int) -> list[tuple[Ten
 class NetworksInMemory:
     """Networks held on a device, one stack per architecture, and taken by their numbers.
 
-    Args:
-        stacks: for each architecture the numbers of networks and their stack.
-        kinds: ``[B]`` architecture of every network of the zoo.
+    ``kinds`` ``[B]`` is the architecture of every network of the zoo.
     """
 
     def __init__(self, stacks: list[tuple[Tensor, NeuralGraphStack]], kinds: Tensor) -> None:

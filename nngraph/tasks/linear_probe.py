@@ -11,12 +11,7 @@ from torch.nn.functional import cross_entropy
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A multinomial logistic regression on standardised embeddings; see :func:`linear_probe`.
-
-    Attributes:
-        mean, deviation: of each of the D features over the training embeddings.
-        weight, bias: ``[K, D]`` and ``[K]``.
-    """
+    """A logistic regression ``[K, D]`` on standardised features; see :func:`linear_probe`."""
 
     mean: Tensor
     deviation: Tensor

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nngraph.errors import DataFileError, MissingDependencyError, NonFiniteError
+from nngraph.errors import DataFileError, NonFiniteError, optional_package
 from nngraph.files import write_atomically
 from nngraph.nn import traits_of
 from nngraph.ranks import Ranks
@@ -261,14 +261,10 @@ def new_fabric(settings: TrainSettings, precision: str) -> Fabric:
 
     Under ``torchrun`` the processes that it started, on all of its machines, train one model.
     """
-    try:
+    install = "'nngraph[train]' (or pip install lightning-fabric)."
+    with optional_package("training needs lightning-fabric", install):
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy
-    except ImportError:
-        raise MissingDependencyError(
-            "training needs lightning-fabric, which is not installed. "
-            "Install it with: pip install 'nngraph[train]' (or pip install lightning-fabric)."
-        ) from None
     device, ranks = torch.device(settings.device), Ranks.of_environment()
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())

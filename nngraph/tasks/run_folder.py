@@ -28,15 +28,7 @@ _MAX_BYTES = 2**28
 
 
 class RunFolder:
-    """What says how a run was made, and that it may go on.
-
-    Args:
-        path: of the folder, which need not be there.
-        settings: of the run that is asked for.
-
-    Raises:
-        DataFileError: if the folder is damaged, or holds a run with other settings.
-    """
+    """What says how a run was made, and that it may go on; else refused: damage, other settings."""
 
     def __init__(self, path: Path, settings: TrainSettings) -> None:
         self.path = path
@@ -209,10 +201,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def optimizer_forms(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
-    """Return tensors of the forms that AdamW's state of each parameter has, named as above.
+    """Return tensors of the forms of AdamW's state of each parameter, named as above.
 
-    A parameter that no step has used yet, such as a map of layers deeper than any network so far,
-    has no state.
+    A parameter that no step has used yet has no state.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return [

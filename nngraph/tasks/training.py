@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nngraph.drawing import draw_run, new_figure
-from nngraph.errors import MissingDependencyError
+from nngraph.errors import optional_package
 from nngraph.nn import traits_of
 from nngraph.progress import progress_bar
 from nngraph.settings import TrainSettings
@@ -153,11 +153,7 @@ CURVES = "curves.png"
 
 
 class Tracker:
-    """What is shown of a run besides its files; a context that ends with the training.
-
-    Raises:
-        MissingDependencyError: if tensorboard or matplotlib is asked for and not installed.
-    """
+    """What is shown of a run besides its files; a context that ends with the training."""
 
     def __init__(self, out: Path, tensorboard: bool = False, curves: bool = False) -> None:
         self.out, self.curves = out, curves
@@ -192,11 +188,7 @@ class Tracker:
 
 
 def _summary_writer() -> Any:
-    try:
+    install = "'nngraph[viz]' (or pip install tensorboard)."
+    with optional_package("writing for TensorBoard needs tensorboard", install):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingDependencyError(
-            "writing for TensorBoard needs tensorboard, which is not installed. "
-            "Install it with: pip install 'nngraph[viz]' (or pip install tensorboard)."
-        ) from None
     return SummaryWriter

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nngraph.errors import InvalidGraphError, MissingDependencyError
+from nngraph.errors import InvalidGraphError, optional_package
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +131,9 @@ def load_digits_images() -> ImageSource:
     Raises:
         MissingDependencyError: if scikit-learn is not installed.
     """
-    try:
+    install = "'nngraph[demo]' (or pip install scikit-learn)."
+    with optional_package("the digits images are part of scikit-learn", install):
         from sklearn.datasets import load_digits
-    except ImportError:
-        raise MissingDependencyError(
-            "the digits images are part of scikit-learn, which is not installed. "
-            "Install it with: pip install 'nngraph[demo]' (or pip install scikit-learn)."
-        ) from None
     digits = load_digits()
     images = torch.from_numpy(digits.images).to(torch.float32).div_(16).unsqueeze(-1)
     labels = torch.from_numpy(digits.target).to(torch.int64)

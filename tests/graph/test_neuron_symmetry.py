@@ -15,7 +15,7 @@ from nngraph.graph import (
     forward,
     sample_moves,
 )
-from nngraph.graph.symmetry import Symmetry
+from nngraph.graph.relabelling import Symmetry
 from nngraph.testing import random_parameters
 
 # 10.1 is no float32. Depth goes with low frequencies: each layer multiplies rounding by its w0.

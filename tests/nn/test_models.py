@@ -14,7 +14,7 @@ from torch_geometric.data import Batch
 from nngraph.datasets import CanonicaliseSines
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Activation, Architecture, NeuralGraphStack, sample_moves
-from nngraph.graph.symmetry import Symmetry
+from nngraph.graph.relabelling import Symmetry
 from nngraph.nn import MODELS, Metanetwork
 from nngraph.testing import assert_invariant, random_architectures, random_stack
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Activation, Architecture, NeuralGraph, NeuralGraphStack, forward
-from nngraph.graph.symmetry import Symmetry
+from nngraph.graph.relabelling import Symmetry
 from nngraph.nn import (
     ProbeNetwork,
     Probes,

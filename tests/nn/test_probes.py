@@ -20,7 +20,7 @@ from nngraph.graph import (
     Parameter,
     to_batch,
 )
-from nngraph.graph.symmetry import Symmetry
+from nngraph.graph.relabelling import Symmetry
 from nngraph.nn import (
     MODELS,
     ChainRunner,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, forward, to_batch
-from nngraph.graph.symmetry import Symmetry
+from nngraph.graph.relabelling import Symmetry
 from nngraph.nn import (
     FlatNetwork,
     MessagePassingNetwork,

@@ -73,10 +73,8 @@ def build(
 ) -> Made:
     """Lay the blocks of all networks side by side; loops over distinct architectures only.
 
-    Args:
-        make: the topology's class, which is given its fields by name.
-        architectures: of the networks, in order.
-        reorder: whether blocks of equal shape are brought together.
+    ``make`` is given the fields of the topology by name; ``reorder`` brings blocks of equal shape
+    together.
     """
     distinct = tuple(dict.fromkeys(architectures))
     activations = tuple(dict.fromkeys(group.activation for a in distinct for group in a.groups))

@@ -17,11 +17,7 @@ def meetings(
 ) -> Meetings:
     """Group sets of neurons by their size and by the arrays that have them as an axis.
 
-    Args:
-        blocks: rows, columns, parts, first source and first target of each, by these names, in the
-            order of edges.
-        starts: first edge of each block.
-        group_start, group_size: first neuron and size of each group.
+    ``blocks`` are columns of a table in the order of edges, ``starts`` their first edges.
     """
     parts = blocks["parts"]
     part = np.concatenate([np.arange(count) for count in parts] or [np.zeros(0, dtype=np.int64)])

@@ -64,13 +64,10 @@ class MixedTensor:
 
 @dataclass(frozen=True)
 class Slot:
-    """Slots ``start:stop`` of a table, one per free coordinate of a tensor.
+    """Slots ``start:stop`` of a table, one per free coordinate of a tensor, its index in ``Terms``.
 
-    Args:
-        tensor: index into ``Terms.tensors``.
-        axis: the axis of the tensor that counts the table's neurons; -1 in the global table.
-        pooled: number of entries that one slot averages over.
-        home: whether it is the tensor's first permuted axis, whose table the global table pools.
+    The tensor's ``axis`` counts the table's neurons, -1 in the global table; ``pooled`` entries are
+    averaged in a slot; ``home`` is the first permuted axis, whose table the global table pools.
     """
 
     tensor: int

@@ -14,8 +14,7 @@ from nngraph.graph import Blocks, Groups, Topology
 def at_inputs(topology: Topology, table: Tensor) -> Tensor:
     """Give input neuron i of every network row i of a table: ``-> [n, C]`` at the level 0 neurons.
 
-    Neurons there that relabelling moves have no place, and get 0. More inputs than the table
-    ``[d_0, C]`` has rows are refused.
+    Neurons there that relabelling moves get 0; more inputs than rows ``[d_0, C]`` are refused.
     """
     check_most("inputs", topology.max_inputs, len(table))
     first = topology.levels[0]
@@ -36,17 +35,13 @@ def at_outputs(
     """Set the features of the output neurons side by side: ``-> [networks, size * C]``.
 
     Outputs are not permuted, so their place tells them apart; a network with fewer than ``size``
-    outputs has 0 at the others.
+    outputs has 0 at the others, and one with more is refused.
 
     Args:
-        levels: the levels that have output neurons, each with features ``[*, n, c]`` of all of its
-            neurons.
+        levels: those that have output neurons, each with features ``[*, n, c]`` of all of its own.
         channels: C, default the most of any level; missing channels are 0.
-        like: features ``[*, *, *]`` of the same networks; wanted where no level may have outputs,
-            as in networks whose last weight is that of the first layer again.
-
-    Raises:
-        ArchitectureError: if a network has more than ``size`` outputs.
+        like: features of the same networks, wanted where no level may have outputs, as in networks
+            whose last weight is that of the first layer again.
     """
     check_most("outputs", topology.max_outputs, size)
     if not levels:
@@ -94,9 +89,7 @@ def join_levels(topology: Topology, levels: list[Tensor]) -> Tensor:
 def level_means(values: Tensor, of: Groups | Blocks, slots: int) -> Tensor:
     """Average node or edge features over each layer of each network: ``-> [networks, slots * C]``.
 
-    Args:
-        values: ``[*, K, C]``, mean features of each group or block.
-        of: these groups or blocks; levels beyond the last slot share it.
+    ``values`` ``[*, K, C]`` are means of groups or blocks; levels beyond the last slot share it.
     """
     index = of.graph.index * slots + of.level.clamp(max=slots - 1)
     weight = of.size.to(values.dtype)

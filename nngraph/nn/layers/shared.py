@@ -14,12 +14,9 @@ from nngraph.nn.common.pointwise import normalise_tensors
 
 _SIDES: tuple[kernels.Side, ...] = ("target", "source", "block")
 
-def kinds_of(topology: Topology, levels: int) -> tuple[Tensor, Tensor]:
-    """Return which weights each block ``[K]`` and group ``[G]`` of a batch takes: its place.
 
-    That is its distance from the inputs and to the outputs (of a block, its target's), of which
-    those of ``levels`` and beyond count alike.
-    """
+def kinds_of(topology: Topology, levels: int) -> tuple[Tensor, Tensor]:
+    """Return the kinds of blocks ``[K]``, those of their targets, and of groups ``[G]``."""
     level, height = topology.nodes.level, topology.nodes.depth_from_output
     node = level.clamp(max=levels) * (levels + 1) + height.clamp(max=levels)
     first_node = topology.groups.size.cumsum(0) - topology.groups.size
@@ -114,12 +111,9 @@ class SharedEquivariantLinear(nn.Module):
         nodes = h_bias + kernels.broadcast(group_part, topology.nodes.group)
         return nodes * has_bias, edges
 
-    def _pool_edges(self, topology: Topology, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _pool_edges(self, topology: Topology, e: Tensor) -> tuple[Tensor, ...]:
         """Pool the edges into and out of each neuron, and of each block."""
-        incoming, outgoing, blocks = (
-            kernels.reduce(topology, e, side, "mean", backend=self.backend) for side in _SIDES
-        )
-        return incoming, outgoing, blocks
+        return tuple(kernels.reduce(topology, e, s, "mean", backend=self.backend) for s in _SIDES)
 
     def _mix_neurons(self, topology: Topology, received: Tensor) -> Tensor:
         """Multiply what each neuron hears by the matrix of its kind."""

@@ -39,10 +39,8 @@ class LevelStates:
         kinds: of its hidden neurons.
         z: ``[*, n, 2 C]``, multiplied by their factor; ``free`` is multiplied by nothing.
         received: u and the bias of hidden neurons; ``None`` at the inputs.
-        backward: v, ``[*, n, M]``, what they received in the pass back; ``None`` without a pass
-            back.
-        ends: what its output neurons received, with their biases, ``[*, n, 1 + M]``; ``None`` where
-            there are none.
+        backward: v, ``[*, n, M]``, what they received in the pass back, if there is one.
+        ends: what its output neurons, if any, received, with their biases, ``[*, n, 1 + M]``.
     """
 
     kinds: Kinds

@@ -155,11 +155,7 @@ _Options = TypeVar("_Options")
 def options_of(
     kind: type[_Options], given: _Options | Mapping[str, Any] | None, **defaults: Any
 ) -> _Options:
-    """Return options of a part; what plain data, such as JSON, does not name has the defaults.
-
-    Raises:
-        TypeError: if the plain data names an option that there is not.
-    """
+    """Return options of a part; what plain data, such as JSON, does not name has the defaults."""
     return given if isinstance(given, kind) else kind(**{**defaults, **(given or {})})  # type: ignore[dict-item]
 
 

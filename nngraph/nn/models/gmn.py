@@ -75,10 +75,9 @@ class GraphMetanetwork(LayeredNetwork):
     the released code leaves out.
 
     Args:
-        channels, edge_channels: of neurons and weights.
-        layers: number of them.
-        dropout: in the layers and the read-out.
-        common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
+        channels, edge_channels, layers: sizes of the states, and number of layers.
+        dropout, common: in the layers and the read-out; and further options of a
+            :class:`~nngraph.nn.LayeredNetwork`.
 
     Source:
         Lim et al., "Graph Metanetworks for Processing Diverse Neural Architectures", ICLR 2024.

@@ -59,12 +59,8 @@ def columns(*maps: nn.Linear) -> list[Tensor]:
     Of matrices with few inputs the gradient of this form is several times as fast on a CPU as that
     of torch's own.
     """
-    return [
-        value
-        for one in maps
-        for value in (one.weight.mT.contiguous(), one.bias)
-        if value is not None
-    ]
+    pairs = ((one.weight.mT.contiguous(), one.bias) for one in maps)
+    return [value for pair in pairs for value in pair if value is not None]
 
 
 class LayeredNetwork(StateNetwork):

@@ -12,13 +12,9 @@ from nngraph.nn.common.pointwise import Dropout
 
 
 def side_of(points: int, inputs: int, option: str = "probes") -> int:
-    """Return how many points a square grid of ``points`` has along each axis.
+    """Return how many points a square grid has along each axis; refuse what cannot be one.
 
-    Args:
-        option: name of what says how many points there are.
-
-    Raises:
-        ValueError: if the networks have not two inputs, or there is no such grid.
+    ``option`` names what says how many points there are.
     """
     side = math.isqrt(points)
     if inputs != 2 or side * side != points or side < GridReader.least:

@@ -78,11 +78,8 @@ def find_hooks(
 ) -> dict[str, Hook]:
     """Run a module once, and return where the groups of its architecture show, by name.
 
-    By default each is looked for at the submodule with its last parameter.
-
-    Raises:
-        ArchitectureError: if the module does not run on such inputs, answers them with other than
-            a number per output neuron, or does not show a group where it is said to.
+    By default each is looked for at the submodule with its last parameter. What does not run, does
+    not answer with a number per output neuron or is said to show and does not, is refused.
     """
     hooks = _owners(architecture, module) if given is None else given
     shapes: dict[str, tuple[int, ...]] = {}

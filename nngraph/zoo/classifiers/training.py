@@ -87,10 +87,8 @@ def train_classifiers(
     Args:
         runs: hyper-parameters, ``[B]`` by name, as of :func:`draw_runs`.
         steps: of each chunk of :data:`CHUNK` networks.
-        checkpoints: states that are kept, the first and the last among them; they lie closer at
-            the beginning, where more changes.
+        checkpoints: states that are kept, first and last among them, closer at the beginning.
         stream: number of the random stream under ``seed``.
-        threads: chunks trained at once; the result does not depend on it.
         on_chunk: called after each chunk with its networks and their last test accuracy.
     """
     count, done = len(runs["optimiser"]), []

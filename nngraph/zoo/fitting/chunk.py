@@ -26,11 +26,8 @@ class Chunk:
     activations run along contiguous memory. Networks that have reached their target leave: the
     buffers shrink, and a step costs what is left.
 
-    Args:
-        layers: those that are fitted, in order.
-        parameters: of all networks, by name; written at the end.
-        inputs: of the first fitted layer at every pixel, ``[in, P]``, the same for all networks.
-        targets: ``[B, C, P]``.
+    ``parameters`` by name are written at the end; ``inputs`` ``[in, P]`` of the first fitted layer
+    are the same for all networks, and ``targets`` are ``[B, C, P]``.
     """
 
     def __init__(

@@ -29,11 +29,7 @@ class FittedLayer:
 def fitted_layers(
     architecture: Architecture, fixed: Mapping[str, Tensor] | None = None
 ) -> list[FittedLayer]:
-    """Return the layers of a network of 2 coordinates that are fitted, checked.
-
-    Args:
-        fixed: parameters that are not fitted: none, or those of the first layer.
-    """
+    """Return the layers of a network of 2 coordinates that are not ``fixed``, checked."""
     what = f"the architecture {architecture} is not a network of image coordinates"
     chain = chain_layers(architecture, "Images are chains of layers on 2 inputs.")
     if architecture.widths[0] != 2:

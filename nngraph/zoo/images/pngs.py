@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nngraph.errors import DataFileError, MissingDependencyError
+from nngraph.errors import DataFileError, optional_package
 from nngraph.files import read_bounded
 from nngraph.zoo.sources import ImageSource
 
@@ -101,13 +101,9 @@ def _from_table(folder: Path) -> list[tuple[Path, str]]:
 
 def _read(file: Path, background: float) -> np.ndarray[Any, Any]:
     """Return one image as ``[H, W, 3]`` uint8."""
-    try:
+    install = "'nngraph[demo]' (or pip install pillow)."
+    with optional_package("PNG images are read by Pillow", install):
         from PIL import Image
-    except ImportError:
-        raise MissingDependencyError(
-            "PNG images are read by Pillow, which is not installed. "
-            "Install it with: pip install 'nngraph[demo]' (or pip install pillow)."
-        ) from None
     data = read_bounded(file, _MAX_BYTES)
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:

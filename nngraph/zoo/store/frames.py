@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nngraph.errors import MissingDependencyError
+from nngraph.errors import optional_package
 from nngraph.zoo.store.facts import Fact
 
 
@@ -27,18 +27,10 @@ def plain_column(fact: Fact, value: Tensor) -> list[Any]:
 def frame_of(
     facts: Sequence[Fact], values: Mapping[str, Tensor], architecture_index: Tensor
 ) -> Any:
-    """Return facts as a pandas ``DataFrame``, one row a network; names are categories.
-
-    Raises:
-        MissingDependencyError: if pandas is not installed.
-    """
-    try:
+    """Return facts as a pandas ``DataFrame``, one row a network; names are categories."""
+    install = "pandas; zoo.facts has the same numbers as tensors."
+    with optional_package("frames are made by pandas", install):
         import pandas
-    except ImportError:
-        raise MissingDependencyError(
-            "frames are made by pandas, which is not installed. Install it with: pip install "
-            "pandas; zoo.facts has the same numbers as tensors."
-        ) from None
     columns: dict[str, Any] = {}
     for fact in facts:
         columns[fact.name] = values[fact.name].numpy()
