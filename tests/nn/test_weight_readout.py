@@ -90,7 +90,8 @@ def test_a_readout_that_tells_hidden_neurons_apart_is_noticed(edge_channels: int
     place = torch.randn(architecture.num_nodes, 6).double()
 
     def marked(x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        states, context = model._read(NeuralGraphStack(architecture, x, e))
+        states = model.body.states(NeuralGraphStack(architecture, x, e))
+        context = model.context(states.topology, states.x, states.edge_attr)
         moved = States(states.features, states.x + place, states.edge_attr)
         (edited,) = model.readout(moved, context)
         return edited.x, edited.edge_attr
