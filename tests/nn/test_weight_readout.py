@@ -90,8 +90,7 @@ def test_a_readout_that_tells_hidden_neurons_apart_is_noticed(edge_channels: int
     place = torch.randn(architecture.num_nodes, 6).double()
 
     def marked(x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        states = model.body.states(NeuralGraphStack(architecture, x, e))
-        context = model.context(states.topology, states.x, states.edge_attr)
+        states, context = model._read(NeuralGraphStack(architecture, x, e))
         moved = States(states.features, states.x + place, states.edge_attr)
         (edited,) = model.readout(moved, context)
         return edited.x, edited.edge_attr

@@ -19,7 +19,7 @@ from nngraph.graph import (
     run_ensemble,
     with_widths,
 )
-from nngraph.nn.features import Architectures, Networks, output_networks
+from nngraph.nn.features import Architectures, Networks, States, output_networks
 from nngraph.nn.models.base import Access, Metanetwork, NetworkModel, StateNetwork
 from nngraph.nn.models.registry import model_named
 from nngraph.nn.readouts.readout import Readout, ReadoutOptions
@@ -230,13 +230,17 @@ class EditingNetwork(NetworkModel):
             copies, shares = [*copies, self.added(context)], [*shares, 1.0]
         return copies[0] if len(copies) == 1 else join_ensemble(copies, shares)
 
-    def _copies(self, networks: Any) -> tuple[list[Any], Tensor | None]:
-        """Return k edited networks for each, and z ``[networks, context]``."""
+    def _read(self, networks: Any) -> tuple[States, Tensor | None]:
+        """Return the states of networks, and z ``[networks, context]``."""
         states = self.body.states(networks)
-        context: Tensor | None = None
         if isinstance(self.context, Metanetwork):
-            context = self.context(networks)
-        elif self.context is not None:
-            context = self.context(states.topology, states.x, states.edge_attr)
+            return states, self.context(networks)
+        if self.context is not None:
+            return states, self.context(states.topology, states.x, states.edge_attr)
+        return states, None
+
+    def _copies(self, networks: Any) -> tuple[list[Any], Tensor | None]:
+        """Return k edited networks for each, and z."""
+        states, context = self._read(networks)
         edited = [output_networks(new, networks) for new in self.readout(states, context)]
         return edited, context
