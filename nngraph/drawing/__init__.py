@@ -1,4 +1,4 @@
-"""All figures; matplotlib is needed only here."""
+"""All figures; matplotlib is needed only here, and missed by a MissingDependencyError."""
 
 from nngraph.drawing.alignment import draw_alignment
 from nngraph.drawing.basis import draw_basis

@@ -131,7 +131,6 @@ def draw_alignment(
 
     Raises:
         ArchitectureError: if there is no such space, or none at all.
-        MissingDependencyError: if matplotlib is not installed.
     """
     architecture = check_pair(a, b)
     aligned = alignment.apply(b)

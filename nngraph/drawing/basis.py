@@ -52,7 +52,6 @@ def draw_basis(
     Raises:
         ArchitectureError: if there is more to draw than a page holds.
         DataFileError: if the ending is unknown.
-        MissingDependencyError: if matplotlib is not installed.
     """
     path = figure_path(path)
     basis = Basis(source, permute_io=permute_io)

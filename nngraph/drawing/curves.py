@@ -32,11 +32,7 @@ def draw_run(
 
     Args:
         path: where; ends in ``.png``, ``.pdf`` or ``.svg``.
-        history: a row of metrics per epoch.
-        score: name of the measure.
-
-    Raises:
-        MissingDependencyError: if matplotlib is not installed.
+        history: a row of metrics per epoch; ``score`` is the name of the measure.
     """
     figure = new_figure(9.0, 3.4)
     panels = (
@@ -59,7 +55,6 @@ def draw_curves(path: str | os.PathLike[str], panels: Sequence[Panel]) -> Path:
     Runs that differ in nothing but their seed have one colour.
 
     Raises:
-        MissingDependencyError: if matplotlib is not installed.
         ValueError: if the path does not end in ``.png``, ``.pdf`` or ``.svg``.
     """
     figure = new_figure(6.5, 3.6 * len(panels))

@@ -299,9 +299,6 @@ def draw_demo(
         graph: one network, to be drawn; ``graph_label`` says what it represents.
         curves: as of :func:`draw_learning_curves`.
         confusion: of the metanetwork ``model``, whose test accuracy is ``accuracy``.
-
-    Raises:
-        MissingDependencyError: if matplotlib is not installed.
     """
     figure = new_figure(13.0, 9.2)
     figure.text(0.02, 0.958, "Networks as data", fontsize=16, color=INK, weight="bold")

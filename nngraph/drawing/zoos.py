@@ -31,7 +31,6 @@ def draw_contact_sheet(
 
     Raises:
         InvalidGraphError: if the networks represent no images.
-        MissingDependencyError: if matplotlib is not installed.
         DataFileError: if the file cannot be written.
     """
     height, width, channels = zoo.image_shape
@@ -85,7 +84,6 @@ def draw_histograms(zoo: Zoo, path: str | Path, kind: int = 0, bins: int = 80) -
 
     Raises:
         InvalidGraphError: if there is no such architecture.
-        MissingDependencyError: if matplotlib is not installed.
         DataFileError: if the file cannot be written.
     """
     if not 0 <= kind < len(zoo.architectures):

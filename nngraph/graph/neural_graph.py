@@ -87,8 +87,8 @@ class NeuralGraph(Data):  # type: ignore[misc]
         """Return every parameter by its name, as views of what the graph holds.
 
         Raises:
-            InvalidGraphError: if the edges or nodes are no longer those of the architecture, as
-                after ``coalesce`` or ``ToUndirected``; see :func:`check_readable`.
+            InvalidGraphError: if the edges or nodes are no longer those of the architecture; see
+                :func:`check_readable`.
         """
         if (held := self.__dict__.get("_parameters")) is not None:
             return dict(held)
@@ -224,17 +224,15 @@ class NeuralGraph(Data):  # type: ignore[misc]
 def check_readable(graph: object, any_order: bool = False) -> None:
     """Check that weights and biases stand where the architecture says, of a graph or a ``Batch``.
 
-    They are read by their place among the edges and nodes. Operations of PyG that sort, add or drop
-    edges or nodes (``coalesce``, ``ToUndirected``, ``AddSelfLoops``, ``subgraph``) move them; the
-    indices then differ from those of the architecture, which are compared exactly, and again only
-    after they were replaced or written to.
+    They are read by their place among the edges and nodes, which operations of PyG that sort, add
+    or drop edges or nodes change (``coalesce``, ``ToUndirected``, ``AddSelfLoops``, ``subgraph``).
+    The indices are compared exactly, and again only after they were replaced or written to.
 
     Args:
         any_order: whether the edges may stand in another order, for what reads ``edge_index``.
 
     Raises:
-        InvalidGraphError: naming the first tensor that is missing or does not fit, or if it is no
-            neural graph.
+        InvalidGraphError: naming the first tensor that is missing or does not fit.
     """
     if not isinstance(graph, NeuralGraph):
         raise InvalidGraphError(

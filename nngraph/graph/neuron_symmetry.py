@@ -126,18 +126,11 @@ def canonicalise_neurons(
 
     Layer by layer, inputs first: the phase :math:`w_0 b` of sines comes into
     :math:`[-\pi/2, \pi/2)` by phase steps; then the sign, where neurons may change theirs, makes
-    the bias positive, or, where there is none or it is 0, the incoming weight of largest magnitude.
-    This does not depend on the order of the neurons. Two networks that differ by these moves alone
-    have equal canonical forms up to rounding, save on the boundary, which random weights do not
-    meet.
+    the bias positive, or, where there is none or it is 0, the incoming weight of largest magnitude,
+    in whatever order the neurons stand. Two networks that differ by these moves alone have equal
+    canonical forms up to rounding, save on the boundary, which random weights do not meet.
 
-    Args:
-        architecture: a chain of affine maps.
-        parameters: by name, ``[*, *shape]``.
-        symmetries: those of neurons that are moved; default all.
-
-    Raises:
-        ArchitectureError: if the architecture is no chain of affine maps.
+    Args and errors are those of :func:`sample_moves`.
     """
     values = dict(parameters)
     for layer in hidden_layers(architecture, symmetries):

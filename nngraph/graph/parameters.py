@@ -141,9 +141,8 @@ def pack(
 ) -> tuple[Tensor, Tensor]:
     """Return node features ``[*lead, N, F]`` and edge features ``[*lead, E, taps]``.
 
-    A column that no parameter fills is 0 there, and so are the taps that a kernel does not have.
-    The edge features share memory with the weights where these already lie one after the other in
-    memory, as a single weight does; otherwise they are copied once.
+    Where no parameter is they are 0. The edge features share memory with the weights where these
+    lie one after the other in memory, as a single weight does; else they are copied once.
     """
     like = next((v for v in parameters.values() if v.dtype.is_floating_point), torch.empty(0))
     pieces = []

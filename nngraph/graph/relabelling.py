@@ -7,8 +7,7 @@ A relabelling carries one permutation :math:`p_s` per neuron space, as the index
                                                      (g b)[i]    = b[p[i]]
 
 With the matrix :math:`P` that has a 1 at ``[i, p[i]]`` this is :math:`W \to P_t W P_s^T` and
-:math:`b \to P_t b`. It is a **left** action: ``g.compose(h)``, also ``g @ h``, is "first h, then
-g",
+:math:`b \to P_t b`, a **left** action: ``g.compose(h)``, also ``g @ h``, is "first h, then g",
 
 .. math:: (g \circ h) \cdot W = g \cdot (h \cdot W), \qquad p_{g \circ h}[i] = p_h[p_g[i]].
 
@@ -43,14 +42,11 @@ from nngraph.graph.stack import NeuralGraphStack
 class Relabelling:
     """One relabelling of the hidden neurons of an architecture, or one for each of B networks.
 
-    The convention is stated at the top of this module. A value: do not change the index tensors in
-    place.
+    The convention is stated at the top of this module. Do not change the index tensors in place.
 
     Args:
-        architecture: whose neurons are relabelled.
         indices: for every neuron space of the architecture its permutation, an integer tensor
-            ``[d]``, or ``[B, d]`` with the same B for all spaces; ``[copies, d]`` or
-            ``[B, copies, d]`` for a space within others.
+            ``[d]``, or ``[copies, d]`` for a space within others; with a leading axis B in all.
 
     Raises:
         ArchitectureError: if a space is missing or unknown, or an index is not a permutation of it.
@@ -203,11 +199,10 @@ class Relabelling:
         return torch.cat(parts, dim=-2) if parts else edge_attr
 
     def act_on_graph(self, graph: NeuralGraph) -> NeuralGraph:
-        """Return the graph of the relabelled network.
+        """Return the graph of the relabelled network; the given one is not changed.
 
-        The features ``x`` and ``edge_attr`` move; the indices of the structure follow from the
-        architecture and are the same afterwards; further attributes, such as ``y``, are kept as
-        they are. The given graph is not changed.
+        The features ``x`` and ``edge_attr`` move; the structure follows from the architecture and
+        stays, as further attributes, such as ``y``, do.
 
         Raises:
             InvalidGraphError: if the graph is of another architecture, or is a batch.
@@ -236,13 +231,8 @@ class Relabelling:
     def act_on_stack(self, stack: NeuralGraphStack) -> NeuralGraphStack:
         """Return the relabelled networks: each by its own relabelling, or all by one."""
         self._check_carrier(stack)
-        return NeuralGraphStack(
-            stack.architecture,
-            self.act_on_nodes(stack.x),
-            self.act_on_edges(stack.edge_attr),
-            stack.y,
-            stack.integers,
-        )
+        x, edge_attr = self.act_on_nodes(stack.x), self.act_on_edges(stack.edge_attr)
+        return NeuralGraphStack(stack.architecture, x, edge_attr, stack.y, stack.integers)
 
     def _of_group(self, group: int) -> Tensor | None:
         """Old neuron at each new place of a group: ``[n]``, ``[B, n]``, or ``None`` if fixed."""
@@ -333,20 +323,13 @@ class Symmetry:
         return Relabelling._of(self.architecture, self.architecture.permutations.identity())
 
     def sample(self, generator: torch.Generator | int | None = None) -> Relabelling:
-        """Return a relabelling drawn uniformly.
-
-        Args:
-            generator: source of randomness, or a seed; ``None`` uses torch's global one.
-        """
+        """Return one drawn uniformly, by a generator, a seed, or torch's global generator."""
         return self.sample_stack(1, generator)[0]
 
     def sample_stack(
         self, count: int, generator: torch.Generator | int | None = None
     ) -> Relabelling:
-        """Return ``count`` independent relabellings, one per network of a stack: ``[B, d]``.
-
-        They live on the generator's device (CPU for a seed).
-        """
+        """Return B independent ones, ``[B, d]``, on the generator's device (CPU for a seed)."""
         indices = self.architecture.permutations.sample(generator, count)
         return Relabelling._of(self.architecture, indices, count)
 

@@ -61,11 +61,8 @@ class NeuralGraphStack:
                 f"the architecture {architecture} has buffers of whole numbers, such as "
                 f"{architecture.integers[0].name!r}; expected them as integers ({len(x)}, I)."
             )
-        self.architecture = architecture
-        self.x = x
-        self.edge_attr = edge_attr
-        self.y = y
-        self.integers = integers
+        self.architecture, self.x, self.edge_attr = architecture, x, edge_attr
+        self.y, self.integers = y, integers
 
     @classmethod
     def from_parameters(
@@ -104,11 +101,7 @@ class NeuralGraphStack:
         return NeuralGraphStack(self.architecture, x, edge_attr, y, integers)
 
     def to_batch(self) -> Batch:
-        """Return the networks as a PyG ``Batch`` of :class:`NeuralGraph`.
-
-        Raises:
-            InvalidGraphError: if there are no networks: a ``Batch`` of none knows no architecture.
-        """
+        """Return the networks as a PyG ``Batch`` of :class:`NeuralGraph`; see :func:`to_batch`."""
         return to_batch(list(self))
 
     def __len__(self) -> int:

@@ -98,12 +98,8 @@ def attend(
 ) -> Tensor:
     r"""Average edge features by the softmax of a score: :math:`\sum_j a_{ij} e_{ij}`.
 
-    Args:
-        e: ``[*, E, C]``.
-        score: ``[*, E, H]``, one for each of H heads, which share the channels evenly.
-
-    Returns:
-        ``[*, N, C]``, or ``[*, K, C]`` for blocks; 0 at neurons with no such edge.
+    ``[*, E, C]`` and a score ``[*, E, H]``, one for each of H heads, which share the channels
+    evenly, ``-> [*, N, C]``, 0 at neurons with no such edge; or ``[*, K, C]`` for blocks.
     """
     weight = softmax(topology, score, side, backend).unsqueeze(-1)
     values = torch.unflatten(e, -1, (score.shape[-1], -1)) * weight
@@ -133,13 +129,8 @@ def propagate(
 ) -> Tensor:
     r"""Pass node features along the edges with one scalar weight each: :math:`\sum_j w_{ij} x_j`.
 
-    Args:
-        weight: ``[*, E]``.
-        x: ``[*, N, C]``.
-        to: ``"target"`` runs forwards; ``"source"`` runs backwards, :math:`\sum_i w_{ij} x_i`.
-
-    Returns:
-        ``[*, N, C]``; 0 at neurons that nothing reaches.
+    ``[*, E]`` and ``[*, N, C] -> [*, N, C]``, 0 at neurons that nothing reaches. ``to="source"``
+    runs backwards, :math:`\sum_i w_{ij} x_i`.
     """
     return kernel_of(topology, backend, "propagate", x)(topology, weight, x, to)
 
@@ -196,11 +187,8 @@ def inner(
     a matrix product, and nothing of edge size but the result is made.
 
     Args:
-        source, target: s and t, ``[*, N, C]``.
+        source, target: s and t, ``[*, N, C]`` -> ``[*, E, H]``.
         heads: H shares of the channels, each summed by itself.
-
-    Returns:
-        ``[*, E, H]`` for each edge j -> i.
     """
     return kernel_of(topology, backend, "inner", source)(topology, source, target, heads)
 
@@ -208,12 +196,7 @@ def inner(
 def multiply_blocks(topology: Topology, e: Tensor, weight: Tensor, backend: str = "auto") -> Tensor:
     r"""Multiply each edge's features by the matrix of its block: :math:`\Theta_{k(e)} e`.
 
-    Args:
-        e: ``[*, E, C]``.
-        weight: ``[K, C_out, C]``, one matrix for each block.
-
-    Returns:
-        ``[*, E, C_out]``.
+    ``[*, E, C]`` and a matrix for each block, ``[K, C_out, C]``, ``-> [*, E, C_out]``.
     """
     return kernel_of(topology, backend, "multiply_blocks")(topology, e, weight)
 
@@ -231,14 +214,7 @@ def normalise_blocks(
     .. math:: e'_{ij} = \gamma_k \frac{e_{ij} - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta_k
 
     with k the edge's block, and :math:`\mu_k`, :math:`\sigma_k` the mean and deviation of all its
-    numbers.
-
-    Args:
-        e: ``[*, E, C]``.
-        weight, bias: :math:`\gamma` and :math:`\beta`, ``[K, C]``.
-
-    Returns:
-        ``[*, E, C]``.
+    numbers: e ``[*, E, C]`` and :math:`\gamma`, :math:`\beta` ``[K, C]`` ``-> [*, E, C]``.
     """
     return kernel_of(topology, backend, "normalise_blocks")(topology, e, weight, bias, eps)
 

@@ -31,10 +31,7 @@ def derivatives(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of a function's plain form, which torch differentiates again.
 
-    Args:
-        plain: the function in operations of torch.
-        inputs: its arguments, of which those that ``needed`` says have gradients.
-        gradients: of what it returns; ``None`` for 0.
+    Of the ``inputs`` those that are ``needed``, for ``gradients`` of the outputs, ``None`` for 0.
     """
     with torch.enable_grad():
         pairs = [

@@ -51,8 +51,7 @@ def quantiles(values: Tensor, of: Members, shares: Sequence[float]) -> Tensor:
 def quantile_ranks(size: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Return the ranks in a set of ``size`` values between which quantiles lie, and how far along.
 
-    Shape:
-        size ``[*, 1]``, or one number -> ``[*, Q]`` each.
+    Of sizes ``[*, 1]``, or one number: ``[*, Q]`` each.
     """
     last = (size - 1).clamp(min=0)
     # float64: positions in large sets are no float32.
@@ -64,12 +63,8 @@ def quantile_ranks(size: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tenso
 def attend_members(values: Tensor, score: Tensor, of: Members) -> Tensor:
     r"""Average the rows of each set by the softmax of a score: :math:`\sum_k a_k v_k`.
 
-    Args:
-        values: ``[*, K, C]``.
-        score: ``[*, K, H]``, one for each of H heads, which share the channels evenly.
-
-    Returns:
-        ``[*, S, C]``, 0 for sets that are empty.
+    ``[*, K, C]`` and a score ``[*, K, H]``, one for each of H heads, which share the channels
+    evenly, ``-> [*, S, C]``, 0 for sets that are empty.
     """
     index, size = of.index, of.count
     heads = torch.unflatten(values, -1, (score.shape[-1], -1))

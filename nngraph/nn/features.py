@@ -108,10 +108,9 @@ class States:
         features: the networks as they were read; edges stand in the order of its topology.
         x: states of neurons ``[*, N, C]``.
         edge_attr: states of weights ``[*, E, C_e]``; ``None`` where a model keeps none.
-        equivariant_vectors: of a model whose states stay as they are when a neuron is rescaled, or
-            its sign or phase is changed: features ``[*, N, K]`` that are multiplied as the neuron's
-            incoming weights are, and ``[*, N, K]`` as its outgoing ones. What is to be weights is
-            made of these. ``None`` of models that know relabelling alone.
+        equivariant_vectors: of a model whose states stay when a neuron is rescaled, or its sign or
+            phase is changed: features ``[*, N, K]`` that are multiplied as the neuron's incoming
+            weights are, and ``[*, N, K]`` as its outgoing ones, of which weights are made.
     """
 
     features: Features
@@ -134,8 +133,7 @@ def input_features(networks: Networks) -> Features:
     """Bring a stack or several, a batch of any architectures, or one graph to :class:`Features`.
 
     Raises:
-        InvalidGraphError: if it is none of these, or its edges or nodes are no longer those of its
-            architecture.
+        InvalidGraphError: if it is none of these, or its nodes or edges were changed.
     """
     if isinstance(networks, Features):
         return networks
@@ -187,9 +185,7 @@ def output_networks(features: Features, like: Networks) -> Any:
 
     A stack, a graph and a PyG batch keep what else they carry, such as ``y``.
 
-    Args:
-        features: of networks of the same architectures in the same order.
-        like: the networks that were given.
+    ``features`` are of networks of the same architectures, in the same order.
     """
     if isinstance(like, Features):
         return features

@@ -38,9 +38,8 @@ def draw_batches(
 def share_of(batch: Tensor, rank: int, world: int, parts: int) -> list[tuple[Tensor, float]]:
     """Return what one of several processes reads of a batch, in parts, each with its weight.
 
-    The gradient of a step is the mean over processes of the weighted sum of the parts' mean losses:
-    with these weights that is the gradient of the mean loss over the batch, however unequal the
-    shares are.
+    The mean over processes of the weighted sum of the parts' mean losses is the mean loss over the
+    batch, however unequal the shares are.
     """
     own = torch.tensor_split(batch, world)[rank]
     if not len(own):

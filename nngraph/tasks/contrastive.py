@@ -62,19 +62,15 @@ class Contrast(Task):
 
     A view is the network under what leaves its function as it is (rescaled and flipped neurons,
     phase steps of sines, and, with ``relabel`` of the settings, relabelled neurons), and under what
-    changes it little: noise on the weights, weights dropped, and, with ``motion=True`` of the
-    settings, the image that it draws moved. The loss is :func:`contrastive_loss`.
+    changes it little: noise on the weights, weights dropped, and, with ``motion=True``, the image
+    that it draws moved. The loss is :func:`contrastive_loss`. That the embeddings help to find
+    classes has not been shown: hold them against those of the same encoder before training.
 
-    Nothing in it asks for classes, and that it helps to find them has not been shown: hold the
-    embeddings against those of the same encoder before training.
-
-    Measures: ``loss`` of views of the split's networks, without gradients, and
-    ``probe_accuracy``, the score: the accuracy on the split of a :func:`linear_probe` of the
-    embeddings of the training networks, which is what the labels are for.
+    Measures: ``loss`` of views of the split's networks, and ``probe_accuracy``, the score: the
+    accuracy on the split of a :func:`linear_probe` of the embeddings of training networks, which is
+    what the labels are for.
 
     Args:
-        zoo: networks with labels.
-        settings: of the run.
         embedding, projection: lengths of an embedding, and of what is compared.
         temperature: :math:`\tau` of the loss.
         noise: strength of :class:`~nngraph.datasets.WeightNoise`.

@@ -28,16 +28,14 @@ class Edit(Task):
         \big( \tfrac1k \textstyle\sum_c f_{\theta'_{bc}}(p) - \mathrm{edit}(I_b)_p \big)^2
 
     over all pixels p, in the units of images in [0, 1], as DWSNets and those after it report it;
-    NFN's figures are on [-1, 1], four times as large. I is what the network itself draws, clipped
-    to [0, 1], so that no images are needed; with ``data`` it is the image that it was fitted to,
-    as in the published protocols. The model is an :class:`~nngraph.nn.EditingNetwork` on the model
-    of the settings.
+    NFN's figures are on [-1, 1], four times as large. I is what the network itself draws, clipped;
+    with ``data`` the image that it was fitted to, as in the published protocols. The model is an
+    :class:`~nngraph.nn.EditingNetwork` on the model of the settings.
 
     Measures: ``mse``, ``psnr`` in dB (of the mean), ``mse_unedited``, that of doing nothing, and
     the score, ``negative_mse``.
 
     Args:
-        zoo: networks of images of one size.
         settings: of the run; with ``motion=True`` what the networks draw is moved at random in
             training, exactly.
         edit: a name of ``EDITS``: "dilate", "erode", "contrast".
@@ -45,8 +43,7 @@ class Edit(Task):
         added: neurons that each hidden layer gets besides.
         context, context_options, readout: of the :class:`~nngraph.nn.EditingNetwork`.
         pixels: number of pixels of each training step, drawn at random; default all.
-        data: folder of the images that the networks were fitted to, as ``nngraph zoo fit --data``
-            reads it.
+        data: folder of the images that were fitted, as ``nngraph zoo fit --data`` reads it.
 
     Raises:
         DataFileError: if the networks are not those of images of one size, or of those in ``data``.

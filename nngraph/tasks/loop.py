@@ -239,9 +239,7 @@ class Run:
         self.judged.load_state_dict(tensors)
 
 
-_PRECISIONS: dict[str, Any] = {
-    "float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed",
-}  # fmt: skip
+_PRECISIONS: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def precision_of(settings: TrainSettings, model: nn.Module) -> str:

@@ -72,8 +72,7 @@ class MatchNeurons(Task):
     :func:`~nngraph.alignment.match_embeddings` then match any two networks of one architecture.
 
     Measures: ``matched``, the score: the share of hidden neurons that the assignment of most
-    similarity matches with themselves; and ``loss``. The copies of :meth:`evaluate` follow from the
-    seed of the settings.
+    similarity matches with themselves; and ``loss``. Copies in judging follow from the seed.
 
     Args:
         settings: of the run; the model is a :class:`~nngraph.nn.StateNetwork`.
@@ -103,17 +102,13 @@ class MatchNeurons(Task):
         self.noise, self.temperature = WeightNoise(noise), temperature
 
     def build_model(self) -> NeuronStates:
-        """Return a model of states with fresh parameters."""
         model_named(self.settings.model, StateNetwork)  # type: ignore[type-abstract]
         encoder = new_model(self.settings, self.zoo, 0)
         assert isinstance(encoder, StateNetwork)
         return NeuronStates(encoder)
 
     def copies(self, networks: NeuralGraphStack) -> tuple[NeuralGraphStack, Tensor]:
-        """Return noisy, relabelled copies, and the old node at each of their nodes ``[B, N]``.
-
-        Draws from torch's global generator.
-        """
+        """Return noisy, relabelled copies, and the old node at each of their nodes ``[B, N]``."""
         architecture, count = networks.architecture, len(networks)
         relabelling = Symmetry(architecture).sample_stack(count)
         nodes = torch.arange(architecture.num_nodes).expand(count, -1)
@@ -142,7 +137,6 @@ class MatchNeurons(Task):
         return pairs
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        """Judge a model on networks of a split and one copy of each."""
         right = neurons = networks = 0
         loss = 0.0
         with evaluating(model), seeded(self.settings.seed, device=self.device):

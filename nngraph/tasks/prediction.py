@@ -168,8 +168,6 @@ class Predict(Task):
     as a number, scored by Kendall's tau. Networks of which the fact is not known are left out.
 
     Args:
-        zoo: the networks.
-        settings: of the run.
         fact: name of the fact; default the zoo's target, such as "test_accuracy". "data_set" is a
             fact of every zoo: the data that a network was made from, of a merged zoo.
 
@@ -255,9 +253,8 @@ class Classify(Predict):
                 "other facts."
             )
         super().__init__(zoo, settings, "label")
-        self.moves = settings.motion
-        if self.moves is None:
-            self.moves = all(map(moved_layer, zoo.architectures))
+        motion = settings.motion
+        self.moves = all(map(moved_layer, zoo.architectures)) if motion is None else motion
         if settings.mirror and not self.moves:
             raise ValueError(
                 "mirror=True was given, but the images of the networks are not moved; expected "

@@ -26,12 +26,7 @@ TASKS: dict[str, type[Task]] = {
 
 
 def build_task(settings: TrainSettings, zoo: Zoo) -> Task:
-    """Return the task of the settings on a zoo.
-
-    Raises:
-        ValueError: if there is no such task, or it has no such option.
-        DataFileError: if the zoo does not have what the task asks for.
-    """
+    """Return the task of the settings on a zoo; raises as :func:`build_model` does."""
     if settings.task not in TASKS:
         raise ValueError(f"task is {settings.task!r}; expected one of {', '.join(TASKS)}.")
     make = TASKS[settings.task]

@@ -36,8 +36,7 @@ class Task(ABC):
     to build the model of a run whose zoo is gone: what needs networks belongs into the methods.
 
     Args:
-        zoo: the networks.
-        settings: of the run.
+        zoo, settings: the networks, and the settings of the run.
 
     Attributes:
         device: where networks are held and models are.
@@ -96,11 +95,7 @@ class Task(ABC):
         return {}
 
     def check_answers(self, model: nn.Module) -> None:
-        """Check that a trained model gives as long an answer as is asked of this zoo's networks.
-
-        Raises:
-            DataFileError: if it does not.
-        """
+        """Check that a trained model gives as long an answer as is asked of this zoo's networks."""
         found = getattr(model, "num_outputs", None)
         if self.num_outputs is not None and found != self.num_outputs:
             raise DataFileError(
@@ -176,11 +171,8 @@ class Task(ABC):
 def new_model(settings: TrainSettings, zoo: Zoo, num_outputs: int) -> Metanetwork:
     """Return the metanetwork of the settings for a zoo's networks, with fresh parameters.
 
-    It is given what runs the zoo's networks, where these are no chains and the zoo says how.
-
-    Raises:
-        ValueError: if there is no such model, it has no such option, or it is built for one
-            architecture and there are several.
+    It is given what runs the zoo's networks, where these are no chains and the zoo says how. A
+    ValueError says what model or option there is not, or that it is built for one architecture.
     """
     kind, architectures = model_named(settings.model, Metanetwork), zoo.architectures
     options = settings.options
@@ -220,8 +212,7 @@ def one_stack(stacks: Sequence[NeuralGraphStack]) -> NeuralGraphStack:
 def batch_answers(task: Task, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:
     """Call a model in evaluation mode on all networks of a split; its mode is put back afterwards.
 
-    Returns:
-        the numbers of the networks ``[n]``, on the CPU, and their answers ``[n, *]``.
+    Return the numbers of the networks ``[n]``, on the CPU, and their answers ``[n, *]``.
     """
     numbers, found = [], []
     with evaluating(model):

@@ -82,10 +82,7 @@ class ImageSource:
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def divide(self, test: float = 0.2) -> tuple[ImageSource, ImageSource]:
-        """Divide into training and test images, at random, the same way every time.
-
-        Args:
-            test: share of the images that are for testing.
+        """Divide at random, the same way every time, with a share of the images for testing.
 
         Raises:
             InvalidGraphError: if one of the two would have no images.
@@ -125,11 +122,8 @@ class ImageSource:
 def load_digits_images() -> ImageSource:
     """Return the 1,797 handwritten digits of 8 x 8 pixels that ship inside scikit-learn.
 
-    Returns:
-        Images float32 ``[1797, 8, 8, 1]``, their 17 grey levels scaled to [0, 1].
-
-    Raises:
-        MissingDependencyError: if scikit-learn is not installed.
+    Float32 ``[1797, 8, 8, 1]``, the 17 grey levels scaled to [0, 1]; a MissingDependencyError
+    without scikit-learn.
     """
     install = "'nngraph[demo]' (or pip install scikit-learn)."
     with optional_package("the digits images are part of scikit-learn", install):

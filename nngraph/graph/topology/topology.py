@@ -47,12 +47,10 @@ class Topology(Table):
     """The structure of one architecture, or of a batch of networks of any architectures.
 
     Features are ``[*, N, C]`` on nodes and ``[*, E, C]`` on edges. For a *stacked* batch the
-    leading shape is ``(B,)`` and the topology is that of the one architecture. For a *ragged* batch
-    there is no leading shape: nodes are network by network, as PyG orders them, and edges are
-    brought into buckets, so that blocks of equal shape of different networks lie side by side;
-    ``edge_order`` maps this order to PyG's.
-
-    What is as long as the edges is made when it is first asked for.
+    leading shape is ``(B,)`` and the topology is that of the one architecture. A *ragged* batch has
+    no leading shape: nodes are network by network, as PyG orders them, and edges are brought into
+    buckets, blocks of equal shape of different networks side by side; ``edge_order`` maps this
+    order to PyG's. What is as long as the edges is made when it is first asked for.
 
     Attributes:
         num_nodes, num_edges: N and E, over all networks.
@@ -119,12 +117,7 @@ class Topology(Table):
 
     @property
     def single(self) -> Architecture:
-        """The one architecture of a stacked batch.
-
-        Raises:
-            InvalidGraphError: if the topology is that of several networks side by side, or of no
-                architecture.
-        """
+        """The one architecture of a stacked batch; an InvalidGraphError if there is none."""
         if self.num_graphs != 1 or not self.architectures:
             raise InvalidGraphError(
                 f"the batch holds {self.num_graphs} networks side by side; expected one "

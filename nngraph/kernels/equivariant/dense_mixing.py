@@ -100,9 +100,7 @@ class DenseMixing(nn.Module):
     ) -> Tables:  # fmt: skip
         """Average every tensor into every table that has slots for it; or add up.
 
-        Args:
-            visit: what else to do with each tile of the edges that are mixed, while it is in the
-                cache.
+        ``visit`` is told each tile of the edges that are mixed, while it is in the cache.
         """
         batch, _, channels = x.shape
         stacks = [
@@ -141,9 +139,7 @@ class DenseMixing(nn.Module):
     def add_global(self, mixed: Tables, scaled: bool = False) -> Tensor:
         """Add the global table to the others in place; return all slots ``[B, Q, C]``.
 
-        Args:
-            scaled: divide it by the number of neurons that it is broadcast to: the transpose of a
-                mean.
+        ``scaled`` divides it by the number of neurons it is broadcast to: the transpose of a mean.
         """
         whole = torch.unflatten(mixed[1], 1, (self.terms.num_slots, -1))
         slots = torch.cat([whole, torch.zeros_like(whole[:, :1])], dim=1)
@@ -160,14 +156,10 @@ class DenseMixing(nn.Module):
         self, mixed: Tables, edge_attr: Tensor, weights: Sequence[Tensor],
         out: tuple[Tensor, Tensor], scaled: bool = False,
     ) -> None:  # fmt: skip
-        """Write the features that mixed tables and each edge's product give, without a graph.
+        """Write to ``out``, x of zeros and edge_attr, what tables and each edge's product give.
 
-        Args:
-            mixed: the tables; overwritten.
-            weights: of the edge mixing, ``[C, C_out]`` each.
-            out: x, which is zero, and edge_attr.
-            scaled: divide tables by the number of entries that they are broadcast to: the
-                transpose of a mean.
+        Without a graph. ``mixed`` is overwritten; ``weights`` are of the edge mixing, ``[C,
+        C_out]`` each; ``scaled`` as of :meth:`add_global`, for entries.
         """
         slots = self.add_global(mixed, scaled)
         batch, count = len(edge_attr), 0

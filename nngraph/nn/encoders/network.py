@@ -55,8 +55,6 @@ class EncoderOptions:
         break_symmetry: adds positions of hidden neurons, which is **not equivariant**;
             ``breaks_symmetry`` of the encoder switches them off again.
 
-    Raises:
-        ValueError: if there are no such levels.
     """
 
     positions: PositionKind | Literal["none"] = "learned"
@@ -266,8 +264,7 @@ class FourierFeatures(nn.Module):
         ``[*, size]`` -> ``[*, 2 count]``.
 
     Source:
-        random features (Rahimi and Recht, 2007), on weights as in neural graphs (Kofinas et al.,
-        2024).
+        Rahimi and Recht, 2007; on weights as in neural graphs (Kofinas et al., 2024).
     """
 
     frequency: Tensor

@@ -88,12 +88,11 @@ class NetworkStatistics(Standardised):
 
     with mean and deviation of each number over the networks of :meth:`fit`.
 
-    Relabelling neurons moves entries within their tensor alone, so that the statistics do not
-    change. A tensor stands in the row of its kind (weight, factor of a norm, bias, ...) and of its
-    level, counted from the inputs; where depths are mixed also in a second row, of its level
-    counted from the outputs: first and last layers then have positions of their own at any depth.
-    Levels beyond the last count as the last; tensors in one row are averaged; rows that a network
-    has nothing for are 0, the last entry too.
+    Relabelling moves entries within their tensor alone, and leaves them as they are. A tensor
+    stands in the row of its kind (weight, factor of a norm, bias, ...) and of its level, counted
+    from the inputs, and where depths are mixed also from the outputs in a second row, so that first
+    and last layers have positions of their own. Levels beyond the last count as the last; tensors
+    in one row are averaged; rows that a network has nothing for are 0, the last entry too.
 
     Shape:
         features of any batch -> ``[networks, rows * 8]``.

@@ -33,9 +33,9 @@ class EquivariantLinear(nn.Module):
 
     The global table has S slots, S = d_0 + 2 d_L + 2 L - 3, and the first hidden group's d_0 + 2:
     for images as inputs they explode. ``permute_io="input"`` treats the inputs as relabelled too,
-    so that they are pooled instead (784-h-h-10: 1,269,190 coefficients become 732). What is lost is
-    mixing that tells one input from another. Give it back as features: a channel that holds a
-    code of the input's place on the edges of the first weight.
+    so that they are pooled instead (784-h-h-10: 1,269,190 coefficients become 732). Mixing that
+    tells one input from another is then lost; give it back as features, such as a code of the
+    input's place on the edges of the first weight.
 
     Args:
         architecture: of the networks; fixes the symmetry. One group per neuron space.
@@ -97,9 +97,7 @@ class EquivariantLinear(nn.Module):
         Of the variance of an entry the finest term gives 3/4 and the others share the rest; within
         a term all inputs count alike. Means do not grow with the width, so no weight depends on it.
 
-        Args:
-            gain: the factor by which a nonlinearity that follows is made good for, as in
-                ``torch.nn.init.calculate_gain``.
+        ``gain`` makes a nonlinearity that follows good, as in ``torch.nn.init.calculate_gain``.
         """
         terms, fan_in = self.terms, self.in_channels
         tables = [(terms.num_slots, terms.slots, 0)]
@@ -180,16 +178,12 @@ class InvariantLinear(nn.Module):
     .. math:: y = \Theta \big[\mathrm{mean}_{\text{permuted axes}} A\big]_A + \beta
 
     Each tensor is averaged over its permuted axes and keeps its free ones: S numbers per channel,
-    and one weight for each. Reads every edge once. Arguments are those of the
+    and one weight for each. Reads every edge once. Arguments and errors are those of the
     :class:`~nngraph.nn.EquivariantLinear`.
 
     Shape:
         x ``[*, N, C_in]``, edge_attr ``[*, E, C_in]`` -> ``[*, out_features]``; flat features of a
         PyG batch of B networks -> ``[B, out_features]``.
-
-    Raises:
-        ArchitectureError: if groups share a neuron space.
-        InvalidGraphError: if features do not fit the architecture.
     """
 
     def __init__(

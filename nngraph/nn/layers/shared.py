@@ -35,10 +35,9 @@ class SharedEquivariantLinear(nn.Module):
         + \Gamma_{k(i)} \mathrm{mean}(\text{group}) + \beta_{k(i)}
 
     with k the kind: how far from the inputs and to the outputs, ``levels`` and beyond counting
-    alike, and g a linear map of the means of each kind of tensor in the network. Everything is
-    edges meeting neurons and one table per network, so that a ragged batch of different MLPs is
-    read at once. Input and output neurons are treated as relabelled (``permute_io``); give their
-    places as features.
+    alike, and g a linear map of the means of each kind of tensor in the network. A ragged batch of
+    different MLPs is read at once. Inputs and outputs are treated as relabelled (``permute_io``);
+    give their places as features.
 
     In a network of at most ``2 * levels`` weights every tensor is a kind of its own and the layer
     is complete for ``permute_io=True`` (4 L^2 + 10 L - 4 elements). In deeper ones it still reaches

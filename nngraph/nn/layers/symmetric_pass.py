@@ -65,8 +65,7 @@ class SymmetricPass(nn.Module):
         messages: M, channels of h and g.
         functions: names of the functions by level ("tanh", "silu", "decaying", "sine"), for all
             kinds; ``None`` takes each kind's own. With ``"sine"`` on sine neurons a layer can come
-            to evaluate the networks at points that it finds by itself:
-            :func:`~nngraph.nn.plane_wave_r2` measures how far it has.
+            to evaluate the networks at points: see :func:`~nngraph.nn.plane_wave_r2`.
         max_levels: sets of maps at most.
 
     Attributes:

@@ -78,8 +78,7 @@ class NetworkModel(nn.Module):
     def fit_statistics(self, networks: Networks) -> None:
         """Set the scales of the input features from training networks; call once, before training.
 
-        Statistics are per tensor, never per entry: entries of a tensor trade places when neurons
-        are relabelled.
+        Statistics are per tensor, since relabelling exchanges entries of a tensor.
         """
         # Parts before what is made of them.
         for module in reversed(list(self.modules())):
@@ -116,8 +115,7 @@ class Metanetwork(NetworkModel, ABC):
         num_outputs: length of the answer.
 
     Raises:
-        ArchitectureError: if an architecture is no chain of affine maps and the model reads no
-            others.
+        ArchitectureError: if the model reads chains of affine maps alone, and one is none.
     """
 
     def __init__(self, architecture: Architectures, num_outputs: int) -> None:
@@ -205,11 +203,8 @@ class StateNetwork(Metanetwork):
     def embed(self, networks: Networks) -> Tensor:
         """Return what the MLP of the read-out reads, ``[networks, D]``: the networks as vectors.
 
-        The same for relabelled networks, as the states commute. D is ``readout.size``.
-
-        Raises:
-            ValueError: if the model has no read-out, or another than a
-                :class:`~nngraph.nn.Readout`.
+        The same for relabelled networks, as the states commute. D is ``readout.size``. A
+        ValueError if there is no read-out, or another than a :class:`~nngraph.nn.Readout`.
         """
         readout, states = self.pooling_readout(), self.states(networks)
         return readout.pooled(states.topology, states.x, states.edge_attr)

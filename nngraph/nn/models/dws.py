@@ -33,8 +33,7 @@ class EquivariantNetwork(StateNetwork):
 
     Args:
         architecture: of the networks, one; or several that differ in names and activations alone.
-        channels: C per parameter.
-        layers: number of equivariant layers.
+        channels, layers: C per parameter, and number of equivariant layers.
         permute_io: as in :class:`~nngraph.nn.EquivariantLinear`. Inputs and outputs that count as
             relabelled are told apart by learned features of their places (:class:`EndEncoder`).
         dropout: share of channels dropped after each layer, and of features in the read-out.

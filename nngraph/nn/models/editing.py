@@ -36,8 +36,7 @@ class AddedNeurons(nn.Module):
     networks. V and c are 0 at the start.
 
     Args:
-        architecture: a chain of affine maps with a linear output, whose depth and activations it
-            takes.
+        architecture: a chain with a linear output, whose depth and activations it takes.
         context: length of z.
         width: of each hidden layer.
 
@@ -45,7 +44,7 @@ class AddedNeurons(nn.Module):
         z ``[B, context]`` -> a stack of B networks; :meth:`run` -> their outputs.
 
     Raises:
-        ArchitectureError: if the architecture has no hidden layers, or is no such chain.
+        ArchitectureError: if it has no hidden layers, or is no such chain.
     """
 
     def __init__(self, architecture: Architecture, context: int, width: int) -> None:
@@ -116,10 +115,10 @@ class EditingNetwork(NetworkModel):
         \theta'_1, \dots, \theta'_k = \mathrm{WeightReadout}(\mathrm{body}(\theta), z), \qquad
         f' = \tfrac1k \textstyle\sum_c f_{\theta'_c} + g_z, \qquad z = \mathrm{context}(\theta)
 
-    Relabelling the neurons of a network relabels those of its edits, and leaves their functions as
-    they are. With k > 1 an edit is an average of networks, and with ``added`` there are
-    :class:`AddedNeurons` g beside them (output-capacity expansion, both); it is still one network,
-    with wider hidden layers, and :meth:`edit` returns that.
+    Relabelling the neurons of a network relabels those of its edits, whose functions stay. With k >
+    1 an edit is an average of networks, and with ``added`` there are :class:`AddedNeurons` g beside
+    them (output-capacity expansion, both); it is still one network, with wider hidden layers, which
+    :meth:`edit` returns.
 
     A body that reads signs sees a network of sine neurons best in canonical form
     (:class:`nngraph.datasets.CanonicaliseSines`), which is the same function; its edits are then
@@ -221,8 +220,7 @@ class EditingNetwork(NetworkModel):
         """Return one edited network for each; wider, where there are copies or added neurons.
 
         Raises:
-            ArchitectureError: if it is to be wider, and the networks are no MLPs with a linear
-                output.
+            ArchitectureError: if it is to be wider, and they are no MLPs with a linear output.
         """
         copies, context = self._copies(networks)
         shares = [1 / len(copies)] * len(copies)

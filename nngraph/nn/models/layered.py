@@ -72,11 +72,11 @@ class LayeredNetwork(StateNetwork):
         channels, edge_channels: of the states.
         layers: each takes ``(topology, x, e, *more)`` and returns ``(x, e, *more)``; the first is
             given what :meth:`first` returns.
-        probes: number of learned inputs at which the networks are run, each neuron's responses
-            being added to its first state; 0 reads weights only.
+        probes: number of learned inputs at which the networks are run, the responses being added to
+            the first states; 0 reads weights only.
         runner: of the :class:`~nngraph.nn.Probes`; networks that are no chains are run by one.
-        encoder: options of the :class:`~nngraph.nn.NetworkEncoder`, as such or as plain data, such
-            as ``{"ordered": True}``: neurons start from a pass in the order of computation.
+        encoder: options of the :class:`~nngraph.nn.NetworkEncoder`, as such or as plain data:
+            ``{"ordered": True}``: neurons start from a pass in the order of computation.
         checkpoint: keep the states before each layer for the backward pass and compute the rest
             again: less memory, for about a third more time.
         readout: of the :class:`~nngraph.nn.ReadoutOptions`, such as ``hidden`` and ``dropout``.

@@ -153,10 +153,9 @@ class MessagePassingNetwork(StateNetwork):
        features of each output neuron.
 
     Reads networks of any architecture, also in one batch, as far as it was built for them: give all
-    architectures, or those with the most inputs, outputs, levels and taps. Every neuron has learned
-    features of its activation, but the model knows nothing of an activation's own symmetry: bring
-    networks of sine neurons to a canonical form first (:class:`nngraph.datasets.CanonicaliseSines`)
-    for a far higher accuracy.
+    architectures, or those with the most inputs, outputs, levels and taps. The model knows an
+    activation by learned features, and nothing of its symmetry: bring networks of sine neurons to a
+    canonical form first (:class:`nngraph.datasets.CanonicaliseSines`) for a far higher accuracy.
 
     Args:
         channels: C, of neurons.
@@ -167,10 +166,9 @@ class MessagePassingNetwork(StateNetwork):
         norm, pooling, tensor_nodes: of each :class:`MessagePassingLayer`.
         checkpoint: keep one state per round of neurons and weights for the backward pass and
             compute the rest again: far less memory, for about half as much time again.
-        stream: keep no state of weights at all, but make it anew from the weights in every round,
-            tile by tile: the same answers in memory of the neurons alone, for (rounds + 1) / 2
-            times the updates of edges. For networks of many millions of weights. Means alone can be
-            pooled so, and ``states(networks)`` has none of weights.
+        stream: keep no state of weights, but make it anew in every round, tile by tile: the same
+            answers in memory of the neurons alone, for (rounds + 1) / 2 times the updates of edges.
+            For many millions of weights. Pooled by means alone; ``states`` has none of weights.
         encoder, readout: further options of the :class:`~nngraph.nn.NetworkEncoder` and of the
             :class:`~nngraph.nn.Readout`, as plain data; or all of them, as such.
         runner, generator: of the :class:`Probes`; networks that are no chains are run by one.

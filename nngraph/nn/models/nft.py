@@ -137,9 +137,8 @@ class SetAttentionNetwork(StateNetwork):
 
     with the :class:`~nngraph.nn.EndEncoder` and the :class:`SetAttentionLayer`.
 
-    Reads networks of any architecture, also in one batch, as far as it was built for them. The time
-    of a layer grows as the third power of the width of the networks: every column attends to every
-    other one.
+    Reads networks of any architecture, also in one batch, as far as it was built for them. Its time
+    grows as the third power of their width: every column attends to every other one.
 
     Args:
         channels: C, of neurons and of weights.

@@ -97,20 +97,18 @@ class FilmNetwork(LayeredNetwork):
     of a first layer hold the products of weights and neurons that a forward pass is made of.
 
     Where it differs from the released code: the graph holds the edges that there are, also those
-    whose weight is 0, and not all pairs; a weight has one state that the messages of both
-    directions read; states of weights are normalised and added to, where those of the released
-    code are replaced layer by layer by an update without norm, which neither deep stacks nor
-    weights of another scale bear.
+    whose weight is 0, and not all pairs; a weight has one state for the messages of both
+    directions; states of weights are normalised and added to, where an update without norm
+    replaces them there, which neither deep stacks nor weights of another scale bear.
 
     Args:
-        channels, edge_channels, messages: of neurons, weights, and messages of each direction.
-        layers: number of them.
+        channels, edge_channels, messages, layers: of neurons, weights, and messages of each
+            direction; and number of layers.
         aggregations: of messages.
         scalers: whether aggregations are also received times the logarithm of the number of
-            messages, and its inverse; widths within one architecture hardly differ, so that it is
-            for zoos of many.
-        dropout: in the layers and the read-out.
-        common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
+            messages, and its inverse: for zoos of many architectures, whose widths differ.
+        dropout, common: in the layers and the read-out; and further options of a
+            :class:`~nngraph.nn.LayeredNetwork`.
 
     Source:
         Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural

@@ -117,11 +117,10 @@ class RelationalNetwork(LayeredNetwork):
     directions reads; norms stand before the maps.
 
     Args:
-        channels, edge_channels: of neurons and weights.
+        channels, edge_channels, layers: sizes of the states, and number of layers.
         heads, head_channels: of the attention of each direction.
-        layers: number of them.
-        dropout: in the layers and the read-out.
-        common: further options of a :class:`~nngraph.nn.LayeredNetwork`.
+        dropout, common: in the layers and the read-out; and further options of a
+            :class:`~nngraph.nn.LayeredNetwork`.
 
     Source:
         Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural

@@ -22,9 +22,8 @@ class StatisticsNetwork(Metanetwork):
 
     with the :class:`~nngraph.nn.encoders.statistics.NetworkStatistics` s of all tensors.
 
-    The baseline of accuracy prediction. Reads networks of any architecture, also mixed. With
-    ``probes`` it is told the :class:`~nngraph.nn.probes.probes.StandardAnswers` of the networks
-    besides.
+    The baseline of accuracy prediction, for networks of any architectures. With ``probes`` it is
+    told their :class:`~nngraph.nn.probes.probes.StandardAnswers` besides.
 
     Args:
         hidden, dropout: width of the MLP, and dropout in it.

@@ -49,19 +49,16 @@ class SymmetricNetwork(StateNetwork, Standardised):
     Args:
         architecture: one or several; the activations of all of them are served, and all kinds if
             none has hidden neurons.
-        start: ``"random"``; or ``"evaluation"``, for sine neurons alone: the functions are sines,
-            and the maps are drawn so that the pass is the networks' own forward pass at random
-            inputs, C in all layers, from which learning departs; or ``"grid"``, the same at a
-            square grid of inputs of two coordinates, where what reaches the outputs is read as a
-            picture, by a convolutional :class:`~nngraph.nn.probes.grid.GridReader`. Such a model is
+        start: ``"random"``; or ``"evaluation"``, for sine neurons alone: functions and maps start
+            so that the pass is the networks' own at random inputs, C in all layers; or ``"grid"``,
+            the same at a square grid of inputs of two coordinates, where what reaches the outputs
+            is read as a picture, by a :class:`~nngraph.nn.probes.grid.GridReader`. Such a model is
             a probe at first, without holding inputs or calling a network.
         bidirectional: whether there is a pass back.
         state_channels: C of :meth:`states`, which a model has that passes back, or has no answer.
         equivariant_vectors: K of the states' equivariant vectors, which a model has that passes
-            back and has no answer: of them edits of the networks are made that move as the networks
-            do.
-        probes: number of learned inputs at which the networks are run besides; 0 reads weights
-            only.
+            back and has no answer: edits made of them move as the networks do.
+        probes: learned inputs at which the networks are run besides; 0 reads weights only.
         hidden, dropout: width of the MLP of the read-out, and dropout in it.
         width: channels of the GridReader's first map.
         mix: of a start other than random, whether channels may come to mix between layers; else

@@ -50,10 +50,9 @@ class GeneratedInputs(nn.Module):
 
     .. math:: u_p = G_k \cdots G_2 G_1 z_p
 
-    Without activations between its maps the generator can make no more than one linear map could;
-    what it does is to share and to bias: all probes lie in one space of few dimensions, which the
-    product of maps keeps simple. For images the maps are transposed convolutions, so that
-    neighbouring pixels are made alike; for coordinates they are matrices.
+    Without activations the maps can make no more than one linear map could; what they do is to
+    share and to bias: all probes lie in one space of few dimensions. For images they are transposed
+    convolutions, which make neighbouring pixels alike; for coordinates they are matrices.
 
     Args:
         count: P.
@@ -132,8 +131,8 @@ class Probes(nn.Module):
         count: P.
         spread: probes of chains start uniform in ``[-spread, spread]^{d_0}``, where coordinates
             are; images start normal, as standardised pixels are.
-        runner: runs the networks; by default chains of affine maps alone are run. For networks
-            of a zoo of trained classifiers take :func:`nngraph.zoo.runner_of`, for others a
+        runner: runs the networks; by default chains of affine maps alone are run. For trained
+            classifiers of a zoo take :func:`nngraph.zoo.runner_of`, for others a
             :class:`~nngraph.nn.ModuleRunner`.
         generator: whether a deep linear generator makes the inputs from latents of their own
             (:class:`~nngraph.nn.probes.probes.GeneratedInputs`); otherwise they are free.
@@ -160,11 +159,7 @@ class Probes(nn.Module):
 
     @torch.no_grad()
     def start_at(self, points: Tensor) -> None:
-        """Let free inputs start at points ``[P, d_0]``, and move a tenth as fast as all else.
-
-        Raises:
-            ValueError: if a generator makes them.
-        """
+        """Let free inputs start at points ``[P, d_0]``, and move a tenth as fast as all else."""
         if not isinstance(self.inputs, LearnedInputs):
             raise ValueError("inputs that a generator makes can be started nowhere else.")
         self.inputs.points.copy_(points.T)

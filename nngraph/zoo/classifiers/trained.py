@@ -45,25 +45,17 @@ def train_zoo(
 ) -> Zoo:
     """Train a population of classifiers, and store states along every run with what they reached.
 
-    Shards are trained one after the other and are there, whole, as soon as they are finished: the
-    same call after an interruption makes the missing ones, with the same bits (on the same machine
-    and torch). Under ``torchrun`` the ranks share the shards. The group that decides the split is
-    the run: all of its checkpoints are in one split. The target is the test accuracy.
+    Shards are made, resumed and shared among ranks as by :func:`fit_zoo`. The group that decides
+    the split is the run: all of its checkpoints are in one split. The target is the test accuracy.
 
     Args:
-        path: folder of the zoo; made if it is not there.
         train, test: images that the classifiers are trained and judged on.
         settings: what is varied, and what is kept.
-        threads: networks are trained on so many cores; default as many as torch uses. The result
-            does not depend on it.
-        progress: whether a progress bar on stderr shows the accuracy.
-        command: the command line that this is part of, for the record.
-        options: settings by name, in place of those of ``settings``.
+        path, threads, progress, command, options: as of :func:`fit_zoo`.
 
     Raises:
         InvalidGraphError: if a setting is out of range or does not fit the images.
-        DataFileError: if the folder holds something else, a zoo made with other settings, or a
-            damaged shard, or if another process is writing into it. Nothing is changed then.
+        DataFileError: as of :func:`fit_zoo`.
     """
     path, settings = Path(path), replace(settings or TrainZooSettings(), **options)
     recipe, count, seed, splits = settings.varied(), settings.count, settings.seed, settings.splits
@@ -120,10 +112,8 @@ def train_zoo(
 def classifier_of(zoo: Zoo, number: int) -> Classifier:
     """Return a trained network of a zoo as a torch module, in evaluation mode.
 
-    It reads standardised images ``[N, C, H, W]``, as of :class:`LabelledImages`.
-
-    Raises:
-        ArchitectureError: if the zoo does not say how its networks run.
+    It reads standardised images ``[N, C, H, W]``, as of :class:`LabelledImages`. An
+    ArchitectureError says that the zoo does not tell how its networks run.
     """
     graph = zoo.network(number)
     module = spec_of(zoo, graph.architecture).module()

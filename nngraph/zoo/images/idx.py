@@ -38,8 +38,7 @@ def read_idx(path: str | Path, max_bytes: int = 2**30) -> Tensor:
     that size is made; a gzipped file is never unpacked further than it declares.
 
     Args:
-        path: the file; gzip is recognised by content, not by name.
-        max_bytes: largest array that is read.
+        max_bytes: largest array that is read; gzip is recognised by content, not by name.
 
     Returns:
         ``uint8`` in the declared shape, such as ``[n, H, W]`` for images and ``[n]`` for labels.
@@ -121,7 +120,6 @@ def load_idx_folder(folder: str | Path, split: str = "train", name: str = "mnist
     ``train-labels-idx1-ubyte``, ``t10k-...``, with or without ``.gz``.
 
     Args:
-        folder: where the files are.
         split: ``"train"`` or ``"test"``.
         name: name of the data set; those of :data:`CLASS_NAMES` give names to the classes.
 

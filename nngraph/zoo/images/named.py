@@ -58,12 +58,7 @@ def load_images(name: str, folders: Sequence[str | Path] = (), part: str = "trai
 def load_train_and_test(
     name: str, folders: Sequence[str | Path] = ()
 ) -> tuple[ImageSource, ImageSource]:
-    """Return the images of a name to train on and to test on.
-
-    Raises:
-        ValueError: if it takes another number of folders.
-        DataFileError: if a file is missing or damaged.
-    """
+    """Return the images of a name to train and to test on; raises as :func:`load_images` does."""
     if name in SOURCES and not SOURCES[name].parts:
         return load_images(name, folders).divide()
     return load_images(name, folders, "train"), load_images(name, folders, "test")

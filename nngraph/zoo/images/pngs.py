@@ -29,7 +29,6 @@ def load_png_folder(folder: str | Path, name: str = "png", background: float = 0
     of their names, or of the table. Grey images give one channel, and three if any has colour.
 
     Args:
-        folder: where they are.
         name: of the data set.
         background: what transparent pixels are put on, from 0, black, to 1, white.
 

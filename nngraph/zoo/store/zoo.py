@@ -105,11 +105,7 @@ class Zoo:
 
     @property
     def architecture(self) -> Architecture:
-        """The one architecture of all networks.
-
-        Raises:
-            InvalidGraphError: if there are several.
-        """
+        """The one architecture of all networks; an InvalidGraphError if there are several."""
         if len(self.architectures) != 1:
             raise InvalidGraphError(
                 f"the networks of {self.path} have {len(self.architectures)} architectures; ask "
@@ -118,11 +114,7 @@ class Zoo:
         return self.architectures[0]
 
     def fact(self, name: str) -> Tensor:
-        """Return a fact about each network, ``[B]``.
-
-        Raises:
-            InvalidGraphError: if the zoo does not have it.
-        """
+        """Return a fact about each network, ``[B]``; an InvalidGraphError if there is none."""
         self.manifest.fact(name)
         return self.facts[name]
 
@@ -182,11 +174,7 @@ class Zoo:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(H, W, C)`` of the images that the networks were fitted to.
-
-        Raises:
-            InvalidGraphError: if they were fitted to none, or to images of several shapes.
-        """
+        """``(H, W, C)`` of the images that all were fitted to; an InvalidGraphError without one."""
         shapes = {origin.image_shape for origin in self.manifest.origins}
         shape = next(iter(shapes), None)
         if len(shapes) != 1 or shape is None:
@@ -211,11 +199,7 @@ class Zoo:
         return {**self.__dict__, "_mapped": {}}
 
     def indices(self, split: str | None = None) -> Tensor:
-        """Return the numbers of the networks of a split (``None``: of all), ascending.
-
-        Raises:
-            InvalidGraphError: if there is no such split.
-        """
+        """Return a split's networks (``None``: all) by number; an InvalidGraphError if unknown."""
         if split is None:
             return torch.arange(len(self))
         if split not in SPLITS:
@@ -223,11 +207,7 @@ class Zoo:
         return torch.nonzero(self.split == SPLITS.index(split)).squeeze(1)
 
     def group_keys(self) -> Tensor:
-        """Return a number for each network, ``[B]``, equal exactly within a group.
-
-        Groups are told apart by their source too: image 3 of one data set is not image 3 of
-        another.
-        """
+        """Return a number for each network, ``[B]``, equal exactly within a group of a source."""
         sources = [origin.source for origin in self.manifest.origins]
         source = torch.tensor([sources.index(name) for name in sources], dtype=torch.int64)
         pairs = torch.stack([source[self.origin_index], self.facts[self.manifest.group]])
@@ -263,11 +243,7 @@ class Zoo:
         )
 
     def mapped(self, index: int) -> Mapping[str, Tensor]:
-        """Return the tensors of finished shard ``index``, mapped into memory.
-
-        Raises:
-            DataFileError: if the shard is damaged.
-        """
+        """Return the tensors of finished shard ``index``, checked and mapped into memory."""
         if (held := self._mapped.get(index)) is None:
             shard = self._done[index]
             path = self.path / shard.file
@@ -280,9 +256,7 @@ class Zoo:
     def stack(self, networks: str | Tensor | None = None) -> NeuralGraphStack:
         """Read the weights of some networks, stacked, with the target as ``y``.
 
-        Args:
-            networks: a split's name, the networks' numbers ``[n]`` in any order, or ``None`` for
-                all.
+        ``networks`` are a split's name, numbers ``[n]`` in any order, or ``None`` for all.
 
         Raises:
             DataFileError: if a shard is damaged; its checksum is held against the manifest's.
@@ -299,11 +273,7 @@ class Zoo:
         return self._stack(kinds[0] if kinds else 0, chosen)
 
     def stacks(self, networks: str | Tensor | None = None) -> list[tuple[Tensor, NeuralGraphStack]]:
-        """Read the weights of some networks, stacked by architecture; raises as :meth:`stack` does.
-
-        Returns:
-            for each architecture that occurs the numbers of its networks and their stack.
-        """
+        """Read some networks as :meth:`stack` does: their numbers and stack by architecture."""
         chosen = self.chosen(networks)
         kinds = self.architecture_index[chosen]
         parts = [(kind, chosen[kinds == kind]) for kind in torch.unique(kinds).tolist()]
@@ -317,11 +287,7 @@ class Zoo:
     def parameters(self, kind: int, chosen: Tensor) -> dict[str, Tensor]:
         """Return the parameters of networks of architecture ``kind``, each ``[n, *shape]``.
 
-        Args:
-            chosen: their numbers, in any order; all of them of that architecture.
-
-        Raises:
-            DataFileError: if a shard is damaged.
+        ``chosen`` are their numbers, in any order; a DataFileError names a damaged shard.
         """
         entries = layout_of(self.manifest, Shard("", 1, kind)).entries
         values = {
@@ -338,11 +304,7 @@ class Zoo:
         return values
 
     def chosen(self, networks: str | Tensor | None) -> Tensor:
-        """Return the numbers of networks that a split's name, numbers or ``None`` stand for.
-
-        Raises:
-            InvalidGraphError: if there is no such split, or a number is out of range.
-        """
+        """Return the numbers of networks that a split's name, numbers or ``None`` stand for."""
         if networks is None or isinstance(networks, str):
             return self.indices(networks)
         if networks.dim() != 1 or networks.dtype not in (torch.int64, torch.int32):
@@ -365,11 +327,9 @@ class Zoo:
     # -- the whole --------------------------------------------------------------------------------
 
     def verify(self) -> None:
-        """Read everything: checksums, finite weights, and no group in two splits.
+        """Read everything, and raise a DataFileError of the first that is wrong.
 
-        Raises:
-            DataFileError: naming the file, at the first thing that is wrong; see
-                :func:`~nngraph.zoo.find_problems` for all of them.
+        Checksums, finite weights, no group in two splits; :func:`find_problems` names all.
         """
         for problem in self.problems():
             raise DataFileError(problem)
