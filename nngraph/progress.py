@@ -30,12 +30,7 @@ class _Lines:
 
 
 def progress_bar(*, shown: bool = True, **options: Any) -> tqdm[Any]:
-    """Return a bar of tqdm on stderr, which writes a line now and then where that is no terminal.
-
-    Args:
-        shown: whether it writes anything.
-        options: those of tqdm, such as ``total``, ``initial``, ``desc`` and ``unit``.
-    """
+    """Return a bar of tqdm on stderr, or, where that is no terminal, a line now and then."""
     if sys.stderr.isatty():
         return tqdm(disable=not shown, mininterval=_ALIVE, **options)
     return tqdm(

@@ -179,11 +179,7 @@ class Validation:
 
 
 def at_most(architecture: Architecture, width: int) -> Architecture:
-    """Return the chain with no group wider than ``width``, its activations and biases kept.
-
-    Raises:
-        ArchitectureError: if the architecture is not a chain of affine maps.
-    """
+    """Return the chain with no group wider than ``width``, its activations and biases kept."""
     layers = chain_layers(architecture)
     return Architecture.mlp(
         [min(size, width) for size in architecture.widths],

@@ -34,9 +34,6 @@ def interpolate(a: NeuralGraph, b: NeuralGraph, t: float) -> NeuralGraph:
     """Return the network at ``t`` on the straight path from a (0) to b (1).
 
     Buffers of whole numbers are those of a. Differentiable in the parameters of both.
-
-    Raises:
-        InvalidGraphError: if the networks have not one architecture.
     """
     if a.architecture != b.architecture:
         check_pair(a, b)
@@ -48,11 +45,7 @@ def interpolate(a: NeuralGraph, b: NeuralGraph, t: float) -> NeuralGraph:
 
 
 def distance(a: NeuralGraph, b: NeuralGraph) -> float:
-    r"""Return :math:`\|A - B\| / \|A\|` over all parameters; statistics of norms do not count.
-
-    Raises:
-        InvalidGraphError: if the networks have not one architecture.
-    """
+    r"""Return :math:`\|A - B\| / \|A\|` over all parameters; statistics of norms do not count."""
     check_pair(a, b)
     terms = terms_of(a, b)
     apart = sum(float((term.a - term.b).square().sum()) for term in terms)
@@ -62,12 +55,7 @@ def distance(a: NeuralGraph, b: NeuralGraph) -> float:
 
 @dataclass(frozen=True)
 class Barrier:
-    """Losses on the straight path between two networks.
-
-    Attributes:
-        ts: places on the path, from 0 to 1.
-        losses: there.
-    """
+    """Losses on the straight path between two networks, at places ``ts`` from 0 to 1."""
 
     ts: tuple[float, ...]
     losses: tuple[float, ...]
@@ -110,11 +98,7 @@ def barrier(a: NeuralGraph, b: NeuralGraph, loss: Loss, ts: Sequence[float] = PO
 
 
 def run(network: NeuralGraph, inputs: Tensor, return_activations: bool = False) -> Tensor:
-    """Run a chain of affine maps, by matrix products: inputs ``[P, d_0]`` -> ``[P, d_L]``.
-
-    Raises:
-        ArchitectureError: if the network is no chain of affine maps.
-    """
+    """Run a chain of affine maps, by matrix products: inputs ``[P, d_0]`` -> ``[P, d_L]``."""
     values = {name: value.unsqueeze(0) for name, value in network.parameters().items()}
     stack = NeuralGraphStack.from_parameters(network.architecture, values)
     return forward(stack, inputs, return_activations=return_activations)[0]

@@ -42,8 +42,7 @@ class Alignment:
         signs: space -> ``[d]`` of 1 and -1, where neurons were matched up to their sign; they are
             applied after the relabelling.
         method: what found it.
-        history: the inner product that was maximised, at the start and after each step taken; it
-            never falls.
+        history: the inner product that was maximised, at the start and after each step.
     """
 
     relabelling: Relabelling
@@ -52,11 +51,7 @@ class Alignment:
     history: tuple[float, ...] = ()
 
     def apply(self, network: NeuralGraph) -> NeuralGraph:
-        """Return the second network with its neurons in the order of the first.
-
-        Raises:
-            InvalidGraphError: if it is of another architecture.
-        """
+        """Return the second network with its neurons in the order of the first."""
         relabelled = self.relabelling.act_on_graph(network)
         return flip_signs(relabelled, self.signs) if self.signs else relabelled
 

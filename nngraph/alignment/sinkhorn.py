@@ -6,8 +6,7 @@ Each space has logits :math:`X_s`, and the doubly stochastic matrix
 
 with R and C dividing rows and columns by their sums, in logarithms. The loss of :math:`P B` is
 descended with Adam, and the nearest permutations are taken at the end (Pena et al., "Re-basin via
-implicit Sinkhorn differentiation", CVPR 2023, where the iteration is differentiated implicitly;
-here it is unrolled).
+implicit Sinkhorn differentiation", CVPR 2023; unrolled here).
 """
 
 from __future__ import annotations
@@ -46,8 +45,7 @@ def relabel_softly(network: NeuralGraph, matrices: dict[str, Tensor]) -> NeuralG
 
     Args:
         matrices: space -> ``[d, d]``, or ``[copies, d, d]`` for a space within others; spaces that
-            are not named stay. A permutation matrix has its 1 in row i at the old neuron of the new
-            place i.
+            are not named stay. A permutation matrix has a 1 in row i at the old neuron of place i.
     """
     architecture = network.architecture
     values = network.parameters()
@@ -82,8 +80,7 @@ def match_sinkhorn(
 
     Args:
         a, b: networks of one architecture.
-        loss: of a network, differentiable, on which the middle of the path is judged; draws its own
-            batches if it likes.
+        loss: of a network, differentiable, on which the middle of the path is judged.
         start: relabelling to begin from, such as that of :func:`match_weights`; without one all
             pairs are equally likely at first.
         steps, learning_rate: of Adam.

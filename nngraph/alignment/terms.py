@@ -52,11 +52,10 @@ class PairTerm:
 
 
 def check_pair(a: NeuralGraph, b: NeuralGraph) -> Architecture:
-    """Return the architecture of two networks.
+    """Return the one architecture of two single networks.
 
     Raises:
-        InvalidGraphError: if they have not the same, or are no single networks.
-        NonFiniteError: if a weight is NaN or infinite.
+        InvalidGraphError, NonFiniteError: if it is none, or a weight is NaN or infinite.
     """
     for which, network in (("first", a), ("second", b)):
         if not isinstance(network, NeuralGraph) or not isinstance(

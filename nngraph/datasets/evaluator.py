@@ -70,9 +70,7 @@ class Evaluator:
         self.num_tasks = num_tasks
 
     def eval(self, input_dict: Mapping[str, Any]) -> dict[str, float]:
-        """Return the metric by its name, of ``{"y_true": ..., "y_pred": ...}``.
-
-        Both are numpy arrays or tensors ``[n, num_tasks]``.
+        """Return the metric by its name, of ``y_true`` and ``y_pred``, each ``[n, num_tasks]``.
 
         Raises:
             InvalidGraphError: if one is missing, of another kind or shape, or has no labels.

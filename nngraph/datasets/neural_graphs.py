@@ -18,10 +18,9 @@ class NeuralGraphDataset(Dataset):  # type: ignore[misc]
     """Networks of a zoo as :class:`~nngraph.graph.NeuralGraph` objects.
 
     A graph has ``y`` ``[1]``, the zoo's target, ``network`` ``[1]``, its number in the zoo, and
-    every other fact of the zoo but the split as ``[1]``, such as ``psnr`` and ``image``. In memory
-    the weights are read once, stacked, and a graph is a view of them, made when it is asked for; on
-    disk each is read when it is asked for, in tens of microseconds. Training on whole stacks needs
-    no graph at all: see :meth:`stack`.
+    every other fact of the zoo but the split, such as ``psnr``. In memory the weights are read
+    once, stacked, and a graph is a view of them; on disk each is read when it is asked for, in tens
+    of microseconds. Training on whole stacks needs no graph at all: see :meth:`stack`.
 
     Args:
         zoo: a zoo, or its folder.
@@ -122,13 +121,10 @@ class NeuralGraphDataset(Dataset):  # type: ignore[misc]
         return graph
 
     def stack(self) -> NeuralGraphStack:
-        """Return the networks of this dataset stacked, ``y`` ``[n]`` the zoo's target.
+        """Return the networks stacked, ``y`` ``[n]`` the target; ``transform`` is not applied.
 
-        No graph is made, and ``transform`` is not applied. In memory and without slicing this is
-        the dataset's own memory, not a copy.
-
-        Raises:
-            InvalidGraphError: if the networks have several architectures.
+        In memory and without slicing this is the dataset's own memory. Networks of several
+        architectures are an InvalidGraphError.
         """
         if len(self._stacks) != 1:
             return self.zoo.stack(self.networks)

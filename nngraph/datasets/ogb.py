@@ -52,8 +52,7 @@ def export_ogb(
     The arrays of all networks are made in memory, some 30 bytes per weight.
 
     Args:
-        path: folder to make; its name, in lower-case letters, digits and dashes, names the data
-            set.
+        path: folder to make; its name, of letters, digits, dashes, underscores, is the data set's.
         target: fact that is to be predicted; default the zoo's. One with names is a
             classification, one without a regression.
         metric: ``"acc"``, ``"kendall"``, ``"r2"`` or ``"mse"``; default ``"acc"`` for a
@@ -154,11 +153,7 @@ def _arrays(zoo: Zoo, columns: list[str]) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def ogb_meta(path: str | Path) -> dict[str, Any]:
-    """Return the ``meta_dict`` with which OGB's ``PygGraphPropPredDataset`` reads an export.
-
-    Raises:
-        DataFileError: if the folder holds no export.
-    """
+    """Return the ``meta_dict`` with which OGB's ``PygGraphPropPredDataset`` reads an export."""
     path = Path(path).resolve()
     try:
         meta = json.loads(read_bounded(path / _META, 2**20))

@@ -28,12 +28,9 @@ class ZooStream(IterableDataset):  # type: ignore[type-arg]
 
     An epoch is one pass over a split in an order that follows from the seed and the epoch. Chunks
     of neighbouring networks are shuffled, dealt to ranks and their workers, and the networks of a
-    *window* of chunks are shuffled again: memory holds one window per worker, and nothing else of
-    the weights. Every network comes exactly once in all ranks and workers together (``even`` leaves
-    out the few that would make the ranks' epochs differ in length).
-
-    Each batch is a :class:`NeuralGraphStack` with ``y`` the zoo's target; of a zoo of several
-    architectures it is a PyG ``Batch``.
+    *window* of chunks are shuffled again: memory holds one window per worker. Every network comes
+    exactly once, save the few that ``even`` leaves out. A batch is a :class:`NeuralGraphStack` with
+    ``y`` the zoo's target; of several architectures it is a PyG ``Batch``.
 
     Args:
         zoo: a zoo, or its folder.
@@ -73,10 +70,7 @@ class ZooStream(IterableDataset):  # type: ignore[type-arg]
         self.epoch = epoch
 
     def batches(self, workers: int = 0) -> int:
-        """Return how many batches an epoch of this rank has with so many workers of a loader.
-
-        The last batch of each worker may be smaller than the others.
-        """
+        """Return how many batches an epoch of this rank has with so many workers of a loader."""
         parts = max(workers, 1)
         shares = (len(self.numbers(part, parts)) for part in range(parts))
         return sum(-(-share // self.batch_size) for share in shares)
@@ -133,9 +127,8 @@ class ZooStream(IterableDataset):  # type: ignore[type-arg]
 class EdgeBudgetSampler(Sampler[list[int]]):
     """Batches whose networks have at most so many edges together.
 
-    For ``DataLoader(dataset, batch_sampler=EdgeBudgetSampler(dataset, 10**6))``. Networks are put
-    into batches in the order of the epoch, as many as fit; every network comes once. Their sizes
-    come from their architectures: no weight is read.
+    For ``DataLoader(dataset, batch_sampler=EdgeBudgetSampler(dataset, 10**6))``. Every network
+    comes once, in the order of the epoch, and no weight is read.
 
     Args:
         dataset: networks, or the number of edges of each ``[n]``.

@@ -66,15 +66,13 @@ class InputMotion(ParameterTransform):
     r"""Move the image that a network of 2 coordinates represents, exactly, by its first layer.
 
     A network :math:`f` becomes :math:`f(R x + t)`: :math:`W_1 \to W_1 R`,
-    :math:`b_1 \to b_1 + W_1 t`, for a random rotation, scaling and shear R and shift t of each
-    network.
+    :math:`b_1 \to b_1 + W_1 t`, for a random rotation, scaling and shear R and shift t of its own.
 
     Args:
         rotation: largest angle, in degrees.
         shift: largest shift along each axis, in coordinates (the image is 2 wide).
         scale: largest relative change of size along each axis, and largest shear.
-        mirror: whether images are mirrored too, left to right (the first input), each with
-            probability 1/2.
+        mirror: whether images are mirrored too, left to right (the first input), with chance 1/2.
 
     Raises:
         ArchitectureError: if a network has not two inputs, or its first layer has no bias.
@@ -142,8 +140,7 @@ class DropWeights(ParameterTransform):
 
     Args:
         probability: that a weight is dropped, below 1.
-        rescale: whether the others are divided by ``1 - probability``, so that every neuron's
-            input keeps its mean.
+        rescale: whether others are divided by ``1 - probability``: inputs keep their means.
 
     Raises:
         ValueError: if the probability is not in [0, 1).

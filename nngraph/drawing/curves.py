@@ -12,13 +12,7 @@ from nngraph.drawing.figures import COLOURS, INK, new_figure, save_figure, style
 
 
 class Panel(NamedTuple):
-    """Runs that are drawn together.
-
-    Attributes:
-        title: above them.
-        score: name of the measure.
-        curves: label, and a history of metrics for each seed.
-    """
+    """Runs drawn together: by label, histories of metrics for each seed, of a measure ``score``."""
 
     title: str
     score: str

@@ -99,8 +99,7 @@ def draw_network(
     Args:
         ax: matplotlib axes.
         graph: a chain of layers.
-        max_neurons: of a wider layer the first and the last half of so many are drawn, with dots
-            between them.
+        max_neurons: of a wider layer the first and the last half of so many are drawn.
         order: for each layer the neurons from top to bottom, in place of their own order.
 
     Raises:
@@ -193,9 +192,7 @@ def _numbers(value: Any) -> NDArray[np.float64]:
 def draw_images(ax: Any, rows: Mapping[str, NDArray[np.float64]]) -> None:
     """Draw rows of images side by side, each row with its name above it.
 
-    Args:
-        rows: name of a row -> images ``[n, H, W, C]`` in [0, 1], C 1 or 3; equal n and H:W in all
-            rows. Sizes may differ between rows.
+    Images are ``[n, H, W, C]`` in [0, 1], C 1 or 3, with equal n and H:W in all rows.
     """
     from matplotlib.patches import Rectangle
 
@@ -224,11 +221,9 @@ def draw_images(ax: Any, rows: Mapping[str, NDArray[np.float64]]) -> None:
 def draw_learning_curves(
     ax: Any, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], chance: float
 ) -> None:
-    """Draw validation accuracy against CPU seconds of training, one line per model.
+    """Draw validation accuracies in [0, 1] over CPU seconds of training, one line per model.
 
-    Args:
-        curves: name of a model -> CPU seconds and accuracies in [0, 1] after each epoch.
-        chance: accuracy of guessing, drawn as a dotted line.
+    The accuracy of guessing, ``chance``, is a dotted line.
     """
     ax.axhline(100 * chance, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
     latest = max((max(x, default=0.0) for x, _ in curves.values()), default=1.0)

@@ -147,11 +147,6 @@ class Activation:
     ``Activation("other", operator="aten.prelu")`` is one that is not known exactly: it says what
     its network calls it, and cannot be applied.
 
-    Args:
-        name: key of :data:`ACTIVATIONS`.
-        operator: what is applied, by its operator's name; of ``"other"`` alone.
-        options: of the function.
-
     Raises:
         ArchitectureError: if the name or an option is unknown, an option is not a finite number or
             one that torch refuses, or an operator is given to a known function.
@@ -217,11 +212,7 @@ class Activation:
         return dict(self.options)[option]
 
     def __call__(self, pre_activation: Tensor) -> Tensor:
-        """Apply the activation.
-
-        Raises:
-            ArchitectureError: if it is not known exactly.
-        """
+        """Apply the activation; an ArchitectureError if it is not known exactly."""
         function = ACTIVATIONS[self.name].function
         if function is None:
             raise ArchitectureError(

@@ -43,13 +43,11 @@ class Architecture:
         parameters: every tensor of the network once, in the order of its state dict.
         residuals: pairs ``(source, target)`` of groups of one size: the neurons of the source are
             added to those of the target, one by one.
-        structure: the neuron spaces that lie within others, or are fixed; all others follow from
-            the groups.
+        structure: neuron spaces that lie within others, or are fixed; the groups tell all others.
 
     Raises:
-        ArchitectureError: if names repeat, an axis and its group differ in size, the groups of one
-            space differ in size, two parameters fill the same column of the same group, or a
-            tensor is relabelled as none of its places in the graph can be.
+        ArchitectureError: if names repeat, sizes differ that are one, two parameters fill the same
+            column, or a tensor is relabelled as none of its places in the graph can be.
 
     Example:
         >>> architecture = Architecture.mlp([2, 32, 32, 1], Activation("sine", w0=30))
@@ -196,8 +194,7 @@ class Architecture:
             bias: whether the maps have a bias, for all or for each map.
             names: prefix of each map's parameters; default ``"0"``, ``"1"``, ...
 
-        Raises:
-            ArchitectureError: if the lengths do not fit together.
+        An ArchitectureError says what lengths do not fit together.
         """
         depth = len(widths) - 1
         if depth < 1:
@@ -417,8 +414,7 @@ class Architecture:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
-            ArchitectureError: if the version is unknown, or anything is missing, of a wrong type,
-                or inconsistent.
+            ArchitectureError: if the version is unknown, or anything is missing or malformed.
         """
         return cls(*from_plain(data))
 

@@ -32,12 +32,9 @@ def restore_edges(topology: Topology, e: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Alike:
-    """The networks of one architecture in a batch.
+    """The networks of one architecture in a batch: parameters ``[n, *shape]`` by name.
 
-    Attributes:
-        architecture: of all of them.
-        parameters: each ``[n, *shape]`` by name; buffers of whole numbers, which no feature
-            holds, are left out.
+    Buffers of whole numbers are left out.
     """
 
     architecture: Architecture
@@ -57,11 +54,7 @@ def split_networks(topology: Topology, x: Tensor, edge_attr: Tensor) -> list[Ali
     """Return the networks of a batch as their parameters, those of one architecture together.
 
     Differentiable. A stack is one part; a ragged batch has one for each distinct architecture, in
-    the order in which they occur.
-
-    Args:
-        x: ``[*, N, F]``.
-        edge_attr: ``[*, E, C]``, in the order of the topology.
+    the order in which they occur. x is ``[*, N, F]``, edge_attr ``[*, E, C]`` in the topology's.
     """
     if topology.num_graphs == 1:
         nodes, edges = (value.reshape(-1, *value.shape[-2:]) for value in (x, edge_attr))
@@ -74,12 +67,7 @@ def split_networks(topology: Topology, x: Tensor, edge_attr: Tensor) -> list[Ali
 
 
 def join_nodes(topology: Topology, parts: Sequence[Tensor], lead: Sequence[int]) -> Tensor:
-    """Put features of the neurons of each part back in place: ``[n, N_a, C]`` -> ``[*, N, C]``.
-
-    Args:
-        parts: in the order of :func:`split_networks`.
-        lead: the leading shape of the batch's features.
-    """
+    """Put features of the neurons of each part back in place: ``[n, N_a, C]`` -> ``[*, N, C]``."""
     if topology.num_graphs == 1:
         return parts[0].reshape(*lead, *parts[0].shape[-2:])
     rows = torch.cat([at.nodes.flatten() for at in _places(topology)])

@@ -21,11 +21,8 @@ class ChainLayer:
 def chain_layers(architecture: Architecture, advice: str = "") -> tuple[ChainLayer, ...]:
     """Return the layers of a chain; layer l leads from group l to group l + 1.
 
-    Args:
-        advice: what the caller needs a chain for, and what to do without one; ends the error.
-
     Raises:
-        ArchitectureError: if the architecture is no chain of affine maps; it names what is not.
+        ArchitectureError: naming what makes it no chain of affine maps; it ends with ``advice``.
     """
     if architecture.chain_fault is not None:
         raise ArchitectureError(

@@ -23,12 +23,8 @@ def run_ensemble(copies: Sequence[NeuralGraphStack], inputs: Tensor) -> Tensor:
     r"""Run k networks in place of each one and average their outputs: :math:`\frac1k\sum_c f_c(x)`.
 
     Args:
-        copies: k stacks of B networks each.
-        inputs: as of :func:`nngraph.graph.forward`: ``[P, d_0]`` for all networks, or
-            ``[B, P, d_0]``.
-
-    Returns:
-        ``[B, P, d_L]``.
+        copies: k stacks of B networks each -> ``[B, P, d_L]``.
+        inputs: as of :func:`nngraph.graph.forward`: ``[P, d_0]`` or ``[B, P, d_0]``.
 
     Raises:
         InvalidGraphError: if there are no copies.
@@ -73,7 +69,6 @@ def with_widths(architecture: Architecture, sizes: Sequence[int]) -> Architectur
     """Return a chain with other widths, inputs first; ``None`` if it is none of as many layers."""
     if len(sizes) != len(architecture.groups) or not architecture.is_chain:
         return None
-
     pairs = zip(architecture.groups, sizes, strict=True)
     return replace(
         architecture,
@@ -95,19 +90,14 @@ def join_ensemble(
         W_l = \mathrm{diag}(W_l^1, \dots, W_l^k), \quad
         W_L = [a_1 W_L^1 \cdots a_k W_L^k], \quad b_L = \textstyle\sum_c a_c b_L^c
 
-    with hidden layers side by side and their biases one after another. Without hidden layers W and
-    b are sums.
+    with hidden layers and their biases side by side. Without hidden layers W and b are sums.
 
     Args:
-        copies: k stacks of B networks each, whose architectures differ in the widths of hidden
-            layers alone.
+        copies: k stacks of B networks each, which differ in the widths of hidden layers alone.
         shares: a, of each in the sum; default 1/k.
 
-    Returns:
-        a stack of B networks of :func:`joined_architecture`, with the y of the first copy.
-
     Raises:
-        ArchitectureError: as :func:`joined_architecture` does.
+        ArchitectureError: if they differ otherwise, or are no chains with a linear output.
         InvalidGraphError: if there are no copies, or not as many shares.
     """
     _check_given(copies)

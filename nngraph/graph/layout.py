@@ -156,11 +156,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Column:
-    """Where a slab on nodes lands: rows ``start:stop`` of columns of the node features.
-
-    Args:
-        column: first of ``width`` columns.
-    """
+    """Where a slab on nodes lands: rows ``start:stop``, ``width`` columns from ``column`` on."""
 
     parameter: Parameter
     slab: Slab

@@ -102,11 +102,7 @@ class NeuralGraph(Data):  # type: ignore[misc]
         return self.__dict__.get("_parameters") is None
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> NeuralGraph:
-        """Return a graph of the same architecture and further attributes with other parameters.
-
-        Raises:
-            InvalidGraphError: if the parameters do not fit the architecture.
-        """
+        """Return a graph of the same architecture and further attributes with other parameters."""
         return self.from_parameters(self.architecture, parameters, **self.further_attributes())
 
     def further_attributes(self) -> dict[str, Any]:
@@ -130,8 +126,7 @@ class NeuralGraph(Data):  # type: ignore[misc]
         """Check every tensor against the architecture.
 
         Raises:
-            InvalidGraphError: if a tensor is missing or does not follow from the architecture, and
-                ``raise_on_error``; otherwise the answer is ``False``.
+            InvalidGraphError: if one is missing or does not follow from it; or the answer is False.
         """
         try:
             self._validate()

@@ -45,11 +45,7 @@ class HiddenNeurons(ChainLayer):
 def hidden_layers(
     architecture: Architecture, symmetries: Collection[NeuronSymmetry] | None = None
 ) -> list[HiddenNeurons]:
-    """Return the hidden layers of a chain, inputs first; ``symmetries`` takes some alone.
-
-    Raises:
-        ArchitectureError: if the architecture is no chain of affine maps.
-    """
+    """Return the hidden layers of a chain, inputs first; ``symmetries`` takes some alone."""
     layers = chain_layers(
         architecture, "Its neurons cannot be rescaled: signs, scales and phases of neurons are "
         "known for chains. Relabel them, or match them up to relabelling.",

@@ -92,12 +92,7 @@ class Permutations:
         return result
 
     def check(self, indices: Mapping[str, Tensor]) -> int | None:
-        """Check that indices are an element, or B of them; return B, ``None`` for a single one.
-
-        Raises:
-            ArchitectureError: if a space is missing or unknown, or an index is not a permutation
-                of it.
-        """
+        """Check that indices are an element, or B of them; return B, ``None`` for a single one."""
         if set(indices) != set(self.shapes):
             raise ArchitectureError(
                 f"a relabelling names the neuron spaces {sorted(indices)}; expected the free "

@@ -131,14 +131,9 @@ class Relabelling:
     # -- its actions --------------------------------------------------------------------------
 
     def act_on_parameters(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the parameters of the relabelled network.
+        """Return the parameters of the relabelled network, ``[*lead, *shape]``, one lead for all.
 
-        Shape:
-            every parameter ``[*lead, *shape]``, one lead for all; for a stack of relabellings the
-            first of the lead is B.
-
-        Raises:
-            InvalidGraphError: if the parameters do not fit the architecture.
+        For a stack of relabellings the first of the lead is B.
         """
         architecture = self.architecture
         lead: tuple[int, ...] = ()

@@ -24,16 +24,13 @@ def forward(
 
     .. math:: h_i = a_{g(i)}\Big(b_i + \sum_{e = (j \to i)} w_e \, h_j\Big)
 
-    over the neurons i of one group after another; the inputs are the h of the first group. A
-    single graph is run by the definition, over its own ``edge_index`` and features, so that it
-    proves what a converter made; a stack (or a ``Batch`` whose graphs have one architecture) by
-    batched matrix products over its blocks. Differentiable in the inputs and in the weights. In
-    float16 and bfloat16 the sums of a single graph are made in float32 and rounded once, as
-    torch's own linear maps do.
+    over the neurons i of one group after another; the inputs are the h of the first group. A single
+    graph is run over its own ``edge_index`` and features, which proves what a converter made, with
+    sums in float32 at least; a stack (or a ``Batch`` of one architecture) by batched matrix
+    products over its blocks. Differentiable in the inputs and in the weights.
 
     Args:
         graph: a chain of affine maps (``architecture.is_chain``).
-        inputs: what the network is fed.
         return_activations: return h of all N neurons, in the order of the nodes, and not only the
             outputs, which are its last d_L.
 
@@ -43,8 +40,7 @@ def forward(
 
     Raises:
         ArchitectureError: if the architecture is not a chain of affine maps.
-        InvalidGraphError: if the inputs do not fit the network in width, dtype or device, or the
-            graph has other edges or nodes than its architecture.
+        InvalidGraphError: if the inputs or the edges and nodes do not fit the architecture.
     """
     if isinstance(graph, Batch):
         graph = _stacked(graph)
@@ -135,8 +131,5 @@ def _stacked(batch: Batch) -> NeuralGraphStack:
             "run the graphs of batch.to_data_list() one by one."
         )
     count = len(architectures)
-    return NeuralGraphStack(
-        architectures[0],
-        batch.x.view(count, -1, batch.x.shape[-1]),
-        batch.edge_attr.view(count, -1, batch.edge_attr.shape[-1]),
-    )
+    x, edge_attr = (v.view(count, -1, v.shape[-1]) for v in (batch.x, batch.edge_attr))
+    return NeuralGraphStack(architectures[0], x, edge_attr)

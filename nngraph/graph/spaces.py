@@ -26,8 +26,7 @@ class Space:
     Args:
         name: unique within an architecture.
         size: number of neurons.
-        within: spaces on each of whose neurons this one is relabelled independently; outermost
-            first.
+        within: spaces, outermost first, on each of whose neurons it is relabelled independently.
         fixed: whether it is not relabelled.
     """
 
@@ -41,9 +40,7 @@ class Space:
 class Factor:
     """One factor of a group's neurons, which are the product of all, the first outermost.
 
-    Args:
-        size: number of values it takes.
-        space: which space these count; ``None`` if they are fixed.
+    It takes ``size`` values, which count a space, or are fixed where that is ``None``.
     """
 
     size: int

@@ -34,8 +34,7 @@ def row_column_attention(
     Args:
         edges, nodes: q, k and v of weights, ``[*, E, 2 D + C]``, and of neurons, ``[*, N, 2 D +
             C]``. Each of the three is split evenly among heads.
-        keys: D, channels of the queries, and of the keys. Few will do: a key has them at each of
-            d neurons.
+        keys: D, channels of the queries, and of the keys. Few do: a key has them at d neurons.
         backend: ``"dense"``, ``"reference"`` or ``"auto"``, which is the first.
 
     Returns:

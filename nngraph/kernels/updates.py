@@ -24,14 +24,7 @@ _SIDES: tuple[Side, ...] = ("target", "source", "block")
 
 
 class EdgeUpdate(NamedTuple):
-    """What :func:`edge_update` returns.
-
-    Attributes:
-        edges: e', ``[*, E, C]``.
-        incoming, outgoing: its means over the edges into and out of each neuron, ``[*, N, C]``; 0
-            at neurons without such an edge.
-        blocks: its means over each block, ``[*, K, C]``.
-    """
+    """Edges e', and their means at each neuron, ``[*, N, C]`` (0 without any), and over blocks."""
 
     edges: Tensor
     incoming: Tensor
@@ -112,8 +105,7 @@ def map_edges(
 
     Args:
         function: ``(e, s, t, *parameters) -> (m, ...)``, one tensor for each of ``to``. It acts on
-            the last axis alone, its arguments broadcast against one another, and it draws no random
-            numbers.
+            the last axis alone, its arguments broadcast against one another, and nothing is random.
         e, source, target: e ``[*, E, C]``; s, t ``[*, N, S]``, ``[*, N, T]``.
         parameters: tensors that the function reads and that shall have gradients.
         to: ``"edge"``, ``"source"`` or ``"target"``, where each of what it returns goes.

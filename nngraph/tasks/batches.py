@@ -15,8 +15,7 @@ def draw_batches(
 
     Networks of one architecture are shuffled one by one. Of a mixed population, those of each
     architecture are shuffled and cut into sets of ``per_architecture``, and the sets are shuffled:
-    a step of 64 networks then reads some eight architectures in place of up to 64, which is
-    several times faster.
+    a step of 64 networks then reads some eight architectures, which is several times faster.
 
     Args:
         numbers, kinds: ``[n]``, of the networks, and architecture of each.

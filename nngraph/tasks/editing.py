@@ -36,8 +36,7 @@ class Edit(Task):
     the score, ``negative_mse``.
 
     Args:
-        settings: of the run; with ``motion=True`` what the networks draw is moved at random in
-            training, exactly.
+        settings: of the run; with ``motion=True`` what is drawn is moved in training, exactly.
         edit: a name of ``EDITS``: "dilate", "erode", "contrast".
         copies: networks that are averaged in place of each one (output-capacity expansion).
         added: neurons that each hidden layer gets besides.

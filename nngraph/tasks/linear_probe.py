@@ -35,8 +35,7 @@ def linear_probe(
     .. math:: \min_{W, b} \; -\frac1n \sum_i \log \mathrm{softmax}(W \hat x_i + b)_{y_i}
         + \frac{\lambda}{2} \lVert W \rVert^2
 
-    on features of mean 0 and deviation 1, by L-BFGS in float64: a convex problem, whose answer
-    depends on no seed.
+    on features of mean 0 and deviation 1, by L-BFGS in float64: convex, whatever the seed.
 
     Args:
         embeddings: ``[n, D]``.

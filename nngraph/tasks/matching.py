@@ -1,7 +1,6 @@
 """The task "match": a model learns to give neurons that do the same in two networks like states.
 
-It is trained on pairs whose matching is known: a network, and its copy with noise and with its
-neurons relabelled.
+It is trained on a network and its copy, with noise and with its neurons relabelled.
 """
 
 from __future__ import annotations

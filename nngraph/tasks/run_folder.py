@@ -111,10 +111,7 @@ def read_settings(path: Path) -> tuple[TrainSettings, dict[str, Any]]:
 def load_run(out: str | Path) -> tuple[nn.Module, TrainSettings]:
     """Return the model of a finished or unfinished run, with its best parameters, and its settings.
 
-    The zoo of the run is not needed.
-
-    Raises:
-        DataFileError: if the folder holds no run, or a damaged one.
+    The zoo of the run is not needed. A DataFileError says that there is no run, or a damaged one.
     """
     out = Path(out)
     settings, config = read_settings(out)

@@ -16,12 +16,7 @@ def _seed(parts: tuple[int, ...]) -> int:
 
 @contextmanager
 def seeded(*parts: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's generators for a while; afterwards those of CPU and device are as before.
-
-    Args:
-        parts: what the stream follows from, such as a seed and an epoch.
-        device: besides the CPU.
-    """
+    """Seed torch by what the stream follows from; afterwards CPU and device are as before."""
     others = [] if device is None or device.type == "cpu" else [device]
     kind = others[0].type if others else "cuda"
     with torch.random.fork_rng(others, device_type=kind):

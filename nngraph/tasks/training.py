@@ -35,12 +35,10 @@ def train(
 
     The parameters with the best score on validation networks are kept and judged on the test
     networks once, at the end. A run that was interrupted goes on after its last whole epoch when it
-    is called again with the same settings, and ends, on a CPU, with the same bits as one that was
-    not.
+    is called again with the same settings, and ends, on a CPU, with the bits of one that was not.
 
-    Under ``torchrun`` all processes train one model: each takes its share of every batch, so that
-    the loss curve is that of one process, to rounding, but for what is drawn at random per network
-    (dropout, augmentation), which is each process's own. They share the folder.
+    Under ``torchrun`` all processes train one model, each on its share of every batch: the loss
+    curve is that of one process, to rounding, but for what is drawn per network (dropout, ...).
 
     Writes to ``out``: ``config.json`` (settings, and architectures and facts of the zoo),
     ``metrics.jsonl`` (a line per epoch), ``model.safetensors`` (the best parameters),
@@ -52,8 +50,7 @@ def train(
         curves: whether ``curves.png`` is drawn at the end.
 
     Raises:
-        DataFileError: if the zoo or the folder is damaged, or the folder holds a run with other
-            settings. Nothing is changed then.
+        DataFileError: if the zoo or the folder is damaged, or holds a run with other settings.
         ValueError: if the settings name a task, model or option that there is not.
         MissingDependencyError: if lightning-fabric, or what is asked for, is not installed.
     """

@@ -70,11 +70,7 @@ class ImageSource:
         return len(self.images)
 
     def take(self, count: int) -> ImageSource:
-        """Return the first ``count`` images.
-
-        Raises:
-            InvalidGraphError: if there are fewer, or ``count`` is not at least 1.
-        """
+        """Return the first ``count`` images; an InvalidGraphError if there are fewer, or none."""
         if not 1 <= count <= len(self):
             raise InvalidGraphError(
                 f"{count} images of {self.name!r} are asked for; expected 1 to {len(self)}."
@@ -122,8 +118,7 @@ class ImageSource:
 def load_digits_images() -> ImageSource:
     """Return the 1,797 handwritten digits of 8 x 8 pixels that ship inside scikit-learn.
 
-    Float32 ``[1797, 8, 8, 1]``, the 17 grey levels scaled to [0, 1]; a MissingDependencyError
-    without scikit-learn.
+    Float32 ``[1797, 8, 8, 1]`` in [0, 1]; a MissingDependencyError without scikit-learn.
     """
     install = "'nngraph[demo]' (or pip install scikit-learn)."
     with optional_package("the digits images are part of scikit-learn", install):

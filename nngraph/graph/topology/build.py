@@ -73,8 +73,7 @@ def build(
 ) -> Made:
     """Lay the blocks of all networks side by side; loops over distinct architectures only.
 
-    ``make`` is given the fields of the topology by name; ``reorder`` brings blocks of equal shape
-    together.
+    ``make`` is given the topology's fields by name; ``reorder`` brings equal shapes together.
     """
     distinct = tuple(dict.fromkeys(architectures))
     activations = tuple(dict.fromkeys(group.activation for a in distinct for group in a.groups))

@@ -61,8 +61,7 @@ class Neurons(Table):
         level_order: place in the order of levels.
         in_degree, out_degree: number of edges.
         activation: an index into the topology's ``activations``.
-        mask: ``[N, F]`` whether a parameter fills each column of the node features; F is the most
-            of any architecture.
+        mask: ``[N, F]`` whether a parameter fills each column; F is the most of any architecture.
         columns: ``[N, F]`` of what kind that parameter is, an index into
             :data:`~nngraph.graph.COLUMN_KINDS`.
     """
@@ -177,8 +176,7 @@ class Level(Table):
         buckets: the blocks that lead to them, with targets counted within the level, and sources
             within the level before, or, if it ``skips``, within all before, one after another.
         skips: whether it hears of others than the level before.
-        activations: the distinct ones, each with the neurons of the level that apply it; ``None``
-            for all of them.
+        activations: the distinct ones, each with its neurons of the level, ``None`` for all.
         outputs: which of its neurons are outputs; ``None`` if none is. Several levels have them
             only where depths are mixed.
     """

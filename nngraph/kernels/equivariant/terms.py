@@ -4,8 +4,7 @@ Every parameter tensor A has permuted axes (neuron groups that are relabelled) a
 behave like channels: c(A) of them. A linear map commutes with relabelling exactly when it is a sum
 of *global mixing* (a table with a slot for each tensor and free coordinate), *node mixing* (for
 each permuted group k such a table at every neuron, of the tensors that have index k) and *edge
-mixing* (for each tensor with two permuted axes). A :class:`Terms` lists these tables; layers loop
-over it.
+mixing* (for each tensor with two permuted axes). A :class:`Terms` lists these tables.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ r"""Several reductions of the same edges at once, with one gradient for all of t
     + \frac{g_{\mathrm{std}}}{n} \frac{e_j - \bar e}{\mathrm{std}}
     + \frac{g_{\mathrm{max}} [e_j = \max]}{\#\max} + \dots
 
-is written once, in place of one tensor of the size of the edges for each reduction. Dense blocks
-only.
+is written once, in place of a tensor as long as the edges for each. Dense blocks only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A function of each edge, its two ends and its block in one pass over the edges, each way.
 
 Edges are visited in tiles. What the function makes on its way is forgotten after each tile and made
-again in the backward pass: of the size of the edges only what is asked for is stored. Dense blocks
-only.
+again in the backward pass: of the size of the edges only what is asked for is stored.
 """
 
 from __future__ import annotations
@@ -28,12 +27,9 @@ EdgeFunction = Callable[..., Sequence[Tensor]]
 class MapGiven(NamedTuple):
     """What a map is given beside tensors.
 
-    Attributes:
-        plain: its definition, for torch to derive.
-        read: the place of each feature, edges first; what comes after them are parameters.
-        to: the place of what the function makes.
-        channels: numbers of an edge that tiles are cut by, on a GPU too; 0 for those of the
-            features, and one tile on a GPU.
+    ``plain`` is its definition; ``read`` is the place of each feature, edges first, and ``to`` of
+    what it makes. Tiles are cut by ``channels`` of an edge, on a GPU too; 0 for the features', and
+    one tile on a GPU.
     """
 
     plain: Callable[..., tuple[Tensor, ...]]

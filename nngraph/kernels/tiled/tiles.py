@@ -50,11 +50,7 @@ def _steps(size: int, step: int) -> Iterator[slice]:
 
 
 def tiles(bucket: Bucket, networks: int, channels: int, whole: bool = False) -> Iterator[Tile]:
-    """Cut a bucket of B networks into tiles of ``TILE`` numbers, with C for each edge.
-
-    Args:
-        whole: make one tile of all, as suits a GPU.
-    """
+    """Cut a bucket of B networks into tiles of ``TILE`` numbers, C an edge, or one, if whole."""
     if whole:
         yield Tile(slice(None), slice(None), slice(0, None))
         return

@@ -35,8 +35,7 @@ class Pointwise(nn.Module):
 class ChannelNorm(nn.Module):
     """Normalise the channels of each neuron and of each edge by themselves, then scale and shift.
 
-    Layer norm with one scale and shift per channel for nodes and one for edges: the same for all
-    neurons.
+    Layer norm with one scale and shift per channel for all neurons, and one for all edges.
 
     Shape:
         x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same.
@@ -58,8 +57,7 @@ class TensorNorm(nn.Module):
 
     Two kinds of statistics, both of whole tensors:
 
-    - ``"network"``: of all entries and channels of the tensor in one network, the same in training
-      and evaluation;
+    - ``"network"``: of all entries and channels of the tensor in one network;
     - ``"batch"``: per channel of all entries of the tensor in all networks of the batch; in
       evaluation, the running means of training, as batch norm has them.
 
@@ -188,8 +186,7 @@ class FeatureDropout(nn.Module):
     Args:
         p: share that is set to 0.
         whole_channels: drop a channel of all neurons and edges of a network together, so that each
-            pass is exactly equivariant; otherwise each entry by itself, which is equivariant in
-            distribution.
+            pass is exactly equivariant; else each entry by itself: equivariant in distribution.
 
     Shape:
         x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same. Leading axes are networks, each with

@@ -161,11 +161,7 @@ class NetworkEncoder(nn.Module):
 
     @property
     def breaks_symmetry(self) -> bool:
-        """Whether positions of hidden neurons are read; can be set where they are learned.
-
-        Raises:
-            ValueError: on setting it, if the encoder was built without ``break_symmetry``.
-        """
+        """Whether positions of hidden neurons are read; can be set with ``break_symmetry``."""
         return "hidden" in self.positions and self._hidden.active
 
     @breaks_symmetry.setter

@@ -32,8 +32,7 @@ class OrderedPass(nn.Module):
         channels: C, of the states.
         messages: channels of the messages.
         max_levels: number of sets of maps at most.
-        positions: what inputs start from: learned, a unit vector each at first, or sinusoidal, for
-            any number of them.
+        positions: what inputs start from: learned, unit vectors at first, or sinusoidal, for any.
 
     Shape:
         weight ``[*, E, taps]``, columns ``[*, N, F]`` -> states ``[*, n_l, C]`` of the neurons of

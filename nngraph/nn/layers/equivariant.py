@@ -28,8 +28,7 @@ class EquivariantLinear(nn.Module):
     Every tensor is pooled into one global table and into a table at the neurons of each permuted
     group that it has as an axis; free axes (inputs, outputs) count as channels; each table is mixed
     and broadcast back. These terms are data (:class:`~nngraph.kernels.equivariant.terms.Terms`) and
-    together are all of the DWS basis: each weight is one coefficient of it. O(E) time, and E
-    features in and out.
+    together are all of the DWS basis: each weight is one coefficient of it. O(E) time.
 
     The global table has S slots, S = d_0 + 2 d_L + 2 L - 3, and the first hidden group's d_0 + 2:
     for images as inputs they explode. ``permute_io="input"`` treats the inputs as relabelled too,

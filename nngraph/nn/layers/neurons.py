@@ -51,11 +51,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Received(NamedTuple):
-    r"""What neurons know going forward.
+    r"""What neurons know going forward: sums u ``[*, n, M]``, multiplied by :math:`\chi`.
 
-    Attributes:
-        sums: u, ``[*, n, M]``, multiplied by :math:`\chi`.
-        bias: ``[*, n, 1]``: in radians at sine neurons, in its tensor's scale at others.
+    The bias is in radians at sine neurons, in its tensor's scale at others.
     """
 
     sums: Tensor
@@ -201,8 +199,7 @@ class HomogeneousNeurons(NeuronLayer):
         z = r f(\beta + A [u, b] / r), \qquad
         g = (B v) \odot f(\beta' + A' [u, b] / r + B' r v)
 
-    Nothing is divided but by r, in what is of the order of 1, and nothing is multiplied in
-    :math:`z / r`.
+    Nothing is divided but by r, in what is of order 1, and nothing is multiplied in :math:`z / r`.
     """
 
     functions = ("silu", "silu")
@@ -315,11 +312,7 @@ def put(out: Tensor, value: Tensor, rows: Tensor | None) -> Tensor:
 
 
 class ByKind(nn.ModuleDict):
-    """A linear map for each kind of neurons, without a bias unless asked.
-
-    Shape:
-        ``[*, n, inputs]`` -> ``[*, n, outputs]``, 0 at neurons of no kind.
-    """
+    """A linear map for each kind of neurons, 0 at those of none; without a bias unless asked."""
 
     def __init__(self, kinds: Sequence[str], inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__({kind: nn.Linear(inputs, outputs, bias) for kind in kinds})

@@ -40,8 +40,7 @@ class Traits:
             canonical form of them helps.
         chains_only: whether it reads chains of affine maps alone.
         many: whether it can be built for several architectures at once.
-        takes_runner: whether it can be given a ``runner``, by which networks that are no chains are
-            run at probes.
+        takes_runner: whether it can be given a ``runner`` for networks that are no chains.
     """
 
     access: Access = "generic weights-only"
@@ -67,11 +66,7 @@ class Traits:
 
 
 class NetworkModel(nn.Module):
-    """A model that is called on networks: a metanetwork, or one made around it.
-
-    Attributes:
-        traits: of its class; an instance may have others, by its options.
-    """
+    """A model called on networks: a metanetwork, or one around it; options may change traits."""
 
     traits: Traits = Traits()
 
@@ -168,8 +163,7 @@ class StateNetwork(Metanetwork):
         extra: numbers per network that the read-out is told besides the states.
 
     Args:
-        channels, edge_channels: C and C_e of the states that :meth:`states` returns; C_e is 0 where
-            it returns none.
+        channels, edge_channels: C and C_e of :meth:`states`; C_e is 0 where it gives none.
         readout: what the :class:`~nngraph.nn.Readout` reads; ``None`` where a model makes its own,
             later, from more than states.
     """

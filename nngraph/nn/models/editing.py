@@ -117,8 +117,7 @@ class EditingNetwork(NetworkModel):
 
     Relabelling the neurons of a network relabels those of its edits, whose functions stay. With k >
     1 an edit is an average of networks, and with ``added`` there are :class:`AddedNeurons` g beside
-    them (output-capacity expansion, both); it is still one network, with wider hidden layers, which
-    :meth:`edit` returns.
+    them (output-capacity expansion, both); still one network, which :meth:`edit` returns.
 
     A body that reads signs sees a network of sine neurons best in canonical form
     (:class:`nngraph.datasets.CanonicaliseSines`), which is the same function; its edits are then

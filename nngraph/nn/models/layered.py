@@ -34,8 +34,7 @@ class EdgeStep(nn.Module):
         channels, edge_channels: of the neurons' states, C and C_e.
 
     Shape:
-        x ``[*, N, C]``, e ``[*, E, C_e]``, block ``[*, K, C_e]`` -> e and its means at neurons and
-        over blocks.
+        x ``[*, N, C]``, e ``[*, E, C_e]``, block ``[*, K, C_e]`` -> e and its means.
     """
 
     def __init__(self, channels: int, edge_channels: int) -> None:
@@ -56,8 +55,7 @@ class EdgeStep(nn.Module):
 def columns(*maps: nn.Linear) -> list[Tensor]:
     """Weight ``[in, out]`` and bias, if any, of some maps, for functions of edges: ``e @ weight``.
 
-    Of matrices with few inputs the gradient of this form is several times as fast on a CPU as that
-    of torch's own.
+    Of matrices with few inputs its gradient is several times as fast on a CPU as that of torch's.
     """
     pairs = ((one.weight.mT.contiguous(), one.bias) for one in maps)
     return [value for pair in pairs for value in pair if value is not None]

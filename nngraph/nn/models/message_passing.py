@@ -44,8 +44,7 @@ class MessagePassingLayer(nn.Module):
     Args:
         channels, edge_channels: C, C_e; without edge channels e is ``None``.
         dropout: within the MLP.
-        norm: whether there are layer norms, which keep deep stacks in range; no linear map passes
-            through them.
+        norm: whether there are layer norms, which keep deep stacks in range.
         pooling: of edges, :class:`EdgePooling`. The mean is linear and the cheapest.
         tensor_nodes: whether there is a u: one round then joins any two parameters of a network,
             which takes a round per layer otherwise, at the cost of reading the edges once more.

@@ -36,8 +36,7 @@ class SharedEquivariantNetwork(StateNetwork):
             channels dropped after each layer, and ``max_levels`` holds for the encoder too.
 
     Source:
-        NFN-NP with encoded inputs and outputs (Zhou et al., 2023); kinds of tensors in place of
-        tensors are ours.
+        NFN-NP with encoded inputs and outputs (Zhou et al., 2023); kinds of tensors are ours.
     """
 
     def __init__(

@@ -23,8 +23,7 @@ class TensorAttention(nn.Module):
 
     .. math:: u_k = \sum_{k'} \mathrm{softmax}_{k'}(q_k \cdot k_{k'} / \sqrt{c}) \, v_{k'}
 
-    with k and k' the blocks and groups of one network, and q, k, v linear in the means; the heads
-    share the channels.
+    with k and k' the blocks and groups of one network, and q, k, v linear in the means, by head.
 
     Shape:
         means of blocks ``[*, K, C]`` and of groups ``[*, G, C]`` -> the same.

@@ -36,11 +36,7 @@ MODELS: dict[str, type[Metanetwork]] = {
 
 
 def model_named(name: str, kind: type[_Model]) -> type[_Model]:
-    """Return a model by its name, as one of a kind.
-
-    Raises:
-        ValueError: if there is no such model, or it is of another kind.
-    """
+    """Return a model by its name, as one of a kind; a ValueError if there is none such."""
     fitting = {known: model for known, model in MODELS.items() if issubclass(model, kind)}
     if name not in fitting:
         lacks = ", which gives neurons no states" if name in MODELS else ""

@@ -43,8 +43,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
     networks, times channels.
 
     One model serves any width and depth: a layer beyond the depth it was built for takes the last
-    maps. The answer is read off the output neurons, and with ``bidirectional`` off the mean state
-    of each level too.
+    maps. The answer is read off the outputs, with ``bidirectional`` off the mean of each level too.
 
     Args:
         architecture: one or several; the activations of all of them are served, and all kinds if

@@ -18,11 +18,9 @@ _NEURONS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.Multihead
 
 @dataclass(frozen=True)
 class Hook:
-    """Where a module shows what the neurons of a group answer.
+    """Where a module shows what the neurons of a group answer: an axis of a submodule's output.
 
-    Args:
-        module: name of the submodule whose output it is.
-        axis: of that output that counts the neurons; axis 0 counts the inputs.
+    Axis 0 counts the inputs.
     """
 
     module: str

@@ -24,10 +24,7 @@ _SMALL = 4
 class LearnedInputs(nn.Module):
     """P inputs, every number of them learned: ``-> [P, *shape]``.
 
-    Args:
-        count: P.
-        shape: of one input: ``(d_0,)`` coordinates, or ``(C, H, W)`` of an image.
-        spread: coordinates start uniform in ``[-spread, spread]``; images start normal.
+    Coordinates ``(d_0,)`` start uniform in ``[-spread, spread]``; images ``(C, H, W)`` normal.
     """
 
     #: Factor of the learning rate.

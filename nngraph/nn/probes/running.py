@@ -27,9 +27,6 @@ class Runner(ABC):
     """How the networks of a batch are run, all at once, at inputs that they share.
 
     Differentiable in the inputs and in the weights.
-
-    Attributes:
-        input_shape: of one input.
     """
 
     input_shape: tuple[int, ...]
@@ -104,13 +101,12 @@ class ModuleRunner(Runner):
         modules: for each architecture a module whose parameters have the architecture's names, such
             as the one that a graph was converted from. It is copied, and run in evaluation mode.
         input_shape: of one input, such as ``(C, H, W)``.
-        hooks: for some architectures where their groups show, by name. By default at the output of
-            the submodule with the last parameter of the group, which is what comes before the
-            activation. Groups that show nowhere (:attr:`hooks` has those that do) answer 0.
+        hooks: for some architectures where their groups show, by name; by default at the output of
+            the submodule with the last parameter of the group, before the activation. Groups that
+            show nowhere (:attr:`hooks` has those that do) answer 0.
 
     Raises:
-        ArchitectureError: if a module has other parameters than its architecture, does not run on
-            such inputs, or does not answer with a number per output neuron; or if a hook is wrong.
+        ArchitectureError: if a module or a hook does not fit its architecture.
 
     Example:
         >>> from converters import to_graph

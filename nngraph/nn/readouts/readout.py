@@ -156,8 +156,7 @@ class ReadoutOptions:
         hidden, dropout: width of the MLP, and dropout in it.
         max_levels: levels that are told apart; deeper ones count as the last.
         readout: one of the three of a :class:`Readout`.
-        layerwise: :class:`LayerwiseMeans` in place of :class:`LevelMeans`: no parameter depends on
-            the depth.
+        layerwise: :class:`LayerwiseMeans` in place of :class:`LevelMeans`: for any depth.
         outputs: whether the output neurons are read one by one, whose number is then bounded.
         queries: of the attention.
 

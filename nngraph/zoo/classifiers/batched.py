@@ -77,10 +77,8 @@ class BatchedClassifiers:
     ) -> Tensor:  # fmt: skip
         """Return logits ``[B, N, classes]`` of images ``[B, N, C, H, W]``, or of ``[N, C, H, W]``.
 
-        Args:
-            flat: what is trained, if not the networks' own tensor.
-            training: whether norms use and track the statistics of this batch.
-            dropout: ``[B]`` share of the last hidden layer that is dropped.
+        ``flat`` is what is trained, if not the networks' own tensor; ``training``, whether norms
+        use and track this batch; ``dropout`` ``[B]``, the share of the last hidden layer.
         """
         values = self._values(self.flat if flat is None else flat)
         if images.dim() == 4:

@@ -35,8 +35,7 @@ class ClassifierSpec:
     Hidden layer l is :math:`h_l = a(\mathrm{norm}(W_l h_{l-1} + b_l) + h_{l-1})`, with the norm and
     the addition if asked for; the bias is the norm's where there is one. Of a CNN the maps are
     convolutions, which halve the image (stride 2) until it is at most 4 pixels wide, but not where
-    something is added; the mean over the image goes into the linear output. An MLP reads the pixels
-    in a row.
+    something is added; the mean over the image goes into the output. An MLP reads pixels in a row.
 
     Args:
         image_shape: ``(H, W, C)``.
@@ -150,11 +149,7 @@ class ClassifierSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClassifierSpec:
-        """Read what :meth:`to_dict` returned.
-
-        Raises:
-            ArchitectureError: if it is malformed.
-        """
+        """Read what :meth:`to_dict` returned; an ArchitectureError if it is malformed."""
         try:
             return cls(**data)
         except TypeError as error:

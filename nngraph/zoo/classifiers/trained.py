@@ -133,8 +133,7 @@ def runner_of(zoo: Zoo) -> ModuleRunner:
     group of neurons shows: a norm's input before the norm, a hidden layer after its activation.
 
     Raises:
-        ArchitectureError: if the zoo does not say how its networks run, or they read images of
-            different shapes.
+        ArchitectureError: if the zoo does not say how its networks run, or images differ in shape.
 
     Example:
         >>> runner = runner_of(Zoo.open("zoos/small-cnn-mnist"))  # doctest: +SKIP

@@ -7,8 +7,7 @@ inputs are the coordinates of a pixel and its outputs the pixel's channels.
 All networks have one architecture, so a layer of all of them is one batched product. The gradient
 is written out by hand: a step is then a fixed list of products and in-place passes over buffers
 that stay in the processor's cache, 1.4 to 1.8 times as fast as autograd and torch's fused Adam. The
-networks of a shard are cut into *chunks* of that size; chunks are independent, and run on threads
-of one core each.
+networks of a shard are cut into *chunks* of that size, which run on threads of one core each.
 """
 
 from __future__ import annotations
@@ -51,24 +50,20 @@ def fit_images(
     Args:
         architecture: a SIREN or a ReLU network on Fourier features, as of
             :func:`siren_architecture` and :func:`fourier_architecture`, one output per channel.
-        images: float targets in [0, 1], ``[B, H, W, C]``.
-        stream: number of the random stream under ``settings.seed``; shard ``i`` of a zoo uses
-            stream ``i``, so that shards are independent of one another.
+        images: finite float targets in [0, 1], ``[B, H, W, C]``.
+        stream: number of the random stream under ``settings.seed``, of shard ``i`` of a zoo ``i``.
         threads: chunks that run at once, on a core each. The result does not depend on it.
-        device: where it is computed; first weights and the order of pixels are drawn on the CPU,
-            and the results are there.
+        device: where it is computed; what is drawn, and the results, are on the CPU.
         fixed: parameters of the first layer that all networks have and that are not fitted.
         start: number of the draw that networks start from with ``init="shared"``.
-        on_chunk: called in the calling thread after each chunk with the number of its networks and
-            their PSNR.
+        on_chunk: called in the calling thread after each chunk with its size and PSNR.
 
     Returns:
         Parameters float32, the PSNR of each network over the whole of its image, and its steps.
 
     Raises:
         ArchitectureError: if the architecture is not such a network on 2 coordinates.
-        InvalidGraphError: if the images are not ``[B, H, W, C]`` floats for its outputs.
-        NonFiniteError: if an image has a NaN or an infinity.
+        InvalidGraphError, NonFiniteError: if the images are not as said.
 
     Example:
         >>> from nngraph.zoo import siren_architecture

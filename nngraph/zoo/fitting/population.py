@@ -74,9 +74,8 @@ def suggested_settings(
     """Return w0 and fit settings for 2-32-32-C networks on images of ``(H, W, ...)``.
 
     The frequency w0 fits the pixel grid: at w0 = 30 a network oscillates freely between the pixels
-    of an 8 x 8 image (11 dB there, against 26 dB at w0 = 10). Small images need no subsampling.
-    ReLU networks on Fourier features take larger steps than SIRENs, whose layers are multiplied by
-    a frequency. Networks run together as fits the cache of a core, or fills a GPU.
+    of an 8 x 8 image (11 dB there, against 26 dB at w0 = 10). ReLU networks on Fourier features
+    take larger steps. Networks run together as fits the cache of a core, or fills a GPU.
     """
     small = max(image_shape[:2]) <= 16
     w0, fit = (10.0, FitSettings(steps=150, pixels=0, chunk=64)) if small else (30.0, FitSettings())
@@ -92,18 +91,16 @@ def fit_zoo(
 ) -> Zoo:
     """Fit networks to the images of a source and store them as a zoo.
 
-    There is a network for every view of every image. Shards are fitted one after the other and are
-    there, whole, as soon as they are finished: the same call after an interruption makes the
-    missing ones, with the same bits (on the same machine and torch). Under ``torchrun`` the ranks
-    share the shards.
+    There is a network for every view of every image. Shards are there, whole, as soon as they are
+    finished: the same call after an interruption makes the missing ones, with the same bits (on the
+    same machine and torch). Under ``torchrun`` the ranks share the shards.
 
     Args:
         path: folder of the zoo; made if it is not there.
         settings: which networks are fitted, and how.
         architecture: of the networks, or several, of which each network gets one at random; in
             place of what the settings say of architectures.
-        threads: networks are fitted on so many cores; default as many as torch uses. The result
-            does not depend on it.
+        threads: cores that are used; default as many as torch uses. The result is the same.
         progress: whether a progress bar on stderr shows the loss and the PSNR.
         command: the command line that this is part of, for the record.
         options: settings by name, in place of those of ``settings``.

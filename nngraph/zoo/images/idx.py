@@ -44,8 +44,7 @@ def read_idx(path: str | Path, max_bytes: int = 2**30) -> Tensor:
         ``uint8`` in the declared shape, such as ``[n, H, W]`` for images and ``[n]`` for labels.
 
     Raises:
-        DataFileError: if the file is missing, not IDX, of another type, truncated, too long,
-            damaged or too large.
+        DataFileError: if it is missing, not IDX, of another type, too long or large, or damaged.
     """
     path = Path(path)
     try:

@@ -14,12 +14,9 @@ from nngraph.zoo.sources import ImageSource, load_digits_images
 
 @dataclass(frozen=True)
 class Source:
-    """How the images of a name are loaded.
+    """How the images of a name are loaded: ``load(*folders)``, or ``load(*folders, part)``.
 
-    Args:
-        load: ``load(*folders)`` or, where the images come in parts, ``load(*folders, part)``.
-        folders: how many it takes.
-        parts: whether there are ``"train"`` and ``"test"``; otherwise a fifth is for testing.
+    Without parts ``"train"`` and ``"test"``, a fifth is for testing.
     """
 
     load: Callable[..., ImageSource]
@@ -42,9 +39,7 @@ SOURCES: dict[str, Source] = {
 def load_images(name: str, folders: Sequence[str | Path] = (), part: str = "train") -> ImageSource:
     """Return the images of a name; of one part where they come in parts.
 
-    Raises:
-        ValueError: if it takes another number of folders.
-        DataFileError: if a file is missing or damaged.
+    A ValueError says that it takes another number of folders, a DataFileError what file is damaged.
     """
     source = SOURCES.get(name) or _idx(name)
     if len(folders) != source.folders:

@@ -129,10 +129,6 @@ def merge_zoos(path: str | Path, zoos: Sequence[Zoo | str | Path]) -> Zoo:
 
     Goes on where it was stopped when it is called again with the same zoos.
 
-    Args:
-        path: folder of the new zoo.
-        zoos: at least one; they are not changed.
-
     Raises:
         DataFileError: if a zoo is damaged or not finished, two of them hold the same networks, or
             they differ in facts, group, target or dtype, or put one group into different splits.
@@ -218,10 +214,8 @@ def filter_zoo(
     Goes on where it was stopped when it is called again with the same networks.
 
     Args:
-        path: folder of the new zoo.
         keep: ``[B]`` bool, which networks.
         description: what was kept, in words, for the new zoo's history.
-        shard_size: networks per file.
 
     Raises:
         InvalidGraphError: if ``keep`` does not fit, or keeps nothing.

@@ -29,9 +29,6 @@ class Fact:
         dtype: ``"int64"`` for whole numbers from 0, ``"float32"`` for real ones, which may be NaN
             where a network has none.
         values: what the whole numbers stand for, if they stand for something.
-
-    Raises:
-        InvalidGraphError: if one of these is not as said.
     """
 
     name: str

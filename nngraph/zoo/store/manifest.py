@@ -65,8 +65,7 @@ class Manifest:
     Args:
         architectures: of the networks; all networks of a shard have the same.
         facts: what is known of each network; ``"split"`` and the group are among them.
-        group: name of the fact whose number decides the split: networks of one group are never in
-            two splits.
+        group: name of the fact by whose number networks are split: no group is in two splits.
         target: name of the fact that models are to tell.
         origins: how the shards were made.
         shards: in order; network n of the zoo lies in the shard that its number falls into.
@@ -102,11 +101,7 @@ class Manifest:
             )
 
     def fact(self, name: str) -> Fact:
-        """Return a fact by its name.
-
-        Raises:
-            InvalidGraphError: if there is none of that name.
-        """
+        """Return a fact by its name; an InvalidGraphError if there is none."""
         for fact in self.facts:
             if fact.name == name:
                 return fact
@@ -178,11 +173,7 @@ class Manifest:
 
     @classmethod
     def from_plain(cls, data: object) -> Manifest:
-        """Return the manifest that :meth:`to_plain` gave.
-
-        Raises:
-            Malformed, ArchitectureError, InvalidGraphError: if it is none.
-        """
+        """Return what :meth:`to_plain` gave; else Malformed, Architecture- or InvalidGraphError."""
         top = _fields(data, "the manifest", format=str, version=int)
         if top["format"] != _FORMAT:
             raise Malformed(f"format is {top['format']!r:.80}; expected {_FORMAT!r}.")

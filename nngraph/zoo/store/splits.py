@@ -13,11 +13,7 @@ from nngraph.zoo.store.manifest import SplitPolicy
 
 
 def policy_of(splits: Sequence[float], seed: int) -> SplitPolicy:
-    """Return fractions of training, validation and test groups, checked.
-
-    Raises:
-        InvalidGraphError: if they are not three fractions that sum to 1.
-    """
+    """Return fractions of training, validation and test groups that sum to 1, checked."""
     fractions = [float(fraction) for fraction in splits]
     inside = all(0 <= fraction <= 1 for fraction in fractions)
     if len(fractions) != 3 or not inside or abs(sum(fractions) - 1) > 1e-6:

@@ -25,8 +25,7 @@ class Zoo:
     """A population of networks on disk; open one with :meth:`Zoo.open`, make one with ``fit_zoo``.
 
     The facts about each network are in memory. Weights are read by mapping shards into memory: a
-    shard is held against its checksum when it is first touched, and then only what is asked for is
-    read.
+    shard is held against its checksum when it is first touched, and then read in parts.
 
     Attributes:
         path: the folder.
@@ -73,8 +72,7 @@ class Zoo:
                 which reads all of it once.
 
         Raises:
-            DataFileError: naming the file, if one is missing, damaged or not of this zoo, or if the
-                zoo is not finished.
+            DataFileError: if a file is missing, damaged or not of this zoo, or it is not finished.
         """
         path = Path(path)
         manifest = with_receipts(path, Manifest.read(path))
