@@ -23,7 +23,8 @@ from conversion_models import Case, timm_cases, transformers_cases
 from conversion_modules import module_cases
 
 from converters import verify
-from converters.placement.convert import build_architecture, state_of
+from converters.from_modules import build_architecture
+from converters.inspection import named_tensors
 from converters.symmetry import Derivation, derive
 from converters.symmetry.mutants import catch_mutants
 from converters.symmetry.spec_ties import count_free
@@ -103,7 +104,7 @@ def judge(case: Case, alone: int, mutants: int) -> dict[str, Any]:
 
 def graph_facts(derivation: Derivation, module: torch.nn.Module) -> dict[str, Any]:
     """Make the graph's features, and say whether every tensor comes back from them bit by bit."""
-    state = state_of(module)
+    state = named_tensors(module)
     architecture = build_architecture(derivation, state)
     graph = NeuralGraph.from_parameters(
         architecture, {p.name: state[p.name].detach() for p in architecture.parameters}

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from converters import permutation_spec, verify
-from converters.placement.convert import build_architecture, state_of
+from converters.from_modules import build_architecture
+from converters.inspection import named_tensors
 from converters.symmetry.derive import Derivation, derive_traced
 from converters.symmetry.tracing import trace
 
@@ -200,7 +201,7 @@ def measured(family: str, steps: int, repeats: int) -> dict[str, Any]:
         fresh = replace(program, results=dict(program.results))
         return derive_traced(fresh, module, strict=True)
 
-    derivation, state = derived(), state_of(module)
+    derivation, state = derived(), named_tensors(module)
     times = {
         "tracing": tracing, "derivation": seconds(derived, repeats),
         "graph": seconds(lambda: build_architecture(derivation, state), repeats),

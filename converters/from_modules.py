@@ -15,10 +15,14 @@ from converters.chains.chain import (
     chain_to_graph,
     to_neural_graph,
 )
+from converters.chains.program import ProgramReader, Refusal, chain_architecture_of, withheld
 from converters.chains.traced import trace_chain
-from converters.placement.convert import state_of, to_architecture
+from converters.inspection import named_tensors
+from converters.placement.builder import Builder
+from converters.placement.layers import place
+from converters.symmetry.derive import Derivation, derive
 from nngraph.errors import InvalidGraphError, UnsupportedModuleError
-from nngraph.graph import ChainLayer, NeuralGraph, NeuralGraphStack, check_tensor
+from nngraph.graph import Architecture, ChainLayer, NeuralGraph, NeuralGraphStack, check_tensor
 
 
 def to_graph(
@@ -70,7 +74,7 @@ def to_graph(
             f"to_graph was given a {type(module).__name__}; expected an nn.Module. For a state "
             "dict use state_dict_to_graph, for lists of weights mlp_to_graph."
         )
-    state = state_of(module)
+    state = named_tensors(module)
     for name, tensor in state.items():
         check_tensor(name, tensor, integer=not isinstance(tensor, nn.Parameter))
     if example_inputs is None:
@@ -79,6 +83,42 @@ def to_graph(
     architecture = to_architecture(module, example_inputs, kwargs=kwargs, strict=strict)
     parameters = {p.name: state[p.name] for p in architecture.parameters}
     return to_neural_graph(architecture, parameters, allow_nonfinite, differentiable)
+
+
+def to_architecture(
+    module: nn.Module,
+    example_inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    strict: bool = False,
+) -> Architecture:
+    """Return the architecture of a module; it needs no weights, and may be on the meta device.
+
+    The arguments and errors are those of :func:`converters.to_graph`.
+    """
+    derivation = derive(module, example_inputs, kwargs=kwargs, strict=strict)
+    return build_architecture(derivation, named_tensors(module))
+
+
+def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) -> Architecture:
+    """Return the architecture of a network whose layers are known.
+
+    A chain of affine maps is described as every other converter does it. Anything else is placed
+    layer by layer, and is never described as what runs as another function.
+
+    Args:
+        derivation: what :func:`converters.symmetry.derive.derive` found.
+        tensors: parameters and persistent buffers by the names of the spec.
+    """
+    read = ProgramReader(derivation, tensors).read()
+    if not isinstance(read, Refusal):
+        chain = chain_architecture_of(read, derivation.spec)
+        if chain is not None:
+            return chain
+    builder = Builder(derivation, tensors)
+    for layer in derivation.layers:
+        builder.output_groups.append(place(builder, layer))
+    return withheld(builder.finish(), read)
 
 
 def mlp_to_graph(

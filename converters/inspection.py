@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nngraph.errors import UnsupportedModuleError
@@ -28,6 +28,18 @@ def located(module: nn.Module, path: str) -> tuple[str, str]:
     """Return where the module is, and what it is."""
     where = repr(path) if path else "the module itself"
     return where, f"{type(module).__name__} (module {type(module).__module__})"
+
+
+def all_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by every name they have."""
+    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    return {**tensors, **dict(module.named_buffers(remove_duplicate=False))}
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and persistent buffers by every name they have, as the state dict does."""
+    tensors = all_tensors(module)
+    return {name: tensors[name] for name in module.state_dict() if name in tensors}
 
 
 def submodule_at(

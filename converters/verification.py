@@ -14,34 +14,28 @@ can be run, it is: what it computes then is what the module does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from converters.agreement import run_change
 from converters.chains.program import spec_spaces
-from converters.placement.convert import build_architecture, state_of
-from converters.symmetry.checking import (
-    TOLERANCE,
-    Claim,
-    Claims,
-    SpaceCheck,
-    Status,
-    check_space,
-)
+from converters.from_modules import build_architecture
+from converters.inspection import named_tensors
+from converters.symmetry.checking import TOLERANCE, SpaceCheck, Status, check_space, drawn
 from converters.symmetry.derive import Derivation, derive
 from converters.symmetry.located import as_arguments
 from converters.symmetry.memory import widen
 from converters.symmetry.missed import Missed, search_missed
-from converters.symmetry.running import Draw, Network
+from converters.symmetry.running import Draw, ForwardFailed, Network, relative_change
 from converters.symmetry.shaking import Draws
 from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.spec_ties import Tie, moved, permute_tie, tied_entries, ties_of
+from converters.symmetry.spec_ties import Claims, Tie, moved, under_all_names
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Indices, NeuralGraph, Relabelling
+from nngraph.graph import Indices, NeuralGraph, NeuralGraphStack, Relabelling, forward
 
 
 @dataclass(frozen=True)
@@ -125,37 +119,29 @@ class Verification:
                 f"  {ties}{notes}"
             )
         if self.missed is not None:
-            lines.append(f"missed symmetry: {len(self.missed)}{self._conclusive()}")
+            more = (
+                f" found; there may be more, as {', '.join(self.incomplete)} without a rule fixed "
+                "what they touch" if self.incomplete else ""
+            )
+            lines.append(f"missed symmetry: {len(self.missed)}{more}")
             lines += [f"  {missed}" for missed in self.missed]
-        return "\n".join(lines + self._of_graph())
-
-    def _of_graph(self) -> list[str]:
-        if self.computes is None:
-            return []
-        computes, runs = (
-            "as the module" if error <= self.tolerance else "another function"
-            for error in (self.computes, self.runs or 0.0)
-        )
-        ran = (
-            "was not run: it is no chain of affine maps and activations that are known"
-            if self.runs is None else f"computes, when run, {runs} ({self.runs:.1e})"
-        )
-        converts = (
-            f"differs in {', '.join(self.differs)}" if self.differs else "is the relabelled graph"
-        )
-        return [
-            f"the graph's numbers compute {computes} ({self.computes:.1e})",
-            f"the graph {ran}",
-            f"the graph of the relabelled module {converts}",
-        ]
-
-    def _conclusive(self) -> str:
-        if not self.incomplete:
-            return ""
-        return (
-            f" found; there may be more, as {', '.join(self.incomplete)} without a rule fixed what "
-            "they touch"
-        )
+        if self.computes is not None:
+            computes, runs = (
+                "as the module" if error <= self.tolerance else "another function"
+                for error in (self.computes, self.runs or 0.0)
+            )
+            ran = (
+                "was not run: it is no chain of affine maps and activations that are known"
+                if self.runs is None else f"computes, when run, {runs} ({self.runs:.1e})"
+            )
+            differs = f"differs in {', '.join(self.differs)}"
+            lines += [
+                f"the graph's numbers compute {computes} ({self.computes:.1e})",
+                f"the graph {ran}",
+                "the graph of the relabelled module "
+                f"{differs if self.differs else 'is the relabelled graph'}",
+            ]
+        return "\n".join(lines)
 
 
 def verify(
@@ -164,19 +150,13 @@ def verify(
     example_inputs: Any,
     *,
     kwargs: Mapping[str, Any] | None = None,
-    samples: int = 3,
-    seed: int = 0,
-    shake: bool = True,
-    maximal: bool = False,
-    alone: int | None = None,
-    tolerance: float = TOLERANCE,
-) -> Verification:
+    samples: int = 3, seed: int = 0, shake: bool = True, maximal: bool = False,
+    alone: int | None = None, tolerance: float = TOLERANCE,
+) -> Verification:  # fmt: skip
     """Prove on a network that relabellings do not change its function; of a graph, more than that.
 
-    Random relabellings of each space alone and of all together are applied to the parameters, in
-    float64. A graph must also compute what the module does, with relabelled neurons or as it is,
-    and the graph of the relabelled module must be the relabelled graph. The report lists for each
-    space its size and the parameter axes that it ties.
+    The laws are those of :mod:`converters.verification`. The report lists for each space its size
+    and the parameter axes that it ties.
 
     Args:
         subject: a graph of the module, or a spec.
@@ -184,17 +164,12 @@ def verify(
         example_inputs: one tensor, or a tuple of positional arguments.
         kwargs: keyword arguments of its forward.
         samples: relabellings per check, each on parameters that are shaken differently.
-        seed: seed of the relabellings and of the shaking.
+        seed: of the relabellings and of the shaking.
         shake: run on parameters with noise added, since zeros and ones hide mistakes.
         maximal: also search for symmetry that was missed; for small networks, as it runs the
             network a few times for each pair of neurons it tries.
-        alone: number of spaces, drawn at random, to check alone; every one by default. All
-            together are checked in any case.
-        tolerance: largest change of the outputs, relative to their largest entry, that counts as
-            none.
-
-    Returns:
-        what was found, which prints as a table; ``.holds`` says whether all of it is as it should.
+        alone: how many spaces, drawn at random, to check alone; every one by default.
+        tolerance: largest relative change of the outputs that counts as none.
 
     Raises:
         ArchitectureError: if the graph or the spec has other tensors than the module.
@@ -211,25 +186,25 @@ def verify(
         derivation = derive(module, example_inputs, kwargs=kwargs)
         claimed: Claims = _OfGraph(subject, derivation.spec)
     else:
-        claimed = _OfSpec(subject.spec if isinstance(subject, Derivation) else subject)
+        claimed = Claims(subject.spec if isinstance(subject, Derivation) else subject)
     spec = claimed.spec
     network = Network(module, as_arguments(example_inputs), kwargs or {}, spec)
     draws = Draws(network, spec, seed, shake)
     generator = torch.Generator().manual_seed(seed)
     laws: dict[str, Any] = {}
     if isinstance(subject, NeuralGraph) and derivation is not None:
-        laws["differs"] = _differs(subject, derivation, state_of(module), generator)
+        laws["differs"] = _differs(subject, derivation, named_tensors(module), generator)
         if maximal and laws["differs"]:
             raise ArchitectureError(
                 f"the graph is not the one of the module ({laws['differs'][0]}); symmetry that it "
                 "misses is searched for once it is. Pass maximal=False to see the whole report."
             )
         values = {name: widen(value) for name, value in subject.parameters().items()}
-        laws["computes"] = Draw(network, network.state).change(_all_names(values, spec))
+        laws["computes"] = Draw(network, network.state).change(under_all_names(spec, values))
         laws["runs"] = run_change(subject, network, spec)
     checks = tuple(
-        check_space(Claim(claimed, space, generator), draws, samples, tolerance, generator)
-        for space in _drawn(list(claimed.group.shapes), alone, generator)
+        check_space(claimed, space, draws, samples, tolerance, generator)
+        for space in drawn(list(claimed.group.shapes), alone, generator)
     )
     together = max(
         draw.change(claimed.relabel(draw.state, claimed.group.sample(generator)))
@@ -245,41 +220,10 @@ def verify(
     return Verification(checks, together, tolerance, missed, unruled, **laws)
 
 
-def _drawn(spaces: Sequence[str], count: int | None, generator: torch.Generator) -> Sequence[str]:
-    """Return so many spaces, chosen at random; all of them for ``None``."""
-    if count is None or count >= len(spaces):
-        return spaces
-    chosen = torch.randperm(len(spaces), generator=generator)[:count].sort()[0]
-    return [spaces[i] for i in chosen.tolist()]
-
-
 # -- what is claimed -------------------------------------------------------------------------------
 
 
-class _OfSpec:
-    """What a spec claims; see :class:`~converters.symmetry.checking.Claims`."""
-
-    def __init__(self, spec: PermutationSpec) -> None:
-        self.spec, self.group = spec, spec.permutations
-
-    def relabel(self, state: Mapping[str, Tensor], indices: Indices) -> Mapping[str, Tensor]:
-        """Relabel all tensors."""
-        return self.spec.permute(state, indices)
-
-    def ties(self, space: str) -> tuple[Tie, ...]:
-        """Return every tie of a space."""
-        return ties_of(self.spec, space)
-
-    def broken(self, state: Mapping[str, Tensor], space: str, tie: Tie, indices: Indices) -> Tensor:
-        """Return a parameter relabelled at one tie alone."""
-        return permute_tie(self.spec, state[tie.name], indices, space, tie)
-
-    def touched(self, space: str, tie: Tie) -> Tensor:
-        """Return which entries of its parameter a tie relabels."""
-        return tied_entries(self.spec, space, tie)
-
-
-class _OfGraph:
+class _OfGraph(Claims):
     """What a graph claims, read off its own action on parameters."""
 
     def __init__(self, graph: NeuralGraph, spec: PermutationSpec) -> None:
@@ -291,8 +235,8 @@ class _OfGraph:
     def relabel(self, state: Mapping[str, Tensor], indices: Indices) -> Mapping[str, Tensor]:
         """Relabel the graph's tensors."""
         own = {p.name: state[p.name] for p in self.architecture.parameters}
-        moved_ones = Relabelling(self.architecture, indices).act_on_parameters(own)
-        return _all_names(moved_ones, self.spec)
+        relabelled = Relabelling(self.architecture, indices).act_on_parameters(own)
+        return under_all_names(self.spec, relabelled)
 
     def old(self, space: str) -> dict[Tie, Tensor]:
         """Return the old index at each place of each axis, under a shift of all neurons."""
@@ -364,15 +308,6 @@ def _old_places(relabelling: Relabelling) -> dict[Tie, Tensor]:
     return found
 
 
-def _all_names(values: Mapping[str, Tensor], spec: PermutationSpec) -> dict[str, Tensor]:
-    """Give shared tensors under all of their names."""
-    others = {
-        other: values[name] for name, names in spec.aliases.items() if name in values
-        for other in names
-    }
-    return {**values, **others}
-
-
 def _check_names(graph: NeuralGraph, spec: PermutationSpec) -> None:
     found = {p.name: p.shape for p in graph.architecture.parameters}
     expected = {name: spec.shape(name) for name in spec.parameters}
@@ -386,3 +321,65 @@ def _check_names(graph: NeuralGraph, spec: PermutationSpec) -> None:
             f"{expected.get(name, 'none')} in the module; expected a graph of this module. Make "
             "it with to_graph(module, example_inputs)."
         )
+
+
+# -- a graph that is run ---------------------------------------------------------------------------
+
+
+def run_change(graph: NeuralGraph, network: Network, spec: PermutationSpec) -> float | None:
+    """Return by how much a graph that is run differs from its network, over several inputs.
+
+    Relative to the largest entry of the outputs; infinity if the graph gives something else than
+    one tensor of as many entries; ``None`` if it cannot be run.
+    """
+    run = _runnable(graph)
+    if run is None:
+        return None
+    leaves, tree = pytree.tree_flatten((network.args, network.kwargs))
+    tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    if len(tensors) != 1:
+        return float("inf")
+    worst = 0.0
+    for number, inputs in enumerate(_inputs(leaves[tensors[0]])):
+        if inputs.numel() % graph.architecture.widths[0]:
+            return float("inf")
+        leaves[tensors[0]] = inputs
+        args, kwargs = pytree.tree_unflatten(leaves, tree)
+        given = Network(network.module, args, kwargs, spec)
+        try:
+            expected = given.run(given.state)
+        except ForwardFailed:
+            if number == 0:
+                raise
+            continue  # inputs that only we wanted
+        worst = max(worst, relative_change(expected, [run(inputs)]))
+    return worst
+
+
+def _runnable(graph: NeuralGraph) -> Callable[[Tensor], Tensor] | None:
+    """Return a function that runs a graph in float64; ``None`` if it cannot be run."""
+    if not graph.architecture.is_chain:
+        return None
+    values = {name: value.double()[None] for name, value in graph.parameters().items()}
+    width = graph.architecture.widths[0]
+
+    def run(inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            return forward(stack, inputs.double().reshape(-1, width))[0].flatten()
+
+    try:
+        stack = NeuralGraphStack.from_parameters(graph.architecture, values)
+        device = next(iter(values.values())).device
+        run(torch.zeros(1, width, device=device))
+    except ArchitectureError:
+        return None
+    return run
+
+
+def _inputs(example: Tensor) -> Iterator[Tensor]:
+    """The example, and others of its shape that reach further."""
+    yield example
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1.0, 3.0):
+        noise = torch.randn(example.shape, generator=generator, dtype=torch.float64)
+        yield (scale * noise).to(example)

@@ -32,8 +32,7 @@ from nngraph.graph import Activation, Architecture, ChainLayer, chain_layers
 
 @dataclass(frozen=True)
 class Refusal:
-    """Where a program stops being a chain: by which operator, and after which group of the chain.
-    """
+    """Where a program stops being a chain: by which operator, after which of its groups."""
 
     operator: str
     group: int
@@ -51,24 +50,7 @@ def base_name(operation: Operation) -> str:
     return name.strip("_") if library == "aten" else operation.name
 
 
-def named_arguments(operation: Operation) -> dict[str, Any]:
-    """Return the arguments that are given, by the names of the operator's schema."""
-    schema = getattr(operation.target, "_schema", None)
-    if schema is None:
-        names = [f"argument_{i}" for i in range(len(operation.args))]
-    else:
-        names = [argument.name for argument in schema.arguments]
-    return {**dict(zip(names, operation.args, strict=False)), **operation.kwargs}
-
-
-def read_chain(
-    derivation: Derivation, tensors: Mapping[str, Tensor]
-) -> tuple[ChainLayer, ...] | Refusal:
-    """Return the affine maps that a program applies one after another, or what else it does."""
-    return _ProgramReader(derivation, tensors).read()
-
-
-class _ProgramReader:
+class ProgramReader:
     """Follows the values of a program."""
 
     def __init__(self, derivation: Derivation, tensors: Mapping[str, Tensor]) -> None:
@@ -82,6 +64,7 @@ class _ProgramReader:
         self.rows: tuple[int, ...] | None = None
 
     def read(self) -> tuple[ChainLayer, ...] | Refusal:
+        """Return the affine maps that are applied one after another, or what else is done."""
         program = self.program
         inputs, outputs = list(program.inputs.values()), program.outputs
         for ref in inputs:
@@ -125,9 +108,8 @@ class _ProgramReader:
         return self.values[ref]
 
     def _step(self, operation: Operation) -> None:
-        taken = [self.values.get(r) for r in references((operation.args, operation.kwargs))]
+        taken = [self.values.get(ref) for ref in operation.operands]
         refused = [value for value in taken if isinstance(value, Refusal)]
-        neurons = [value for value in taken if isinstance(value, NeuronValues)]
         result: _Value
         made = operation.outputs[0]
         # the number that it gives whatever it takes, as zeros_like does
@@ -140,12 +122,12 @@ class _ProgramReader:
             try:
                 result = self._result(operation)
             except NoChain as error:
+                neurons = [value for value in taken if isinstance(value, NeuronValues)]
                 last = max(neurons, key=lambda value: len(value.maps), default=None)
-                if last is None:
-                    result = None
-                else:
-                    what = ", ".join(last.operators) if error.made_before else operation.name
-                    result = Refusal(what, len(last.maps))
+                result = None if last is None else Refusal(
+                    ", ".join(last.operators) if error.made_before else operation.name,
+                    len(last.maps),
+                )
         else:
             return  # of constants alone, which the derivation knows
         for place, ref in enumerate(operation.outputs):
@@ -153,7 +135,7 @@ class _ProgramReader:
                 self.values[ref] = result if not place or isinstance(result, Refusal) else None
 
     def _result(self, operation: Operation) -> _Value:
-        name, arguments = base_name(operation), named_arguments(operation)
+        name, arguments = base_name(operation), operation.arguments
         first, made = next(iter(arguments.values()), None), operation.outputs[0]
         value = self._known(first) if isinstance(first, Ref) else None
         if made is None:
@@ -219,8 +201,7 @@ class _ProgramReader:
 def chain_architecture_of(
     maps: tuple[ChainLayer, ...], spec: PermutationSpec
 ) -> Architecture | None:
-    """Describe a chain as every other converter does; ``None`` if its symmetry is known to be less.
-    """
+    """Describe a chain as every converter does; ``None`` if its symmetry is known to be less."""
     first = {n: name for name in spec.parameters for n in _every(name, spec)}
     architecture = chain_architecture(maps, {n: spec.shape(name) for n, name in first.items()})
     parameters = tuple(

@@ -144,11 +144,14 @@ class Builder:
         window = (0, MAX_SIZE) if piece is None else piece.window
         return self.following.activation(layer.result, axis, window)
 
-    def source(self, layer: Step, piece: Piece, used: set[int]) -> int:
-        """The group of the inputs whose neurons a piece counts; a new fixed one if it is fixed."""
-        candidates = [g for g in self.input_groups(layer) if match(piece, self.groups[g].factors)]
-        if candidates:
-            return first_unused(candidates, used)
+    def source(
+        self, layer: Step, piece: Piece, used: set[int], near: Sequence[int] = ()
+    ) -> int:
+        """The group whose neurons a piece counts, of some or of the inputs; or else a new one."""
+        for groups in (near, self.input_groups(layer)):
+            candidates = [g for g in groups if match(piece, self.groups[g].factors)]
+            if candidates:
+                return first_unused(candidates, used)
         others = reversed(range(len(self.groups)))
         last = next((g for g in others if match(piece, self.groups[g].factors)), None)
         if last is not None and not piece.is_fixed:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from converters import elementwise
-from converters.chains.program import base_name, named_arguments
+from converters.chains.program import base_name
 from converters.chains.reading import CASTS, DROPOUTS, PASSIVE, RESHAPES, SELECTIONS
 from converters.elementwise import NEURON, Expression, finite_number
 from converters.symmetry.derive import Derivation
-from converters.symmetry.program import Operation, Ref, references
+from converters.symmetry.program import Operation, Ref
 from nngraph.graph import Activation
 
 #: Operators that leave every entry where it is.
@@ -68,31 +68,27 @@ class Following:
 
     @cached_property
     def users(self) -> dict[Ref, list[int]]:
-        """The operations that take each tensor, by number; those that lead to no output aside."""
-        needed = set(references([self.program.outputs, list(map(list, self.program.updates))]))
+        """The operations that take each tensor, by number."""
         users: dict[Ref, list[int]] = {}
-        for number, operation in reversed(list(enumerate(self.program.operations))):
-            if not needed.isdisjoint(ref for ref in operation.outputs if ref is not None):
-                for ref in _taken(operation):
-                    needed.add(ref)
-                    users.setdefault(ref, []).insert(0, number)
+        for number, operation in enumerate(self.program.operations):
+            for ref in dict.fromkeys(operation.operands):
+                users.setdefault(ref, []).append(number)
         return users
 
     def activation(self, ref: Ref | None, axis: int, window: tuple[int, int]) -> Activation:
-        """Return the activation of neurons of a layer.
+        """Return the activation that all of what takes a layer's neurons finds applied to them.
+
+        It is ``other``, with the operators, if that is no known one, or not one.
 
         Args:
             ref: the result of the layer.
             axis: the axis of it that counts its neurons, from the front or from the end.
             window: which of them are asked for.
-
-        Returns:
-            the activation that all of what takes them finds applied to them; ``other``, with the
-            operators, if that is no known one, or not one.
         """
         if ref is None:
             return Activation("identity")
-        found = [f for f in self._ends(ref, axis) if _meets(f.window, window)]
+        low, high = window
+        found = [f for f in self._ends(ref, axis) if f.window[0] < high and low < f.window[1]]
         expressions = {f.expression.text: f.expression for f in found if f.expression is not None}
         operators = dict.fromkeys(o for f in found for o in f.operators)
         if len(expressions) == 1 and all(f.expression is not None for f in found):
@@ -123,7 +119,8 @@ class Following:
             operation = self.program.operations[number]
             results = self._step(number, reached)
             if results is None:
-                yield from (reached[r] for r in _taken(operation) if r in reached)
+                taken = dict.fromkeys(operation.operands)
+                yield from (reached[r] for r in taken if r in reached)
                 continue
             for made, value in results.items():
                 reached[made] = value
@@ -136,8 +133,8 @@ class Following:
     def _step(self, number: int, reached: dict[Ref, _Followed]) -> dict[Ref, _Followed] | None:
         """What an operation makes of neurons; ``None`` if it is not followed."""
         operation = self.program.operations[number]
-        arguments, name = named_arguments(operation), base_name(operation)
-        taken = _taken(operation)
+        arguments, name = operation.arguments, base_name(operation)
+        taken = dict.fromkeys(operation.operands)
         values = [reached[r] for r in taken if r in reached]
         if any(value.expression is None for value in values):
             return None
@@ -154,7 +151,10 @@ class Following:
             return results
         learned = name in _LEARNED and isinstance(first, Ref) and first in reached
         if (name in _JOINT and alone) or learned:
-            return {ref: _lost(values[0], operation) for ref in made.values()}
+            # No function of one neuron alone any more.
+            operators = tuple(dict.fromkeys((*values[0].operators, operation.name)))
+            lost = replace(values[0], expression=None, operators=operators)
+            return dict.fromkeys(made.values(), lost)
         return self._applied(operation, name, arguments, reached)
 
     def _moved(
@@ -228,18 +228,3 @@ class Following:
             return None
         operators = dict.fromkeys([*(o for v in values for o in v.operators), operation.name])
         return {made: replace(one, expression=result, operators=tuple(operators))}
-
-
-def _taken(operation: Operation) -> list[Ref]:
-    """The tensors that an operation takes, each once."""
-    return list(dict.fromkeys(references((operation.args, operation.kwargs))))
-
-
-def _lost(value: _Followed, operation: Operation) -> _Followed:
-    """What is no function of one neuron alone any more."""
-    operators = tuple(dict.fromkeys((*value.operators, operation.name)))
-    return replace(value, expression=None, operators=operators)
-
-
-def _meets(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < other[1] and other[0] < one[1]

@@ -324,7 +324,7 @@ def _recurrent(builder: Builder, layer: Step) -> list[int]:
             if made and len(made) % cells == 0:
                 before = made[-cells:]  # a further layer takes what the one before gives
             used: set[int] = set()
-            sources = [_found(builder, layer, piece, used, before) for piece in axes[1]]
+            sources = [builder.source(layer, piece, used, before) for piece in axes[1]]
             gates = [builder.add_group(f"{path}.gate", piece.counts) for piece in axes[0]]
             _fill(builder, name, axes, gates, sources)
             made.append(builder.add_group(path, axes[0][0].counts))
@@ -354,27 +354,12 @@ def _fill(
             builder.put(name, [row, column], ["t", counted], target, source)
 
 
-def _found(
-    builder: Builder, layer: Step, piece: Piece, used: set[int], input_groups: Sequence[int]
-) -> int:
-    near = [g for g in input_groups if match(piece, builder.groups[g].factors) is not None]
-    return first_unused(near, used) if near else builder.source(layer, piece, used)
-
-
 PLACERS: dict[str, Callable[[Builder, Step], list[int]]] = {
     "input": lambda builder, layer: [],  # made when a layer reads it, which knows what counts
     "output": _output,
-    "linear": _matrix,
-    "convolution": _matrix,
-    "embedding": _matrix,
-    "batch_norm": _norm,
-    "layer_norm": _norm,
-    "group_norm": _norm,
-    "instance_norm": _norm,
-    "rms_norm": _norm,
-    "add": _pointwise,
-    "multiply": _pointwise,
-    "pointwise": _pointwise,
+    **dict.fromkeys(("linear", "convolution", "embedding"), _matrix),
+    **dict.fromkeys(("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"), _norm),
+    **dict.fromkeys(("add", "multiply", "pointwise"), _pointwise),
     "recurrent": _recurrent,
 }
 

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from converters.chains.chain import Activations
 from converters.checkpoints import Value, unwrapped
-from converters.placement.convert import to_architecture
+from converters.from_modules import to_architecture
 from converters.populations.columns import fact_name
 from converters.populations.precisions import converted, dtypes_of, widest
 from converters.state_dicts import state_dict_to_graph

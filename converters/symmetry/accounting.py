@@ -1,11 +1,9 @@
 """What a rule must account for: each operand axis in each result, and how both are run through.
 
-A rule says what it does to indices in the words of :class:`~converters.symmetry.call.Call`. What it
-does not say is taken to be the worst. Where a result neither carries an operand's axis nor is said
-to drop it, that axis may have met any other; where an axis of a result comes from nowhere, its
-indices may differ: the operation counts as one without a rule. Where nothing is said of how the
-operation runs, nothing that it touches lies within anything else. So a rule that is written
-carelessly loses symmetry and invents none.
+What a rule does not say (see :mod:`converters.symmetry.rules`) is taken to be the worst. An axis
+that a result neither carries nor is said to drop may have met any other, and one that comes from
+nowhere may have indices that differ: the operation counts as one without a rule. So a rule that is
+written carelessly loses symmetry and invents none.
 """
 
 from __future__ import annotations
@@ -21,13 +19,10 @@ from converters.symmetry.values import Value, tensors
 
 
 def check_accounted(call: Call, results: Sequence[Value | None]) -> None:
-    """Hold what a rule gives against what it takes.
+    """Hold what a rule gives against what it takes; raise ``Unruled`` where they do not agree.
 
     Indices are counted with their multiplicity: of two axes that are relabelled together, one may
     not be lost behind the other.
-
-    Raises:
-        Unruled: where an axis of an operand is lost, or one of a result comes from nowhere.
     """
     given = tensors(call.arguments)
     # A constant is the same whatever is relabelled, and where it varies, its axes are fixed: but
@@ -90,5 +85,4 @@ def _missing(one: Counter[Dim], other: Counter[Dim]) -> set[Dim]:
 
 
 def _opened(dims: Iterable[Dim]) -> Iterable[Dim]:
-    """Iterate over the free atoms of dimensions."""
     return (part for dim in dims for part in atoms(dim) if part.size > 1 and not part.reasons)

@@ -135,12 +135,9 @@ class Call:
         return Reason(operation.name, operation.module_path, text, unknown, natural)
 
     def fix(self, dims: Iterable[Dim], text: str, natural: bool = False) -> None:
-        """Fix dimensions because this operation treats their indices unlike one another.
+        """Fix dimensions, of which this operation treats indices unlike one another, as it says.
 
-        Args:
-            dims: what is fixed.
-            text: what the operation does with it.
-            natural: whether no freedom is lost, since these are no neurons (taps of a kernel).
+        That is ``natural`` where no freedom is lost, since these are no neurons (taps of a kernel).
         """
         reason = self.reason(text, natural=natural)
         for dim in dims:
@@ -174,27 +171,17 @@ class Call:
     # -- what becomes of indices: a rule accounts for each (see converters.symmetry.accounting) ---
 
     def entrywise(self) -> None:
-        """Say that each entry of a result comes from entries at its own indices alone.
-
-        Indices along dimensions that this operation fixes may differ.
-        """
+        """Say that each entry of a result comes from entries at its own indices alone."""
         self.declared = True
 
     def drops(self, *dims: Dim, results: Iterable[int] = (0,)) -> None:
-        """Say that results do not see the order of dimensions that they do not have.
-
-        They sum over them, take the largest along them, or leave them out after a cut; at each
-        index of the other dimensions of the operand.
-        """
+        """Say that results do not see the order of dimensions that they do not have."""
         self.declared = True
         for number in results:
             self.dropped.setdefault(number, []).extend(dims)
 
     def leaves_out(self, *values: Value) -> None:
-        """Say that results depend on no entry of values but those that they still have.
-
-        A cut left the others out, or of some of the values only the sizes count.
-        """
+        """Say that results depend on no entry of values but those that they still have."""
         self.declared = True
         everything = [dim for value in values for cell in value.cells for dim in cell]
         self.dropped.setdefault(None, []).extend(everything)
@@ -211,17 +198,13 @@ class Call:
     def mixes(self, value: Value, places: Collection[int]) -> None:
         """Say that entries are combined along some axes of a value, at each index of the others.
 
-        What stands at one index of the others then meets for all indices of those axes, and so
-        cannot be relabelled independently for each.
+        What meets there cannot be relabelled independently for each index of those axes.
         """
         self.declared = True
         self.record(dim for place, dim in enumerate(value.dims) if place not in places)
 
     def iterates(self, *dims: Dim) -> None:
-        """Say that this operation runs over these dimensions jointly.
-
-        The first result drops those that it does not have: they are summed over.
-        """
+        """Say that this operation runs over these dimensions jointly, and sums over some."""
         self.drops(*dims)
         self.record(dims)
 
@@ -232,8 +215,7 @@ class Call:
     def resampled(self, dims: Sequence[Dim], sizes: Sequence[int], text: str) -> list[Dim]:
         """Fix dimensions along which neighbours are combined; return those of the result.
 
-        Where they were neurons, and not fixed positions already, that is freedom lost, also for
-        what meets the result.
+        Freedom is lost where they were neurons and no positions, also for what meets the result.
         """
         natural = all(
             part.size == 1 or APART in part.reasons
@@ -261,22 +243,17 @@ class Call:
         find(dim).hint = find(dim).hint or (f"{path}.{word}" if path else word)
 
     def enter(
-        self,
-        kind: str,
-        inputs: Sequence[Value],
-        output: Value,
-        parameters: Mapping[str, Value | None] | None = None,
-        /,
-        **arguments: Any,
-    ) -> Value:
+        self, kind: str, inputs: Sequence[Value], output: Value,
+        parameters: Mapping[str, Value | None] | None = None, /, **arguments: Any,
+    ) -> Value:  # fmt: skip
         """Put this operation into the record of layers; return its output as coming from it.
 
         Args:
             kind: such as ``"linear"``.
             inputs: what it computes from, beside parameters.
             output: its (first) result.
-            parameters: role -> value. A value that is no parameter as stored counts as an input,
-                and as derived if it is computed from parameters alone.
+            parameters: role -> value. One that is not as stored counts as an input, and as derived
+                if it is computed from parameters alone.
             arguments: further facts, such as the stride of a convolution.
         """
         named, values = [], list(inputs)

@@ -1,8 +1,8 @@
 """The check of one space: its relabellings change nothing, and breaking any of its ties is seen.
 
 A check that nothing could fail proves nothing. So each tie of the space is broken alone: the
-outputs must move, by far more than rounding, on one of the draws on which the relabellings of the
-space were checked. A tie that is not seen is told apart by noise in its place:
+outputs must move, by far more than rounding, on a draw on which the space was checked. Noise in the
+place of a tie that is not seen tells why:
 
 - If strong noise moves nothing, the function does not depend on what is tied (the bias of keys,
   which a softmax cancels). The tie is *idle*, and nothing can go wrong there.
@@ -16,22 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from converters.symmetry.running import Draw
 from converters.symmetry.shaking import Draws
-from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.spec_ties import Tie, moved, under_all_names
-from nngraph.graph import Indices, Permutations
+from converters.symmetry.spec_ties import Claims, Tie, moved, under_all_names
+from nngraph.graph import Indices
 
 #: What counts as no change of the outputs, relative to their largest entry.
 TOLERANCE = 1e-9
 #: What a broken tie must change the outputs by, in multiples of the tolerance.
 SEEN = 1e3
 
+_Item = TypeVar("_Item")
 Status: TypeAlias = Literal["holds", "not proven", "fails"]
 #: Ties that are broken alone: so many for each space, more where the network is small.
 TIES, TIED_PARAMETERS = 8, 10**8
@@ -76,72 +76,32 @@ class SpaceCheck:
         return "" if self.status == "holds" else "not proven: the outputs do not depend on it"
 
 
-class Claims(Protocol):
-    """The relabellings that are said to leave a network's function as it is."""
-
-    spec: PermutationSpec
-    group: Permutations
-
-    def relabel(self, state: Mapping[str, Tensor], indices: Indices) -> Mapping[str, Tensor]:
-        """Return the relabelled tensors."""
-
-    def ties(self, space: str) -> tuple[Tie, ...]:
-        """Return the places at which tensors count the neurons of a space."""
-
-    def broken(self, state: Mapping[str, Tensor], space: str, tie: Tie, indices: Indices) -> Tensor:
-        """Return the parameter of a tie, relabelled at this tie alone."""
-
-    def touched(self, space: str, tie: Tie) -> Tensor:
-        """Return which entries of its parameter a tie relabels, broadcastable over the others."""
-
-
-class Claim:
-    """What is claimed of one space; its methods return the tensors that change."""
-
-    def __init__(self, claims: Claims, space: str, generator: torch.Generator) -> None:
-        self.claims, self.space, self.generator = claims, space, generator
-        self.size = claims.group.spaces[space].size
-        self.ties = claims.ties(space)
-        self.axes = tuple(dict.fromkeys((tie.name, tie.axis) for tie in self.ties))
-
-    def relabelled(self, draw: Draw) -> Mapping[str, Tensor]:
-        """Relabel the space, each time anew."""
-        return self.claims.relabel(draw.state, self._sample())
-
-    def broken(self, draw: Draw, tie: Tie) -> Mapping[str, Tensor]:
-        """Relabel it at one tie alone."""
-        indices = moved(self._sample(), self.space)
-        return self.named(tie.name, self.claims.broken(draw.state, self.space, tie, indices))
-
-    def named(self, name: str, value: Tensor) -> Mapping[str, Tensor]:
-        """Return a parameter under all of its names."""
-        return under_all_names(self.claims.spec, name, value)
-
-    def _sample(self) -> Indices:
-        return self.claims.group.sample(self.generator, names=(self.space,))
-
-
 Kind: TypeAlias = Literal["seen", "idle", "loose", "unseen"]
 
 
 def check_space(
-    claim: Claim, draws: Draws, samples: int, tolerance: float, generator: torch.Generator
-) -> SpaceCheck:
+    claims: Claims, space: str, draws: Draws, samples: int, tolerance: float,
+    generator: torch.Generator,
+) -> SpaceCheck:  # fmt: skip
     """Check one space.
 
     Args:
-        claim: what is claimed of it.
+        claims: what is claimed of the network, of this space among others.
         draws: the network on several sets of parameters.
         samples: relabellings to try; a tie that is not seen on their draws is looked for on others.
         tolerance: largest relative change that counts as none.
-        generator: chooses ties, where there are many.
+        generator: chooses relabellings, and ties where there are many.
     """
-    error = max(draw.change(claim.relabelled(draw)) for draw in draws.first(samples))
+    ties = claims.ties(space)
+    axes = tuple(dict.fromkeys((tie.name, tie.axis) for tie in ties))
+    size = claims.group.spaces[space].size
+    breaking = _Breaking(claims, space, draws, samples, tolerance, generator)
+    error = max(draw.change(breaking.relabelled(draw)) for draw in draws.first(samples))
     if error > tolerance:
-        return SpaceCheck(claim.space, claim.size, claim.axes, error, None, "fails")
-    ties = _chosen(claim.ties, draws, generator)
-    breaking = _Breaking(claim, draws, samples, tolerance, generator)
-    found = {tie: breaking.kind(tie) for tie in ties}
+        return SpaceCheck(space, size, axes, error, None, "fails")
+    parameters = sum(tensor.numel() for tensor in draws.network.state.values())
+    count = max(TIES, TIED_PARAMETERS // max(parameters, 1))
+    found = {tie: breaking.kind(tie) for tie in drawn(ties, count, generator)}
     error = max(error, breaking.error)
 
     def named(kind: Kind) -> tuple[str, ...]:
@@ -150,19 +110,18 @@ def check_space(
     vacuous = all(kind == "idle" for kind in found.values())
     hidden = vacuous or "unseen" in found.values()
     return SpaceCheck(
-        claim.space, claim.size, claim.axes, error, breaking.power,
+        space, size, axes, error, breaking.power if len(ties) > 1 else None,
         "fails" if error > tolerance else "not proven" if hidden else "holds",
-        len(ties), named("idle"), named("loose"), named("unseen"),
+        len(found), named("idle"), named("loose"), named("unseen"),
     )  # fmt: skip
 
 
-def _chosen(ties: Sequence[Tie], draws: Draws, generator: torch.Generator) -> Sequence[Tie]:
-    parameters = sum(tensor.numel() for tensor in draws.network.state.values())
-    count = max(TIES, TIED_PARAMETERS // max(parameters, 1))
-    if count >= len(ties):
-        return ties
-    order = torch.randperm(len(ties), generator=generator)[:count].sort()[0]
-    return [ties[i] for i in order.tolist()]
+def drawn(items: Sequence[_Item], count: int | None, generator: torch.Generator) -> list[_Item]:
+    """Return so many of some items, drawn at random, in their order; all of them for ``None``."""
+    if count is None or count >= len(items):
+        return list(items)
+    chosen = torch.randperm(len(items), generator=generator)[:count].sort()[0]
+    return [items[i] for i in chosen.tolist()]
 
 
 @dataclass
@@ -174,7 +133,8 @@ class _Breaking:
         power: smallest change of the outputs by a broken tie that is not idle or loose.
     """
 
-    claim: Claim
+    claims: Claims
+    space: str
     draws: Draws
     samples: int
     tolerance: float
@@ -182,38 +142,47 @@ class _Breaking:
     error: float = 0.0
     power: float | None = None
 
+    def relabelled(self, draw: Draw) -> Mapping[str, Tensor]:
+        """Relabel the space, each time anew."""
+        return self.claims.relabel(draw.state, self._sample())
+
     def kind(self, tie: Tie) -> Kind:
         """Say what breaking a tie shows."""
         level = SEEN * self.tolerance
         best, depends, close, number = 0.0, False, 0, 0
         for number, draw in enumerate(self.draws):
-            broken = self.claim.broken(draw, tie)
-            change = draw.change(broken)
+            indices = moved(self._sample(), self.space)
+            broken = self.claims.broken(draw.state, self.space, tie, indices)
+            change = self._change(draw, tie, broken)
             best = max(best, change)
             if change > level:
                 if number >= self.samples:
-                    self.error = max(self.error, draw.change(self.claim.relabelled(draw)))
+                    self.error = max(self.error, draw.change(self.relabelled(draw)))
                 return self._counted(best, "seen")
-            near = draw.change(self._noise(draw, tie, broken)) > level
+            near = self._change(draw, tie, self._noisy(draw, tie, broken)) > level
             close += near and change <= self.tolerance
-            depends = depends or near or draw.change(self._noise(draw, tie)) > self.tolerance
+            depends = depends or near or (
+                self._change(draw, tie, self._noisy(draw, tie)) > self.tolerance
+            )
             if number + 1 >= self.samples and (not depends or close > number):
                 return "loose" if depends else "idle"
         if close > number:
             return "loose"
         return self._counted(best, "unseen") if depends else "idle"
 
+    def _sample(self) -> Indices:
+        return self.claims.group.sample(self.generator, names=(self.space,))
+
+    def _change(self, draw: Draw, tie: Tie, value: Tensor) -> float:
+        return draw.change(under_all_names(self.claims.spec, {tie.name: value}))
+
     def _counted(self, power: float, kind: Kind) -> Kind:
-        if len(self.claim.ties) > 1:
-            self.power = power if self.power is None else min(self.power, power)
+        self.power = power if self.power is None else min(self.power, power)
         return kind
 
-    def _noise(
-        self, draw: Draw, tie: Tie, broken: Mapping[str, Tensor] | None = None
-    ) -> Mapping[str, Tensor]:
+    def _noisy(self, draw: Draw, tie: Tie, broken: Tensor | None = None) -> Tensor:
         """Put noise where a tie relabels: strong, or as large as the change by the broken tie."""
-        touched = self.claim.claims.touched(self.claim.space, tie)
-        name, value = tie.name, draw.state[tie.name]
+        value = draw.state[tie.name]
         noise = torch.randn(value.shape, generator=self.generator, dtype=torch.float64).to(value)
-        size = touched.to(value) if broken is None else broken[name] - value
-        return self.claim.named(name, value + size * noise)
+        touched = self.claims.touched(self.space, tie)
+        return value + noise * (touched.to(value) if broken is None else broken - value)

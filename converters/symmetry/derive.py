@@ -11,18 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from converters.inspection import named_tensors
 from converters.symmetry.axes import Axis, AxisFactor
 from converters.symmetry.dims import Dim, atoms, cut, fix, regroup, unify
 from converters.symmetry.engine import Engine
 from converters.symmetry.entries import find_unread
 from converters.symmetry.located import as_arguments, input_tensors
-from converters.symmetry.memory import (
-    dense_axes,
-    named_tensors,
-    overlaps_itself,
-    shared_names,
-    stretches,
-)
+from converters.symmetry.memory import dense_axes, overlaps_itself, shared_names, stretches
 from converters.symmetry.naming import Namer
 from converters.symmetry.program import Program, Ref
 from converters.symmetry.reasons import Reason, is_natural
@@ -49,8 +44,8 @@ class Step:
         input_axes: for each tensor it takes, its axes.
         output_axes: axes of its result.
         arguments: further facts, such as ``("groups", 4)``.
-        derived: (role, name) of each parameter from which, without any input of the network, an
-            argument is computed: a transposed weight, a slice of a table of positions.
+        derived: (role, name) of each parameter from which an argument is computed without any input
+            of the network: a transposed weight, a slice of a table of positions.
         result: the tensor of the program that it gives; ``None`` for inputs and outputs.
     """
 
@@ -120,12 +115,9 @@ def permutation_spec(
 
 
 def derive(
-    module: nn.Module,
-    example_inputs: Any,
-    *,
-    kwargs: Mapping[str, Any] | None = None,
+    module: nn.Module, example_inputs: Any, *, kwargs: Mapping[str, Any] | None = None,
     strict: bool = False,
-) -> Derivation:
+) -> Derivation:  # fmt: skip
     """Derive the symmetry of a module, and record its layers; see :func:`permutation_spec`."""
     args = as_arguments(example_inputs)
     check_supported(module, input_tensors(args, kwargs or {}))
@@ -134,25 +126,21 @@ def derive(
 
 def derive_traced(program: Program, module: nn.Module, *, strict: bool = False) -> Derivation:
     """Derive the symmetry of a module that is traced already; see :func:`derive`."""
-    with torch.device("cpu"):  # masks and positions have values, whatever the caller's default is
-        return _derived(program, module, strict)
-
-
-def _derived(program: Program, module: nn.Module, strict: bool) -> Derivation:
     tensors = named_tensors(module)
     tables = {n: tensors[n] for n in program.parameters if not tensors[n].is_floating_point()}
     engine = Engine(program, RULES, fallback, tables=tables)
-    engine.run()
-    unruled = tuple(dict.fromkeys(operation.name for operation in engine.unruled))
-    if strict and unruled:
-        first = engine.unruled[0]
-        raise UnsupportedModuleError(
-            f"in {first.module_path or 'the module itself'!r} the operation {first.name} has no "
-            f"rule ({', '.join(unruled)} in all), at {first.line or 'an unknown line'}. Known: "
-            "see converters.symmetry.rules.RULES. Add a rule there, or pass strict=False to fix "
-            "what it touches."
-        )
-    return _Builder(engine, tensors).build(module, unruled)
+    with torch.device("cpu"):  # masks and positions have values, whatever the caller's default is
+        engine.run()
+        unruled = tuple(dict.fromkeys(operation.name for operation in engine.unruled))
+        if strict and unruled:
+            first = engine.unruled[0]
+            raise UnsupportedModuleError(
+                f"in {first.module_path or 'the module itself'!r} the operation {first.name} has "
+                f"no rule ({', '.join(unruled)} in all), at {first.line or 'an unknown line'}. "
+                "Known: see converters.symmetry.rules.RULES. Add a rule there, or pass "
+                "strict=False to fix what it touches."
+            )
+        return _Builder(engine, tensors).build(module, unruled)
 
 
 class _Builder:
@@ -242,27 +230,27 @@ class _Builder:
         Relabelling them would leave this computation as it is, and not that of a longer input.
         """
         values = self.engine.values
-        refs = {ref: name for name, ref in self.program.parameters.items()}
+        reasons = {
+            ref: Reason("storage", "", f"a part of {name!r} is never read")
+            for name, ref in self.program.parameters.items()
+        }
         read = {
-            part for ref, value in values.items() if ref not in refs
+            part for ref, value in values.items() if ref not in reasons
             for cell in value.cells for dim in cell for part in atoms(dim)
         }
-        owners = Counter(
-            part for ref in refs for part in {p for dim in values[ref].dims for p in atoms(dim)}
-        )
-        for ref, name in refs.items():
-            reason = Reason("storage", "", f"a part of {name!r} is never read")
-            for part in (part for dim in values[ref].dims for part in atoms(dim)):
+        parts = {ref: {p for dim in values[ref].dims for p in atoms(dim)} for ref in reasons}
+        owners = Counter(itertools.chain.from_iterable(parts.values()))
+        for ref, reason in reasons.items():
+            for part in parts[ref]:
                 # What was told apart index by index is fixed, and may be one new part by now.
                 if part not in read and not part.reasons and owners[part] == 1 and part.size > 1:
                     fix(part, reason)
         for ref, axes in find_unread(self.program).items():
-            reason = Reason("storage", "", f"a part of {refs[ref]!r} is never read")
             for dim, runs in zip(values[ref].dims, axes, strict=True):
                 pieces = cut(dim, [size for size, _ in runs])
                 for piece, (_, unread) in zip(pieces, runs, strict=True):
                     if unread:
-                        fix(piece, reason)
+                        fix(piece, reasons[ref])
 
     def _fix_parameter(self, name: str, text: str) -> None:
         for dim in self._dims(name):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nngraph.errors import UnsupportedModuleError
 
@@ -47,13 +47,6 @@ def has_memory(tensor: Tensor) -> bool:
 
 
 # -- one tensor ------------------------------------------------------------------------------------
-
-
-def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers by every name they have."""
-    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    tensors.update(module.named_buffers(remove_duplicate=False))
-    return {name: tensors[name] for name in module.state_dict() if name in tensors}
 
 
 def storage_key(tensor: Tensor) -> Any:

@@ -167,7 +167,7 @@ def _depends(
     for index in pair:
         place = value.select(unit.axis, unit.start + index)
         place += torch.linspace(0.5, 1.5, place.numel()).reshape(place.shape).to(place)
-    return draw.change(under_all_names(spec, unit.name, value)) > tolerance
+    return draw.change(under_all_names(spec, {unit.name: value})) > tolerance
 
 
 def _unchanged(
@@ -186,7 +186,7 @@ def _unchanged(
             a, b = unit.start + one, unit.start + other
             index[a], index[b] = b, a
             swapped = tensor.index_select(unit.axis, index)
-            changed |= under_all_names(spec, unit.name, swapped)
+            changed |= under_all_names(spec, {unit.name: swapped})
         if runner.change({**runner.state, **changed}) > tolerance:
             return False
     return True

@@ -23,7 +23,7 @@ from converters.symmetry.located import as_arguments
 from converters.symmetry.running import Draw, Network
 from converters.symmetry.shaking import Draws
 from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.spec_ties import Tie, moved, permute_tie, ties_of, under_all_names
+from converters.symmetry.spec_ties import Claims, Tie, moved, under_all_names
 from nngraph.graph import Space
 
 _Item = TypeVar("_Item")
@@ -126,7 +126,7 @@ class _Mistakes:
     """Gets a spec wrong, each time in another way."""
 
     def __init__(self, spec: PermutationSpec, generator: torch.Generator) -> None:
-        self.spec, self.generator = spec, generator
+        self.spec, self.generator, self.ties_of = spec, generator, Claims(spec).ties
         self.spaces = [space for space in spec.free_spaces if space.size > 1]
         self.kinds = (self.dropped, self.split, self.swapped, self.freed, self.nested)
 
@@ -141,23 +141,23 @@ class _Mistakes:
 
     def tie(self) -> tuple[Space, Tie]:
         """Choose a tie of a space that has several."""
-        several = [(space, ties_of(self.spec, space.name)) for space in self.spaces]
-        space, ties = self.chosen([(space, ties) for space, ties in several if len(ties) > 1])
-        return space, self.chosen(ties)
+        several = [s for s in self.spaces if len(self.ties_of(s.name)) > 1]
+        space = self.chosen(several)
+        return space, self.chosen(self.ties_of(space.name))
 
     def mutant(
-        self, kind: str, text: str, space: str, names: Iterable[str], *ties: tuple[str, Tie],
+        self, kind: str, text: str, space: str, *ties: tuple[str, Tie], names: Iterable[str] = (),
         **changes: Any,
     ) -> Mutant:  # fmt: skip
-        changed = replace(self.spec, **changes)
-        return Mutant(changed, self.spec, kind, text, space, tuple(dict.fromkeys(names)), ties)
+        named = tuple(dict.fromkeys([*names, *(tie.name for _, tie in ties)]))
+        return Mutant(replace(self.spec, **changes), self.spec, kind, text, space, named, ties)
 
     def dropped(self) -> Mutant:
         """A tie is dropped: that axis stays when its space is relabelled."""
         space, tie = self.tie()
         axes = _with_factor(self.spec.parameters, space.name, tie, AxisFactor(space.size))
-        text, broken = f"{space.name} without {tie}", (space.name, tie)
-        return self.mutant("dropped", text, space.name, [tie.name], broken, parameters=axes)
+        text = f"{space.name} without {tie}"
+        return self.mutant("dropped", text, space.name, (space.name, tie), parameters=axes)
 
     def split(self) -> Mutant:
         """A tie is given a space of its own."""
@@ -167,7 +167,7 @@ class _Mistakes:
             raise _Nothing
         axes = _with_factor(self.spec.parameters, space.name, tie, AxisFactor(space.size, own.name))
         return self.mutant(
-            "split", f"{tie} apart from {space.name}", own.name, [tie.name], (space.name, tie),
+            "split", f"{tie} apart from {space.name}", own.name, (space.name, tie),
             spaces=(*self.spec.spaces, own), parameters=axes,
         )  # fmt: skip
 
@@ -177,15 +177,14 @@ class _Mistakes:
             pair for pair in itertools.combinations(self.spaces, 2)
             if pair[0].size == pair[1].size and pair[0].within == pair[1].within
         ])  # fmt: skip
-        first, second = (self.chosen(ties_of(self.spec, space.name)) for space in (one, other))
+        first, second = (self.chosen(self.ties_of(space.name)) for space in (one, other))
         own = Tie(first.name, first.axis)
         axes = _with_factor(self.spec.parameters, one.name, first, AxisFactor(one.size, "\0"))
         axes = _with_factor(axes, other.name, second, AxisFactor(one.size, one.name))
         axes = _with_factor(axes, "\0", own, AxisFactor(one.size, other.name))
         text = f"{first} of {one.name} and {second} of {other.name} exchanged"
         broken = (one.name, first), (other.name, second)
-        names = [first.name, second.name]
-        return self.mutant("swapped", text, one.name, names, *broken, parameters=axes)
+        return self.mutant("swapped", text, one.name, *broken, parameters=axes)
 
     def freed(self) -> Mutant:
         """A fixed axis is given a space of its own."""
@@ -198,7 +197,7 @@ class _Mistakes:
         axes = list(self.spec.parameters[name])
         axes[place] = ((AxisFactor(size, "freed"),),)
         return self.mutant(
-            "freed", f"{name}[{place}] free", "freed", [name],
+            "freed", f"{name}[{place}] free", "freed", names=[name],
             spaces=(*self.spec.spaces, Space("freed", size)),
             parameters={**self.spec.parameters, name: tuple(axes)},
         )  # fmt: skip
@@ -213,7 +212,7 @@ class _Mistakes:
         within = replace(inner, within=(*inner.within, outer.name))
         return self.mutant(
             "nested", f"{inner.name} within {outer.name}", inner.name,
-            [tie.name for tie in ties_of(self.spec, inner.name)],
+            names=[tie.name for tie in self.ties_of(inner.name)],
             spaces=tuple(within if space is inner else space for space in self.spec.spaces),
         )  # fmt: skip
 
@@ -280,31 +279,30 @@ def _excuse(mutant: Mutant, draws: Draws, generator: torch.Generator, tolerance:
     for draw in draws.first(DRAWS):
         sizes = _touched(mutant, draw, generator)
         strong = {name: (size != 0).to(size) for name, size in sizes.items()}
-        depends = depends or draw.change(_noisy(mutant, draw, strong, generator)) > tolerance
-        close = close and draw.change(_noisy(mutant, draw, sizes, generator)) > SEEN * tolerance
+        depends = depends or _change_by_noise(mutant, draw, strong, generator) > tolerance
+        close = close and _change_by_noise(mutant, draw, sizes, generator) > SEEN * tolerance
     return "idle" if not depends else "true" if close else "missed"
+
+
+def _change_by_noise(
+    mutant: Mutant, draw: Draw, sizes: Mapping[str, Tensor], generator: torch.Generator
+) -> float:
+    noisy = {}
+    for name, size in sizes.items():
+        noise = torch.randn(size.shape, generator=generator, dtype=size.dtype).to(size.device)
+        noisy[name] = draw.state[name] + size * noise
+    return draw.change(under_all_names(mutant.original, noisy))
 
 
 def _touched(mutant: Mutant, draw: Draw, generator: torch.Generator) -> dict[str, Tensor]:
     """Return by how much a mistake moves, or should have moved, each entry."""
-    spec, state = mutant.original, draw.state
+    claims, state = Claims(mutant.original), draw.state
     moves: list[Mapping[str, Tensor]] = []
     for space, tie in mutant.ties:
-        indices = moved(spec.sample(generator, (space,)), space)
-        changed = permute_tie(spec, state[tie.name], indices, space, tie)
-        moves.append({tie.name: changed})
+        indices = moved(claims.group.sample(generator, names=(space,)), space)
+        moves.append({tie.name: claims.broken(state, space, tie, indices)})
     sizes = {n: torch.zeros_like(state[n]) for n in mutant.names if state[n].is_floating_point()}
     for change in moves or [_relabelled(mutant, draw, generator)]:
         for name in sizes.keys() & change.keys():
             sizes[name] += (change[name] - state[name]).abs()
     return sizes
-
-
-def _noisy(
-    mutant: Mutant, draw: Draw, sizes: Mapping[str, Tensor], generator: torch.Generator
-) -> dict[str, Tensor]:
-    changed: dict[str, Tensor] = {}
-    for name, size in sizes.items():
-        noise = torch.randn(size.shape, generator=generator, dtype=size.dtype).to(size.device)
-        changed |= under_all_names(mutant.original, name, draw.state[name] + size * noise)
-    return changed

@@ -70,14 +70,17 @@ class Operation:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments by the names of the operator's schema, defaults included."""
+        """The arguments by the names of the operator's schema and in its order, with defaults."""
         schema = getattr(self.target, "_schema", None)
         if schema is None:
             names = [f"argument_{i}" for i in range(len(self.args))]
             return {**dict(zip(names, self.args, strict=True)), **self.kwargs}
-        bound = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-        bound.update(zip([a.name for a in schema.arguments], self.args, strict=False))
-        return {**bound, **self.kwargs}
+        given = dict(zip([a.name for a in schema.arguments], self.args, strict=False))
+        given.update(self.kwargs)
+        return {
+            a.name: given.get(a.name, a.default_value) for a in schema.arguments
+            if a.name in given or a.has_default_value()
+        }
 
     @property
     def is_random(self) -> bool:

@@ -17,6 +17,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from converters.inspection import all_tensors
 from converters.symmetry.memory import storage_key
 from converters.symmetry.program import Operation, Program, Ref
 
@@ -61,8 +62,7 @@ class Reader:
     symbols: dict[Any, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.tensors: dict[str, Tensor] = dict(self.module.named_parameters(remove_duplicate=False))
-        self.tensors.update(self.module.named_buffers(remove_duplicate=False))
+        self.tensors = all_tensors(self.module)
         self.persistent = set(self.module.state_dict())
         self.by_storage: dict[Any, Ref] = {}
         self.owners = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import linecache
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from converters.inspection import all_tensors
 from converters.symmetry.reading import LostTensorError
 from nngraph.errors import UnsupportedModuleError
 
@@ -43,18 +43,12 @@ def check_supported(module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
                 f"module {path!r} is a quantised {type(child).__name__}",
                 "packs its weights; pass the floating-point module",
             )
-    tensors: list[tuple[str, Tensor]] = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
-    for name, tensor in tensors:
+    for name, tensor in [*all_tensors(module).items(), *inputs.items()]:
         if isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
             raise _refused(
                 f"parameter {name!r} is not initialised",
                 "has no shape yet; run the module on an input once",
             )
-    tensors += inputs.items()
-    for name, tensor in tensors:
         if tensor.is_quantized:
             raise _refused(f"{name!r} is quantised", "has no axes of numbers; dequantise it")
         if tensor.layout is not torch.strided:
@@ -107,9 +101,11 @@ _ADVICE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A forward that no tracer took.
+def refusal(
+    module: nn.Module, inputs: Mapping[str, Tensor], errors: Sequence[Exception],
+    plain: Exception | None,
+) -> UnsupportedModuleError:  # fmt: skip
+    """Return the error that says what to do about a forward that no tracer took.
 
     Args:
         module: the network.
@@ -117,65 +113,48 @@ class Failure:
         errors: what each tracer raised.
         plain: what the forward raises without any tracing, if it does.
     """
-
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    errors: tuple[Exception, ...]
-    plain: Exception | None
-
-    def refusal(self) -> UnsupportedModuleError:
-        """Return the error that says what to do."""
-        causes = (self._devices(), self._own(), self._act(), self._decision(), self._other())
-        why, todo = next(cause for cause in causes if cause is not None)
-        line = self._line()
-        return UnsupportedModuleError(
-            f"{type(self.module).__name__} {why}{line and f', at {line}'}. Expected {todo}."
-        )
-
-    def _devices(self) -> tuple[str, str] | None:
-        tensors = (*self.module.parameters(), *self.module.buffers())
-        own = next((tensor.device for tensor in tensors), None)
-        for name, tensor in self.inputs.items():
-            if own is not None and tensor.device.type != own.type:
-                return (
-                    f"is on {own} and its {name!r} on {tensor.device}",
-                    f"inputs on the device of the network; pass them .to({str(own)!r})",
-                )
-        return None
-
-    def _own(self) -> tuple[str, str] | None:
-        if self.plain is None:
-            return None
-        return (
-            f"itself fails on these inputs, without any tracing: {_text(self.plain)}",
+    why, todo = _on_other_device(module, inputs) or (
+        (
+            f"itself fails on these inputs, without any tracing: {_text(plain)}",
             "inputs that it takes; check their number, shapes and dtypes, and pass keyword "
             "arguments, such as a dict of them, as kwargs=",
-        )
+        ) if plain is not None else _why(errors)
+    )
+    line = next(filter(None, map(_user_line, errors if plain is None else (plain,))), "")
+    return UnsupportedModuleError(
+        f"{type(module).__name__} {why}{line and f', at {line}'}. Expected {todo}."
+    )
 
-    def _act(self) -> tuple[str, str] | None:
-        lines = "\n".join(line for error in self.errors for line in _stack(error))
-        lost = any(isinstance(error, LostTensorError) for error in self.errors)
-        found = next(((why, do) for act, why, do in _ACTS if re.search(act, lines)), None)
-        return found or (_LOST if lost else None)
 
-    def _decision(self) -> tuple[str, str] | None:
-        names = {type(error).__name__ for error in self.errors}
-        texts = " ".join(map(str, self.errors)).lower()
-        found = names & set(_DATA_DEPENDENT) or "data-dependent" in texts
-        return _DECIDES if found else None
+def _on_other_device(
+    module: nn.Module, inputs: Mapping[str, Tensor]
+) -> tuple[str, str] | None:
+    own = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), None)
+    for name, tensor in inputs.items():
+        if own is not None and tensor.device.type != own.type:
+            return (
+                f"is on {own} and its {name!r} on {tensor.device}",
+                f"inputs on the device of the network; pass them .to({str(own)!r})",
+            )
+    return None
 
-    def _other(self) -> tuple[str, str]:
-        texts = [_text(error) for error in self.errors]
-        plain = (text for text in texts if not _ADVICE.search(text))
-        said = next(plain, type(self.errors[0]).__name__)
-        return (
-            f"cannot be traced: {said}",
-            "a forward of torch operations on tensors; pass the submodules that have such a one",
-        )
 
-    def _line(self) -> str:
-        errors = (self.plain,) if self.plain is not None else self.errors
-        return next((line for error in errors for line in [_user_line(error)] if line), "")
+def _why(errors: Sequence[Exception]) -> tuple[str, str]:
+    """Return why tracing failed, and what is expected, by what the tracers raised and where."""
+    lines = "\n".join(line for error in errors for line in _stack(error))
+    for act, why, todo in _ACTS:
+        if re.search(act, lines):
+            return why, todo
+    if any(isinstance(error, LostTensorError) for error in errors):
+        return _LOST
+    names = {type(error).__name__ for error in errors}
+    if names & set(_DATA_DEPENDENT) or "data-dependent" in " ".join(map(str, errors)).lower():
+        return _DECIDES
+    said = (text for text in map(_text, errors) if not _ADVICE.search(text))
+    return (
+        f"cannot be traced: {next(said, type(errors[0]).__name__)}",
+        "a forward of torch operations on tensors; pass the submodules that have such a one",
+    )
 
 
 def _text(error: BaseException) -> str:

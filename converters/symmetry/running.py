@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.inspection import evaluating
+from converters.inspection import evaluating, named_tensors
 from converters.symmetry.located import map_tensors, returned_tensors
-from converters.symmetry.memory import Contradiction, Memory, Twins, named_tensors, widen
+from converters.symmetry.memory import Contradiction, Memory, Twins, widen
 from converters.symmetry.modes import SizeGuard, TooLarge, UnknownSizes, in_double
 from converters.symmetry.snapshot import Snapshot
 from converters.symmetry.spec import PermutationSpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,48 +33,51 @@ class Tie:
         return f"{self.name}[{self.axis}]" + (f" (part {self.number})" if self.number else "")
 
 
-def ties_of(spec: PermutationSpec, space: str) -> tuple[Tie, ...]:
-    """Return every tie of a space."""
-    return tuple(
-        Tie(name, axis, number)
-        for name, axis in spec.ties(space)
-        for number in range(
-            sum(f.space == space for f in factors_of(spec.parameters[name][axis]))
+class Claims:
+    """The relabellings that a spec says leave its network's function as it is."""
+
+    def __init__(self, spec: PermutationSpec) -> None:
+        self.spec, self.group = spec, spec.permutations
+
+    def relabel(self, state: Mapping[str, Tensor], indices: Indices) -> Mapping[str, Tensor]:
+        """Return the relabelled tensors."""
+        return self.spec.permute(state, indices)
+
+    def ties(self, space: str) -> tuple[Tie, ...]:
+        """Return every tie of a space."""
+        return tuple(
+            Tie(name, axis, number)
+            for name, axis in self.spec.ties(space)
+            for number in range(
+                sum(f.space == space for f in factors_of(self.spec.parameters[name][axis]))
+            )
         )
-    )
+
+    def broken(self, state: Mapping[str, Tensor], space: str, tie: Tie, indices: Indices) -> Tensor:
+        """Return the parameter of a tie, relabelled there alone, which is no symmetry in general.
+        """
+        full = self.spec.parameters[tie.name]
+        axes = [
+            only_tie(axis, space, tie.number) if place == tie.axis else held(axis)
+            for place, axis in enumerate(full)
+        ]
+        indices = self.spec.identity() | {space: indices[space]}
+        return permuted(self.spec.by_name, axes, state[tie.name], indices, full)
+
+    def touched(self, space: str, tie: Tie) -> Tensor:
+        """Return which entries of its parameter a tie relabels, broadcastable over the others."""
+        axes = self.spec.parameters[tie.name]
+        axis = only_tie(axes[tie.axis], space, tie.number)
+        found = torch.stack([p >= 0 for s, p, _ in coordinates(axis) if s == space]).any(0)
+        return found.reshape([-1 if place == tie.axis else 1 for place in range(len(axes))])
 
 
-def permute_tie(
-    spec: PermutationSpec, tensor: Tensor, indices: Indices, space: str, tie: Tie
-) -> Tensor:
-    """Return a parameter relabelled at one tie of a space alone, which is no symmetry in general.
-
-    Args:
-        spec: of the network.
-        tensor: the parameter.
-        indices: of this space; others stay.
-        space: whose tie it is.
-        tie: the place.
-    """
-    axes = [
-        only_tie(axis, space, tie.number) if place == tie.axis else held(axis)
-        for place, axis in enumerate(spec.parameters[tie.name])
-    ]
-    indices = spec.identity() | {space: indices[space]}
-    return permuted(spec.by_name, axes, tensor, indices, spec.parameters[tie.name])
-
-
-def tied_entries(spec: PermutationSpec, space: str, tie: Tie) -> Tensor:
-    """Return which entries of its parameter a tie relabels, broadcastable over the others."""
-    axes = spec.parameters[tie.name]
-    axis = only_tie(axes[tie.axis], space, tie.number)
-    touched = torch.stack([p >= 0 for s, p, _ in coordinates(axis) if s == space]).any(0)
-    return touched.reshape([-1 if place == tie.axis else 1 for place in range(len(axes))])
-
-
-def under_all_names(spec: PermutationSpec, name: str, value: Tensor) -> dict[str, Tensor]:
-    """Return a tensor under its name and its aliases."""
-    return dict.fromkeys((name, *spec.aliases.get(name, ())), value)
+def under_all_names(spec: PermutationSpec, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by name, those that are shared under all of their names."""
+    others = {
+        other: value for name, value in values.items() for other in spec.aliases.get(name, ())
+    }
+    return {**values, **others}
 
 
 def moved(indices: Indices, space: str) -> Indices:

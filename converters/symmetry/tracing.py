@@ -21,7 +21,7 @@ from converters.inspection import evaluating
 from converters.symmetry.located import input_tensors, map_tensors, returned_tensors
 from converters.symmetry.program import Program
 from converters.symmetry.reading import Reader
-from converters.symmetry.refusals import Failure
+from converters.symmetry.refusals import refusal
 from converters.symmetry.snapshot import Snapshot, settings_kept
 from nngraph.errors import UnsupportedModuleError
 
@@ -48,7 +48,7 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             finally:
                 recorded.snapshot.put_back()
         plain = _plain_error(recorded, tuple(inputs.values()))
-    raise Failure(module, inputs, tuple(errors), plain).refusal() from errors[0]
+    raise refusal(module, inputs, errors, plain) from errors[0]
 
 
 class _Recorded(nn.Module):

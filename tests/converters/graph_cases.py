@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from converters import spec_spaces, to_graph
-from converters.placement.convert import build_architecture
+from converters.from_modules import build_architecture
 from converters.symmetry import Derivation, permutation_spec
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.graph.topology.topology import Topology

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters import mlp_to_graph, to_architecture, to_graph, to_module, verify
-from converters.agreement import run_change
 from converters.symmetry import permutation_spec, tracing
 from converters.symmetry.running import Network
+from converters.verification import run_change
 from nngraph.errors import ArchitectureError, InvalidGraphError, UnsupportedModuleError
 from nngraph.graph import Activation, NeuralGraph, forward
 

@@ -26,7 +26,7 @@ from converters.checkpoints import (
     read_table,
     unwrapped,
 )
-from converters.placement.convert import to_architecture
+from converters.from_modules import to_architecture
 from nngraph.errors import DataFileError, InvalidGraphError, MissingDependencyError
 
 RNG = np.random.default_rng(0)

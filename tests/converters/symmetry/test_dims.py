@@ -6,7 +6,6 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.symmetry.counts import NEVER, ONCE, Counts
 from converters.symmetry.dims import (
     atom,
     atoms,
@@ -21,6 +20,7 @@ from converters.symmetry.dims import (
     regroup,
     unify,
 )
+from converters.symmetry.wreath import NEVER, ONCE, Counts
 
 
 def sizes(dim):

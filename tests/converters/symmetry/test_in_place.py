@@ -8,7 +8,7 @@ from symmetry_cases import check, described
 from torch import Tensor, nn
 
 from converters import verify
-from converters.placement.convert import build_architecture
+from converters.from_modules import build_architecture
 from converters.symmetry import derive, permutation_spec
 from converters.symmetry.dims import atom
 from converters.symmetry.engine import Engine
