@@ -98,10 +98,6 @@ def _clamp(min: float | None = None, max: float | None = None) -> Activation | N
     return Activation("hardtanh", min_val=low, max_val=high)
 
 
-def _hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Activation | None:
-    return _clamp(min_val, max_val)
-
-
 def _threshold(threshold: float, value: float) -> Activation:
     if threshold == value == 0:
         return Activation("relu")
@@ -135,7 +131,7 @@ OPERATORS: dict[str, Callable[..., Activation | None]] = {
     "cos": _named("cosine"),
     "elu": _elu,
     "gelu": _gelu,
-    "hardtanh": _hardtanh,
+    "hardtanh": lambda min_val=-1.0, max_val=1.0: _clamp(min_val, max_val),
     "clamp": _clamp,
     "clip": _clamp,
     "clamp_min": lambda min: _clamp(min),
@@ -148,9 +144,7 @@ OPERATORS: dict[str, Callable[..., Activation | None]] = {
 def operator_activation(name: str, options: Mapping[str, Any]) -> Activation | None:
     """Return the activation that an operator applies; ``None`` if no activation is exactly it.
 
-    Args:
-        name: of the operator, such as ``"leaky_relu"``.
-        options: its arguments after the first, by the names of its schema.
+    Its ``options`` are its arguments after the first, by the names of its schema.
     """
     known = OPERATORS.get(name)
     try:
@@ -175,7 +169,7 @@ _TO_MODULE: dict[str, Callable[..., nn.Module]] = {
 
 
 def check_known(activation: Activation) -> None:
-    """Refuse to make a module of an activation that is ``other``."""
+    """Refuse to make a module of ``other``, which only its network can apply."""
     if activation.name == "other":
         raise ArchitectureError(
             f"the activation {activation} is not known exactly, so that no module can be made of "
@@ -184,11 +178,7 @@ def check_known(activation: Activation) -> None:
 
 
 def activation_module(activation: Activation) -> nn.Module:
-    """Return a module that applies ``activation``.
-
-    Raises:
-        ArchitectureError: if it is ``other``, which only its network can apply.
-    """
+    """Return a module that applies ``activation``; refuse ``other``."""
     check_known(activation)
     if activation.name == "elu" and activation["scale"] == activation["input_scale"] == 1:
         return nn.ELU(activation["alpha"])

@@ -72,8 +72,6 @@ class Expression:
         factors = sorted((*self.factors, *other.factors), key=lambda factor: factor.text)
         return _checked(Expression(coefficient, tuple(factors)))
 
-    __rmul__ = __mul__
-
     def __add__(self, other: Expression | float) -> Expression:
         collected: dict[tuple[Applied, ...], float] = {}
         for term in (*self.terms, *_expression(other).terms):
@@ -87,13 +85,10 @@ class Expression:
         monic = tuple(Expression(t.coefficient / first, t.factors) for t in terms)
         return _checked(Expression(first, (Applied(_SUM, monic),)))
 
-    __radd__ = __add__
-
-    def __neg__(self) -> Expression:
-        return self * -1.0
+    __rmul__, __radd__ = __mul__, __add__
 
     def __sub__(self, other: Expression | float) -> Expression:
-        return self + -_expression(other)
+        return self + _expression(other) * -1.0
 
     def __truediv__(self, other: Expression | float) -> Expression:
         return self * _reciprocal(_expression(other))
@@ -127,20 +122,19 @@ def _expression(value: Expression | float) -> Expression:
 
 
 def _checked(expression: Expression) -> Expression:
-    if sum(1 for _ in _parts(expression)) > _MAX_PARTS:
+    if len(_parts(expression)) > _MAX_PARTS:
         raise TooLong("is the end of a longer formula than any activation")
     return expression
 
 
-def _parts(expression: Expression) -> Iterator[Expression | Applied]:
-    """All parts of an expression, no more of them than decide whether it is too long."""
-    stack: list[Expression | Applied] = [expression]
-    for _ in range(_MAX_PARTS + 1):
-        if not stack:
-            return
-        part = stack.pop()
-        yield part
-        stack += part.factors if isinstance(part, Expression) else part.operands
+def _parts(expression: Expression) -> list[Expression | Applied]:
+    """Return all parts of an expression, no more than decide whether it is too long."""
+    parts: list[Expression | Applied] = [expression]
+    for part in parts:  # which grows
+        if len(parts) > _MAX_PARTS:
+            break
+        parts += part.factors if isinstance(part, Expression) else part.operands
+    return parts
 
 
 def _reciprocal(expression: Expression) -> Expression:
@@ -188,7 +182,7 @@ _ARITHMETIC: dict[str, Callable[..., Expression]] = {
     "rsub": lambda one, other, alpha=1: other - one * alpha,
     "mul": lambda one, other: one * other,
     "div": lambda one, other: one / other,
-    "neg": lambda one: -one,
+    "neg": lambda one: one * -1.0,
     "reciprocal": _reciprocal,
     "square": lambda one: one * one,
     "pow": _power,
@@ -206,9 +200,6 @@ def apply(name: str, arguments: Mapping[str, Any]) -> Expression | None:
     Args:
         name: of the operator, such as ``"leaky_relu"``.
         arguments: expressions and everything else by the names of its schema, in their order.
-
-    Raises:
-        TooLong: if what comes out is longer than any activation.
     """
     given = {key: value for key, value in arguments.items() if value is not None}
     name = _SYNONYMS.get(name, name)
@@ -276,11 +267,9 @@ def recognise(expression: Expression) -> Activation | None:
 
 def _scaled(activation: Activation, operand: Expression) -> Activation | None:
     """The activation of a multiple of the neuron: a factor of a sine is part of its w0."""
-    if operand.factors != NEURON.factors:
-        return None
-    if operand.coefficient == 1:
+    if operand == NEURON:
         return activation
-    if activation.name not in ("sine", "cosine"):
+    if operand.factors != NEURON.factors or activation.name not in ("sine", "cosine"):
         return None
     try:
         return Activation(activation.name, w0=activation["w0"] * operand.coefficient)
@@ -290,19 +279,19 @@ def _scaled(activation: Activation, operand: Expression) -> Activation | None:
 
 def _formulas(numbers: Iterable[float]) -> Iterator[tuple[Activation, Expression]]:
     """Activations as compositions of operators; those with an option for each of these numbers."""
-    u = NEURON
 
     def of(name: str, operand: Expression) -> Expression:
         return _call(Activation(name), operand)
 
+    u = NEURON
     positive = _call("gt", u, 0.0)
     cubed = 0.044715 * u * u * u
     scale = math.sqrt(2 / math.pi)
     six = of("relu6", u + 3.0) / 6.0
     yield Activation("square"), u * u
-    yield Activation("sigmoid"), 1.0 * _reciprocal(1.0 + of("exp", -u))
+    yield Activation("sigmoid"), 1.0 * _reciprocal(1.0 + of("exp", -1.0 * u))
     yield Activation("silu"), u * of("sigmoid", u)
-    yield Activation("silu"), u / (1.0 + of("exp", -u))
+    yield Activation("silu"), u / (1.0 + of("exp", -1.0 * u))
     yield Activation("tanh"), 2.0 * of("sigmoid", 2.0 * u) - 1.0
     yield Activation("mish"), u * of("tanh", of("softplus", u))
     yield Activation("softsign"), u / (1.0 + of("abs", u))

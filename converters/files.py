@@ -97,12 +97,9 @@ def save_graph(graph: NeuralGraph, path: str | Path) -> None:
 
 
 def load_graph(
-    path: str | Path,
-    architecture: Architecture | None = None,
-    *,
-    allow_nonfinite: bool = True,
+    path: str | Path, architecture: Architecture | None = None, *, allow_nonfinite: bool = True,
     max_bytes: int = MAX_BYTES,
-) -> NeuralGraph:
+) -> NeuralGraph:  # fmt: skip
     """Read a neural graph that :func:`save_graph` wrote, or a checkpoint of a known architecture.
 
     Args:

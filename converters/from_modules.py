@@ -86,12 +86,9 @@ def to_graph(
 
 
 def to_architecture(
-    module: nn.Module,
-    example_inputs: Any,
-    *,
-    kwargs: Mapping[str, Any] | None = None,
+    module: nn.Module, example_inputs: Any, *, kwargs: Mapping[str, Any] | None = None,
     strict: bool = False,
-) -> Architecture:
+) -> Architecture:  # fmt: skip
     """Return the architecture of a module; it needs no weights, and may be on the meta device.
 
     The arguments and errors are those of :func:`converters.to_graph`.
@@ -101,20 +98,18 @@ def to_architecture(
 
 
 def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) -> Architecture:
-    """Return the architecture of a network whose layers are known.
+    """Return the architecture of a network of which :func:`converters.symmetry.derive` found this.
 
     A chain of affine maps is described as every other converter does it. Anything else is placed
     layer by layer, and is never described as what runs as another function.
 
     Args:
-        derivation: what :func:`converters.symmetry.derive.derive` found.
         tensors: parameters and persistent buffers by the names of the spec.
     """
     read = ProgramReader(derivation, tensors).read()
-    if not isinstance(read, Refusal):
-        chain = chain_architecture_of(read, derivation.spec)
-        if chain is not None:
-            return chain
+    chain = None if isinstance(read, Refusal) else chain_architecture_of(read, derivation.spec)
+    if chain is not None:
+        return chain
     builder = Builder(derivation, tensors)
     for layer in derivation.layers:
         builder.output_groups.append(place(builder, layer))
@@ -149,18 +144,13 @@ def mlp_to_graph(
 
 
 def stacked_to_graphs(
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None] | None,
-    activations: Activations,
-    *,
-    names: Sequence[str] | None = None,
-    y: Tensor | None = None,
-    allow_nonfinite: bool = False,
-    differentiable: bool = False,
-) -> NeuralGraphStack:
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None, activations: Activations, *,
+    names: Sequence[str] | None = None, y: Tensor | None = None,
+    allow_nonfinite: bool = False, differentiable: bool = False,
+) -> NeuralGraphStack:  # fmt: skip
     """Turn B networks of one architecture into graphs at once, without a loop over networks.
 
-    The arguments are those of :func:`mlp_to_graph` with the networks stacked.
+    The arguments and errors are those of :func:`mlp_to_graph` with the networks stacked.
 
     Args:
         y: labels or anything else with one entry per network; optional.
@@ -169,9 +159,7 @@ def stacked_to_graphs(
         weights ``[B, out, in]`` each, biases ``[B, out]`` each.
 
     Raises:
-        InvalidGraphError: if the tensors are no chain, or do not stack as many networks.
-        ArchitectureError: if the activations do not fit.
-        NonFiniteError: as :func:`to_graph`.
+        InvalidGraphError: also if the tensors do not stack as many networks.
     """
     maps, parameters = _listed_maps(weights, biases, activations, names)
     ranks = {affine.weight: 3 for affine in maps}

@@ -129,11 +129,9 @@ def from_networkx(graph: networkx.DiGraph) -> NeuralGraph:
         raise InvalidGraphError("edges of the networkx graph have different numbers of features.")
     out = NeuralGraph()
     out.architecture = architecture
-    channels = len(edges[0]) if edges else 1
     out.x = torch.tensor(columns, dtype=torch.float64).to(dtype)
-    out.edge_attr = (
-        torch.tensor(edges, dtype=torch.float64).reshape(architecture.num_edges, channels).to(dtype)
-    )
+    features = torch.tensor(edges, dtype=torch.float64).reshape(len(edges), -1 if edges else 1)
+    out.edge_attr = features.to(dtype)
     for name, derive in STRUCTURE.items():
         out[name] = derive(architecture)
     if architecture.integers:
@@ -144,10 +142,8 @@ def from_networkx(graph: networkx.DiGraph) -> NeuralGraph:
 
 
 def _integers(values: object, count: int) -> torch.Tensor:
-    if (
-        not isinstance(values, list)
-        or len(values) != count
-        or not all(isinstance(v, int) and abs(v) < 2**63 for v in values)
+    if not isinstance(values, list) or len(values) != count or not all(
+        isinstance(v, int) and abs(v) < 2**63 for v in values
     ):
         raise InvalidGraphError(
             f"the networkx graph has integers {str(values)[:80]}; the architecture expects a list "

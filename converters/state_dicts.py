@@ -58,8 +58,12 @@ def state_dict_to_graph(
             f"the state dict is a {type(state_dict).__name__}; expected a mapping from names to "
             "tensors, such as module.state_dict()."
         )
-    if architecture is None:
-        _refuse_statistics(state_dict)
+    for name in map(str, state_dict) if architecture is None else ():
+        if name.rpartition(".")[2] in _STATISTICS:
+            raise InvalidGraphError(
+                f"entry {name!r} is a statistic of a batch norm, so no MLP can be inferred. Give "
+                "the architecture, which to_architecture(module, inputs) makes of the module."
+            )
     integers = () if architecture is None else architecture.integers
     whole = {name for p in integers for name in (p.name, *p.aliases)}
     values = {
@@ -104,11 +108,7 @@ def to_state_dict(graph: NeuralGraph | NeuralGraphStack) -> dict[str, Tensor]:
 def under_first_names(
     architecture: Architecture, values: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the values with one name for each tied tensor.
-
-    Raises:
-        InvalidGraphError: if a tied tensor has other numbers under another of its names.
-    """
+    """Return the values with one name for each tied tensor; refuse other numbers under another."""
     values = dict(values)
     for parameter in architecture.parameters:
         for alias in parameter.aliases:
@@ -126,11 +126,10 @@ def under_first_names(
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    where = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in (one, other)]
-    if where[0] == where[1]:
-        return True
     if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
         return False
+    if (one.data_ptr(), one.stride()) == (other.data_ptr(), other.stride()):
+        return True
     bits = [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (one, other)]
     return torch.equal(*bits)
 
@@ -147,16 +146,6 @@ def refuse_batch(graph: object) -> None:
             f"a {type(graph).__name__} was given; expected a NeuralGraph, as to_graph makes it of "
             "a module, load_graph of a file and NeuralGraph.from_parameters of tensors."
         )
-
-
-def _refuse_statistics(state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse a network with batch norms where an MLP is to be inferred from names and shapes."""
-    for name in map(str, state_dict):
-        if name.rpartition(".")[2] in _STATISTICS:
-            raise InvalidGraphError(
-                f"entry {name!r} is a statistic of a batch norm, so no MLP can be inferred. Give "
-                "the architecture, which to_architecture(module, inputs) makes of the module."
-            )
 
 
 def _layers(values: Mapping[str, Tensor]) -> tuple[dict[str, tuple[int, int]], set[str]]:

@@ -82,12 +82,7 @@ def _filled(template: nn.Module, graph: NeuralGraph) -> nn.Module:
 
 
 class AffineChain(nn.Module):
-    """Affine maps one after another, their parameters under any names.
-
-    Args:
-        maps: the maps in their order.
-        parameters: every parameter that they name.
-    """
+    """Affine maps one after another, their parameters under any names."""
 
     def __init__(self, maps: Sequence[ChainLayer], parameters: dict[str, Tensor]) -> None:
         super().__init__()

@@ -15,11 +15,7 @@ Activations = Activation | str | Sequence[Activation | str]
 
 
 def activation_list(activations: Activations, depth: int) -> list[Activation]:
-    """Return one activation per map; the last map has none unless it is given one.
-
-    Raises:
-        ArchitectureError: if there are neither ``depth`` nor ``depth - 1`` of them.
-    """
+    """Return one activation per map; the last map has none unless it is given one."""
     # Widths do not matter here; the architecture has the rule.
     groups = Architecture.mlp([1] * (depth + 1), activations).groups
     return [group.activation for group in groups[1:]]
@@ -34,12 +30,7 @@ def affine_layer(prefix: str, has_bias: bool, activation: Activation) -> ChainLa
 def chain_architecture(
     maps: Sequence[ChainLayer], shapes: Mapping[str, tuple[int, ...]]
 ) -> Architecture:
-    """Describe the chain of these maps, whose parameters have these shapes.
-
-    Raises:
-        InvalidGraphError: if a weight is not a matrix, a bias does not fit its weight, or a map
-            does not take what the one before it gives.
-    """
+    """Describe the chain of these maps, whose parameters have these shapes; refuse what is none."""
     widths: list[int] = []
     for i, affine in enumerate(maps):
         shape = shapes[affine.weight]

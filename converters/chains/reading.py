@@ -89,15 +89,12 @@ class ChainReader:
         self.exact = exact
 
     def apply(self, name: str, operator: str, arguments: Mapping[str, Any]) -> ChainValue:
-        """Return what an operation makes of its arguments.
+        """Return what an operation makes of its arguments; raise ``NoChain`` if no chain has it.
 
         Args:
             name: base name of the operator, such as ``"leaky_relu"``.
             operator: what people call it, such as ``"aten.leaky_relu"``.
             arguments: by the names of its schema, in their order.
-
-        Raises:
-            NoChain: if a chain has no such operation.
         """
         given = {key: value for key, value in arguments.items() if value is not None}
         first = next(iter(given.values()), None)

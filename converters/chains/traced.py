@@ -1,12 +1,8 @@
 """Reading a module's forward: is it a chain of affine maps with activations between, and which?
 
 The module is traced symbolically (``torch.fx``, in evaluation mode), so that the order of the
-layers is the order in which ``forward`` uses them, and never that in which they were registered.
-Then each recorded operation must be one that a chain has (:mod:`converters.chains.reading`); the
-first that is not is refused by name.
-
-Requires: nothing of the module. Ensures: the module, in evaluation mode, computes the returned maps
-one after another, from its input flattened to rows to its output.
+layers is that in which ``forward`` uses them. Each recorded operation must be one that a chain has
+(:mod:`converters.chains.reading`); the first that is not is refused by name.
 """
 
 from __future__ import annotations
@@ -41,9 +37,7 @@ def trace_chain(module: nn.Module) -> list[ChainLayer]:
             that have no place in the graph, or does not use some of them.
     """
     check_modules(module)
-    with evaluating(module):
-        graph = _traced(module)
-    maps = _GraphReader(module, graph).read()
+    maps = _GraphReader(module, _traced(module)).read()
     used = [name for affine in maps for name in (affine.weight, affine.bias)]
     for name in module.state_dict():
         if name not in used:
@@ -57,7 +51,8 @@ def trace_chain(module: nn.Module) -> list[ChainLayer]:
 def _traced(module: nn.Module) -> fx.Graph:
     state = torch.get_rng_state()
     try:
-        graph = _Tracer().trace(module)
+        with evaluating(module):
+            graph = _Tracer().trace(module)
     except UnsupportedModuleError:
         raise
     except Exception as error:  # whatever the user's forward does with a symbolic input
@@ -94,11 +89,9 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Return the symbolic value of a recorded operation."""
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether ``m`` is recorded as one operation."""
         if isinstance(m, (nn.MultiheadAttention, Elementwise)):
             return True
         package, _, name = type(m).__module__.rpartition(".")
@@ -116,16 +109,14 @@ class _Tracer(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Make one symbolic input; further arguments of ``forward`` keep their defaults."""
-        expected = list(inspect.signature(root_fn).parameters.values())[1:]
-        kinds = inspect.Parameter
-        optional = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
-        named = (kinds.KEYWORD_ONLY, kinds.VAR_KEYWORD)
-        more = [p for p in expected[1:] if p.default is p.empty and p.kind not in optional]
-        if not expected or expected[0].kind in named or more:
+        signature = inspect.signature(root_fn)
+        try:
+            signature.bind(self.root, None)
+        except TypeError:
             raise UnsupportedModuleError(
-                f"{describe(self.root, '')} has forward{inspect.signature(root_fn)}; expected one "
-                f"tensor, and defaults for everything else. {CONVERTIBLE}"
-            )
+                f"{describe(self.root, '')} has forward{signature}; expected one tensor, and "
+                f"defaults for everything else. {CONVERTIBLE}"
+            ) from None
         return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
 
 
@@ -137,8 +128,7 @@ class _GraphReader:
     """Follows the recorded operations."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
-        self.module = module
-        self.graph = graph
+        self.module, self.graph = module, graph
         self.tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         self.reader = ChainReader(shapes, exact=True)

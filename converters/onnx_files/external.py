@@ -36,12 +36,7 @@ class ExternalData:
     def tensor(
         self, entries: Mapping[str, str], dtype: torch.dtype, count: int, what: str
     ) -> Tensor:
-        """Map ``count`` numbers; ``entries`` are the keys and values that the model gives.
-
-        Raises:
-            DataFileError: if the place is outside the folder, is no regular file, or does not hold
-                as many bytes from the offset on.
-        """
+        """Map ``count`` numbers; ``entries`` are the keys and values that the model gives."""
         location = entries.get("location", "")
         size = count * dtype.itemsize
         offset = _number(entries, "offset", 0, what)

@@ -44,22 +44,18 @@ class OnnxModule(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: Sequence[Declaration],
-        outputs: Sequence[str],
-        roles: Roles,
-        opset: int,
+        self, inputs: Sequence[Declaration], outputs: Sequence[str], roles: Roles, opset: int,
         left_out: Sequence[str] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.inputs = tuple(inputs)
-        self.outputs = tuple(outputs)
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         #: Labels of classes that the file gives too, and that are not run.
         self.left_out = tuple(left_out)
-        self.opset = opset
-        self._nodes = roles.nodes
-        self._known = dict(roles.known)
-        self._working = _working_type([*roles.parameters.values(), *roles.buffers.values()])
+        self.opset, self._nodes, self._known = opset, roles.nodes, dict(roles.known)
+        counts = Counter({torch.float32: 0})
+        for tensor in (*roles.parameters.values(), *roles.buffers.values()):
+            counts[tensor.dtype] += tensor.numel()
+        self._working = counts.most_common(1)[0][0]  # the type of most weights
         # Has the type and device of the weights now, whatever the module was converted to.
         self.register_buffer("_present", torch.empty(0, dtype=self._working), persistent=False)
         self._keys: dict[str, str] = {}
@@ -146,30 +142,18 @@ class OnnxModule(nn.Module):
                 f"{call.node.where} cannot be run on inputs of the shapes {shapes}: {error}"
             ) from error
 
-def _working_type(tensors: Sequence[Tensor]) -> torch.dtype:
-    """Return the type of most weights; float32 if there are none."""
-    counts: Counter[torch.dtype] = Counter()
-    for tensor in tensors:
-        counts[tensor.dtype] += tensor.numel()
-    return max(counts, key=counts.__getitem__, default=torch.float32)
-
-
 # -- names -----------------------------------------------------------------------------------------
 
 
 def state_dict_keys(names: Iterable[str], root: nn.Module) -> dict[str, str]:
     """Give each tensor of a file its key in the state dict of a module.
 
-    A dot separates submodules, as in torch, so that ``layer1.0.weight`` stays ``layer1.0.weight``;
-    slashes, colons and everything else stay as they are. Only what torch cannot hold is written
-    with percent signs as in a web address: every ``%`` is ``%25``; a dot that cannot separate,
-    since a part beside it would be empty or a tensor is called like the part before it, is ``%2E``;
-    and a part that a module already has as an attribute starts with its first letter's code
-    (``forward`` is ``%66orward``). :func:`onnx_name` undoes this.
-
-    Args:
-        names: distinct names of tensors.
-        root: the module that will hold them, before it does.
+    A dot separates submodules, as in torch, so that ``layer1.0.weight`` stays as it is, and so does
+    everything but what torch cannot hold. That is written with percent signs as in a web address:
+    every ``%`` is ``%25``; a dot that cannot separate, since a part beside it would be empty or a
+    tensor is called like the part before it, is ``%2E``; and a part that a module already has as an
+    attribute starts with its first letter's code (``forward`` is ``%66orward``). :func:`onnx_name`
+    undoes this. The names are distinct, and ``root`` does not hold the tensors yet.
     """
     names = list(names)
     taken, plain = set(names), nn.Module()  # what holds parameters has nothing of its own else

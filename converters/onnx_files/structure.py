@@ -64,9 +64,8 @@ def read_graph(
 ) -> Graph:  # fmt: skip
     """Check the graph of a model, sort its nodes and leave out those that no output needs.
 
-    Args:
-        chosen: values that are the outputs; default those of the model, without the labels of
-            classes that a classifier gives beside its numbers.
+    The outputs are those ``chosen``; default those of the model, without the labels of classes that
+    a classifier gives beside its numbers.
     """
     graph = model.graph
     opsets = _opsets(model, path)
@@ -97,9 +96,8 @@ def read_graph(
         raise DataFileError(
             f"the graph has no {'outputs' if inputs else 'inputs'}; expected a network."
         )
-    for name in declared_outputs:
-        if name not in made:
-            raise DataFileError(f"nothing makes the output {name!r}.")
+    if missing := [name for name in declared_outputs if name not in made]:
+        raise DataFileError(f"nothing makes the output {missing[0]!r}.")
     reads = [(_title(p), list(p.input)) for p in graph.node]
     if chosen is None:
         labels = {
@@ -120,9 +118,7 @@ def read_graph(
         nodes=tuple(nodes),
         initialisers={name: t for name, t in initialisers.items() if name in read},
         opset=opsets[""],
-        left_out=() if chosen is not None else tuple(
-            n for n in declared_outputs if n not in outputs
-        ),
+        left_out=tuple(n for n in declared_outputs if chosen is None and n not in outputs),
     )
 
 

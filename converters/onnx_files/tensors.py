@@ -94,15 +94,7 @@ class Budget:
 
 
 def read_tensor(proto: TensorProto, what: str, budget: Budget, external: ExternalData) -> Tensor:
-    """Read one tensor; one in an external file is mapped.
-
-    Args:
-        what: how messages name it.
-
-    Raises:
-        DataFileError: if it holds more or fewer numbers than its shape says, or is too large.
-        UnsupportedModuleError: if its type is none that nngraph reads.
-    """
+    """Read one tensor, which messages call ``what``; one in an external file is mapped."""
     if proto.data_type not in ELEMENTS:
         raise UnsupportedModuleError(
             f"{what} holds elements of {element_name(proto.data_type)}; expected real "

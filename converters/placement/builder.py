@@ -39,6 +39,11 @@ class _Group:
     def is_fixed(self) -> bool:
         return are_fixed(self.factors)
 
+    def neurons(self) -> NeuronGroup:
+        factors = self.factors
+        space = None if self.is_fixed else factors[0].space if len(factors) == 1 else factors
+        return NeuronGroup(self.name, self.size, self.role, self.activation, space)
+
 
 @dataclass
 class Builder:
@@ -231,10 +236,9 @@ class Builder:
 
     def _end(self, name: str, counted: list[Piece], is_source: bool) -> int:
         factors = tuple(f for piece in counted for f in piece.flat) or (Factor(1),)
-        if any(f.space is not None for f in factors):
-            same = [i for i, group in enumerate(self.groups) if group.factors == factors]
-            if same:
-                return same[-1]
+        same = [i for i, group in enumerate(self.groups) if group.factors == factors]
+        if same and not are_fixed(factors):
+            return same[-1]
         return self.add_group(f"{name}.places" if is_source else name, factors)
 
     # -- the end ----------------------------------------------------------------------------------
@@ -249,7 +253,7 @@ class Builder:
             self.add_group("net", [Factor(1)])
         order = self._order()
         place = {old: new for new, old in enumerate(order)}
-        groups = tuple(_neurons(self.groups[old]) for old in order)
+        groups = tuple(self.groups[old].neurons() for old in order)
         parameters = tuple(self._parameter(name, place) for name in spec.parameters)
         todo = [f.space for group in groups for f in group.factors if f.space is not None]
         used: set[str] = set()
@@ -268,11 +272,8 @@ class Builder:
             integer = str(tensor.dtype).removeprefix("torch.")
             return Parameter(name, shape, integer=integer, aliases=aliases)
         slabs = [
-            replace(
-                slab, target=place[slab.target],
-                source=None if slab.source is None else place[slab.source],
-            )
-            for slab in self.slabs[name]
+            replace(s, target=place[s.target], source=None if s.source is None else place[s.source])
+            for s in self.slabs[name]
         ]
         return replace(_simple(name, shape, slabs), aliases=aliases)
 
@@ -315,12 +316,6 @@ def match(piece: Piece, factors: Sequence[Factor]) -> str | None:
         else:
             return None
     return None if wanted else letters
-
-
-def _neurons(group: _Group) -> NeuronGroup:
-    factors = group.factors
-    space = None if group.is_fixed else factors[0].space if len(factors) == 1 else factors
-    return NeuronGroup(group.name, group.size, group.role, group.activation, space)
 
 
 def _simple(name: str, shape: tuple[int, ...], slabs: Iterable[Slab]) -> Parameter:

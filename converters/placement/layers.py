@@ -63,8 +63,8 @@ def _in_groups(own: tuple[Piece, ...], groups: int) -> tuple[Piece, ...] | None:
         return own
     if any(groups * piece.size % sum(p.size for p in own) for piece in own):
         return None
-    cut = [piece.cut(_share(piece, own, groups)) for piece in own]
-    return None if None in cut else tuple(piece for piece in cut if piece is not None)
+    cut = tuple(p for piece in own if (p := piece.cut(_share(piece, own, groups))) is not None)
+    return cut if len(cut) == len(own) else None
 
 
 def _share(piece: Piece, all_pieces: Sequence[Piece], groups: int) -> int:
@@ -101,7 +101,7 @@ def _connect(
     if groups > 1 and target_axis == 0:
         # Each part of the outputs takes its part of the inputs: (parts, inputs of a part).
         sources = [
-            [(builder.source(layer, _product(lead, inner), used), "s") for inner in columns]
+            [(builder.source(layer, _whole((*lead, *c.factors)), used), "s") for c in columns]
             for lead in leads
         ]
     else:
@@ -136,11 +136,11 @@ def _leading(piece: Piece, count: int) -> Sequence[tuple[Factor, ...]]:
     return piece.factors[:at]
 
 
-def _product(lead: Sequence[tuple[Factor, ...]], inner: Piece) -> Piece:
-    """The neurons of all parts: the parts times those of one."""
-    factors = (*lead, *inner.factors)
+def _whole(factors: Sequence[tuple[Factor, ...]], start: int = 0) -> Piece:
+    """The piece that counts a product of these factors, from an index of its axis on."""
     split = tuple(math.prod(f.size for f in of) for of in factors)
-    return Piece((0, math.prod(split)), split, tuple((0, n) for n in split), factors)
+    window = (start, start + math.prod(split))
+    return Piece(window, split, tuple((0, n) for n in split), tuple(factors))
 
 
 def _biases(builder: Builder, others: Sequence[tuple[str, str]], targets: Sequence[int]) -> None:
@@ -182,33 +182,27 @@ def _norm(builder: Builder, layer: Step) -> list[int]:
         builder.place_anywhere(*(name for _, name in own))
         return builder.passed_on(layer)
     kept = builder.axis_pieces(one_axis[0][1])[0]
-    targets = _after(builder, layer, kept)
+    # For each piece the group of the inputs that it counts, if any, and a new one after it.
+    used: set[int] = set()
+    pairs: list[tuple[int | None, int]] = []
+    for piece in kept:
+        groups = builder.input_groups(layer)
+        before = [g for g in groups if builder.groups[g].factors == piece.counts]
+        activation = builder.activation(layer, piece)
+        new = builder.add_group(layer.module_path, piece.flat, activation=activation)
+        pairs.append((first_unused(before, used) if before else None, new))
+    targets = [target for _, target in pairs]
     for role, name in one_axis:
         own_pieces = builder.axis_pieces(name)[0]
         if [p.flat for p in own_pieces] != [p.flat for p in kept]:
             builder.place_anywhere(name)
         elif role == "weight":
-            _broadcast(builder, name, [own_pieces], 0, targets)
+            _broadcast(builder, name, [own_pieces], 0, pairs)
         else:
-            _columns(builder, name, own_pieces, [target for _, target in targets], role)
+            _columns(builder, name, own_pieces, targets, role)
     if all(role != "weight" for role, _ in one_axis):
-        builder.residuals += [(s, t) for s, t in targets if s is not None]
-    return [target for _, target in targets]
-
-
-def _after(builder: Builder, layer: Step, kept: Sequence[Piece]) -> list[tuple[int | None, int]]:
-    """For each piece the group of the inputs that it counts, if any, and a new one after it."""
-    used: set[int] = set()
-    pairs: list[tuple[int | None, int]] = []
-    for piece in kept:
-        before = [
-            g for g in builder.input_groups(layer) if builder.groups[g].factors == piece.counts
-        ]
-        source = first_unused(before, used) if before else None
-        activation = builder.activation(layer, piece)
-        new = builder.add_group(layer.module_path, piece.flat, activation=activation)
-        pairs.append((source, new))
-    return pairs
+        builder.residuals += [(s, t) for s, t in pairs if s is not None]
+    return targets
 
 
 def _pointwise(builder: Builder, layer: Step) -> list[int]:
@@ -218,8 +212,7 @@ def _pointwise(builder: Builder, layer: Step) -> list[int]:
     factors = {tuple(builder.groups[g].factors for g in operand) for operand in operands}
     if not own and (len(operands) < 2 or len(factors) > 1):
         return builder.passed_on(layer)
-    operands = [builder.counted(layer, operand) for operand in operands]
-    shapes = [o for o in operands if o]
+    shapes = [kept for operand in operands if (kept := builder.counted(layer, operand))]
     if not shapes:
         builder.place_anywhere(*(name for _, name in own))
         return builder.input_groups(layer)
@@ -299,7 +292,7 @@ def _recurrent(builder: Builder, layer: Step) -> list[int]:
     path, cells = layer.module_path or layer.kind, int(arguments.get("directions", 1))
     gates: list[int] = []
     made: list[int] = []
-    before: list[int] = input_groups
+    before = input_groups
     for _, name in builder.new_parameters(layer):
         axes = builder.axis_pieces(name)
         kind = name.rpartition(".")[2]
@@ -337,10 +330,7 @@ def _by_gate(own: tuple[Piece, ...], gates: int) -> tuple[Piece, ...]:
     if len(own) > 1 or gates == 1:
         return own
     size = own[0].size // gates
-    return tuple(
-        Piece((start, start + size), (size,), ((0, size),), ((Factor(size),),))
-        for start in range(0, own[0].size, size)
-    )
+    return tuple(_whole([(Factor(size),)], start) for start in range(0, own[0].size, size))
 
 
 def _fill(

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from converters.symmetry.axes import Axis, Segment
-from converters.symmetry.axes import AxisFactor as AxisFactor
+from converters.symmetry.axes import Axis, AxisFactor, Segment, segment_size
 from nngraph.graph import Factor, Slab
 
 #: Features per edge; a larger kernel becomes several parallel blocks, so that the one such kernel
@@ -90,8 +89,7 @@ def pieces(axis: Axis) -> tuple[Piece, ...]:
     found = []
     for window, segment in _windows(axis):
         choices = [
-            _parts(factor.parts) if factor.parts
-            else [((0, factor.size), (Factor(factor.size, factor.space),))]
+            _parts(factor.parts) if factor.parts else [((0, factor.size), (_plain(factor),))]
             for factor in segment
         ]
         split = tuple(factor.size for factor in segment)
@@ -105,7 +103,7 @@ def pieces(axis: Axis) -> tuple[Piece, ...]:
 def _windows(axis: Axis) -> Iterator[tuple[tuple[int, int], Segment]]:
     start = 0
     for segment in axis:
-        stop = start + math.prod(factor.size for factor in segment)
+        stop = start + segment_size(segment)
         yield (start, stop), segment
         start = stop
 

@@ -88,20 +88,8 @@ def held(axis: Axis) -> Axis:
     return ((AxisFactor(axis_size(axis)),),)
 
 
-def axis_to_list(axis: Axis) -> list[Any]:
-    """Return an axis as plain lists and dicts."""
-    return [
-        [
-            {"size": f.size, "parts": axis_to_list(f.parts)} if f.parts
-            else {"size": f.size, "space": f.space}
-            for f in segment
-        ]
-        for segment in axis
-    ]
-
-
 def axis_from_list(data: list[Any]) -> Axis:
-    """Read what :func:`axis_to_list` wrote."""
+    """Read an axis from lists and dicts, as a spec in JSON has it."""
     return tuple(
         tuple(
             AxisFactor(f["size"], f.get("space"), axis_from_list(f.get("parts", [])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +17,7 @@ from converters.symmetry.demands import Demands, find_demands
 from converters.symmetry.dims import Dim, atom, fix, unify
 from converters.symmetry.entries import settle_writes
 from converters.symmetry.expansion import Expansion
-from converters.symmetry.program import Operation, Program, Ref, Result, replaced
+from converters.symmetry.program import Operation, Program, Ref, Result, replaced, run_on
 from converters.symmetry.reasons import Reason
 from converters.symmetry.symmetric import SymmetricMatrices
 from converters.symmetry.values import MAX_ENTRIES, Constant, Value, tensors
@@ -67,12 +67,7 @@ class Engine:
     @cached_property
     def symmetric_matrices(self) -> SymmetricMatrices:
         """Which tensors are known to be symmetric matrices."""
-
-        def constant(ref: Ref) -> Tensor | None:
-            found = self.values[ref].constant if ref in self.values else None
-            return None if found is None else found.value
-
-        return SymmetricMatrices(self.program, constant)
+        return SymmetricMatrices(self.program, self.values)
 
     def _rule(self, operation: Operation) -> Rule | None:
         return self.rules.get(operation.name) or self.fallback(operation)
@@ -239,7 +234,7 @@ class Engine:
                 reason = Reason(operation.name, operation.module_path, text, natural=True)
                 for dim in value.dims:
                     fix(dim, reason)
-        found: list[Tensor | None] = [None] * len(operation.outputs)
+        found: Sequence[Tensor | None] = [None] * len(operation.outputs)
         # Unknown values are taken to vary everywhere, which is sound.
         with suppress(
             _NotKnown, RuntimeError, NotImplementedError, IndexError, TypeError, ValueError
@@ -251,7 +246,7 @@ class Engine:
                 fits = tensor is not None and tuple(tensor.shape) == result.shape
                 self.values[ref] = _constant(result, tensor if fits else None)
 
-    def _computed(self, operation: Operation) -> list[Tensor | None]:
+    def _computed(self, operation: Operation) -> Sequence[Tensor | None]:
         def tensor_of(ref: Ref) -> Tensor:
             constant = self.values[ref].constant
             if constant is None or constant.value is None:
@@ -262,12 +257,7 @@ class Engine:
         large = any(torch.Size(shape).numel() > MAX_ENTRIES for shape in shapes)
         if large or operation.is_random or "empty" in operation.name:
             raise _NotKnown
-        args, kwargs = replaced((operation.args, operation.kwargs), tensor_of)
-        if "device" in kwargs:
-            kwargs["device"] = "cpu"
-        with torch.no_grad():
-            outcome = operation.target(*args, **kwargs)
-        return list(outcome) if isinstance(outcome, (list, tuple)) else [outcome]
+        return run_on(operation, tensor_of)
 
 
 class _NotKnown(Exception):

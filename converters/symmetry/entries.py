@@ -6,10 +6,9 @@ be fixed; but where every entry is written before it is read, any numbers do. To
 operations that write to such a tensor and those that arrange it run on a mask of what is unwritten.
 
 Nor are all entries of stored tensors read: later positions of a table, of a cache. Every entry of a
-parameter has a number, and the numbers go through all operations that only move entries. Where any
-other operation takes them, or the caller gets them, they are read; and so are those that are
-written over, since the same place is. A buffer's next value is no reader: what is only kept is not
-used.
+parameter has a number, and the numbers go through all operations that only move entries. They are
+read where any other operation takes them, where the caller gets them, and where they are written
+over. A buffer's next value is no reader: what is only kept is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from converters.symmetry.program import ARRANGING, Operation, Program, Ref, references, replaced
+from converters.symmetry.program import ARRANGING, Operation, Program, Ref, references, run_on
 
 #: consecutive indices of an axis: how many, and whether nothing reads them
 Runs: TypeAlias = "list[tuple[int, bool]]"
@@ -45,15 +44,12 @@ _MOVES = frozenset((
 def _run(
     operation: Operation, program: Program, known: Mapping[Ref, Tensor], blank: Tensor
 ) -> list[Tensor]:
-    """Run an operation on what is known of its operands, and one number for all entries of others.
-    """
+    """Run an operation on what is known of its operands, and one number for all other entries."""
 
     def stand_in(ref: Ref) -> Tensor:
         return known[ref] if ref in known else blank.expand(program.results[ref].shape)
 
-    args, kwargs = replaced((operation.args, operation.kwargs), stand_in)
-    found = operation.target(*args, **kwargs)
-    return list(found) if isinstance(found, (list, tuple)) else [found]
+    return run_on(operation, stand_in)
 
 
 # -- written before they are read ------------------------------------------------------------------
@@ -73,9 +69,13 @@ def settle_writes(program: Program) -> None:
     needed, kept = program.kept, []
     for operation in reversed(program.operations):
         if not needed.isdisjoint(operation.outputs):
-            filled = operation.outputs[0] in found.made - found.was_read
-            kept.append(_zeros(program, operation) if filled else operation)
-            needed.update(kept[-1].operands)
+            first = operation.outputs[0]
+            if first is not None and first in found.made - found.was_read:
+                result, zeros = program.results[first], torch.ops.aten.zeros.default
+                args, kwargs = (result.shape,), {"dtype": result.dtype}
+                operation = replace(operation, target=zeros, args=args, kwargs=kwargs)
+            kept.append(operation)
+            needed.update(operation.operands)
     program.operations = kept[::-1]
 
 
@@ -95,28 +95,15 @@ def _without_copy(program: Program, operation: Operation) -> list[Operation]:
     ]
 
 
-def _zeros(program: Program, operation: Operation) -> Operation:
-    (ref,) = operation.outputs
-    assert ref is not None
-    known = program.results[ref]
-    zeros = torch.ops.aten.zeros.default
-    return replace(operation, target=zeros, args=(known.shape,), kwargs={"dtype": known.dtype})
-
-
 @dataclass
 class _Unwritten:
-    """Follows what is unwritten through a program.
-
-    Attributes:
-        masks: for each tensor with entries that may be unwritten, which.
-        origins: where it was made.
-        made: uninitialised tensors.
-        was_read: those of them of which something is read.
-    """
+    """Follows what is unwritten through a program."""
 
     program: Program
+    #: for each tensor with entries that may be unwritten, which, and where it was made
     masks: dict[Ref, Tensor] = field(default_factory=dict)
     origins: dict[Ref, Ref] = field(default_factory=dict)
+    #: uninitialised tensors, and those of them of which something is read
     made: set[Ref] = field(default_factory=set)
     was_read: set[Ref] = field(default_factory=set)
 

@@ -26,14 +26,10 @@ MAX_PIECES = 1000
 
 @dataclass
 class Expansion:
-    """Takes operations of a program apart.
-
-    Args:
-        program: gets new tensors for what is between the pieces.
-        ruled: whether an operation has a rule.
-    """
+    """Takes operations of a program apart; it gets new tensors for what is between the pieces."""
 
     program: Program
+    #: whether an operation has a rule
     ruled: Callable[[Operation], bool]
     graphs: dict[str, fx.GraphModule | None] = field(default_factory=dict)
 
@@ -79,18 +75,16 @@ class Expansion:
             return None
         pieces, results = read_operations(self.program, graph, refs)
         wanted = [ref for ref in operation.outputs if ref is not None]
-        for old, new in zip(results, wanted, strict=True):
-            pieces.append(Operation(torch.ops.aten.alias.default, (old,), {}, (new,)))
+        alias = torch.ops.aten.alias.default
+        pieces += [Operation(alias, (r,), {}, (w,)) for r, w in zip(results, wanted, strict=True)]
         path, line = operation.module_path, operation.line
         return [replace(piece, module_path=path, line=line) for piece in pieces]
 
     def _graph(self, operation: Operation, refs: list[Ref]) -> fx.GraphModule | None:
         decomposition = _decomposition(operation)
         numbers: set[float] = {n for ref in refs for n in self.program.results[ref].shape}
-        numbers.update(
-            leaf for leaf in pytree.tree_leaves((operation.args, operation.kwargs))
-            if isinstance(leaf, (int, float))
-        )
+        leaves = pytree.tree_leaves((operation.args, operation.kwargs))
+        numbers.update(leaf for leaf in leaves if isinstance(leaf, (int, float)))
         if decomposition is None or numbers & self.program.unknown:
             return None
         shown = {ref: (place, self.program.results[ref]) for place, ref in enumerate(refs)}

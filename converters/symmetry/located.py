@@ -40,11 +40,7 @@ def as_arguments(example_inputs: Any) -> tuple[Any, ...]:
 
 
 def input_tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return every tensor in the arguments by its place in them, each tensor once.
-
-    Raises:
-        UnsupportedModuleError: if something may hold tensors that cannot be seen.
-    """
+    """Return every tensor in the arguments by its place in them, each tensor once."""
     places = [(f"input {i}", value) for i, value in enumerate(args)] + [*kwargs.items()]
     found: dict[int, tuple[str, Tensor]] = {}
     for name, value in places:
@@ -58,9 +54,6 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
     Containers and objects are copied, so that a forward that writes to them leaves the caller's
     alone; a tensor that occurs twice is one tensor in the copy.
-
-    Raises:
-        UnsupportedModuleError: if something may hold tensors that cannot be seen, or put back.
     """
     new = {id(tensor): function(tensor) for _, tensor in _given(value, "inputs")}
     try:
@@ -89,10 +82,6 @@ def returned_tensors(value: Any) -> list[Tensor]:
 
     Containers, records and any other objects are opened, to any depth; numbers, strings and None
     pass. What occurs twice inside one container counts twice, a container that occurs twice once.
-
-    Raises:
-        UnsupportedModuleError: if something may hold tensors that cannot be seen; names its place,
-            such as ``output[1].pred``, and what to return there.
     """
     try:
         return [tensor for _, tensor in located_tensors(value, "output")]
@@ -102,7 +91,7 @@ def returned_tensors(value: Any) -> list[Tensor]:
 
 
 def located_tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
-    """Iterate over the tensors in any value, each with its place in it.
+    """Iterate over the tensors in any value, each with its place, such as ``output[1].pred``.
 
     Raises:
         UnsupportedModuleError: at something that may hold tensors that cannot be seen.
@@ -122,14 +111,13 @@ def located_tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_tensor(place: str, tensor: Tensor) -> None:
-    kind = type(tensor)
     if tensor.is_nested:
         raise _hidden(place, tensor, "is nested; give its .to_padded_tensor(0.0)")
     if tensor.layout is not torch.strided:
         raise _hidden(place, tensor, f"has layout {tensor.layout}; give its .to_dense()")
     if tensor.is_quantized:
         raise _hidden(place, tensor, "is quantised; give its .dequantize()")
-    own = kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
+    own = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
     if own and not is_kind(tensor, (FakeTensor, FunctionalTensor, nn.Parameter)):
         raise _hidden(place, tensor, "computes in its own way; give a plain torch.Tensor")
 

@@ -36,9 +36,8 @@ def widen(tensor: Tensor) -> Tensor:
 
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor has memory of its own kind: not on meta, not empty, not wrapped."""
-    if tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
-        return False
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # inside of vmap or grad
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # inside of vmap or grad
+    if tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel() or wrapped:
         return False
     try:
         return tensor.data_ptr() != 0
@@ -53,21 +52,15 @@ def storage_key(tensor: Tensor) -> Any:
     """Return what two tensors have in common exactly when they are one tensor."""
     if tensor.device.type == "meta" or tensor.numel() == 0:
         return id(tensor)
-    return (
-        tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tuple(tensor.stride())
-    )
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def shared_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """Return the first name of every tensor, and its other names."""
-    first: dict[Any, str] = {}
-    others: dict[str, list[str]] = {}
+    names: dict[Any, list[str]] = {}
     for name, tensor in tensors.items():
-        own = first.setdefault(storage_key(tensor), name)
-        others.setdefault(own, [])
-        if own != name:
-            others[own].append(name)
-    return {name: tuple(rest) for name, rest in others.items()}
+        names.setdefault(storage_key(tensor), []).append(name)
+    return {first: tuple(others) for first, *others in names.values()}
 
 
 def extent(tensor: Tensor) -> int:
@@ -138,12 +131,7 @@ def stretches(tensors: Iterable[Tensor]) -> list[Stretch]:
 
 
 class Memory:
-    """The stretches of memory of some tensors.
-
-    Args:
-        tensors: all of them; those without memory are passed over.
-        named: names of those that a state holds.
-    """
+    """The stretches of memory of some tensors, and of those that a state names."""
 
     def __init__(self, tensors: Iterable[Tensor], named: Mapping[str, Tensor]) -> None:
         self.named = {name: tensor.detach() for name, tensor in named.items()}
@@ -173,10 +161,8 @@ class Memory:
             return None
         start = tensor.data_ptr()
         place = bisect.bisect_right(self._starts, start) - 1
-        if place < 0:
-            return None
         stop = start + extent(tensor) * tensor.element_size()
-        return place if stop <= self.stretches[place].stop else None
+        return place if place >= 0 and stop <= self.stretches[place].stop else None
 
 
 class Twins:
@@ -186,19 +172,13 @@ class Twins:
         memory: whose twins they are.
         state: values by name. Tensors that no state names have the values that they have now.
         shared: names whose values may stand in the twins themselves, as nothing writes to them.
-        check: whether values must agree; else the last one given counts.
-
-    Raises:
-        Contradiction: if values differ where their tensors share memory.
+        check: whether values that share memory must agree; else the last one given counts.
     """
 
     def __init__(
-        self,
-        memory: Memory,
-        state: Mapping[str, Tensor],
-        shared: Collection[str] = (),
+        self, memory: Memory, state: Mapping[str, Tensor], shared: Collection[str] = (),
         check: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.memory = memory
         self.flat: dict[int, Tensor] = {}
         self.named: dict[str, Tensor] = {}

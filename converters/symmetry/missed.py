@@ -12,21 +12,20 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from converters.symmetry.axes import Segment, segment_size
+from converters.symmetry.running import Draw
 from converters.symmetry.spec import PermutationSpec
 from converters.symmetry.spec_ties import under_all_names
 
-if TYPE_CHECKING:
-    from converters.symmetry.running import Draw
-
 #: Subsets of at most this many segments are all tried; of more, only few.
 MAX_ALL_SUBSETS = 7
+#: Pairs of indices that are tried in each structure.
+PAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ class Missed:
 
     Args:
         pair: the two indices, counted within the segment.
-        segments: (parameter, axis, first index of the segment) of each segment in which they are
-            swapped.
+        segments: (parameter, axis, first index) of each segment in which they are swapped.
     """
 
     pair: tuple[int, int]
@@ -57,20 +55,14 @@ class _Unit:
     @property
     def structure(self) -> tuple[object, ...]:
         """What segments have in common that may be swapped together."""
-        spaces = [factor.space or factor.parts for factor in self.segment]
-        if not any(spaces):
-            return (segment_size(self.segment),)
-        return self.segment
+        counts = any(factor.space or factor.parts for factor in self.segment)
+        return self.segment if counts else (segment_size(self.segment),)
 
 
 def search_missed(
-    spec: PermutationSpec,
-    runners: Sequence[Draw],
-    confirm: Callable[[], Sequence[Draw]],
-    generator: torch.Generator,
-    tolerance: float,
-    pairs: int = 3,
-) -> tuple[Missed, ...]:
+    spec: PermutationSpec, runners: Sequence[Draw], confirm: Callable[[], Sequence[Draw]],
+    generator: torch.Generator, tolerance: float,
+) -> tuple[Missed, ...]:  # fmt: skip
     """Try swaps that the spec forbids; return those that leave the outputs unchanged.
 
     Args:
@@ -80,7 +72,6 @@ def search_missed(
             two neurons that are dead on one set may be swapped there by accident.
         generator: chooses pairs.
         tolerance: what counts as unchanged.
-        pairs: pairs of indices to try in each structure.
     """
     further: list[Draw] = []
     groups: dict[tuple[object, ...], list[_Unit]] = {}
@@ -90,7 +81,7 @@ def search_missed(
     missed = []
     for units in groups.values():
         size = segment_size(units[0].segment)
-        chosen = _pairs(size, pairs, generator)
+        chosen = _pairs(size, PAIRS, generator)
         units = [u for u in units if not _unchanged(spec, runners, [u], chosen, tolerance)]
         for pair in chosen:
             # Where few may be swapped together, one pair tells what the others would.
@@ -171,12 +162,9 @@ def _depends(
 
 
 def _unchanged(
-    spec: PermutationSpec,
-    runners: Sequence[Draw],
-    units: Sequence[_Unit],
-    pairs: Sequence[tuple[int, int]],
-    tolerance: float,
-) -> bool:
+    spec: PermutationSpec, runners: Sequence[Draw], units: Sequence[_Unit],
+    pairs: Sequence[tuple[int, int]], tolerance: float,
+) -> bool:  # fmt: skip
     """Whether each swap leaves the outputs as they are."""
     for runner, (one, other) in itertools.product(runners, pairs):
         changed: dict[str, Tensor] = {}
@@ -187,6 +175,6 @@ def _unchanged(
             index[a], index[b] = b, a
             swapped = tensor.index_select(unit.axis, index)
             changed |= under_all_names(spec, {unit.name: swapped})
-        if runner.change({**runner.state, **changed}) > tolerance:
+        if runner.change(changed) > tolerance:
             return False
     return True

@@ -80,12 +80,9 @@ class _Widen(TorchFunctionMode):
 
 
 def grouped_mm(
-    one: Tensor,
-    other: Tensor,
-    offs: Tensor | None = None,
-    bias: Tensor | None = None,
+    one: Tensor, other: Tensor, offs: Tensor | None = None, bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Multiply by groups of rows, of columns or of what is summed over, which end at ``offs``."""
     if offs is None:
         product = one @ other
@@ -110,14 +107,10 @@ _IN_DOUBLE = {"_grouped_mm": grouped_mm}
 
 def _wide_type(value: Any) -> Any:
     """Return the legacy type of double precision for one that is narrower."""
-    name = value if isinstance(value, str) else _legacy_name(value)
-    match = _NARROW_NAME.fullmatch(name)
-    return value if match is None else f"torch.{match[1] or ''}DoubleTensor"
-
-
-def _legacy_name(value: Any) -> str:
     is_legacy = type(value) is type(torch.FloatTensor)
-    return f"{value.__module__}.{value.__name__}" if is_legacy else ""
+    name = f"{value.__module__}.{value.__name__}" if is_legacy else value
+    match = _NARROW_NAME.fullmatch(name) if isinstance(name, str) else None
+    return value if match is None else f"torch.{match[1] or ''}DoubleTensor"
 
 
 # -- a bound on sizes ------------------------------------------------------------------------------
@@ -139,13 +132,9 @@ class UnknownSizes(Exception):
 
 
 class SizeGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Measures a forward, or holds it to the sizes of another run.
+    """Measures a forward, or holds it to the entries and operations of a run that was measured.
 
-    Args:
-        measure: only measure.
-        entries: most entries that a tensor had in a run that was measured; ``None`` if none was,
-            and then :class:`UnknownSizes` is raised where sizes begin to depend on numbers.
-        operations: number of operations of that run.
+    Without such a run :class:`UnknownSizes` is raised where sizes begin to depend on numbers.
     """
 
     def __init__(
@@ -165,21 +154,14 @@ class SizeGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.depends and not self.measure:
             if self.most is None:
                 raise UnknownSizes
-            self._check(func, args, kwargs)
+            if self.operations > self.most_operations:
+                raise TooLarge(f"more than {self.most_operations:,} operations")
+            if (entries := _entries(func, args, kwargs)) > self.most:
+                raise TooLarge(f"{entries:,} entries for {func}, more than {self.most:,}")
         result = func(*args, **kwargs)
         if self.measure:
-            for leaf in pytree.tree_leaves(result):
-                if isinstance(leaf, Tensor):
-                    self.entries = max(self.entries, leaf.numel())
+            self.entries = max(self.entries, _largest(result))
         return result
-
-    def _check(self, func: Any, args: Any, kwargs: Any) -> None:
-        assert self.most is not None
-        if self.operations > self.most_operations:
-            raise TooLarge(f"more than {self.most_operations:,} operations")
-        entries = _entries(func, args, kwargs)
-        if entries > self.most:
-            raise TooLarge(f"{entries:,} entries for {func}, more than {self.most:,}")
 
 
 def _entries(func: Any, args: Any, kwargs: Any) -> int:
@@ -199,7 +181,11 @@ def _entries(func: Any, args: Any, kwargs: Any) -> int:
         result = func(*args, **kwargs)
     except (RuntimeError, NotImplementedError):  # operators that meta does not have
         return 0
-    leaves = pytree.tree_leaves(result)
+    return _largest(result)
+
+
+def _largest(value: Any) -> int:
+    leaves = pytree.tree_leaves(value)
     return max((leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)), default=0)
 
 

@@ -101,21 +101,21 @@ def mutants(spec: PermutationSpec, generator: torch.Generator | int, count: int)
 
 def _is_well_formed(spec: PermutationSpec) -> bool:
     """Whether every space stands beside all of those that it lies within."""
-    return all(
-        _has_outer(spec, space.name, outer, name, place)
-        for space in spec.spaces for outer in space.within
-        for name, place in spec.ties(space.name)
-    )
 
-
-def _has_outer(spec: PermutationSpec, inner: str, outer: str, name: str, place: int) -> bool:
     def counts(axis: Axis, space: str) -> int:
         return sum(factor.space == space for factor in factors_of(axis))
 
-    axes = spec.parameters[name]
-    if any(counts(axis, outer) == 1 for number, axis in enumerate(axes) if number != place):
-        return True
-    return all(counts((s,), outer) == 1 for s in axes[place] if counts((s,), inner))
+    def has_outer(inner: str, outer: str, name: str, place: int) -> bool:
+        own, others = spec.parameters[name][place], list(spec.parameters[name])
+        del others[place]
+        return any(counts(axis, outer) == 1 for axis in others) or all(
+            counts((s,), outer) == 1 for s in own if counts((s,), inner)
+        )
+
+    return all(
+        has_outer(space.name, outer, *tie)
+        for space in spec.spaces for outer in space.within for tie in spec.ties(space.name)
+    )
 
 
 class _Nothing(Exception):
@@ -123,16 +123,15 @@ class _Nothing(Exception):
 
 
 class _Mistakes:
-    """Gets a spec wrong, each time in another way."""
+    """Gets a spec wrong, each time in another way; ``_Nothing`` where a way is not possible."""
 
     def __init__(self, spec: PermutationSpec, generator: torch.Generator) -> None:
         self.spec, self.generator, self.ties_of = spec, generator, Claims(spec).ties
         self.spaces = [space for space in spec.free_spaces if space.size > 1]
-        self.kinds = (self.dropped, self.split, self.swapped, self.freed, self.nested)
 
     def draw(self) -> Mutant:
-        """Return a mutant; raise ``_Nothing`` where its kind of mistake is not possible."""
-        return self.chosen(self.kinds)()
+        kinds = self.dropped, self.split, self.swapped, self.freed, self.nested
+        return self.chosen(kinds)()
 
     def chosen(self, items: Sequence[_Item]) -> _Item:
         if not items:
@@ -230,22 +229,16 @@ def _with_factor(axes: _Axes, space: str, tie: Tie, factor: AxisFactor) -> _Axes
 
 
 def catch_mutants(
-    spec: PermutationSpec,
-    module: nn.Module,
-    example_inputs: Any,
-    *,
-    kwargs: Mapping[str, Any] | None = None,
-    count: int = 20,
-    seed: int = 0,
+    spec: PermutationSpec, module: nn.Module, example_inputs: Any, *,
+    kwargs: Mapping[str, Any] | None = None, count: int = 20, seed: int = 0,
     tolerance: float = TOLERANCE,
-) -> MutationTest:
-    """Return how many mutants of a spec are caught on its network.
+) -> MutationTest:  # fmt: skip
+    """Return how many mutants of a spec, which holds, are caught on its network.
 
     A mutant is caught by the first relabelling that it claims and that moves the outputs, on one of
     several draws; of one that is caught, the network is run once or twice.
 
     Args:
-        spec: which holds.
         module: the network.
         example_inputs: one tensor, or a tuple of positional arguments.
         kwargs: keyword arguments of its forward.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
 
 from converters.symmetry.axes import Axis, AxisFactor, Segment, segment_size
 from converters.symmetry.call import Entry
@@ -17,17 +17,12 @@ from nngraph.graph import Space
 class Namer:
     """Finds the spaces of a finished pass and names them by the modules that make their neurons.
 
-    Args:
-        engine: the finished pass.
-        parameters: dimensions of every parameter that is used.
+    The ``parameters`` are the dimensions of every one that is used.
     """
 
     def __init__(self, engine: Engine, parameters: Mapping[str, Sequence[Dim]]) -> None:
         within = find_within(engine.records)
-        counted = {
-            part for dims in parameters.values() for dim in dims for part in atoms(dim)
-            if part.size > 1
-        }
+        counted = {part for dims in parameters.values() for part in _all(dims)}
         free = {part for part in counted if not part.reasons}
         outers = {o for part in free for o in within.get(part, ()) if o in counted}
         self._names: dict[Dim, str] = {}
@@ -36,12 +31,10 @@ class Namer:
         for part, wanted in _in_order(engine, parameters):
             if part in self._names or part not in free | outers:
                 continue
-            name, count = wanted, 1
-            while name in taken:
-                count += 1
-                name = f"{wanted}.{count}"
-            taken.add(name)
-            self._names[part] = name
+            numbered = (f"{wanted}.{number}" for number in itertools.count(2))
+            names = itertools.chain([wanted], numbered)
+            self._names[part] = next(name for name in names if name not in taken)
+            taken.add(self._names[part])
         self.spaces: tuple[Space, ...] = tuple(
             Space(
                 name,
@@ -57,18 +50,14 @@ class Namer:
         """Return a dimension as an axis; neighbours that are fixed are one."""
         dim = find(dim)
         if dim not in self._axes:
-            self._axes[dim] = self._axis(dim)
+            segments: list[Segment] = []
+            for segment in map(self._segment, expand(dim)):
+                if segments and _is_plain(*segments[-1]) and _is_plain(*segment):
+                    segments[-1] = (AxisFactor(segments[-1][0].size + segment[0].size),)
+                else:
+                    segments.append(segment)
+            self._axes[dim] = tuple(segments)
         return self._axes[dim]
-
-    def _axis(self, dim: Dim) -> Axis:
-        segments: list[Segment] = []
-        for terms in expand(dim):
-            segment = self._segment(terms)
-            if segments and _is_plain(*segments[-1]) and _is_plain(*segment):
-                segments[-1] = (AxisFactor(segments[-1][0].size + segment[0].size),)
-            else:
-                segments.append(segment)
-        return tuple(segments)
 
     def _segment(self, terms: Sequence[Dim]) -> Segment:
         factors: list[AxisFactor] = []
@@ -181,12 +170,9 @@ def _products(
 
 
 def _name(
-    roles: dict[Dim, str],
-    entry: Entry,
-    heads: Iterable[Dim],
-    features: Iterable[Dim],
+    roles: dict[Dim, str], entry: Entry, heads: Iterable[Dim], features: Iterable[Dim],
     values: Iterable[Dim],
-) -> None:
+) -> None:  # fmt: skip
     def named(parts: Iterable[Dim], words: Iterable[str]) -> None:
         for part, word in zip(parts, words, strict=False):
             path = f"{entry.module_path}." if entry.module_path else ""
@@ -198,5 +184,5 @@ def _name(
     for dim in heads:
         parts = neurons([dim])
         named(parts, ["heads"] if len(parts) == 1 else ["kv_heads", *["copies"] * len(parts)])
-    named(neurons(features), repeat("qk"))
-    named(neurons(values), repeat("v"))
+    named(neurons(features), itertools.repeat("qk"))
+    named(neurons(values), itertools.repeat("v"))

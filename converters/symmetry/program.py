@@ -140,6 +140,16 @@ def references(value: Any) -> Iterator[Ref]:
             yield from references(item)
 
 
+def run_on(operation: Operation, tensor_of: Callable[[Ref], Tensor]) -> list[Tensor]:
+    """Run an operation on these tensors; return its results."""
+    args, kwargs = replaced((operation.args, operation.kwargs), tensor_of)
+    if "device" in kwargs:
+        kwargs["device"] = "cpu"
+    with torch.no_grad():
+        outcome = operation.target(*args, **kwargs)
+    return list(outcome) if isinstance(outcome, (list, tuple)) else [outcome]
+
+
 def replaced(value: Any, change: Callable[[Ref], Any]) -> Any:
     """Return an argument with others in place of its tensors."""
     if isinstance(value, Ref):

@@ -37,8 +37,7 @@ def read_operations(
 ) -> tuple[list[Operation], list[Ref]]:
     """Read a graph that takes tensors of a program; return its operations and its results."""
     reader = Reader(nn.Module(), program=replace(program, operations=[]))
-    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    reader.values.update(zip(placeholders, inputs, strict=True))
+    reader.values.update(zip(_placeholders(graph.graph), inputs, strict=True))
     results = reader.read(graph, graph.graph.nodes)
     return reader.program.operations, [ref for ref in results if isinstance(ref, Ref)]
 
@@ -49,8 +48,8 @@ class Reader:
 
     Args:
         module: the network that was traced.
-        returned: which buffer each of the graph's last results is the new value of; the results
-            before them are what the forward returned.
+        returned: which buffer each of the graph's last results, behind those of the forward, is the
+            new value of.
         inputs: names of the tensors that the caller gives.
     """
 
@@ -72,7 +71,7 @@ class Reader:
     def read_exported(self, exported: torch.export.ExportedProgram) -> Program:
         """Read what ``torch.export`` recorded."""
         specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
-        placeholders = {n.name: n for n in exported.graph.nodes if n.op == "placeholder"}
+        placeholders = {n.name: n for n in _placeholders(exported.graph)}
         names = iter(self.inputs)
         for name, node in placeholders.items():
             spec = specs[name]
@@ -96,7 +95,7 @@ class Reader:
 
     def read_graph(self, graph: fx.GraphModule, tensors: Sequence[str]) -> Program:
         """Read what ``make_fx`` recorded of a function of the module's tensors and its inputs."""
-        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        placeholders = _placeholders(graph.graph)
         own = dict(zip(tensors, placeholders, strict=False))
         for name, node in own.items():
             self._leaf(node, name)
@@ -197,10 +196,8 @@ class Reader:
 
     def _inline(self, node: fx.Node, inner: Any) -> None:
         graph = self._known(inner)
-        outer = [*node.args[node.args.index(inner) + 1 :]]
-        placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
-        for placeholder, value in zip(placeholders, outer, strict=True):
-            self.values[placeholder] = self._argument(value)
+        outer = map(self._argument, node.args[node.args.index(inner) + 1 :])
+        self.values.update(zip(_placeholders(graph.graph), outer, strict=True))
         self.values[node] = self.read(graph, graph.graph.nodes)
 
     def _known(self, argument: Any) -> Any:
@@ -222,12 +219,9 @@ class Reader:
             return value
         expression = value.node.expr
         for symbol in sorted(expression.free_symbols, key=str):
-            if symbol not in self.symbols:
-                count = len(self.symbols)
-                self.symbols[symbol] = (
-                    _UNKNOWN_SIZES[count] if count < len(_UNKNOWN_SIZES)
-                    else _UNKNOWN_SIZES[-1] + 2 * count
-                )
+            count = len(self.symbols)
+            last = min(count, len(_UNKNOWN_SIZES) - 1)
+            self.symbols.setdefault(symbol, _UNKNOWN_SIZES[last] + 2 * (count - last))
         number = expression.subs(self.symbols)
         if isinstance(value, torch.SymBool):
             return bool(number)
@@ -237,6 +231,10 @@ class Reader:
         return number
 
 
+def _placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return graph.find_nodes(op="placeholder")
+
+
 def _inner(name: str) -> str:
     """Return a name in the network from that in the module around it that was traced."""
     return name.removeprefix("module").removeprefix(".")
@@ -244,11 +242,9 @@ def _inner(name: str) -> str:
 
 def _origin(node: fx.Node) -> tuple[str, str]:
     """Return the module path of a node, and the line of its forward."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = ""
-    if stack:
-        first = stack[-1][0] if isinstance(stack[-1], (tuple, list)) else str(stack[-1])
-        path = _inner(str(first).removeprefix("L['self']").lstrip(".").split("@")[0])
+    last = ["", *list((node.meta.get("nn_module_stack") or {}).values())][-1]
+    first = last[0] if isinstance(last, (tuple, list)) else last
+    path = _inner(str(first).removeprefix("L['self']").lstrip(".").split("@")[0])
     trace_lines = str(node.meta.get("stack_trace") or "").splitlines()
     inside = os.path.dirname(torch.__file__)
     for where, code in itertools.pairwise(reversed(trace_lines)):

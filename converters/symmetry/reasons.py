@@ -41,8 +41,6 @@ TOO_MANY_CUTS = Reason("cut", text=f"is cut into more than {MAX_CUTS} parts")
 
 def joint(all_reasons: Iterable[frozenset[object]]) -> frozenset[object]:
     """Return the reasons of parts that become one; what lost freedom is said before what did not.
-
-    One of size 1 has none.
     """
     found = [reasons for reasons in all_reasons if reasons]
     lost = [reasons for reasons in found if not any(map(is_natural, reasons))]

@@ -22,24 +22,19 @@ def is_free(spaces: Spaces, axis: Axis) -> bool:
 
 
 def permuted(
-    spaces: Spaces,
-    axes: Sequence[Axis],
-    tensor: Tensor,
-    indices: Indices,
+    spaces: Spaces, axes: Sequence[Axis], tensor: Tensor, indices: Indices,
     full: Sequence[Axis] | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return a tensor relabelled along ``axes``; outer neurons are read off ``full``, if given."""
     if tensor.numel() == 0 or not any(is_free(spaces, axis) for axis in axes):
         return tensor
     places = [_places(axis) for axis in full or axes]
-    rank = len(axes)
-    gathered = []
-    crossing = False
-    for number, axis in enumerate(axes):
-        index, crosses = _axis_index(spaces, number, axis, places, indices, rank)
-        gathered.append(index)
-        crossing = crossing or crosses
-    if crossing:
+    found = [
+        _axis_index(spaces, number, axis, places, indices, len(axes))
+        for number, axis in enumerate(axes)
+    ]
+    gathered = [index for index, _ in found]
+    if any(crosses for _, crosses in found):
         return tensor[tuple(index.to(tensor.device) for index in gathered)]
     for number, axis in enumerate(axes):
         if is_free(spaces, axis):
@@ -91,13 +86,9 @@ def coordinates(axis: Axis) -> list[tuple[str | None, Tensor, int]]:
 
 
 def _axis_index(
-    spaces: Spaces,
-    number: int,
-    axis: Axis,
-    places: Sequence[dict[str, Tensor]],
-    indices: Indices,
-    rank: int,
-) -> tuple[Tensor, bool]:
+    spaces: Spaces, number: int, axis: Axis, places: Sequence[dict[str, Tensor]],
+    indices: Indices, rank: int,
+) -> tuple[Tensor, bool]:  # fmt: skip
     """Return the old index for each new one of an axis, broadcastable over all axes of the tensor.
 
     Old neurons stand where their coordinates were replaced, factor by factor: each coordinate moves

@@ -33,33 +33,24 @@ class Network:
         module: what is run, in evaluation mode.
         args: positional inputs; never written to.
         kwargs: keyword inputs.
-        spec: which tensors it has.
+        spec: which tensors it has; one of another module is refused.
 
     Attributes:
         state: its tensors by every name, in double precision.
-
-    Raises:
-        ArchitectureError: if the spec is not of this module, or it has no weights.
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
         spec: PermutationSpec,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.module, self.args, self.kwargs = module, args, dict(kwargs)
         self.tensors = named_tensors(module)
         _check(self.tensors, spec)
         self.snapshot = Snapshot(module, ())
         reached = self.snapshot.seen.values()
-        self.generators = [
-            (generator, generator.get_state()) for generator in reached
-            if isinstance(generator, torch.Generator)
-        ]
-        loose = [value for value in reached if isinstance(value, Tensor)]
-        self.memory = Memory(loose, self.tensors)
+        generators = [value for value in reached if isinstance(value, torch.Generator)]
+        self.generators = [(generator, generator.get_state()) for generator in generators]
+        self.memory = Memory([v for v in reached if isinstance(v, Tensor)], self.tensors)
         self.parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         self.registers = {name: self._register(name) for name in self.tensors}
         self.parallel = [m for m in module.modules() if isinstance(m, nn.DataParallel)]
@@ -139,10 +130,6 @@ class Network:
 class Draw:
     """A network with one set of parameters, and its outputs there.
 
-    Args:
-        network: what is run.
-        state: its parameters.
-
     Raises:
         NonFiniteError: if an output has no finite number, so that nothing can be compared.
         ForwardFailed: if the forward raises an error.
@@ -154,19 +141,14 @@ class Draw:
         self.reference = network.run(self.state)
         if not any(len(output) for output in self.reference):
             raise ArchitectureError("the module gives no numbers to compare.")
-        for output in self.reference:
-            if output.numel() and not bool(torch.isfinite(output).any()):
-                raise NonFiniteError(
-                    "the outputs of the network are not finite, so that nothing can be compared; "
-                    "check its weights and the example inputs."
-                )
+        if any(len(output) and not output.isfinite().any() for output in self.reference):
+            raise NonFiniteError(
+                "the outputs of the network are not finite, so that nothing can be compared; "
+                "check its weights and the example inputs."
+            )
 
     def change(self, state: Mapping[str, Tensor]) -> float:
-        """Return by how much outputs change, relative to the largest entry of each output.
-
-        Infinite where shapes, or which entries are finite, are not the same, and where the forward
-        fails.
-        """
+        """Return by how much outputs change; infinite where the forward fails."""
         try:
             outputs = self.network.run({**self.state, **state})
         except (Contradiction, ForwardFailed):
@@ -175,7 +157,10 @@ class Draw:
 
 
 def relative_change(before: list[Tensor], after: list[Tensor]) -> float:
-    """Return the largest change of some outputs, relative to the largest entry of each."""
+    """Return the largest change of some outputs, relative to the largest entry of each.
+
+    Infinite where sizes, or which entries are finite, are not the same.
+    """
     if [len(output) for output in before] != [len(output) for output in after]:
         return float("inf")
     return max(map(_change, before, after), default=0.0)
@@ -194,10 +179,9 @@ def _change(before: Tensor, after: Tensor) -> float:
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are equal, where NaN equals NaN."""
-    if one.shape != other.shape:
-        return False
-    same = one == other
-    return bool((same | ((one != one) & (other != other))).all())
+    return one.shape == other.shape and bool(
+        ((one == other) | ((one != one) & (other != other))).all()
+    )
 
 
 def _check(tensors: Mapping[str, Tensor], spec: PermutationSpec) -> None:

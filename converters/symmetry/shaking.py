@@ -25,17 +25,7 @@ class Draws:
     """A network on parameters that are shaken, each time in another way, made when asked for.
 
     Without shaking there is one, of the parameters as they are. A draw on which the outputs are not
-    finite, or the forward fails, is passed over.
-
-    Args:
-        network: what is run.
-        spec: what its tensors are.
-        seed: of the noise.
-        shake: whether there is any.
-
-    Raises:
-        NonFiniteError: when asked for, if outputs are not finite on any of them.
-        UnsupportedModuleError: when asked for, if the forward fails on all of them.
+    finite, or the forward fails, is passed over; if there is no other, that is raised.
     """
 
     def __init__(
@@ -94,17 +84,11 @@ def shaken(
 ) -> dict[str, Tensor]:
     r"""Return tensors with noise: :math:`\theta' = a \theta + b \sigma \epsilon`.
 
-    Here :math:`\sigma` is the spread of a tensor's own entries, and at least what keeps the size of
+    Here :math:`a` is the share that is ``kept``, :math:`b` the ``strength`` of the noise, and
+    :math:`\sigma` the spread of a tensor's own entries, and at least what keeps the size of
     features through a layer: with the tiny weights of a fresh attention layer, its softmax would
     hardly see a mistake. Buffers that cannot be relabelled are tables, and stay. Those that can are
     statistics: they are multiplied by positive numbers, so that a variance stays one.
-
-    Args:
-        state: the tensors.
-        spec: what they are.
-        seed: of the noise.
-        kept: the share :math:`a` that is kept.
-        strength: the strength :math:`b` of the noise.
     """
     generator = torch.Generator().manual_seed(seed + 1)
     result = dict(state)
@@ -112,8 +96,7 @@ def shaken(
         tensor = state[name]
         if not tensor.is_floating_point():
             continue
-        noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-        noise = noise.to(tensor.device)
+        noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor)
         if name not in spec.buffers:
             result[name] = kept * tensor + strength * _spread(tensor) * noise
         elif any(map(spec.is_free, spec.parameters[name])):

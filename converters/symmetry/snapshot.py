@@ -64,15 +64,11 @@ class _Place:
 
 @dataclass
 class Snapshot:
-    """All that a module's forward and its hooks can reach and write to.
+    """All that a module's forward and its hooks can write to, but the tensors ``given`` to it.
 
     These are the attributes of the module and of its submodules, the containers and objects that
     they hold, and what functions among them know: variables around them, globals that they name,
     the objects and classes whose methods they are. Code of installed packages is not looked into.
-
-    Args:
-        module: the network.
-        given: tensors that are its inputs.
     """
 
     module: nn.Module
@@ -276,7 +272,7 @@ def _of_class(kind: type) -> Any:
 def settings_kept() -> Iterator[None]:
     """Put back what of torch's settings a forward may change, and its random state.
 
-    Compiled functions run as they were written, no cache of parametrizations is read, and
+    Meanwhile compiled functions run as they were written, no cache of parametrizations is read, and
     distributions do not look at the values of their parameters.
     """
     state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002

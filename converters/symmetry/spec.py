@@ -16,20 +16,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from converters.symmetry.axes import (
-    Axis,
-    axis_from_list,
-    axis_size,
-    axis_to_list,
-    factors_of,
-    segment_text,
-)
+from converters.symmetry.axes import Axis, axis_from_list, axis_size, factors_of, segment_text
 from converters.symmetry.relabelling import is_free, permuted
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Indices, Permutations, Space
@@ -183,7 +177,7 @@ class PermutationSpec:
             if own not in self.parameters:
                 raise ArchitectureError(
                     f"tensor {name!r} is not one of this spec's; expected "
-                        f"{sorted(self.parameters)}."
+                    f"{sorted(self.parameters)}."
                 )
             if own not in done:
                 if tuple(tensor.shape) != self.shape(own):
@@ -199,55 +193,28 @@ class PermutationSpec:
 
     def to_json(self, indent: int | None = None) -> str:
         """Return the spec as JSON text."""
-        return json.dumps(
-            {
-                "spaces": [
-                    {"name": s.name, "size": s.size, "within": list(s.within), "fixed": s.fixed}
-                    for s in self.spaces
-                ],
-                "parameters": {
-                    name: [axis_to_list(axis) for axis in axes]
-                    for name, axes in self.parameters.items()
-                },
-                "aliases": {name: list(others) for name, others in self.aliases.items()},
-                "buffers": list(self.buffers),
-                "unused": list(self.unused),
-                "reports": [
-                    {
-                        "op": r.op, "module_path": r.module_path, "parameters": list(r.parameters),
-                        "reason": r.reason, "unknown": r.unknown,
-                    }
-                    for r in self.reports
-                ],
-            },
-            indent=indent,
-        )
+
+        def record(value: object) -> dict[str, Any]:
+            left_out = "space" if getattr(value, "parts", ()) else "parts"
+            return {key: entry for key, entry in vars(value).items() if key != left_out}
+
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        mappings = {key: dict(data[key]) for key in ("parameters", "aliases")}
+        return json.dumps(data | mappings, indent=indent, default=record)
 
     @classmethod
     def from_json(cls, text: str) -> PermutationSpec:
-        """Read a spec from JSON text.
-
-        Raises:
-            ArchitectureError: if the text is not one that :meth:`to_json` wrote.
-        """
+        """Read what :meth:`to_json` wrote; any other text is an ``ArchitectureError``."""
         try:
             data = json.loads(text)
             return cls(
-                tuple(
-                    Space(s["name"], s["size"], tuple(s["within"]), s["fixed"])
-                    for s in data["spaces"]
-                ),
-                {
-                    name: tuple(axis_from_list(axis) for axis in axes)
-                    for name, axes in data["parameters"].items()
-                },
+                tuple(Space(**s | {"within": tuple(s["within"])}) for s in data["spaces"]),
+                {n: tuple(map(axis_from_list, axes)) for n, axes in data["parameters"].items()},
                 {name: tuple(others) for name, others in data["aliases"].items()},
                 tuple(data["buffers"]),
                 tuple(data["unused"]),
                 tuple(
-                    FixedReport(
-                        r["op"], r["module_path"], tuple(r["parameters"]), r["reason"], r["unknown"]
-                    )
+                    FixedReport(**r | {"parameters": tuple(r["parameters"])})
                     for r in data["reports"]
                 ),
             )

@@ -18,11 +18,8 @@ from nngraph.graph import Indices
 class Tie:
     """One place at which a parameter counts the neurons of a space.
 
-    Args:
-        name: the parameter.
-        axis: its axis.
-        number: which of the axis's factors of this space, in order; an axis that holds a space
-            several times, as the projection of queries, keys and values does, has as many ties.
+    An axis that holds a space several times, as the projection of queries, keys and values does,
+    has as many ties; ``number`` is which of its factors of this space.
     """
 
     name: str

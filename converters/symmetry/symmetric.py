@@ -6,12 +6,12 @@ columns may be relabelled together there only if it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from converters.symmetry.program import Operation, Program, Ref
+from converters.symmetry.values import Value
 
 #: Operations that are looked back over in a row.
 MAX_DEPTH = 100
@@ -25,13 +25,11 @@ COPIES = ("aten.clone", "aten._to_copy", "aten.alias", "aten.detach", "aten.cont
 class SymmetricMatrices:
     """Which tensors of a program are known to equal themselves with the last two axes swapped.
 
-    Args:
-        program: which computes them.
-        constant: gives the value of a tensor that depends on nothing, if it is known.
+    Of the ``values`` of its tensors those count that depend on nothing.
     """
 
-    def __init__(self, program: Program, constant: Callable[[Ref], Tensor | None]) -> None:
-        self.program, self.constant = program, constant
+    def __init__(self, program: Program, values: Mapping[Ref, Value]) -> None:
+        self.program, self.values = program, values
         self.made = {ref: o for o in program.operations for ref in o.outputs[:1] if ref is not None}
         self.known: dict[Ref, bool] = {}
 
@@ -48,9 +46,10 @@ class SymmetricMatrices:
         # Of complex matrices the other triangle is taken to be conjugate, too.
         if len(shape) < 2 or shape[-1] != shape[-2] or dtype.is_complex or not depth:
             return False
-        value, made = self.constant(ref), self.made.get(ref)
-        if value is not None:
-            return torch.equal(value, value.mT)
+        constant = self.values[ref].constant if ref in self.values else None
+        made = self.made.get(ref)
+        if constant is not None and constant.value is not None:
+            return torch.equal(constant.value, constant.value.mT)
         if made is None:
             return False
         operands = made.operands

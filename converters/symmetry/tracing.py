@@ -27,12 +27,7 @@ from nngraph.errors import UnsupportedModuleError
 
 
 def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
-    """Record the operations of one forward, in evaluation mode.
-
-    Raises:
-        UnsupportedModuleError: if the forward decides by the values of tensors what to do, or
-            cannot be traced for another reason; names the line.
-    """
+    """Record the operations of one forward, in evaluation mode; one that cannot be is refused."""
     inputs = input_tensors(args, kwargs)
     with evaluating(module), quiet(), settings_kept():
         recorded = _Recorded(module, (args, dict(kwargs)), list(inputs.values()))
@@ -54,26 +49,18 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 class _Recorded(nn.Module):
     """A network as a function of tensors: takes those in its inputs, gives those in its results.
 
-    Args:
-        module: the network.
-        arguments: positional and keyword arguments of its forward.
-        tensors: the tensors in them, in place of which it takes others.
-
-    Attributes:
-        kept: persistent buffers, whose values after the forward come behind its results.
+    Behind the results come the values after the forward of persistent buffers, which it ``kept``.
     """
 
     def __init__(self, module: nn.Module, arguments: Any, tensors: Sequence[Tensor]) -> None:
         super().__init__()
-        self.module = module
-        self.arguments = arguments
+        self.module, self.arguments = module, arguments
         self.places = {id(tensor): i for i, tensor in enumerate(tensors)}
         self.snapshot = Snapshot(module, tensors)
         state = module.state_dict()
         self.kept = [n for n, _ in module.named_buffers(remove_duplicate=False) if n in state]
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
-        """Run the network."""
         self.snapshot.set_apart()
         args, kwargs = map_tensors(lambda old: tensors[self.places[id(old)]], self.arguments)
         found = returned_tensors(self.module(*args, **kwargs))

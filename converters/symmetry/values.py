@@ -51,7 +51,7 @@ class Constant:
         value = self.value
         if value is None or value.numel() == 0 or value.is_complex() or value.dtype == torch.bool:
             return None
-        if any(self.varies(axis) for axis in range(len(self.shape))):
+        if any(map(self.varies, range(len(self.shape)))):
             return None
         number = float(value[(0,) * value.dim()])
         return number if math.isfinite(number) else None
@@ -69,8 +69,7 @@ class Constant:
         if size != self.shape[other]:
             return None
         turn = torch.arange(size).roll(1)
-        swap = torch.arange(size)
-        swap[:2] = torch.tensor([1, 0])
+        swap = torch.tensor([1, 0, *range(2, size)])
         value = self.value.cpu()
         same = all(
             torch.equal(value.index_select(one, order).index_select(other, order), value)
@@ -107,20 +106,12 @@ class Value:
     """
 
     def __init__(
-        self,
-        dims: Iterable[Dim] = (),
-        sources: tuple[int, ...] = (),
-        constant: Constant | None = None,
-        parameter: str | None = None,
-        dtype: torch.dtype | None = None,
-        blocks: tuple[int, tuple[Value, ...]] | None = None,
-    ) -> None:
-        self._dims = tuple(dims)
-        self.sources = sources
-        self.constant = constant
-        self.parameter = parameter
-        self.dtype = dtype
-        self.blocks = blocks
+        self, dims: Iterable[Dim] = (), sources: tuple[int, ...] = (),
+        constant: Constant | None = None, parameter: str | None = None,
+        dtype: torch.dtype | None = None, blocks: tuple[int, tuple[Value, ...]] | None = None,
+    ) -> None:  # fmt: skip
+        self._dims, self.blocks, self.sources = tuple(dims), blocks, sources
+        self.constant, self.parameter, self.dtype = constant, parameter, dtype
         #: the dimension whose indices its entries are, where they are relabelled with it
         self.indexes: Dim | None = None
         #: parameters that it is computed from, where it depends on no input of the network

@@ -81,10 +81,6 @@ def _one_hot(call: NodeCall) -> Tensor:
 
 
 HANDLERS: dict[str, Handler] = {
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "GatherND": _gather_nd,
-    "ScatterND": _scatter_nd,
-    "ScatterElements": _scatter_elements,
-    "OneHot": _one_hot,
-}
+    "Gather": _gather, "GatherElements": _gather_elements, "GatherND": _gather_nd,
+    "ScatterND": _scatter_nd, "ScatterElements": _scatter_elements, "OneHot": _one_hot,
+}  # fmt: skip

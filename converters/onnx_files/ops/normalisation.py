@@ -84,13 +84,8 @@ def _scaler(call: NodeCall) -> Tensor:
 
 
 HANDLERS: dict[str, Handler] = {
-    "BatchNormalization": _batch,
-    "InstanceNormalization": _instance,
-    "GroupNormalization": _group,
-    "LayerNormalization": _last_axes(F.layer_norm),
-    "RMSNormalization": _last_axes(F.rms_norm),
-    "MeanVarianceNormalization": _mean_variance,
-    "LpNormalization": _unit,
-    "LRN": _local_response,
+    "BatchNormalization": _batch, "InstanceNormalization": _instance, "GroupNormalization": _group,
+    "LayerNormalization": _last_axes(F.layer_norm), "RMSNormalization": _last_axes(F.rms_norm),
+    "MeanVarianceNormalization": _mean_variance, "LpNormalization": _unit, "LRN": _local_response,
     "Scaler": _scaler,
-}
+}  # fmt: skip

@@ -63,11 +63,10 @@ def _mean(call: NodeCall) -> Tensor:
 
 
 def _clip(call: NodeCall) -> Tensor:
-    bounds: list[Any] = []
+    x, bounds = call.tensor(0), []
     for place, attribute in ((1, "min"), (2, "max")):
         value = call.value(place) if call.has(place) else call.node.attributes.get(attribute)
         bounds.append(value.item() if isinstance(value, np.ndarray) else value)
-    x = call.tensor(0)
     return x if bounds == [None, None] else torch.clamp(x, *bounds)
 
 
@@ -82,10 +81,8 @@ def _where(call: NodeCall) -> Tensor:
 def _is_infinite(call: NodeCall) -> Tensor:
     x = call.tensor(0)
     out = torch.zeros_like(x, dtype=torch.bool)
-    if call.node.get("detect_positive", 1):
-        out = out | torch.isposinf(x)
-    if call.node.get("detect_negative", 1):
-        out = out | torch.isneginf(x)
+    for sign, function in (("positive", torch.isposinf), ("negative", torch.isneginf)):
+        out = out | function(x) if call.node.get(f"detect_{sign}", 1) else out
     return out
 
 
@@ -150,34 +147,18 @@ _NAMED = (
 HANDLERS: dict[str, Handler] = {
     **{name: _unary(getattr(torch, name.lower())) for name in _NAMED.split()},
     # arithmetic
-    "Add": _commuting(torch.add),
-    "Sub": _binary(torch.sub),
-    "Mul": _commuting(torch.mul),
-    "Div": _binary(_divide),
-    "Mod": _modulo,
-    "Pow": _power,
-    "Sum": _variadic(torch.add),
-    "Mean": _mean,
-    "Max": _variadic(torch.maximum),
-    "Min": _variadic(torch.minimum),
-    "Clip": _clip,
+    "Add": _commuting(torch.add), "Mul": _commuting(torch.mul),
+    "Sub": _binary(torch.sub), "Div": _binary(_divide), "Mod": _modulo, "Pow": _power,
+    "Sum": _variadic(torch.add), "Mean": _mean,
+    "Max": _variadic(torch.maximum), "Min": _variadic(torch.minimum), "Clip": _clip,
     # comparisons, logic, types
-    "Equal": _commuting(torch.eq),
-    "Less": _binary(torch.lt),
-    "LessOrEqual": _binary(torch.le),
-    "Greater": _binary(torch.gt),
-    "GreaterOrEqual": _binary(torch.ge),
-    "And": _variadic(torch.logical_and),
-    "Or": _variadic(torch.logical_or),
-    "Xor": _variadic(torch.logical_xor),
-    "Not": _unary(torch.logical_not),
-    "BitwiseAnd": _variadic(torch.bitwise_and),
-    "BitwiseOr": _variadic(torch.bitwise_or),
-    "BitwiseXor": _variadic(torch.bitwise_xor),
-    "BitwiseNot": _unary(torch.bitwise_not),
-    "BitShift": _shift,
-    "IsInf": _is_infinite,
-    "Where": _where,
+    "Equal": _commuting(torch.eq), "IsInf": _is_infinite, "Where": _where,
+    "Less": _binary(torch.lt), "LessOrEqual": _binary(torch.le),
+    "Greater": _binary(torch.gt), "GreaterOrEqual": _binary(torch.ge),
+    "And": _variadic(torch.logical_and), "BitwiseAnd": _variadic(torch.bitwise_and),
+    "Or": _variadic(torch.logical_or), "BitwiseOr": _variadic(torch.bitwise_or),
+    "Xor": _variadic(torch.logical_xor), "BitwiseXor": _variadic(torch.bitwise_xor),
+    "Not": _unary(torch.logical_not), "BitwiseNot": _unary(torch.bitwise_not), "BitShift": _shift,
     "Cast": lambda call: call.tensor(0).to(call.dtype(call.node.get("to", 1))),
     "CastLike": lambda call: call.tensor(0).to(call.tensor(1).dtype),
     "Identity": lambda call: call.value(0),
@@ -186,17 +167,10 @@ HANDLERS: dict[str, Handler] = {
     "Dropout": _dropout,
     # activations
     "LeakyRelu": _with("alpha", 0.01, F.leaky_relu),
-    "PRelu": _parametric_relu,
+    "Elu": _with("alpha", 1.0, F.elu), "Celu": _with("alpha", 1.0, F.celu), "Selu": _selu,
     "ThresholdedRelu": _with("alpha", 1.0, lambda x, alpha: F.threshold(x, alpha, 0.0)),
-    "Elu": _with("alpha", 1.0, F.elu),
-    "Celu": _with("alpha", 1.0, F.celu),
-    "Selu": _selu,
     "Gelu": lambda call: F.gelu(call.tensor(0), approximate=call.node.get("approximate", "none")),
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _unary(F.hardswish),
-    "Mish": _unary(F.mish),
-    "Swish": _swish,
-    "Softplus": _unary(F.softplus),
-    "Softsign": _unary(F.softsign),
-    "Shrink": _shrink,
-}
+    "HardSigmoid": _hard_sigmoid, "HardSwish": _unary(F.hardswish), "Mish": _unary(F.mish),
+    "Softplus": _unary(F.softplus), "Softsign": _unary(F.softsign), "Swish": _swish,
+    "Shrink": _shrink, "PRelu": _parametric_relu,
+}  # fmt: skip

@@ -94,21 +94,14 @@ def _running_sum(call: NodeCall) -> Tensor:
 
 
 HANDLERS: dict[str, Handler] = {
-    "ReduceSum": _reduce(_sum),
-    "ReduceMean": _reduce(_mean),
-    "ReduceMax": _reduce(torch.amax),
-    "ReduceMin": _reduce(torch.amin),
-    "ReduceProd": _reduce(_product),
+    "ReduceSum": _reduce(_sum), "ReduceMean": _reduce(_mean), "ReduceProd": _reduce(_product),
+    "ReduceMax": _reduce(torch.amax), "ReduceMin": _reduce(torch.amin),
     "ReduceL1": _reduce(lambda x, axes, keep: _sum(x.abs(), axes, keep)),
     "ReduceL2": _reduce(lambda x, axes, keep: torch.linalg.vector_norm(x, 2, axes, keep)),
     "ReduceSumSquare": _reduce(lambda x, axes, keep: _sum(x * x, axes, keep)),
     "ReduceLogSum": _reduce(lambda x, axes, keep: _sum(x, axes, keep).log()),
     "ReduceLogSumExp": _reduce(torch.logsumexp),
-    "Softmax": _along(F.softmax),
-    "LogSoftmax": _along(F.log_softmax),
-    "Hardmax": _along(_hardmax),
-    "ArgMax": _place(torch.argmax),
-    "ArgMin": _place(torch.argmin),
-    "TopK": _top,
-    "CumSum": _running_sum,
-}
+    "Softmax": _along(F.softmax), "LogSoftmax": _along(F.log_softmax),
+    "Hardmax": _along(_hardmax), "ArgMax": _place(torch.argmax), "ArgMin": _place(torch.argmin),
+    "TopK": _top, "CumSum": _running_sum,
+}  # fmt: skip

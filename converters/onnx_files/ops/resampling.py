@@ -147,7 +147,5 @@ def _grid_sample(call: NodeCall) -> Tensor:
 
 
 HANDLERS: dict[str, Handler] = {
-    "Resize": _resize,
-    "Upsample": _upsample,
-    "GridSample": _grid_sample,
-}
+    "Resize": _resize, "Upsample": _upsample, "GridSample": _grid_sample,
+}  # fmt: skip

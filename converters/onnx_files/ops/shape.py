@@ -169,21 +169,12 @@ def _eye(call: NodeCall) -> Tensor:
 
 
 HANDLERS: dict[str, Handler] = {
-    "Reshape": _reshape,
-    "Flatten": _flatten,
-    "Transpose": _transpose,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
+    "Reshape": _reshape, "Flatten": _flatten, "Transpose": _transpose, "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze, "Split": _split, "Slice": _slice, "Expand": _expand, "Pad": _pad,
     "Concat": lambda call: torch.cat(call.tensors(), call.node.get("axis", 0)),
-    "Split": _split,
-    "Slice": _slice,
-    "Expand": _expand,
     "Tile": lambda call: call.tensor(0).repeat(call.integers(1)),
-    "Pad": _pad,
     "Shape": _shape,
     "Size": lambda call: np.array(math.prod(map(int, call.value(0).shape)), dtype=np.int64),
-    "DepthToSpace": _depth_to_space,
-    "SpaceToDepth": _space_to_depth,
-    "Trilu": _triangle,
+    "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth, "Trilu": _triangle,
     "EyeLike": _eye,
-}
+}  # fmt: skip

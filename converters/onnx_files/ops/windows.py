@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +26,6 @@ class _Windows:
     def spans(self) -> list[int]:
         """How many places a window reaches over, per axis."""
         return [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
-
-    @property
-    def symmetric(self) -> bool:
-        return self.before == self.after
 
 
 def _windows(call: NodeCall, sizes: list[int], kernel: list[int]) -> _Windows:
@@ -82,9 +78,10 @@ def _spatial(x: Tensor) -> list[int]:
     return [int(size) for size in x.shape[2:]]
 
 
-def _of_rank(name: str, rank: int) -> Any:
+def _of_rank(name: str, rank: int) -> Callable[..., Tensor]:
     """Return the function of torch for this many spatial axes."""
-    return getattr(F, f"{name}{rank}d")
+    function: Callable[..., Tensor] = getattr(F, f"{name}{rank}d")
+    return function
 
 
 # -- convolutions --------------------------------------------------------------------------------
@@ -101,11 +98,10 @@ def _conv(call: NodeCall) -> Tensor:
     x, weight, bias = call.tensor(0), call.tensor(1), call.optional(2)
     window = _windows(call, _spatial(x), _kernel(call, weight))
     padding = window.before
-    if not window.symmetric:
+    if window.before != window.after:
         x, padding = _pad(x, window.before, window.after), [0] * len(padding)
     run, groups = _of_rank("conv", len(padding)), call.node.get("group", 1)
-    y: Tensor = run(x, weight, bias, window.stride, padding, window.dilation, groups)
-    return y
+    return run(x, weight, bias, window.stride, padding, window.dilation, groups)
 
 
 def _transposed(call: NodeCall) -> Tensor:
@@ -128,7 +124,7 @@ def _transposed(call: NodeCall) -> Tensor:
         before, after = _sides(total, mode)
     padding = before if before == after else none
     run, groups = _of_rank("conv_transpose", len(none)), node.get("group", 1)
-    y: Tensor = run(x, weight, bias, window.stride, padding, extra, groups, window.dilation)
+    y = run(x, weight, bias, window.stride, padding, extra, groups, window.dilation)
     return y if before == after else _crop(y, before, after)
 
 
@@ -139,7 +135,7 @@ def _pooled(call: NodeCall, x: Tensor) -> tuple[_Windows, bool, bool]:
     """Return the windows, whether torch's own padding can serve, and whether sizes round up."""
     window = _windows(call, _spatial(x), call.node.listed("kernel_shape") or [])
     small = all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True))
-    own, ceil = window.symmetric and small, bool(call.node.get("ceil_mode", 0))
+    own, ceil = window.before == window.after and small, bool(call.node.get("ceil_mode", 0))
     if ceil and not own:
         raise call.refuse(
             f"ceil_mode with the padding {window.before} before and {window.after} after is not "
@@ -157,8 +153,7 @@ def _max_pool(call: NodeCall) -> Tensor:
         x = _pad(x, window.before, window.after, -torch.inf)
         padding = [0] * len(padding)
     run = _of_rank("max_pool", len(padding))
-    y: Tensor = run(x, window.kernel, window.stride, padding, window.dilation, ceil_mode=ceil)
-    return y
+    return run(x, window.kernel, window.stride, padding, window.dilation, ceil_mode=ceil)
 
 
 def _average_pool(call: NodeCall) -> Tensor:
@@ -169,13 +164,10 @@ def _average_pool(call: NodeCall) -> Tensor:
     with_pad = bool(call.node.get("count_include_pad", 0))
     run = _of_rank("avg_pool", len(window.kernel))
     if own:
-        y: Tensor = run(x, window.kernel, window.stride, window.before, ceil, with_pad)
-        return y
+        return run(x, window.kernel, window.stride, window.before, ceil, with_pad)
 
     def padded_mean(values: Tensor) -> Tensor:
-        values = _pad(values, window.before, window.after)
-        mean: Tensor = run(values, window.kernel, window.stride)
-        return mean
+        return run(_pad(values, window.before, window.after), window.kernel, window.stride)
 
     return padded_mean(x) if with_pad else padded_mean(x) / padded_mean(torch.ones_like(x[:1, :1]))
 
@@ -185,8 +177,7 @@ def _global(name: str) -> Handler:
         x = call.tensor(0)
         if not 1 <= (rank := x.dim() - 2) <= 3:
             raise call.refuse(f"it has {rank} spatial axes; expected 1, 2 or 3.")
-        y: Tensor = _of_rank(name, rank)(x, 1)
-        return y
+        return _of_rank(name, rank)(x, 1)
 
     return run
 
@@ -198,11 +189,7 @@ def _power_mean(call: NodeCall) -> Tensor:
 
 
 HANDLERS: dict[str, Handler] = {
-    "Conv": _conv,
-    "ConvTranspose": _transposed,
-    "MaxPool": _max_pool,
-    "AveragePool": _average_pool,
+    "Conv": _conv, "ConvTranspose": _transposed, "MaxPool": _max_pool, "AveragePool": _average_pool,
     "GlobalAveragePool": _global("adaptive_avg_pool"),
-    "GlobalMaxPool": _global("adaptive_max_pool"),
-    "GlobalLpPool": _power_mean,
-}
+    "GlobalMaxPool": _global("adaptive_max_pool"), "GlobalLpPool": _power_mean,
+}  # fmt: skip
