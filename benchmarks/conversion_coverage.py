@@ -27,7 +27,7 @@ from converters.from_modules import build_architecture
 from converters.inspection import named_tensors
 from converters.symmetry import Derivation, derive
 from converters.symmetry.mutants import catch_mutants
-from converters.symmetry.spec_ties import count_free
+from converters.symmetry.spec import count_free
 from nngraph.errors import NNGraphError
 from nngraph.graph import NeuralGraph
 from nngraph.graph.parameters import pack, pack_integers, unpack

@@ -42,20 +42,18 @@ def to_graph(
     may be relabelled by. :func:`converters.verify` proves that on the module itself.
 
     Without, chains of affine maps alone: an ``nn.Linear``, an ``nn.Sequential`` (nested too), and
-    any module whose forward is a chain of linear layers with element-wise activations between. That
-    it is one is read off its forward by tracing it, and never guessed from the order of its layers.
-    A flattening of the input is dropped: the graph's inputs are the flattened ones.
+    any module whose forward, as traced, is a chain of linear layers with element-wise activations
+    between. A flattening of the input is dropped: the graph's inputs are the flattened ones.
 
-    The network is taken as it is in evaluation mode: a dropout is the identity. The parameters keep
-    their state-dict names and are not copied; ``edge_index`` and features are made when asked for.
+    The network is taken as it is in evaluation mode. The parameters keep their state-dict names and
+    are not copied; ``edge_index`` and features are made when asked for.
 
     Args:
         example_inputs: one tensor, or a tuple of positional arguments. Sizes count, values do not.
         kwargs: keyword arguments of the forward.
         strict: refuse operations that have no rule. By default they fix all that they touch.
         allow_nonfinite: whether NaN and infinity among the weights pass.
-        differentiable: leave the parameters in their autograd graph, so that gradients with respect
-            to the graph reach the module; otherwise the graph holds them detached.
+        differentiable: leave the parameters in their autograd graph; otherwise they are detached.
 
     Raises:
         UnsupportedModuleError: if the module cannot be traced, or, without example inputs, is no

@@ -64,7 +64,8 @@ def check_modules(module: nn.Module) -> None:
             )
         own_call = type(child).__call__ is not nn.Module.__call__
         # Torch's own lists of parameters have a call, which raises.
-        if "forward" in vars(child) or (own_call and not _is_torch(child)):
+        is_torch = type(child).__module__.partition(".")[0] == "torch"
+        if "forward" in vars(child) or (own_call and not is_torch):
             raise UnsupportedModuleError(
                 f"{describe(child, path)} replaces its forward or its call, which tracing does "
                 f"not see. Convert the module as its class defines it. {CONVERTIBLE}"
@@ -98,7 +99,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for child, training in flags:
             child.training = training
-
-
-def _is_torch(module: nn.Module) -> bool:
-    return type(module).__module__.partition(".")[0] == "torch"

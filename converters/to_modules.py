@@ -26,9 +26,8 @@ def to_module(graph: NeuralGraph, template: nn.Module | None = None) -> nn.Modul
     With a template, the module that the graph was made of or one of its kind: a copy of it with the
     graph's numbers, bit by bit; tensors that are shared in the template are shared in the copy.
 
-    Without, chains of affine maps alone. The state dict of the module has the names and the bits of
-    the graph's parameters; they are copies, so that training the module leaves the graph alone. The
-    module is an ``nn.Sequential``, nested where the names have dots, with a module for each
+    Without, chains of affine maps alone. The module has copies of the graph's parameters under
+    their names. It is an ``nn.Sequential``, nested where names have dots, with a module for each
     activation. Names that no ``nn.Sequential`` can have (``"w1"``, or layers of two blocks in
     alternation) make an :class:`AffineChain`.
 

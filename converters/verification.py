@@ -25,15 +25,23 @@ from torch.utils import _pytree as pytree
 from converters.chains.program import spec_spaces
 from converters.from_modules import build_architecture
 from converters.inspection import named_tensors
-from converters.symmetry.checking import TOLERANCE, SpaceCheck, Status, check_space, drawn
+from converters.symmetry.checking import (
+    TOLERANCE,
+    Claims,
+    SpaceCheck,
+    Status,
+    Tie,
+    check_space,
+    drawn,
+    moved,
+    under_all_names,
+)
 from converters.symmetry.derive import Derivation, derive
 from converters.symmetry.located import as_arguments
 from converters.symmetry.memory import widen
 from converters.symmetry.missed import Missed, search_missed
-from converters.symmetry.running import Draw, ForwardFailed, Network, relative_change
-from converters.symmetry.shaking import Draws
+from converters.symmetry.running import Draw, Draws, ForwardFailed, Network, relative_change
 from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.spec_ties import Claims, Tie, moved, under_all_names
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Indices, NeuralGraph, NeuralGraphStack, Relabelling, forward
 
@@ -47,15 +55,12 @@ class Verification:
         error: largest relative change of the outputs when all spaces are relabelled together.
         tolerance: what counts as unchanged.
         missed: symmetry that was not claimed; ``None`` if it was not searched for.
-        incomplete: operators without a rule, which fixed what they touch: a search that finds
-            nothing says little while there are some.
-        computes: relative change of the module's outputs with the graph's numbers in it; ``None``
-            for a spec, and so are the next two.
-        differs: where the graph of the relabelled module and the relabelled graph differ; nothing
-            if they are one, bit for bit.
-        runs: relative difference between what the graph computes when it is run
-            (:func:`nngraph.graph.forward`) and the module, over several inputs; ``None`` if the
-            graph cannot be run.
+        incomplete: operators without a rule, which fixed what they touch, so that a search that
+            finds nothing says little.
+        computes: relative change of the outputs with the graph's numbers; ``None`` for a spec.
+        differs: where the graph of the relabelled module and the relabelled graph differ.
+        runs: relative difference between the graph when it is run (:func:`nngraph.graph.forward`)
+            and the module, over several inputs; ``None`` if it cannot be run.
     """
 
     checks: tuple[SpaceCheck, ...]
@@ -263,14 +268,11 @@ class _OfGraph(Claims):
 
 
 def _differs(
-    graph: NeuralGraph,
-    derivation: Derivation,
-    state: Mapping[str, Tensor],
-    generator: torch.Generator,
+    graph: NeuralGraph, derivation: Derivation, state: dict[str, Tensor], generator: torch.Generator
 ) -> tuple[str, ...]:
     """Return in what the graph of the relabelled module is not the relabelled graph."""
     architecture, spec = graph.architecture, derivation.spec
-    if build_architecture(derivation, dict(state)) != architecture:
+    if build_architecture(derivation, state) != architecture:
         return ("its architecture",)
     indices = architecture.permutations.sample(generator)
     values = graph.parameters()
@@ -311,16 +313,13 @@ def _old_places(relabelling: Relabelling) -> dict[Tie, Tensor]:
 def _check_names(graph: NeuralGraph, spec: PermutationSpec) -> None:
     found = {p.name: p.shape for p in graph.architecture.parameters}
     expected = {name: spec.shape(name) for name in spec.parameters}
-    wrong: Sequence[str] = [
-        name for name in (*found, *expected) if found.get(name) != expected.get(name)
-    ]
-    if wrong:
-        name = wrong[0]
-        raise ArchitectureError(
-            f"tensor {name!r} has shape {found.get(name, 'none')} in the graph and "
-            f"{expected.get(name, 'none')} in the module; expected a graph of this module. Make "
-            "it with to_graph(module, example_inputs)."
-        )
+    for name in (*found, *expected):
+        if found.get(name) != expected.get(name):
+            raise ArchitectureError(
+                f"tensor {name!r} has shape {found.get(name, 'none')} in the graph and "
+                f"{expected.get(name, 'none')} in the module; expected a graph of this module. "
+                "Make it with to_graph(module, example_inputs)."
+            )
 
 
 # -- a graph that is run ---------------------------------------------------------------------------

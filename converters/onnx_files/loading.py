@@ -38,10 +38,8 @@ def load_onnx(
 ) -> OnnxModule:
     r"""Read a network from an ONNX file, as a torch module with the file's weights as parameters.
 
-    Gemm and MatMul in either orientation, weights inside ``Constant`` nodes, recurrent layers in
-    ONNX's gate order: the parameters keep the file's bits, names and layout, and the forward does
-    what the file says. What it computes from shapes alone is worked out when it is run or traced,
-    and leaves nothing in a trace.
+    The parameters keep the file's bits, names and layout, and the forward does what the file says.
+    What it computes from shapes alone leaves nothing in a trace.
 
     Nothing in a file is executed, and a file is trusted in nothing: the sizes that tensors declare
     are held against the bytes that are there before anything is allocated; tensors in other files

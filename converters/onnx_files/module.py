@@ -26,9 +26,8 @@ class OnnxModule(nn.Module):
     """A network whose forward runs the nodes of an ONNX graph with torch's operators.
 
     Made by :func:`~converters.onnx_files.load_onnx`. Its parameters are the file's tensors, bit by
-    bit and in the file's orientation; reordering, where torch wants another order, is part of the
-    forward. ``torch.export.export(module, inputs, strict=False)`` sees the operators that a module
-    written by hand has.
+    bit; reordering, where torch wants another order, is part of the forward. A trace sees the
+    operators that a module written by hand has.
 
     The state dict has the names of the file; :meth:`onnx_names` gives them where torch cannot hold
     a name as it is. Converting the module, ``module.double()``, converts what the file computes in

@@ -60,19 +60,15 @@ class Node:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class NodeCall:
-    """One node with the values of its inputs.
-
-    Args:
-        working: the floating-point type that the file's weights have.
-        present: the one that they have now, after ``module.double()``, say. Where the file names
-            ``working``, the present type is meant.
-        device: where tensors are made.
-    """
+    """One node with the values of its inputs."""
 
     node: Node
     values: Sequence[Value | None]
+    #: the floating-point type that the file's weights have, and the one that they have now, after
+    #: ``module.double()``, say: where the file names the first, the second is meant
     working: torch.dtype = torch.float32
     present: torch.dtype = torch.float32
+    #: where tensors are made
     device: torch.device | str = "cpu"
 
     def has(self, place: int) -> bool:

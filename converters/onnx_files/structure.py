@@ -112,14 +112,9 @@ def read_graph(
     advice = f"The outputs of the model are {', '.join(map(repr, declared_outputs))}."
     nodes = [_node(graph.node[p], opsets, budget, external, advice) for p in order]
     read = {name for node in nodes for name in node.inputs} | set(outputs)
-    return Graph(
-        inputs=inputs,
-        outputs=outputs,
-        nodes=tuple(nodes),
-        initialisers={name: t for name, t in initialisers.items() if name in read},
-        opset=opsets[""],
-        left_out=tuple(n for n in declared_outputs if chosen is None and n not in outputs),
-    )
+    kept = {name: tensor for name, tensor in initialisers.items() if name in read}
+    left_out = tuple(n for n in declared_outputs if chosen is None and n not in outputs)
+    return Graph(inputs, outputs, tuple(nodes), kept, opsets[""], left_out)
 
 
 def _chosen(

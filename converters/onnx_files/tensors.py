@@ -21,15 +21,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class ElementType:
-    """One element type.
-
-    ``stored`` is how the bytes of an element are read, ``field`` where a message keeps the values
-    that are not raw bytes, ``array`` the type as a known value (bfloat16 has none in numpy).
-    """
+    """One element type."""
 
     torch: torch.dtype
+    #: how the bytes of an element are read
     stored: type[np.generic]
+    #: where a message keeps the values that are not raw bytes
     field: str
+    #: the type as a known value; bfloat16 has none in numpy
     array: type[np.generic]
 
 

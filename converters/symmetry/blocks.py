@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, groupby
 
 from converters.symmetry.dims import Dim, atom, concatenate, cut, find, is_fixed, unify
@@ -22,11 +22,13 @@ def blocked(axis: int, pieces: Sequence[Value]) -> Value:
         elif piece.shape[axis]:
             flat.append(piece)
     flat = _joined(axis, flat)
-    sources = tuple(dict.fromkeys(s for piece in pieces for s in piece.sources))
     if len(flat) == 1:
-        only = flat[0]
-        return Value(only._dims, sources, blocks=only.blocks)
-    return Value(sources=sources, blocks=(axis, tuple(flat)))
+        return Value(flat[0]._dims, _sources(pieces), blocks=flat[0].blocks)
+    return Value(sources=_sources(pieces), blocks=(axis, tuple(flat)))
+
+
+def _sources(pieces: Iterable[Value]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(source for piece in pieces for source in piece.sources))
 
 
 def _joined(axis: int, pieces: Sequence[Value]) -> list[Value]:
@@ -37,16 +39,13 @@ def _joined(axis: int, pieces: Sequence[Value]) -> list[Value]:
         if others is not None and len(run) > 1:
             dims = list(run[0].dims)
             dims[axis] = concatenate(piece.dims[axis] for piece in run)
-            run = [Value(dims, tuple(dict.fromkeys(s for piece in run for s in piece.sources)))]
+            run = [Value(dims, _sources(run))]
         joined += run
     return joined
 
 
 def _others(axis: int, piece: Value) -> tuple[Dim | int, ...] | None:
-    """Return the other dimensions of a piece that is not in pieces itself.
-
-    One that nothing relabels, fixed or of size 1, is like any other of its size.
-    """
+    """Return the other dimensions of a piece that is not in pieces itself; dead ones by size."""
     if piece.blocks is not None:
         return None
     others = (dim for place, dim in enumerate(piece.dims) if place != axis)

@@ -56,18 +56,13 @@ Rule: TypeAlias = "Callable[[Call], Outcome]"
 
 
 class Call:
-    """One operation while its rule runs: its arguments by name, and what a rule may do.
+    """One operation of a pass while its rule runs: its arguments, and what a rule may do.
 
-    Args:
-        engine: the pass.
-        operation: what is called.
-        arguments: by the names of the operator's schema, with defaults; tensors as values.
+    The arguments stand by the names of the operator's schema, with defaults; tensors as values.
     """
 
     def __init__(self, engine: Engine, operation: Operation, arguments: dict[str, Any]) -> None:
-        self.engine = engine
-        self.operation = operation
-        self.arguments = arguments
+        self.engine, self.operation, self.arguments = engine, operation, arguments
         self.entered = False
         #: dimensions along which this operation moves or mixes what it finds
         self.mixed: list[Dim] = []
@@ -218,8 +213,7 @@ class Call:
         Freedom is lost where they were neurons and no positions, also for what meets the result.
         """
         natural = all(
-            part.size == 1 or APART in part.reasons
-            or any(map(is_natural, part.reasons))
+            part.size == 1 or APART in part.reasons or any(map(is_natural, part.reasons))
             for dim in dims for part in atoms(dim)
         )
         self.fix(dims, text, natural)

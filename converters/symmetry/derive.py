@@ -63,20 +63,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Derivation:
-    """What the pass over a network found.
-
-    Args:
-        spec: the symmetry.
-        layers: the record of layers, in the order of computation.
-        unruled: operators that had no rule, each once.
-        program: the operations that were read.
-        constants: what is known of tensors that depend on no parameter and no input.
-    """
+    """What the pass over a network found."""
 
     spec: PermutationSpec
+    #: the record of layers, in the order of computation
     layers: tuple[Step, ...]
+    #: operators that had no rule, each once
     unruled: tuple[str, ...]
     program: Program
+    #: what is known of tensors that depend on no parameter and no input
     constants: Mapping[Ref, Constant]
 
     @property
@@ -91,19 +86,16 @@ class Derivation:
 
 
 def permutation_spec(
-    module: nn.Module,
-    example_inputs: Any,
-    *,
-    kwargs: Mapping[str, Any] | None = None,
+    module: nn.Module, example_inputs: Any, *, kwargs: Mapping[str, Any] | None = None,
     strict: bool = False,
-) -> PermutationSpec:
+) -> PermutationSpec:  # fmt: skip
     """Derive which neurons of a module may be relabelled without changing its function.
 
     Args:
-        module: any module that ``torch.export`` can trace; it is not changed, nor is what its
-            forward and its hooks write to. On the meta device it needs no weights.
-        example_inputs: one tensor, or a tuple of positional arguments. Sizes count, values do not.
-            Tensors may be inside containers and objects, such as graphs.
+        module: any that ``torch.export`` can trace; it is not changed, nor is what its forward and
+            its hooks write to. On the meta device it needs no weights.
+        example_inputs: one tensor, or a tuple of positional arguments, tensors also inside
+            containers and objects, such as graphs. Sizes count, values do not.
         kwargs: keyword arguments of its forward.
         strict: refuse operations that have no rule. By default they fix all that they touch, which
             is sound, and are reported.
@@ -119,9 +111,9 @@ def derive(
     strict: bool = False,
 ) -> Derivation:  # fmt: skip
     """Derive the symmetry of a module, and record its layers; see :func:`permutation_spec`."""
-    args = as_arguments(example_inputs)
-    check_supported(module, input_tensors(args, kwargs or {}))
-    return derive_traced(trace(module, args, kwargs or {}), module, strict=strict)
+    args, kwargs = as_arguments(example_inputs), kwargs or {}
+    check_supported(module, input_tensors(args, kwargs))
+    return derive_traced(trace(module, args, kwargs), module, strict=strict)
 
 
 def derive_traced(program: Program, module: nn.Module, *, strict: bool = False) -> Derivation:
@@ -176,7 +168,16 @@ class _Builder:
             ref: value.constant for ref, value in values.items()
             if value.constant is not None and value.parameter is None
         }
-        return Derivation(spec, self._layers(namer), unruled, self.program, constants)
+        layers = tuple(
+            Step(
+                entry.kind, entry.op, entry.module_path, entry.parameters, entry.inputs,
+                tuple(tuple(map(namer.axis, dims)) for dims in entry.input_dims),
+                tuple(map(namer.axis, entry.output_dims)), entry.arguments, entry.derived,
+                entry.result,
+            )
+            for entry in self.engine.entries
+        )
+        return Derivation(spec, layers, unruled, self.program, constants)
 
     def _ref(self, name: str) -> Ref | None:
         """Return a parameter that the operations use, by any of its names."""
@@ -274,15 +275,4 @@ class _Builder:
         return tuple(
             FixedReport(op, path, tuple(found), text, unknown)
             for (op, path, text, unknown), found in reports.items()
-        )
-
-    def _layers(self, namer: Namer) -> tuple[Step, ...]:
-        return tuple(
-            Step(
-                entry.kind, entry.op, entry.module_path, entry.parameters, entry.inputs,
-                tuple(tuple(map(namer.axis, dims)) for dims in entry.input_dims),
-                tuple(map(namer.axis, entry.output_dims)), entry.arguments, entry.derived,
-                entry.result,
-            )
-            for entry in self.engine.entries
         )

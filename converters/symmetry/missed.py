@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from converters.symmetry.axes import Segment, segment_size
+from converters.symmetry.checking import under_all_names
 from converters.symmetry.running import Draw
 from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.spec_ties import under_all_names
 
 #: Subsets of at most this many segments are all tried; of more, only few.
 MAX_ALL_SUBSETS = 7

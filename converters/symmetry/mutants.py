@@ -18,12 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from converters.symmetry.axes import Axis, AxisFactor, change_factors, factors_of, held
-from converters.symmetry.checking import SEEN, TOLERANCE
+from converters.symmetry.checking import SEEN, TOLERANCE, Claims, Tie, moved, under_all_names
 from converters.symmetry.located import as_arguments
-from converters.symmetry.running import Draw, Network
-from converters.symmetry.shaking import Draws
+from converters.symmetry.running import Draw, Draws, Network
 from converters.symmetry.spec import PermutationSpec
-from converters.symmetry.spec_ties import Claims, Tie, moved, under_all_names
 from nngraph.graph import Space
 
 _Item = TypeVar("_Item")

@@ -142,9 +142,8 @@ class Reader:
     def _input(self, node: fx.Node, name: str) -> None:
         value = node.meta.get("val")
         if isinstance(value, Tensor):
-            ref = self.program.new(self._shape(value), value.dtype)
-            self.program.inputs[name] = ref
-            self.values[node] = ref
+            self.program.inputs[name] = self.program.new(self._shape(value), value.dtype)
+            self.values[node] = self.program.inputs[name]
         else:
             self.values[node] = self._number(value)
 
@@ -179,15 +178,12 @@ class Reader:
         if value is None:
             return
         many = isinstance(value, (list, tuple))
-        used = (
-            {user.args[1] for user in node.users if user.target is operator.getitem}
-            if many and all(user.target is operator.getitem for user in node.users)
-            else set(range(len(value))) if many else {0}
-        )
+        parts = value if many else (value,)
+        taken_apart = many and all(user.target is operator.getitem for user in node.users)
+        used = {user.args[1] for user in node.users} if taken_apart else set(range(len(parts)))
         outputs = tuple(
-            self.program.new(self._shape(v), v.dtype)
-            if isinstance(v, Tensor) and i in used else None
-            for i, v in enumerate(value if many else (value,))
+            self.program.new(self._shape(part), part.dtype)
+            if isinstance(part, Tensor) and i in used else None for i, part in enumerate(parts)
         )
         self.values[node] = outputs if many else outputs[0]
         args, kwargs = self._argument((tuple(node.args), dict(node.kwargs)))

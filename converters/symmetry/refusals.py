@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -17,12 +17,7 @@ from nngraph.errors import UnsupportedModuleError
 
 
 def check_supported(module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-    """Refuse modules and inputs that have no neurons in the sense of this library.
-
-    Raises:
-        UnsupportedModuleError: for ScriptModules, quantised, sparse, complex or uninitialised
-            weights, and complex or sparse inputs; names the module or tensor.
-    """
+    """Refuse modules and inputs that have no neurons in the sense of this library."""
     if isinstance(module, torch.export.ExportedProgram):
         raise UnsupportedModuleError(
             "got an ExportedProgram; expected a torch.nn.Module. Pass its .module()."
@@ -107,11 +102,7 @@ def refusal(
 ) -> UnsupportedModuleError:  # fmt: skip
     """Return the error that says what to do about a forward that no tracer took.
 
-    Args:
-        module: the network.
-        inputs: the tensors in its arguments, by name.
-        errors: what each tracer raised.
-        plain: what the forward raises without any tracing, if it does.
+    The ``errors`` are what each tracer raised, ``plain`` is what the forward raises without any.
     """
     why, todo = _on_other_device(module, inputs) or (
         (
@@ -126,9 +117,7 @@ def refusal(
     )
 
 
-def _on_other_device(
-    module: nn.Module, inputs: Mapping[str, Tensor]
-) -> tuple[str, str] | None:
+def _on_other_device(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[str, str] | None:
     own = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), None)
     for name, tensor in inputs.items():
         if own is not None and tensor.device.type != own.type:
@@ -162,26 +151,18 @@ def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
-    traceback = error.__traceback__
-    while traceback is not None:
-        yield traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
-        traceback = traceback.tb_next
-
-
 def _stack(error: BaseException) -> Iterator[str]:
     """Iterate over the lines at which the user's code was, and names of torch's files."""
-    for name, line in _frames(error):
-        yield name if _is_inside(name) else linecache.getline(name, line).strip()
+    for frame in traceback.extract_tb(error.__traceback__):
+        yield frame.filename if _is_inside(frame.filename) else frame.line or ""
 
 
 def _user_line(error: BaseException) -> str:
     """Return the innermost line of the error's stack that is neither torch's nor ours."""
-    found = ""
-    for name, line in _frames(error):
-        if not _is_inside(name):
-            found = f"{os.path.basename(name)}:{line}: {linecache.getline(name, line).strip()}"
-    return found
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_inside(frame.filename)]
+    at = own[-1] if own else None
+    return f"{os.path.basename(at.filename)}:{at.lineno}: {at.line}" if at else ""
 
 
 def _is_inside(name: str) -> bool:

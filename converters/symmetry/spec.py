@@ -244,3 +244,12 @@ class PermutationSpec:
             lines.append("fixed")
             lines += [f"  {report}" for report in self.reports]
         return "\n".join(lines)
+
+
+def count_free(spec: PermutationSpec) -> tuple[int, int]:
+    """Return how many axes of parameters are free in part, and how many there are (size > 1)."""
+    axes = [
+        axis for name, all_axes in spec.parameters.items() if name not in spec.buffers
+        for axis in all_axes if axis_size(axis) > 1
+    ]
+    return sum(spec.is_free(axis) for axis in axes), len(axes)

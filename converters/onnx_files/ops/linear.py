@@ -60,8 +60,7 @@ def _attention(call: NodeCall) -> Tensor:
 
 
 HANDLERS: dict[str, Handler] = {
-    "Gemm": _gemm,
+    "Gemm": _gemm, "Attention": _attention,
     "MatMul": lambda call: torch.matmul(call.tensor(0), call.tensor(1)),
     "Einsum": lambda call: torch.einsum(call.node.get("equation", ""), *call.tensors()),
-    "Attention": _attention,
-}
+}  # fmt: skip

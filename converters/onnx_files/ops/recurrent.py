@@ -20,8 +20,6 @@ from converters.onnx_files.node import Handler, NodeCall
 _LSTM_GATES = (0, 2, 3, 1)
 #: For each gate of torch (reset, update, new), its place in ONNX (update, reset, hidden).
 _GRU_GATES = (1, 0, 2)
-_RNN_GATES = (0,)
-
 
 #: Takes inputs ``[T, B, in]``, states ``[directions, B, hidden]``, weights, whether there are
 #: biases, the number of layers, dropout, training, whether there are two directions and whether the
@@ -33,8 +31,7 @@ def _run(
     call: NodeCall, gates: tuple[int, ...], activations: list[str], state_count: int,
     operator: _Operator,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Run what the three kinds share; return Y ``[T, directions, B, hidden]`` and the last states.
-    """
+    """Run what all kinds share; return Y ``[T, directions, B, hidden]`` and the last states."""
     node = call.node
     direction = node.get("direction", "forward")
     count = 2 if direction == "bidirectional" else 1
@@ -138,7 +135,7 @@ def _rnn(call: NodeCall) -> tuple[Tensor, ...]:
     given = call.node.listed("activations") or ["Tanh"]
     relu = given[0].lower() == "relu"
     operator = torch.rnn_relu if relu else torch.rnn_tanh
-    return _run(call, _RNN_GATES, ["Relu" if relu else "Tanh"], 1, operator)
+    return _run(call, (0,), ["Relu" if relu else "Tanh"], 1, operator)
 
 
 HANDLERS: dict[str, Handler] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
