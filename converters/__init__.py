@@ -1,9 +1,10 @@
 """Networks to neural graphs, and back."""
 
 from converters.activations import OPERATORS, Sine
+from converters.chains.chain import mlp_to_graph, stacked_to_graphs
 from converters.chains.program import spec_spaces
 from converters.files import load_graph, load_state_dict, save_graph
-from converters.from_modules import mlp_to_graph, stacked_to_graphs, to_architecture, to_graph
+from converters.from_modules import to_architecture, to_graph
 from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
 from converters.populations import export_checkpoints, export_huggingface, import_zoo

@@ -120,15 +120,14 @@ OPERATORS: dict[str, Callable[..., Activation | None]] = {
             "asinh", "leaky_relu", "softplus", "celu", "softshrink", "hardshrink",
         )
     },
-    "special_expit": _named("sigmoid"),
-    "special_erf": _named("erf"),
-    "special_sinc": _named("sinc"),
-    "absolute": _named("abs"),
-    "arctan": _named("atan"),
-    "arcsinh": _named("asinh"),
-    "log_sigmoid_forward": _named("log_sigmoid"),
-    "sin": _named("sine"),
-    "cos": _named("cosine"),
+    **{
+        name: _named(known)
+        for name, known in {
+            "special_expit": "sigmoid", "special_erf": "erf", "special_sinc": "sinc",
+            "absolute": "abs", "arctan": "atan", "arcsinh": "asinh", "sin": "sine",
+            "cos": "cosine", "log_sigmoid_forward": "log_sigmoid",
+        }.items()
+    },
     "elu": _elu,
     "gelu": _gelu,
     "hardtanh": lambda min_val=-1.0, max_val=1.0: _clamp(min_val, max_val),

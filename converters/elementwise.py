@@ -139,15 +139,18 @@ def _parts(expression: Expression) -> list[Expression | Applied]:
 
 def _reciprocal(expression: Expression) -> Expression:
     if expression.coefficient == 0:
-        return _call("reciprocal", expression)
+        return applied("reciprocal", expression)
     result = Expression(1.0 / expression.coefficient)
     for factor in expression.factors:
         twice = factor.function == "reciprocal"
-        result *= factor.operands[0] if twice else _call("reciprocal", Expression(1.0, (factor,)))
+        result *= factor.operands[0] if twice else applied("reciprocal", Expression(1.0, (factor,)))
     return result
 
 
-def _call(function: Activation | str, *operands: Expression | float, **options: Any) -> Expression:
+def applied(
+    function: Activation | str, *operands: Expression | float, **options: Any
+) -> Expression:
+    """Apply an activation or another operator to expressions."""
     call = Applied(function, tuple(map(_expression, operands)), tuple(sorted(options.items())))
     return _checked(Expression(1.0, (call,)))
 
@@ -158,7 +161,7 @@ def _call(function: Activation | str, *operands: Expression | float, **options: 
 def _power(base: Expression, exponent: Expression) -> Expression:
     if exponent.is_number and exponent.coefficient in (1, 2, 3):
         return math.prod([base] * (int(exponent.coefficient) - 1), start=base)
-    return _call("pow", base, exponent)
+    return applied("pow", base, exponent)
 
 
 def _extreme(name: str, bound: str) -> Callable[[Expression, Expression], Expression]:
@@ -169,8 +172,8 @@ def _extreme(name: str, bound: str) -> Callable[[Expression, Expression], Expres
         if number.is_number and not rest.is_number:
             cut = operator_activation("clamp", {bound: number.coefficient})
             if cut is not None:
-                return _call(cut, rest)
-        return _call(name, *sorted((one, other), key=lambda operand: operand.text))
+                return applied(cut, rest)
+        return applied(name, *sorted((one, other), key=lambda operand: operand.text))
 
     return extreme
 
@@ -213,17 +216,12 @@ def apply(name: str, arguments: Mapping[str, Any]) -> Expression | None:
     if isinstance(first, Expression):
         activation = operator_activation(name, {key: _number_in(value) for key, value in others})
         if activation is not None:
-            return _call(activation, first)
+            return applied(activation, first)
     if not _is_pointwise(name):
         return None
     operands = [_operand(value) for value in given.values()]
     options = {k: v for (k, v), o in zip(given.items(), operands, strict=True) if o is None}
-    return _call(name, *(o for o in operands if o is not None), **options)
-
-
-def activate(activation: Activation, expression: Expression) -> Expression:
-    """Apply an activation to an expression."""
-    return _call(activation, expression)
+    return applied(name, *(o for o in operands if o is not None), **options)
 
 
 def _operand(value: object) -> Expression | None:
@@ -281,10 +279,10 @@ def _formulas(numbers: Iterable[float]) -> Iterator[tuple[Activation, Expression
     """Activations as compositions of operators; those with an option for each of these numbers."""
 
     def of(name: str, operand: Expression) -> Expression:
-        return _call(Activation(name), operand)
+        return applied(Activation(name), operand)
 
     u = NEURON
-    positive = _call("gt", u, 0.0)
+    positive = applied("gt", u, 0.0)
     cubed = 0.044715 * u * u * u
     scale = math.sqrt(2 / math.pi)
     six = of("relu6", u + 3.0) / 6.0
@@ -306,12 +304,12 @@ def _formulas(numbers: Iterable[float]) -> Iterator[tuple[Activation, Expression
     for number in numbers:
         scaled = number * u
         leaky = Activation("leaky_relu", negative_slope=number)
-        yield leaky, _call("where", positive, u, scaled)
+        yield leaky, applied("where", positive, u, scaled)
         if 0 <= number <= 1:
             yield leaky, _ARITHMETIC["maximum"](u, scaled)
         if number >= 0:
-            outside = _call("gt", of("abs", u), number)
-            shrunk = u - number * _call("sign", u)
-            yield Activation("softshrink", lambd=number), _call("where", outside, shrunk, 0.0)
-        inside = _call("le", of("abs", u), number)
-        yield Activation("hardshrink", lambd=number), _call("where", inside, 0.0, u)
+            outside = applied("gt", of("abs", u), number)
+            shrunk = u - number * applied("sign", u)
+            yield Activation("softshrink", lambd=number), applied("where", outside, shrunk, 0.0)
+        inside = applied("le", of("abs", u), number)
+        yield Activation("hardshrink", lambd=number), applied("where", inside, 0.0, u)

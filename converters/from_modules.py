@@ -1,28 +1,21 @@
-"""Modules and plain lists of weights to neural graphs."""
+"""Modules to neural graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from converters.chains.chain import (
-    Activations,
-    activation_list,
-    affine_layer,
-    chain_architecture,
-    chain_to_graph,
-    to_neural_graph,
-)
+from converters.chains.chain import chain_to_graph, to_neural_graph
 from converters.chains.program import ProgramReader, Refusal, chain_architecture_of, withheld
 from converters.chains.traced import trace_chain
 from converters.inspection import named_tensors
 from converters.placement.builder import Builder
 from converters.placement.layers import place
 from converters.symmetry.derive import Derivation, derive
-from nngraph.errors import InvalidGraphError, UnsupportedModuleError
-from nngraph.graph import Architecture, ChainLayer, NeuralGraph, NeuralGraphStack, check_tensor
+from nngraph.errors import UnsupportedModuleError
+from nngraph.graph import Architecture, NeuralGraph, check_tensor
 
 
 def to_graph(
@@ -112,94 +105,3 @@ def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) ->
     for layer in derivation.layers:
         builder.output_groups.append(place(builder, layer))
     return withheld(builder.finish(), read)
-
-
-def mlp_to_graph(
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None] | None,
-    activations: Activations,
-    *,
-    names: Sequence[str] | None = None,
-    allow_nonfinite: bool = False,
-    differentiable: bool = False,
-) -> NeuralGraph:
-    """Turn the weights of an MLP into a neural graph, ``x -> a_l(W_l x + b_l)``.
-
-    Args:
-        weights: W_l, ``[out, in]`` each, the first layer first.
-        biases: b_l, ``[out]`` or ``None`` each; ``None`` for no biases at all.
-        activations: one for all hidden layers (the last map then has none), or a sequence of one
-            per hidden layer or one per map.
-        names: prefix of each map's parameters; default ``"0"``, ``"1"``, ...
-
-    Raises:
-        InvalidGraphError: if the tensors are no chain, or the lists differ in length.
-        ArchitectureError: if the activations do not fit.
-        NonFiniteError: as :func:`to_graph`.
-    """
-    maps, parameters = _listed_maps(weights, biases, activations, names)
-    return chain_to_graph(maps, parameters, allow_nonfinite, differentiable)
-
-
-def stacked_to_graphs(
-    weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None, activations: Activations, *,
-    names: Sequence[str] | None = None, y: Tensor | None = None,
-    allow_nonfinite: bool = False, differentiable: bool = False,
-) -> NeuralGraphStack:  # fmt: skip
-    """Turn B networks of one architecture into graphs at once, without a loop over networks.
-
-    The arguments and errors are those of :func:`mlp_to_graph` with the networks stacked.
-
-    Args:
-        y: labels or anything else with one entry per network; optional.
-
-    Shape:
-        weights ``[B, out, in]`` each, biases ``[B, out]`` each.
-
-    Raises:
-        InvalidGraphError: also if the tensors do not stack as many networks.
-    """
-    maps, parameters = _listed_maps(weights, biases, activations, names)
-    ranks = {affine.weight: 3 for affine in maps}
-    for name, value in parameters.items():
-        if value.dim() != ranks.get(name, 2):
-            raise InvalidGraphError(
-                f"parameter {name!r} has shape {tuple(value.shape)}; expected the networks "
-                "stacked: (B, out, in) for weights and (B, out) for biases."
-            )
-    if len(counts := {len(value) for value in parameters.values()}) > 1:
-        raise InvalidGraphError(
-            f"the parameters stack {sorted(counts)} networks; expected the same B for all."
-        )
-    shapes = {name: tuple(value.shape[1:]) for name, value in parameters.items()}
-    architecture = chain_architecture(maps, shapes)
-    if not differentiable:
-        parameters = {name: value.detach() for name, value in parameters.items()}
-    return NeuralGraphStack.from_parameters(
-        architecture, parameters, y, allow_nonfinite=allow_nonfinite
-    )
-
-
-def _listed_maps(
-    weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None, activations: Activations,
-    names: Sequence[str] | None,
-) -> tuple[list[ChainLayer], dict[str, Tensor]]:  # fmt: skip
-    depth = len(weights)
-    if depth == 0:
-        raise InvalidGraphError("there are no weights; expected at least one matrix (out, in).")
-    biases = [None] * depth if biases is None else list(biases)
-    prefixes = [str(i) for i in range(depth)] if names is None else list(names)
-    functions = activation_list(activations, depth)
-    for what, values in (("biases", biases), ("names", prefixes)):
-        if len(values) != depth:
-            raise InvalidGraphError(
-                f"there are {depth} weights and {len(values)} {what}; expected {depth}."
-            )
-    maps, parameters = [], {}
-    for prefix, weight, bias, function in zip(prefixes, weights, biases, functions, strict=True):
-        affine = affine_layer(prefix, bias is not None, function)
-        maps.append(affine)
-        for name, value in ((affine.weight, weight), (affine.bias, bias)):
-            if name is not None:
-                parameters[name] = check_tensor(name, value)
-    return maps, parameters

@@ -135,21 +135,18 @@ def from_networkx(graph: networkx.DiGraph) -> NeuralGraph:
     for name, derive in STRUCTURE.items():
         out[name] = derive(architecture)
     if architecture.integers:
-        out.integers = _integers(kept.get("integers"), sum(p.numel for p in architecture.integers))
+        count, numbers = sum(p.numel for p in architecture.integers), kept.get("integers")
+        if not isinstance(numbers, list) or len(numbers) != count or not all(
+            isinstance(v, int) and abs(v) < 2**63 for v in numbers
+        ):
+            raise InvalidGraphError(
+                f"the networkx graph has integers {str(numbers)[:80]}; the architecture expects a "
+                f"list of {count} whole numbers."
+            )
+        out.integers = torch.tensor(numbers, dtype=torch.long)
     for name, value in kept.get("attributes", {}).items():
         out[name] = value
     return out
-
-
-def _integers(values: object, count: int) -> torch.Tensor:
-    if not isinstance(values, list) or len(values) != count or not all(
-        isinstance(v, int) and abs(v) < 2**63 for v in values
-    ):
-        raise InvalidGraphError(
-            f"the networkx graph has integers {str(values)[:80]}; the architecture expects a list "
-            f"of {count} whole numbers."
-        )
-    return torch.tensor(values, dtype=torch.long)
 
 
 def _number(values: dict[str, Any], name: str, where: str) -> float:

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from converters.chains.chain import (
-    Activations,
-    activation_list,
-    affine_layer,
-    chain_to_graph,
-    to_neural_graph,
-)
+from converters.chains.chain import Activations, mlp_to_graph, to_neural_graph
 from nngraph.errors import InvalidGraphError
 from nngraph.graph import Architecture, NeuralGraph, NeuralGraphStack, check_tensor
 
@@ -78,14 +72,13 @@ def state_dict_to_graph(
             )
         values = under_first_names(architecture, values)
         return to_neural_graph(architecture, values, allow_nonfinite, differentiable)
-    layers, biased = _layers(values)
-    order = _only_order(layers)
-    functions = activation_list("relu" if activations is None else activations, len(order))
-    maps = [
-        affine_layer(prefix, prefix in biased, function)
-        for prefix, function in zip(order, functions, strict=True)
-    ]
-    return chain_to_graph(maps, values, allow_nonfinite, differentiable)
+    weights, biases = _layers(values)
+    order = _only_order({name: (w.shape[0], w.shape[1]) for name, w in weights.items()})
+    return mlp_to_graph(
+        [weights[name] for name in order], [biases.get(name) for name in order],
+        "relu" if activations is None else activations, names=order,
+        allow_nonfinite=allow_nonfinite, differentiable=differentiable,
+    )  # fmt: skip
 
 
 def to_state_dict(graph: NeuralGraph | NeuralGraphStack) -> dict[str, Tensor]:
@@ -148,28 +141,27 @@ def refuse_batch(graph: object) -> None:
         )
 
 
-def _layers(values: Mapping[str, Tensor]) -> tuple[dict[str, tuple[int, int]], set[str]]:
-    """Return ``(out, in)`` of each layer by its prefix, and the prefixes of biases."""
-    layers: dict[str, tuple[int, int]] = {}
-    biased: dict[str, str] = {}
+def _layers(values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the weights and the biases of layers by their prefixes."""
+    weights: dict[str, Tensor] = {}
+    biases: dict[str, Tensor] = {}
     for name, value in values.items():
         prefix, _, kind = name.rpartition(".")
         if kind == "weight" and value.dim() == 2:
-            layers[prefix] = (value.shape[0], value.shape[1])
+            weights[prefix] = value
         elif kind == "bias" and value.dim() == 1:
-            biased[prefix] = name
+            biases[prefix] = value
         else:
             raise InvalidGraphError(
                 f"entry {name!r} of shape {tuple(value.shape)} is no weight (out, in) or bias "
                 "(out) of a linear layer, so no MLP can be inferred. Give the architecture, or use "
                 "mlp_to_graph."
             )
-    for prefix, name in biased.items():
-        if prefix not in layers:
-            raise InvalidGraphError(f"entry {name!r} is a bias without a weight beside it.")
-    if not layers:
+    if lone := [name for name in values if name.rpartition(".")[0] not in weights]:
+        raise InvalidGraphError(f"entry {lone[0]!r} is a bias without a weight beside it.")
+    if not weights:
         raise InvalidGraphError("the state dict is empty; expected the parameters of an MLP.")
-    return layers, set(biased)
+    return weights, biases
 
 
 def _only_order(layers: Mapping[str, tuple[int, int]]) -> list[str]:

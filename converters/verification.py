@@ -14,7 +14,7 @@ can be run, it is: what it computes then is what the module does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,17 +25,8 @@ from torch.utils import _pytree as pytree
 from converters.chains.program import spec_spaces
 from converters.from_modules import build_architecture
 from converters.inspection import named_tensors
-from converters.symmetry.checking import (
-    TOLERANCE,
-    Claims,
-    SpaceCheck,
-    Status,
-    Tie,
-    check_space,
-    drawn,
-    moved,
-    under_all_names,
-)
+from converters.symmetry import checking
+from converters.symmetry.checking import TOLERANCE, Claims, SpaceCheck, Status, Tie, check_space
 from converters.symmetry.derive import Derivation, derive
 from converters.symmetry.located import as_arguments
 from converters.symmetry.memory import widen
@@ -205,11 +196,12 @@ def verify(
                 "misses is searched for once it is. Pass maximal=False to see the whole report."
             )
         values = {name: widen(value) for name, value in subject.parameters().items()}
-        laws["computes"] = Draw(network, network.state).change(under_all_names(spec, values))
+        values = checking.under_all_names(spec, values)
+        laws["computes"] = Draw(network, network.state).change(values)
         laws["runs"] = run_change(subject, network, spec)
     checks = tuple(
         check_space(claimed, space, draws, samples, tolerance, generator)
-        for space in drawn(list(claimed.group.shapes), alone, generator)
+        for space in checking.drawn(list(claimed.group.shapes), alone, generator)
     )
     together = max(
         draw.change(claimed.relabel(draw.state, claimed.group.sample(generator)))
@@ -241,12 +233,12 @@ class _OfGraph(Claims):
         """Relabel the graph's tensors."""
         own = {p.name: state[p.name] for p in self.architecture.parameters}
         relabelled = Relabelling(self.architecture, indices).act_on_parameters(own)
-        return under_all_names(self.spec, relabelled)
+        return checking.under_all_names(self.spec, relabelled)
 
     def old(self, space: str) -> dict[Tie, Tensor]:
         """Return the old index at each place of each axis, under a shift of all neurons."""
         if space not in self._old:
-            shift = moved(self.group.identity(), space)
+            shift = checking.moved(self.group.identity(), space)
             self._old[space] = _old_places(Relabelling(self.architecture, shift))
         return self._old[space]
 
@@ -375,10 +367,8 @@ def _runnable(graph: NeuralGraph) -> Callable[[Tensor], Tensor] | None:
     return run
 
 
-def _inputs(example: Tensor) -> Iterator[Tensor]:
+def _inputs(example: Tensor) -> list[Tensor]:
     """The example, and others of its shape that reach further."""
-    yield example
     generator = torch.Generator().manual_seed(0)
-    for scale in (1.0, 3.0):
-        noise = torch.randn(example.shape, generator=generator, dtype=torch.float64)
-        yield (scale * noise).to(example)
+    noise = torch.randn((2, *example.shape), generator=generator, dtype=torch.float64)
+    return [example, noise[0].to(example), (3.0 * noise[1]).to(example)]

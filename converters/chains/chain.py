@@ -1,4 +1,7 @@
-"""A chain of affine maps, and the graph it makes: what every MLP converter ends in."""
+"""A chain of affine maps, and the graph it makes: what every MLP converter ends in.
+
+Lists of the weights of an MLP, and of many, are such chains.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,17 @@ from dataclasses import replace
 from torch import Tensor
 
 from nngraph.errors import InvalidGraphError
-from nngraph.graph import Activation, Architecture, ChainLayer, NeuralGraph
+from nngraph.graph import (
+    Activation,
+    Architecture,
+    ChainLayer,
+    NeuralGraph,
+    NeuralGraphStack,
+    check_tensor,
+)
 
 #: One activation for all hidden layers, or one per hidden layer, or one per map.
 Activations = Activation | str | Sequence[Activation | str]
-
-
-def activation_list(activations: Activations, depth: int) -> list[Activation]:
-    """Return one activation per map; the last map has none unless it is given one."""
-    # Widths do not matter here; the architecture has the rule.
-    groups = Architecture.mlp([1] * (depth + 1), activations).groups
-    return [group.activation for group in groups[1:]]
-
-
-def affine_layer(prefix: str, has_bias: bool, activation: Activation) -> ChainLayer:
-    """Return the affine map whose parameters have this prefix."""
-    dotted = f"{prefix}." if prefix else ""
-    return ChainLayer(f"{dotted}weight", f"{dotted}bias" if has_bias else None, activation)
 
 
 def chain_architecture(
@@ -81,3 +78,98 @@ def to_neural_graph(
     if not differentiable:
         parameters = {name: value.detach() for name, value in parameters.items()}
     return NeuralGraph.from_parameters(architecture, parameters, allow_nonfinite=allow_nonfinite)
+
+
+def mlp_to_graph(
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None,
+    activations: Activations,
+    *,
+    names: Sequence[str] | None = None,
+    allow_nonfinite: bool = False,
+    differentiable: bool = False,
+) -> NeuralGraph:
+    """Turn the weights of an MLP into a neural graph, ``x -> a_l(W_l x + b_l)``.
+
+    Args:
+        weights: W_l, ``[out, in]`` each, the first layer first.
+        biases: b_l, ``[out]`` or ``None`` each; ``None`` for no biases at all.
+        activations: one for all hidden layers (the last map then has none), or a sequence of one
+            per hidden layer or one per map.
+        names: prefix of each map's parameters; default ``"0"``, ``"1"``, ...
+
+    Raises:
+        InvalidGraphError: if the tensors are no chain, or the lists differ in length.
+        ArchitectureError: if the activations do not fit.
+        NonFiniteError: as :func:`to_graph`.
+    """
+    maps, parameters = _listed_maps(weights, biases, activations, names)
+    return chain_to_graph(maps, parameters, allow_nonfinite, differentiable)
+
+
+def stacked_to_graphs(
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None, activations: Activations, *,
+    names: Sequence[str] | None = None, y: Tensor | None = None,
+    allow_nonfinite: bool = False, differentiable: bool = False,
+) -> NeuralGraphStack:  # fmt: skip
+    """Turn B networks of one architecture into graphs at once, without a loop over networks.
+
+    The arguments and errors are those of :func:`mlp_to_graph` with the networks stacked.
+
+    Args:
+        y: labels or anything else with one entry per network; optional.
+
+    Shape:
+        weights ``[B, out, in]`` each, biases ``[B, out]`` each.
+
+    Raises:
+        InvalidGraphError: also if the tensors do not stack as many networks.
+    """
+    maps, parameters = _listed_maps(weights, biases, activations, names)
+    ranks = {affine.weight: 3 for affine in maps}
+    for name, value in parameters.items():
+        if value.dim() != ranks.get(name, 2):
+            raise InvalidGraphError(
+                f"parameter {name!r} has shape {tuple(value.shape)}; expected the networks "
+                "stacked: (B, out, in) for weights and (B, out) for biases."
+            )
+    if len(counts := {len(value) for value in parameters.values()}) > 1:
+        raise InvalidGraphError(
+            f"the parameters stack {sorted(counts)} networks; expected the same B for all."
+        )
+    shapes = {name: tuple(value.shape[1:]) for name, value in parameters.items()}
+    architecture = chain_architecture(maps, shapes)
+    if not differentiable:
+        parameters = {name: value.detach() for name, value in parameters.items()}
+    return NeuralGraphStack.from_parameters(
+        architecture, parameters, y, allow_nonfinite=allow_nonfinite
+    )
+
+
+def _listed_maps(
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None, activations: Activations,
+    names: Sequence[str] | None,
+) -> tuple[list[ChainLayer], dict[str, Tensor]]:  # fmt: skip
+    depth = len(weights)
+    if depth == 0:
+        raise InvalidGraphError("there are no weights; expected at least one matrix (out, in).")
+    biases = [None] * depth if biases is None else list(biases)
+    prefixes = [str(i) for i in range(depth)] if names is None else list(names)
+    # Widths do not matter here; the architecture has the rule for the last of them.
+    groups = Architecture.mlp([1] * (depth + 1), activations).groups[1:]
+    for what, values in (("biases", biases), ("names", prefixes)):
+        if len(values) != depth:
+            raise InvalidGraphError(
+                f"there are {depth} weights and {len(values)} {what}; expected {depth}."
+            )
+    maps, parameters = [], {}
+    for prefix, weight, bias, group in zip(prefixes, weights, biases, groups, strict=True):
+        dotted = f"{prefix}." if prefix else ""
+        affine = ChainLayer(
+            f"{dotted}weight", None if bias is None else f"{dotted}bias", group.activation
+        )
+        maps.append(affine)
+        for name, value in ((affine.weight, weight), (affine.bias, bias)):
+            if name is not None:
+                parameters[name] = check_tensor(name, value)
+    return maps, parameters

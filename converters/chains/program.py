@@ -14,16 +14,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from converters.chains import reading
 from converters.chains.chain import chain_architecture
-from converters.chains.reading import (
-    CASTS,
-    RESHAPES,
-    SELECTIONS,
-    ChainReader,
-    NeuronValues,
-    NoChain,
-    Weight,
-)
+from converters.chains.reading import ChainReader, NeuronValues, NoChain, Weight
 from converters.symmetry.derive import Derivation
 from converters.symmetry.program import Operation, Ref, references
 from converters.symmetry.spec import PermutationSpec
@@ -142,7 +135,7 @@ class ProgramReader:
             raise NoChain("gives something else than its first result")
         if isinstance(value, NeuronValues) and isinstance(first, Ref):
             self._check_kept(value, first, made, name)
-            if name in RESHAPES | SELECTIONS | CASTS:
+            if name in reading.RESHAPES | reading.SELECTIONS | reading.CASTS:
                 return value
         given = {key: self._argument(argument) for key, argument in arguments.items()}
         result = self.reader.apply(name, operation.name, given)
@@ -165,16 +158,16 @@ class ProgramReader:
     def _check_kept(self, value: NeuronValues, ref: Ref, made: Ref, name: str) -> None:
         """Check that an operation that only changes shape or type changes nothing that counts."""
         before, after = self.results[ref], self.results[made]
-        if name in RESHAPES | SELECTIONS and before.dtype != after.dtype:
+        if name in reading.RESHAPES | reading.SELECTIONS and before.dtype != after.dtype:
             raise NoChain("reads the bits as another type")
-        if name in SELECTIONS and before.shape != after.shape:
+        if name in reading.SELECTIONS and before.shape != after.shape:
             raise NoChain("takes some of the entries")
         flattens = not value.maps and not value.operators and len(after.shape) == 2
-        if name in RESHAPES and before.shape[-1:] != after.shape[-1:] and not flattens:
+        if name in reading.RESHAPES and before.shape[-1:] != after.shape[-1:] and not flattens:
             raise NoChain("reshapes to something else than rows")
-        if name in RESHAPES and not value.maps:
+        if name in reading.RESHAPES and not value.maps:
             self.rows = after.shape[:-1]
-        if name in CASTS and (after.dtype != self._type() or before.shape != after.shape):
+        if name in reading.CASTS and (after.dtype != self._type() or before.shape != after.shape):
             raise NoChain("changes the type")
 
     def _check_entries(self, arguments: Mapping[str, Any], made: Ref) -> None:

@@ -118,7 +118,7 @@ class ChainReader:
     def activated(self, value: NeuronValues, activation: Activation) -> NeuronValues:
         """Apply an activation itself to the value of the chain."""
         try:
-            result = elementwise.activate(activation, value.expression)
+            result = elementwise.applied(activation, value.expression)
         except elementwise.TooLong as error:
             raise NoChain(str(error)) from None
         return replace(value, expression=result, operators=(*value.operators, str(activation)))

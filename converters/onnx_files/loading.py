@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.checkpoints import MAX_BYTES, checked_path
-from converters.onnx_files.external import ExternalData
 from converters.onnx_files.module import OnnxModule
 from converters.onnx_files.roles import assign_roles
 from converters.onnx_files.structure import read_graph
-from converters.onnx_files.tensors import Budget, read_tensor
+from converters.onnx_files.tensors import TensorStore, read_tensor
 from nngraph.errors import (
     DataFileError,
     MissingDependencyError,
@@ -67,15 +66,14 @@ def load_onnx(
         >>> torch.export.export(module, (x,), strict=False)  # doctest: +SKIP
     """
     path = Path(path)
-    budget, external = Budget(max_bytes), ExternalData(path.parent)
-    model = _read_model(path, max_bytes)
+    store, model = TensorStore(path.parent, max_bytes), _read_model(path, max_bytes)
     try:
-        graph = read_graph(_expand_functions(model), path, budget, external, outputs)
+        graph = read_graph(_expand_functions(model), path, store, outputs)
         tensors = {
-            name: read_tensor(proto, f"the tensor {name!r}", budget, external)
+            name: read_tensor(proto, f"the tensor {name!r}", store)
             for name, proto in graph.initialisers.items()
         }
-        roles = assign_roles(graph.nodes, tensors, graph.outputs, budget)
+        roles = assign_roles(graph.nodes, tensors, graph.outputs, store)
         return OnnxModule(graph.inputs, graph.outputs, roles, graph.opset, graph.left_out)
     except NNGraphError as error:
         text = str(error)

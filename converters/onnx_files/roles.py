@@ -11,7 +11,7 @@ from torch import Tensor
 
 from converters.onnx_files.host import HOST, evaluate
 from converters.onnx_files.node import Node, NodeCall
-from converters.onnx_files.tensors import Array, Budget, array_of
+from converters.onnx_files.tensors import Array, TensorStore, array_of
 from nngraph.errors import DataFileError, NNGraphError
 
 #: operator -> inputs whose floating-point numbers steer it, and are no weights
@@ -38,7 +38,7 @@ class Roles:
 
 
 def assign_roles(
-    nodes: Sequence[Node], initialisers: dict[str, Tensor], kept: Sequence[str], budget: Budget
+    nodes: Sequence[Node], initialisers: dict[str, Tensor], kept: Sequence[str], store: TensorStore
 ) -> Roles:
     """Sort the constants of a graph, and run the nodes that read nothing but known values.
 
@@ -54,20 +54,14 @@ def assign_roles(
     Args:
         nodes: in an order in which they can be run.
         kept: values that are read at the end: the outputs of the graph.
-        budget: what known values may take together with the tensors.
+        store: counts what known values take, together with the tensors.
     """
-    constants = dict(initialisers)
-    written: set[str] = set()
     known: dict[str, Array] = {}
-    rest: list[Node] = []
-    for node in nodes:
-        if node.op_type == "Constant":
-            constants[node.outputs[0]] = _constant(node)
-            written.add(node.outputs[0])
-        else:
-            rest.append(node)
+    rest = [node for node in nodes if node.op_type != "Constant"]
+    written = {n.outputs[0]: _constant(n) for n in nodes if n.op_type == "Constant"}
+    constants = initialisers | written
     steering = _read_only_in(_STEERING, rest, kept)
-    states = _read_only_in(_STATES, rest, kept) & written
+    states = _read_only_in(_STATES, rest, kept) & written.keys()
     added = _read_only_in(_ADDED, rest, kept, folded=False)
     for name, tensor in list(constants.items()):
         single = name in written and tensor.numel() == 1
@@ -78,7 +72,7 @@ def assign_roles(
     for node in rest:
         if node.op_type in HOST and all(name in known or not name for name in node.inputs):
             made = _fold(node, known)
-            budget.spend(sum(array.nbytes for array in made), node.where)
+            store.spend(sum(array.nbytes for array in made), node.where)
             known.update(zip(node.outputs, made, strict=False))
         else:
             left.append(node)
@@ -117,11 +111,11 @@ def _constant(node: Node) -> Tensor:
 
 def _with_last_reads(nodes: Sequence[Node], kept: Iterable[str]) -> tuple[Node, ...]:
     """Note at each node which values may be dropped after it; ``kept`` are needed at the end."""
-    later = set(kept)
+    later = {"", *kept}
     out = []
     for node in reversed(nodes):
         mine = dict.fromkeys((*node.inputs, *node.outputs))
-        out.append(replace(node, last_reads=tuple(n for n in mine if n and n not in later)))
+        out.append(replace(node, last_reads=tuple(name for name in mine if name not in later)))
         later.update(mine)
     return tuple(reversed(out))
 

@@ -6,17 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from converters.onnx_files.external import ExternalData
 from converters.onnx_files.host import HOST
 from converters.onnx_files.node import Node
 from converters.onnx_files.ops import HANDLERS, LEARN
-from converters.onnx_files.tensors import ELEMENTS, Budget, array_of, element_name, read_tensor
+from converters.onnx_files.tensors import ELEMENTS, TensorStore, array_of, element_name, read_tensor
 from nngraph.errors import DataFileError, UnsupportedModuleError
 
 if TYPE_CHECKING:
@@ -59,9 +58,8 @@ class Graph:
 
 
 def read_graph(
-    model: ModelProto, path: Path, budget: Budget, external: ExternalData,
-    chosen: Sequence[str] | None = None,
-) -> Graph:  # fmt: skip
+    model: ModelProto, path: Path, store: TensorStore, chosen: Sequence[str] | None = None
+) -> Graph:
     """Check the graph of a model, sort its nodes and leave out those that no output needs.
 
     The outputs are those ``chosen``; default those of the model, without the labels of classes that
@@ -79,8 +77,8 @@ def read_graph(
             raise DataFileError(f"two or no tensors are called {tensor.name!r}.")
         initialisers[tensor.name] = tensor
     inputs = tuple(_declaration(v) for v in graph.input if v.name not in initialisers)
-    made: dict[str, int] = {}
-    for name in [declared.name for declared in inputs] + list(initialisers):
+    made = dict.fromkeys(initialisers, -1)
+    for name in (declared.name for declared in inputs):
         if not name or name in made:
             raise DataFileError(f"two inputs are called {name!r}, or one has no name.")
         made[name] = -1
@@ -110,7 +108,7 @@ def read_graph(
         outputs = _chosen(chosen, made, declared_outputs)
     order = _order(reads, made, outputs)
     advice = f"The outputs of the model are {', '.join(map(repr, declared_outputs))}."
-    nodes = [_node(graph.node[p], opsets, budget, external, advice) for p in order]
+    nodes = [_node(graph.node[p], opsets, store, advice) for p in order]
     read = {name for node in nodes for name in node.inputs} | set(outputs)
     kept = {name: tensor for name, tensor in initialisers.items() if name in read}
     left_out = tuple(n for n in declared_outputs if chosen is None and n not in outputs)
@@ -121,12 +119,11 @@ def _chosen(
     names: Sequence[str], made: Mapping[str, int], outputs: Sequence[str]
 ) -> tuple[str, ...]:
     names = (names,) if isinstance(names, str) else tuple(names)
-    for name in names:
-        if made.get(name, -1) < 0:
-            raise DataFileError(
-                f"no node makes the value {name!r}; expected an output of the model, "
-                f"{', '.join(map(repr, outputs))}, or a value within it."
-            )
+    if missing := [name for name in names if made.get(name, -1) < 0]:
+        raise DataFileError(
+            f"no node makes the value {missing[0]!r}; expected an output of the model, "
+            f"{', '.join(map(repr, outputs))}, or a value within it."
+        )
     if not names or len(set(names)) < len(names):
         raise DataFileError(
             f"the outputs {', '.join(map(repr, names)) or 'none'} were chosen; expected "
@@ -187,8 +184,7 @@ def _order(
     with suppress(CycleError):  # said below; what can be run before it is sorted all the same
         sorter.prepare()
     # The first in the file that can be run: the order of a sorted file is kept.
-    ready = list(sorter.get_ready())
-    heapify(ready)
+    ready = sorted(sorter.get_ready())
     order = []
     while ready:
         order.append(heappop(ready))
@@ -204,14 +200,10 @@ def _order(
     return order
 
 
-def _node(
-    proto: NodeProto, opsets: Mapping[str, int], budget: Budget, external: ExternalData,
-    advice: str,
-) -> Node:  # fmt: skip
+def _node(proto: NodeProto, opsets: Mapping[str, int], store: TensorStore, advice: str) -> Node:
     from onnx.defs import SchemaError, get_schema
 
-    title, name = _title(proto), proto.op_type
-    learn = proto.domain == _LEARN
+    title, name, learn = _title(proto), proto.op_type, proto.domain == _LEARN
     domain = _LEARN if learn else ""
     opset = opsets.get(domain, 1)
     if learn and name not in LEARN:
@@ -234,11 +226,8 @@ def _node(
         )
     if not learn and name not in HANDLERS and name not in HOST and name != "Constant":
         quantised = any(word in name for word in ("uantize", "QLinear", "Integer"))
-        raise UnsupportedModuleError(
-            f"{title} has no handler"
-            + (": quantised weights have no neural graph. " if quantised else ". ")
-            + _known()
-        )
+        why = ": quantised weights have no neural graph" if quantised else ""
+        raise UnsupportedModuleError(f"{title} has no handler{why}. {_known()}")
     try:
         schema = get_schema(name, opset, domain)
     except SchemaError:
@@ -260,7 +249,7 @@ def _node(
                 f"{title} has an attribute {attribute.name!r} of type {attribute.type}, which "
                 f"{name} of ai.onnx {opset} does not have."
             )
-        value = _value(attribute, title, budget, external)
+        value = _value(attribute, title, store)
         if isinstance(value, Tensor) and name != "Constant":
             value = array_of(value)  # only a Constant may hold a weight: this is a setting
         attributes[attribute.name] = value
@@ -270,11 +259,11 @@ def _node(
     return Node(name, proto.name, tuple(proto.input), tuple(proto.output), attributes, opset)
 
 
-def _value(attribute: AttributeProto, title: str, budget: Budget, external: ExternalData) -> object:
+def _value(attribute: AttributeProto, title: str, store: TensorStore) -> object:
     kind = attribute.type
     if kind == attribute.TENSOR:
         what = f"{title}, attribute {attribute.name!r},"
-        return read_tensor(attribute.t, what, budget, external)
+        return read_tensor(attribute.t, what, store)
     if kind == attribute.STRING:
         return _decoded(attribute.s, title)
     if kind == attribute.STRINGS:

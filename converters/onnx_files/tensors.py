@@ -1,16 +1,24 @@
-"""Tensors of ONNX files, checked against what they declare before anything is allocated."""
+"""Tensors of ONNX files, checked against what they declare before anything is allocated.
+
+Those that a model keeps in files beside it are checked, then mapped into memory.
+"""
 
 from __future__ import annotations
 
 import math
+import mmap
+import os
+import stat
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from converters.onnx_files.external import ExternalData
 from nngraph.errors import DataFileError, UnsupportedModuleError
 
 if TYPE_CHECKING:
@@ -75,12 +83,24 @@ _FIELDS = (
 )  # fmt: skip
 
 
-class Budget:
-    """How many bytes the tensors of one model may take together."""
+#: A link made after the check is not followed, and a pipe does not make the reader wait; systems
+#: without these have neither as files.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.left = total
+
+class TensorStore:
+    """The files that the tensors of one model may lie in, and the bytes that they may take.
+
+    Only regular files in the model's own folder, or below it, are opened: no absolute paths, no
+    ``..``, no symbolic links. A file is mapped, not read: numbers come from the disk when they are
+    used first, and writing to a tensor changes its memory and never the file.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder, self.total, self.left = folder, max_bytes, max_bytes
+        self._maps: dict[str, mmap.mmap] = {}
+        # For each file, the starts and ends of the regions handed out, in increasing order.
+        self._regions: dict[str, list[tuple[int, int]]] = {}
 
     def spend(self, size: int, what: str) -> None:
         """Count ``size`` bytes, and refuse what is too much."""
@@ -91,8 +111,89 @@ class Budget:
                 "that are read. Pass a larger max_bytes if that is right."
             )
 
+    def mapped(
+        self, entries: Mapping[str, str], dtype: torch.dtype, count: int, what: str
+    ) -> Tensor:
+        """Map ``count`` numbers; ``entries`` are the keys and values that the model gives."""
+        location = entries.get("location", "")
+        size = count * dtype.itemsize
+        offset = _number(entries, "offset", 0, what)
+        length = _number(entries, "length", size, what)
+        if length != size:
+            raise DataFileError(
+                f"{what} is kept in {location!r} with {length} bytes; its shape and type need "
+                f"{size}."
+            )
+        if location not in self._maps:
+            self._maps[location] = self._open(location, what)
+        found = self._maps[location]
+        if offset + size > len(found):
+            raise DataFileError(
+                f"{what} is kept in {location!r} from byte {offset} to {offset + size}; that file "
+                f"has {len(found)} bytes."
+            )
+        if count == 0:
+            return torch.empty(0, dtype=dtype)
+        tensor = torch.frombuffer(found, dtype=dtype, count=count, offset=offset)
+        # Tensors that share bytes must not become one tied parameter; unaligned ones are slow.
+        if self._overlaps(location, offset, offset + size) or offset % dtype.itemsize:
+            return tensor.clone()
+        return tensor
 
-def read_tensor(proto: TensorProto, what: str, budget: Budget, external: ExternalData) -> Tensor:
+    def _overlaps(self, location: str, start: int, end: int) -> bool:
+        """Whether a region overlaps one handed out before; if not, note it."""
+        regions = self._regions.setdefault(location, [])
+        place = bisect_left(regions, (start, end))
+        before, after = regions[max(place - 1, 0) : place], regions[place : place + 1]
+        overlaps = any(own[1] > start for own in before) or any(own[0] < end for own in after)
+        if not overlaps:
+            regions.insert(place, (start, end))
+        return overlaps
+
+    def _open(self, location: str, what: str) -> mmap.mmap:
+        parts = PurePosixPath(location).parts
+        foreign = location.startswith("/") or any(c in location for c in "\\:\0")
+        if not parts or foreign or ".." in parts:
+            raise DataFileError(
+                f"{what} is kept in {location!r}; expected the relative path of a file in the "
+                "model's own folder, with no '..', no drive and no backslash."
+            )
+        path = self._folder
+        try:
+            for part in parts:
+                path = path / part
+                if path.is_symlink():
+                    raise DataFileError(
+                        f"{what} is kept in {location!r}, and {str(path)!r} is a symbolic link; "
+                        "links are not followed. Put the file itself beside the model."
+                    )
+            descriptor = os.open(path, _FLAGS)
+        except OSError as error:
+            raise DataFileError(
+                f"{what} is kept in {location[:200]!r}, which cannot be read: {error.strerror}. "
+                "Models with external data consist of several files: put them in one folder."
+            ) from None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+                raise DataFileError(
+                    f"{what} is kept in {location!r}, which is empty or no regular file."
+                )
+            return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_COPY)
+        finally:
+            os.close(descriptor)
+
+
+def _number(entries: Mapping[str, str], key: str, default: int, what: str) -> int:
+    text = entries.get(key)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        raise DataFileError(f"{what} has the {key} {text[:40]!r}; expected a number of bytes.")
+    return int(text)
+
+
+def read_tensor(proto: TensorProto, what: str, store: TensorStore) -> Tensor:
     """Read one tensor, which messages call ``what``; one in an external file is mapped."""
     if proto.data_type not in ELEMENTS:
         raise UnsupportedModuleError(
@@ -105,7 +206,7 @@ def read_tensor(proto: TensorProto, what: str, budget: Budget, external: Externa
     if any(dim < 0 for dim in dims) or len(dims) > 64:
         raise DataFileError(f"{what} has the shape {dims[:70]}; expected sizes of 0 or more.")
     count = math.prod(dims)
-    budget.spend(count * element.torch.itemsize, what)
+    store.spend(count * element.torch.itemsize, what)
     if proto.HasField("segment"):
         raise UnsupportedModuleError(f"{what} is stored in segments, which nothing writes.")
     fields = [name for name in _FIELDS if len(getattr(proto, name))]
@@ -114,7 +215,7 @@ def read_tensor(proto: TensorProto, what: str, budget: Budget, external: Externa
         if fields:
             raise DataFileError(f"{what} is kept in another file and has {fields[0]} as well.")
         entries = {entry.key: entry.value for entry in proto.external_data}
-        return _shaped(external.tensor(entries, stored, count, what), element, dims)
+        return _shaped(store.mapped(entries, stored, count, what), element, dims)
     if len(fields) > 1 or (fields and fields[0] not in ("raw_data", element.field)):
         raise DataFileError(
             f"{what} has values in {' and '.join(fields)}; expected raw_data or {element.field}."

@@ -42,20 +42,17 @@ _LEARNED = ("prelu", "prelu_kernel")
 
 @dataclass(frozen=True)
 class _Followed:
-    """A tensor of a group's neurons.
+    """A tensor of a group's neurons."""
 
-    Args:
-        expression: what has been made of each; ``None`` where that is no function of it alone.
-        operators: what has been applied, for people.
-        axis: where they are counted from the front; ``None`` where that is not known any more.
-        window: which of them these are, as far as that is known.
-        moves: the operations that moved or chose entries: each place has its own.
-    """
-
+    #: what has been made of each; ``None`` where that is no function of it alone
     expression: Expression | None
+    #: what has been applied, for people
     operators: tuple[str, ...]
+    #: where they are counted from the front; ``None`` where that is not known any more
     axis: int | None
+    #: which of them these are, as far as that is known
     window: tuple[int, int]
+    #: the operations that moved or chose entries: each place has its own
     moves: tuple[tuple[int, int], ...] = ()
 
 

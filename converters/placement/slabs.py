@@ -89,7 +89,8 @@ def pieces(axis: Axis) -> tuple[Piece, ...]:
     found = []
     for window, segment in _windows(axis):
         choices = [
-            _parts(factor.parts) if factor.parts else [((0, factor.size), (_plain(factor),))]
+            [(own, tuple(map(_plain, parts))) for own, parts in _windows(factor.parts)]
+            if factor.parts else [((0, factor.size), (_plain(factor),))]
             for factor in segment
         ]
         split = tuple(factor.size for factor in segment)
@@ -106,10 +107,6 @@ def _windows(axis: Axis) -> Iterator[tuple[tuple[int, int], Segment]]:
         stop = start + segment_size(segment)
         yield (start, stop), segment
         start = stop
-
-
-def _parts(axis: Axis) -> list[tuple[tuple[int, int], tuple[Factor, ...]]]:
-    return [(window, tuple(map(_plain, segment))) for window, segment in _windows(axis)]
 
 
 def _plain(factor: AxisFactor) -> Factor:

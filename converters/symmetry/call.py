@@ -151,7 +151,8 @@ class Call:
     def carry_indices(self, operands: Iterable[Value], results: Iterable[Value | None]) -> None:
         """Say what became of indices: looked up, moved, or told apart by any other use."""
         known = self.engine.program.results
-        whole = all(_whole(known[ref].dtype) for ref in self.operation.outputs if ref is not None)
+        types = [known[ref].dtype for ref in self.operation.outputs if ref is not None]
+        whole = not any(t.is_floating_point or t.is_complex or t == torch.bool for t in types)
         moving = whole and self.operation.short_name in _MOVING
         for value in operands:
             if value.indexes is None or any(value is found for found in self.looked_up):
@@ -267,10 +268,6 @@ class Call:
             )
         )
         return output.made_by(index)
-
-
-def _whole(dtype: torch.dtype) -> bool:
-    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def sources_of(values: Iterable[Value]) -> tuple[int, ...]:

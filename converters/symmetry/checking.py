@@ -121,9 +121,7 @@ class SpaceCheck:
             shows it; ``None`` if it ties a single axis. Idle and loose ties do not count.
         status: whether it holds.
         tried: how many of its ties were broken alone.
-        idle: ties without effect: noise in their place changes nothing.
-        loose: ties that may be relabelled alone: less symmetry is claimed than there is.
-        unseen: ties with an effect that could be broken unseen.
+        idle, loose, unseen: ties that were not seen, as told apart above.
     """
 
     space: str
@@ -154,10 +152,9 @@ def check_space(
     claims: Claims, space: str, draws: Draws, samples: int, tolerance: float,
     generator: torch.Generator,
 ) -> SpaceCheck:  # fmt: skip
-    """Check one space.
+    """Check one space of those that are claimed.
 
     Args:
-        claims: what is claimed of the network, of this space among others.
         draws: the network on several sets of parameters.
         samples: relabellings to try; a tie that is not seen on their draws is looked for on others.
         tolerance: largest relative change that counts as none.
@@ -197,12 +194,7 @@ def drawn(items: Sequence[_Item], count: int | None, generator: torch.Generator)
 
 @dataclass
 class _Breaking:
-    """Breaks ties of one space, each on one draw after the other until it is seen.
-
-    Attributes:
-        error: of the space on draws on which it was not checked before.
-        power: smallest change of the outputs by a broken tie that is not idle or loose.
-    """
+    """Breaks ties of one space, each on one draw after the other until it is seen."""
 
     claims: Claims
     space: str
@@ -210,7 +202,9 @@ class _Breaking:
     samples: int
     tolerance: float
     generator: torch.Generator
+    #: of the space on draws on which it was not checked before
     error: float = 0.0
+    #: smallest change of the outputs by a broken tie that is not idle or loose
     power: float | None = None
 
     def relabelled(self, draw: Draw) -> Mapping[str, Tensor]:

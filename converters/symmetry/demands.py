@@ -1,9 +1,9 @@
 """Where tensors will be taken apart: found backwards, before the rules run forwards.
 
 A projection for queries, keys and values is viewed as ``3 x heads x features`` and only then taken
-apart along the 3. If the view knew, it could cut first and give each part dimensions of its own.
-This pass tells it: for each tensor, the places at which its axes are cut later on, followed back
-through operations that only move axes or work entry by entry.
+apart along the 3. A view that knows can cut first and give each part dimensions of its own. So this
+pass follows the places at which axes are cut back through operations that only move axes or work
+entry by entry.
 """
 
 from __future__ import annotations

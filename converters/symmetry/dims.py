@@ -4,18 +4,16 @@ A dimension of a tensor is a term: an **atom** (a set of neurons that has not be
 **product** of terms (row-major, outermost first: what ``view`` makes of several dimensions) or a
 **concatenation** of terms (what ``cat`` makes). Terms live in a union-find structure: two
 dimensions that one operation aligns are *unified*, and from then on are one. A later operation may
-look into a dimension, by cutting it (a slice) or factoring it (a view). Then its atom gets parts,
-and everything that was ever unified with it, such as the axis of the weight that made it, has the
-same parts from that moment on. That is how a ``view`` into heads splits the axis of a projection
-that came long before.
+cut a dimension (a slice) or factor it (a view). Then its atom gets parts, and so does everything
+that was ever unified with it, such as the axis of the weight that made it.
 
 An atom without a *reason* may be relabelled by any permutation; a reason says why it may not. Where
 two structures have no common refinement (3 x 4 against 4 x 3), everything in them is fixed: less
 symmetry than there may be, never more.
 
-A pass over a network takes near-linear time in the number of its operations: unification merges
-classes with path compression, each cut makes parts once, many neighbours in a concatenation that
-are fixed or of size 1 become one part, and an atom that would be cut into very many is fixed.
+A pass takes near-linear time in the number of operations: unification compresses paths, each cut
+makes parts once, many neighbours in a concatenation that are fixed or of size 1 become one part,
+and an atom that would be cut into very many is fixed.
 """
 
 from __future__ import annotations
@@ -186,9 +184,7 @@ def _may_cut(dim: Dim, sizes: Sequence[int]) -> bool:
 def cut(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
     """Cut a dimension into consecutive pieces; all that is unified with it is cut as well.
 
-    Returns:
-        one term per size. If the pieces cut through the rows of a product, or they are too many,
-        the whole dimension is fixed, and so are they.
+    If these cut through the rows of a product, or are too many, they and all of it are fixed.
     """
     dim = _now(dim)
     assert sum(sizes) == dim.size
@@ -247,10 +243,7 @@ def _cut_parts(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
 
 
 def overwrite(dim: Dim, start: int, other: Dim) -> Dim:
-    """Return a dimension of which consecutive indices are another one.
-
-    It is the same dimension where nothing can be relabelled in either.
-    """
+    """Return a dimension of which consecutive indices are another one; itself if both are fixed."""
     stop = start + other.size
     if is_fixed(_now(dim)) and is_fixed(other):
         return find(dim)
@@ -261,9 +254,7 @@ def overwrite(dim: Dim, start: int, other: Dim) -> Dim:
 def factor(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
     """Factor a dimension row-major, outermost first; all that is unified with it is factored too.
 
-    Returns:
-        one term per size. If the dimension has another structure already, with no common
-        refinement, it is fixed, and so are they.
+    If it has another structure already, with no common refinement, it and its factors are fixed.
     """
     dim = _now(dim)
     assert math.prod(sizes) == dim.size

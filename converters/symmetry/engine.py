@@ -25,7 +25,6 @@ from converters.symmetry.values import MAX_ENTRIES, Constant, Value, tensors
 INPUT = Reason("input", natural=True)
 OUTPUT = Reason("output", natural=True)
 
-
 #: What a rule raises on arguments that it did not foresee.
 _UNFORESEEN = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, StopIteration,
@@ -35,24 +34,19 @@ _UNFORESEEN = (
 
 @dataclass
 class Engine:
-    """Runs the rules over a program.
-
-    Attributes:
-        program: what is read.
-        rules: operator name -> rule.
-        fallback: rule for operators without one by name, or ``None``.
-        values: what is known of each tensor so far.
-        records: dimensions over which some tensor or operation runs jointly.
-        entries: the record of layers.
-        unruled: operations that had no rule.
-    """
+    """Runs the rules over a program."""
 
     program: Program
+    #: operator name -> rule, and one for operators without a rule by name
     rules: dict[str, Rule]
     fallback: Callable[[Operation], Rule | None]
+    #: what is known of each tensor so far
     values: dict[Ref, Value] = field(default_factory=dict)
+    #: dimensions over which some tensor or operation runs jointly
     records: list[tuple[Dim, ...]] = field(default_factory=list)
+    #: the record of layers
     entries: list[Entry] = field(default_factory=list)
+    #: operations that had no rule
     unruled: list[Operation] = field(default_factory=list)
     #: names of integer buffers, which hold positions and masks: their values are what matters
     tables: dict[str, Tensor] = field(default_factory=dict)

@@ -14,8 +14,8 @@ over. A buffer's next value is no reader: what is only kept is not used.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -62,15 +62,12 @@ def settle_writes(program: Program) -> None:
     """
     copied = [_without_copy(program, operation) for operation in program.operations]
     program.operations = list(itertools.chain.from_iterable(copied))
-    found = _Unwritten(program)
-    for operation in program.operations:
-        found.follow(operation)
-    found.read(*program.kept)
+    filled = _filled(program)
     needed, kept = program.kept, []
     for operation in reversed(program.operations):
         if not needed.isdisjoint(operation.outputs):
             first = operation.outputs[0]
-            if first is not None and first in found.made - found.was_read:
+            if first is not None and first in filled:
                 result, zeros = program.results[first], torch.ops.aten.zeros.default
                 args, kwargs = (result.shape,), {"dtype": result.dtype}
                 operation = replace(operation, target=zeros, args=args, kwargs=kwargs)
@@ -95,39 +92,34 @@ def _without_copy(program: Program, operation: Operation) -> list[Operation]:
     ]
 
 
-@dataclass
-class _Unwritten:
-    """Follows what is unwritten through a program."""
+def _filled(program: Program) -> set[Ref]:
+    """Return uninitialised tensors of which every entry is written before it is read."""
+    # For each tensor with entries that may be unwritten, which, and where it was made.
+    masks: dict[Ref, Tensor] = {}
+    origins: dict[Ref, Ref] = {}
+    was_read: set[Ref] = set()
 
-    program: Program
-    #: for each tensor with entries that may be unwritten, which, and where it was made
-    masks: dict[Ref, Tensor] = field(default_factory=dict)
-    origins: dict[Ref, Ref] = field(default_factory=dict)
-    #: uninitialised tensors, and those of them of which something is read
-    made: set[Ref] = field(default_factory=set)
-    was_read: set[Ref] = field(default_factory=set)
+    def read(refs: Iterable[Ref]) -> None:
+        was_read.update(origins[ref] for ref in refs if ref in origins)
 
-    def follow(self, operation: Operation) -> None:
+    for operation in program.operations:
         name, first = operation.short_name, operation.outputs[0]
         base = operation.args[0] if operation.args else None
         if name in _EMPTY and first is not None:
-            shape = self.program.results[first].shape
+            shape = program.results[first].shape
             if torch.Size(shape).numel() <= MAX_ENTRIES:
-                self.made.add(first)
-                self.masks[first], self.origins[first] = torch.ones(shape, dtype=torch.bool), first
-        elif isinstance(base, Ref) and base in self.masks and name in (*_WRITES, *ARRANGING):
-            self.read(*references((operation.args[1:], operation.kwargs)))
+                masks[first], origins[first] = torch.ones(shape, dtype=torch.bool), first
+        elif isinstance(base, Ref) and base in masks and name in (*_WRITES, *ARRANGING):
+            read(references((operation.args[1:], operation.kwargs)))
             written = torch.zeros((), dtype=torch.bool)
-            found = _run(operation, self.program, {base: self.masks[base]}, written)
+            found = _run(operation, program, {base: masks[base]}, written)
             for ref, left in zip(operation.outputs, found, strict=True):
                 if ref is not None and left.any():
-                    self.masks[ref], self.origins[ref] = left, self.origins[base]
+                    masks[ref], origins[ref] = left, origins[base]
         else:
-            self.read(*operation.operands)
-
-    def read(self, *refs: Ref) -> None:
-        """Note that tensors are read."""
-        self.was_read.update(self.origins[ref] for ref in refs if ref in self.origins)
+            read(operation.operands)
+    read(program.kept)
+    return set(origins.values()) - was_read
 
 
 # -- never read ------------------------------------------------------------------------------------
@@ -139,7 +131,13 @@ def find_unread(program: Program) -> dict[Ref, tuple[Runs, ...]]:
     """Return for parameters that are read in part, along each axis, what is and what is not."""
     numbers: dict[Ref, Tensor] = {}
     starts: list[tuple[int, int, Ref]] = []
-    total, taken_apart = 0, _taken_apart(program)
+    # Only what operations alone take that move entries; most tensors are weights.
+    others = {
+        ref for operation in program.operations if operation.short_name not in _MOVES
+        for ref in operation.operands
+    }
+    taken_apart = {ref for operation in program.operations for ref in operation.operands} - others
+    total = 0
     for ref in program.parameters.values():
         shape = program.results[ref].shape
         size = torch.Size(shape).numel()
@@ -172,15 +170,6 @@ def find_unread(program: Program) -> dict[Ref, tuple[Runs, ...]]:
         for start, stop, ref in starts
         if not bool((seen := read[start:stop].reshape(program.results[ref].shape)).all())
     }
-
-
-def _taken_apart(program: Program) -> set[Ref]:
-    """Return tensors that only operations take which move entries; most tensors are weights."""
-    taken: set[Ref] = set()
-    others: set[Ref] = set()
-    for operation in program.operations:
-        (taken if operation.short_name in _MOVES else others).update(operation.operands)
-    return taken - others
 
 
 def _follow(operation: Operation, program: Program, numbers: dict[Ref, Tensor]) -> bool:

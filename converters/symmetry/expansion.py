@@ -1,9 +1,8 @@
 """Operators without a rule, taken apart into operators that have one.
 
-Most operators that no rule names are compositions of others: ``hstack`` is ``cat``, ``kron`` is a
-product of two views. Torch knows of what, as its own kernels and its table of decompositions say.
-An operation without a rule is traced through them on fake tensors, and its pieces stand in its
-place. They compute the same, so what the rules say of the pieces is true of the whole.
+Most of them are compositions of others: ``hstack`` is ``cat``, ``kron`` is a product of two views.
+Torch's own kernels and its table of decompositions say of what. An operation without a rule is
+traced through them on fake tensors, and its pieces, which compute the same, stand in its place.
 """
 
 from __future__ import annotations
@@ -14,6 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._decomp import decomposition_table
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from converters.symmetry.program import Operation, Program, Ref
@@ -97,9 +99,6 @@ class Expansion:
     def _traced(
         self, operation: Operation, refs: list[Ref], decomposition: Callable[..., Any]
     ) -> fx.GraphModule | None:
-        from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         def run(*flat: Tensor) -> list[Any]:
             args, kwargs = _with(dict(zip(refs, flat, strict=True)), operation)
             outcome = operation.target(*args, **kwargs)
@@ -124,8 +123,6 @@ class Expansion:
 
 def _decomposition(operation: Operation) -> Callable[..., Any] | None:
     """Return what an operator is composed of, as a function."""
-    from torch._decomp import decomposition_table
-
     target = operation.target
     if operation.is_random or not isinstance(target, torch._ops.OpOverload):
         return None

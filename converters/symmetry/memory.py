@@ -233,9 +233,9 @@ class Twins:
 
 
 def _write(view: Tensor, value: Tensor) -> None:
-    if not overlaps_itself(view):
+    if overlaps_itself(view):
+        reach = extent(view)
+        places = torch.arange(reach).as_strided(view.shape, view.stride(), 0)
+        view.as_strided((reach,), (1,))[places.flatten()] = value.flatten()
+    else:
         view.copy_(value)
-        return
-    reach = extent(view)
-    places = torch.arange(reach).as_strided(view.shape, view.stride(), 0)
-    view.as_strided((reach,), (1,))[places.flatten()] = value.flatten()

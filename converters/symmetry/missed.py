@@ -53,10 +53,10 @@ class _Unit:
     segment: Segment
 
     @property
-    def structure(self) -> tuple[object, ...]:
+    def structure(self) -> object:
         """What segments have in common that may be swapped together."""
         counts = any(factor.space or factor.parts for factor in self.segment)
-        return self.segment if counts else (segment_size(self.segment),)
+        return self.segment if counts else segment_size(self.segment)
 
 
 def search_missed(
@@ -68,13 +68,13 @@ def search_missed(
     Args:
         spec: what is allowed.
         runners: the network with a few sets of parameters.
-        confirm: gives the network with further parameters, on which a finding must hold as well:
-            two neurons that are dead on one set may be swapped there by accident.
+        confirm: gives it with further ones, on which a finding must hold as well: two neurons that
+            are dead on one set may be swapped there by accident.
         generator: chooses pairs.
         tolerance: what counts as unchanged.
     """
     further: list[Draw] = []
-    groups: dict[tuple[object, ...], list[_Unit]] = {}
+    groups: dict[object, list[_Unit]] = {}
     for unit in _units(spec):
         if runners[0].state[unit.name].is_floating_point():
             groups.setdefault(unit.structure, []).append(unit)

@@ -1,9 +1,8 @@
 """Mutation testing of the proof: specs with one mistake in them, none of which may be proven.
 
-A mutant claims more than its spec: a tie is dropped or given a space of its own, two ties change
-places, a fixed axis is freed, a space is said to lie within another. What survives is told apart:
-the network may not depend on the entries that the mistake moves (*idle*: the bias of keys), or the
-mutant is a symmetry that the spec does not have (*true*), or the proof is blind (*missed*).
+A mutant claims more than its spec. What survives is told apart: the network may not depend on the
+entries that the mistake moves (*idle*: the bias of keys), or the mutant is a symmetry that the spec
+does not have (*true*), or the proof is blind (*missed*).
 """
 
 from __future__ import annotations
@@ -33,36 +32,24 @@ DRAWS = 3
 
 @dataclass(frozen=True)
 class Mutant:
-    """A spec with a mistake in it.
-
-    Args:
-        spec: the wrong spec.
-        original: the right one.
-        kind: of the mistake.
-        text: what it is, for people.
-        space: the space that is claimed wrongly.
-        names: parameters that the mistake moves, or does not.
-        ties: ties of the right spec that it breaks, each with its space.
-    """
+    """A wrong spec, and the original one."""
 
     spec: PermutationSpec
     original: PermutationSpec
+    #: of the mistake, and what it is, for people
     kind: str
     text: str
+    #: that is claimed wrongly
     space: str
+    #: parameters that the mistake moves, or does not
     names: tuple[str, ...]
+    #: ties of the right spec that it breaks, each with its space
     ties: tuple[tuple[str, Tie], ...] = ()
 
 
 @dataclass(frozen=True)
 class MutationTest:
-    """How many mutants were caught.
-
-    Args:
-        total: mutants in all.
-        caught: those that were not proven.
-        survivors: (kind of survivor, mutant) of the others.
-    """
+    """How many of all mutants were caught, and (kind of survivor, mutant) of the others."""
 
     total: int
     caught: int
@@ -250,13 +237,9 @@ def catch_mutants(
     found = mutants(spec, generator, count)
     survivors = [
         (_excuse(mutant, draws, generator, tolerance), mutant) for mutant in found
-        if not _is_caught(mutant, draws, generator, tolerance)
+        if all(draw.change(_relabelled(mutant, draw, generator)) <= tolerance for draw in draws)
     ]
     return MutationTest(len(found), len(found) - len(survivors), tuple(survivors))
-
-
-def _is_caught(mutant: Mutant, draws: Draws, generator: torch.Generator, tolerance: float) -> bool:
-    return any(draw.change(_relabelled(mutant, draw, generator)) > tolerance for draw in draws)
 
 
 def _relabelled(mutant: Mutant, draw: Draw, generator: torch.Generator) -> Mapping[str, Tensor]:

@@ -95,25 +95,21 @@ class Operation:
 
 @dataclass
 class Program:
-    """Operations in order, and where tensors come from and go to.
+    """Operations in order, and where tensors come from and go to."""
 
-    Attributes:
-        parameters: name -> tensor, parameters and persistent buffers that the operations use.
-        inputs: the tensors that the caller gives.
-        constants: tensors that are neither, with their values.
-        results: shape and type of every tensor.
-        outputs: the tensors that the caller gets.
-        updates: (buffer, its new value) for buffers that the forward writes to.
-        unknown: numbers that stand for sizes which depend on the data.
-    """
-
+    #: parameters and persistent buffers that the operations use, and what the caller gives
     parameters: dict[str, Ref] = field(default_factory=dict)
     inputs: dict[str, Ref] = field(default_factory=dict)
+    #: tensors that are neither, with their values
     constants: dict[Ref, Tensor] = field(default_factory=dict)
+    #: of every tensor
     results: dict[Ref, Result] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
+    #: what the caller gets
     outputs: list[Ref] = field(default_factory=list)
+    #: (buffer, its new value) for buffers that the forward writes to
     updates: list[tuple[Ref, Ref]] = field(default_factory=list)
+    #: numbers that stand for sizes which depend on the data
     unknown: set[float] = field(default_factory=set)
 
     def new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Ref:

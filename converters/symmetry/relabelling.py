@@ -47,18 +47,12 @@ def _places(axis: Axis) -> dict[str, Tensor]:
 
     Spaces that an index counts twice are left out: nothing can lie within them there.
     """
-    counts: dict[str, Tensor] = {}
-    found: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {}
     for space, position, _ in coordinates(axis):
-        if space is None:
-            continue
-        seen = position >= 0
-        if space in found:
-            counts[space] += seen
-            found[space] = torch.where(seen, position, found[space])
-        else:
-            counts[space], found[space] = seen.long(), position
-    return {space: found[space] for space in found if int(counts[space].max()) <= 1}
+        if space is not None:
+            found.setdefault(space, []).append(position)
+    every = {space: torch.stack(positions) for space, positions in found.items()}
+    return {space: p.amax(0) for space, p in every.items() if int((p >= 0).sum(0).max()) <= 1}
 
 
 def coordinates(axis: Axis) -> list[tuple[str | None, Tensor, int]]:

@@ -53,7 +53,13 @@ class Network:
         self.generators = [(generator, generator.get_state()) for generator in generators]
         self.memory = Memory([v for v in reached if isinstance(v, Tensor)], self.tensors)
         self.parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-        self.registers = {name: self._register(name) for name in self.tensors}
+        # Where the module keeps each tensor, and its name there.
+        self.registers: dict[str, tuple[dict[str, Any], str]] = {}
+        for name in self.tensors:
+            path, _, own = name.rpartition(".")
+            owner = module.get_submodule(path)
+            register = owner._parameters if name in self.parameters else owner._buffers
+            self.registers[name] = register, own
         self.parallel = [m for m in module.modules() if isinstance(m, nn.DataParallel)]
         self.writes: set[str] | None = None
         self.guard: Callable[[], SizeGuard] | None = SizeGuard
@@ -103,12 +109,6 @@ class Network:
             # A forward that writes to its parameters gets copies of them from now on.
             self.writes = {n for n, t in twins.named.items() if not _equal(t, state[n])}
         return outputs, guard
-
-    def _register(self, name: str) -> tuple[dict[str, Any], str]:
-        """Return where the module keeps a tensor, and its name there."""
-        path, _, own = name.rpartition(".")
-        owner = self.module.get_submodule(path)
-        return owner._parameters if name in self.parameters else owner._buffers, own
 
     @contextmanager
     def _exchanged(self, twins: Twins) -> Iterator[None]:

@@ -25,7 +25,7 @@ from torch.distributions import Distribution
 from torch.nn.modules import module as _modules
 from torch.nn.utils import parametrize
 
-from converters.symmetry.opening import held, is_kind, own, slots
+from converters.symmetry.located import held, is_kind, own, slots
 
 _Entries: TypeAlias = "list[tuple[Any, Any]]"
 
@@ -58,7 +58,7 @@ class _Place:
 
     def put(self, entries: _Entries) -> None:
         """Write entries where they differ from those that are there."""
-        if [_identity(entry) for entry in self.read()] != [_identity(entry) for entry in entries]:
+        if list(map(_identity, self.read())) != list(map(_identity, entries)):
             self.write(entries)
 
 
@@ -107,9 +107,7 @@ class Snapshot:
         """
         copies: dict[int, Tensor] = {}
         for place in self.places:
-            if place.is_register:
-                continue
-            entries = place.read()
+            entries = [] if place.is_register else place.read()
             if any(self._is_loose(value) for _, value in entries):
                 place.put([
                     (key, copies.setdefault(id(value), value.clone()))

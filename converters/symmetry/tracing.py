@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from converters.inspection import evaluating
 from converters.symmetry.located import input_tensors, map_tensors, returned_tensors
@@ -111,8 +112,6 @@ def _export(recorded: _Recorded, inputs: tuple[Tensor, ...], reader: Reader) -> 
 
 def _make_fx(recorded: _Recorded, inputs: tuple[Tensor, ...], reader: Reader) -> Program:
     """Record one forward below the level of Python, without in-place operations."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     module = recorded.module
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     names = [f"module.{name}" for name in tensors]
@@ -133,8 +132,6 @@ def _make_fx(recorded: _Recorded, inputs: tuple[Tensor, ...], reader: Reader) ->
 
 def without_writes(run: Callable[..., Any], flat: Sequence[Tensor]) -> fx.GraphModule:
     """Record a function from tensors to a list of them, in-place operations replaced."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     pure = torch.func.functionalize(run, remove="mutations")
     return make_fx(pure, tracing_mode="fake")(*flat)
 

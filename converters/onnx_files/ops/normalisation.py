@@ -60,11 +60,6 @@ def _mean_variance(call: NodeCall) -> Tensor:
     return centred / (torch.sqrt((centred * centred).mean(axes, keepdim=True)) + 1e-9)
 
 
-def _unit(call: NodeCall) -> Tensor:
-    power, axis = call.node.get("p", 2), call.node.get("axis", -1)
-    return F.normalize(call.tensor(0), float(power), axis)
-
-
 def _local_response(call: NodeCall) -> Tensor:
     node, size = call.node, call.node.get("size", 1)
     if size % 2 == 0:
@@ -86,6 +81,8 @@ def _scaler(call: NodeCall) -> Tensor:
 HANDLERS: dict[str, Handler] = {
     "BatchNormalization": _batch, "InstanceNormalization": _instance, "GroupNormalization": _group,
     "LayerNormalization": _last_axes(F.layer_norm), "RMSNormalization": _last_axes(F.rms_norm),
-    "MeanVarianceNormalization": _mean_variance, "LpNormalization": _unit, "LRN": _local_response,
-    "Scaler": _scaler,
+    "MeanVarianceNormalization": _mean_variance, "LRN": _local_response, "Scaler": _scaler,
+    "LpNormalization": lambda call: F.normalize(
+        call.tensor(0), float(call.node.get("p", 2)), call.node.get("axis", -1)
+    ),
 }  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +38,7 @@ def _commuting(function: Callable[[Any, Any], Tensor]) -> Handler:
     return run
 
 
-def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Handler:
+def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[NodeCall], Tensor]:
     return lambda call: functools.reduce(function, call.tensors())
 
 
@@ -48,18 +47,8 @@ def _divide(first: Tensor, second: Tensor | float) -> Tensor:
     return torch.div(first, second, rounding_mode="trunc" if whole else None)
 
 
-def _power(call: NodeCall) -> Tensor:
-    base, (_, exponent) = call.tensor(0), call.operands()
+def _power(base: Tensor, exponent: Tensor | float) -> Tensor:
     return torch.pow(base, exponent).to(base.dtype)  # ONNX: the type of the base
-
-
-def _modulo(call: NodeCall) -> Tensor:
-    return _binary(torch.fmod if call.node.get("fmod", 0) else torch.remainder)(call)
-
-
-def _mean(call: NodeCall) -> Tensor:
-    values = call.tensors()
-    return functools.reduce(operator.add, values) / len(values)
 
 
 def _clip(call: NodeCall) -> Tensor:
@@ -148,8 +137,10 @@ HANDLERS: dict[str, Handler] = {
     **{name: _unary(getattr(torch, name.lower())) for name in _NAMED.split()},
     # arithmetic
     "Add": _commuting(torch.add), "Mul": _commuting(torch.mul),
-    "Sub": _binary(torch.sub), "Div": _binary(_divide), "Mod": _modulo, "Pow": _power,
-    "Sum": _variadic(torch.add), "Mean": _mean,
+    "Sub": _binary(torch.sub), "Div": _binary(_divide), "Pow": _binary(_power),
+    "Mod": lambda call: _binary(torch.fmod if call.node.get("fmod", 0) else torch.remainder)(call),
+    "Sum": _variadic(torch.add),
+    "Mean": lambda call: _variadic(torch.add)(call) / len(call.values),
     "Max": _variadic(torch.maximum), "Min": _variadic(torch.minimum), "Clip": _clip,
     # comparisons, logic, types
     "Equal": _commuting(torch.eq), "IsInf": _is_infinite, "Where": _where,

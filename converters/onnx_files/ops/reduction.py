@@ -79,8 +79,8 @@ def _place(function: Callable[..., Tensor]) -> Handler:
 def _top(call: NodeCall) -> tuple[Tensor, Tensor]:
     count = call.integer(1) if call.has(1) else call.node.get("k", 1)
     axis, largest = call.node.get("axis", -1), bool(call.node.get("largest", 1))
-    found = torch.topk(call.tensor(0), count, axis, largest, sorted=True)
-    return found[0], found[1]
+    values, places = torch.topk(call.tensor(0), count, axis, largest, sorted=True)
+    return values, places
 
 
 def _running_sum(call: NodeCall) -> Tensor:

@@ -28,13 +28,12 @@ _ROUNDING: dict[str, Callable[[Array], Array]] = {
 
 def _targets(call: NodeCall, x: Tensor, scales: list[float], sizes: list[int]) -> list[int]:
     """Return the size of every axis after a Resize."""
-    before = [int(n) for n in x.shape]
     axes = call.node.listed("axes") or list(range(x.dim()))
-    out = list(before)
+    out = [int(n) for n in x.shape]
     if len(sizes or scales) != len(axes):
         raise call.refuse(f"it has {len(sizes or scales)} sizes or scales for {len(axes)} axes.")
     for place, axis in enumerate(axes):
-        out[axis] = sizes[place] if sizes else math.floor(before[axis] * scales[place])
+        out[axis] = sizes[place] if sizes else math.floor(out[axis] * scales[place])
     return out
 
 

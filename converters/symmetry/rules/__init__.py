@@ -4,15 +4,15 @@ A rule takes a :class:`~converters.symmetry.call.Call` and returns the value of 
 per result). It unifies the dimensions that the operation aligns, cuts or factors those that it
 takes apart, and fixes those along which it treats one index unlike another. A rule that does not
 cover its arguments raises ``Unruled``, or fails on them, and everything is fixed. Operators that
-torch tags as pointwise share one rule. To add a rule, write it in its family and name its operators
-in the family's table.
+torch tags as pointwise share one rule. To add one, write it in its family and name its operators in
+the family's table.
 
-A rule accounts for what it takes and gives, or loses it (``converters.symmetry.accounting``). Each
-axis of each operand must be an axis of each result that is used, or be declared:
+Each axis of each operand must be an axis of each result that is used, or be declared
+(``converters.symmetry.accounting``):
 
 - ``call.drops(*dims, results=...)``: results do not see the order of these. They are summed over,
-  or left out after a cut. ``call.leaves_out(value)``: all of a value that a result does not
-  have is left out, by a cut, or because its sizes alone count.
+  or left out after a cut. ``call.leaves_out(value)``: all of a value that a result does not have is
+  left out, by a cut, or because its sizes alone count.
 - ``call.fix(dims, why)``, ``call.resampled(...)``: their order counts. A result that *is* an index
   (of the largest, of what was sorted) tells the indices of that axis apart.
 - ``call.copies(size)``: a new axis whose indices are alike. Any other new axis is fixed.

@@ -120,10 +120,8 @@ def _projected(call: Call, source: Value, weight: Value) -> Value:
 
 
 ATTENTION = {
-    **table(
-        attention, "scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_attention_math", "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_flash_attention",
-    ),
+    **table(attention, "scaled_dot_product_attention",
+            "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math",
+            "_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention"),
     **table(multihead, "_native_multi_head_attention"),
 }

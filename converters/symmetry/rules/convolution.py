@@ -86,10 +86,8 @@ def col2im(call: Call) -> Value:
 
 
 CONVOLUTION = {
-    **table(
-        convolve, "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d",
-        "conv_transpose2d", "conv_transpose3d",
-    ),
+    **table(convolve, "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d",
+            "conv_transpose2d", "conv_transpose3d"),
     **table(im2col, "im2col"),
     **table(col2im, "col2im"),
 }

@@ -75,11 +75,8 @@ def _is_mask(item: Value) -> bool:
 class _Access:
     """Where indices meet the axes of a tensor; a mask covers as many axes as it has itself.
 
-    Attributes:
-        items: the indices that are given.
-        covered: the dimensions that are read or written at.
-        before, after: those around the place where the indices' own dimensions stand in the result.
-        rank: how many these are.
+    Those axes are ``covered``. The others stand ``before`` and ``after`` the indices' own in the
+    result, of which there are ``rank``.
     """
 
     def __init__(self, value: Value, indices: Sequence[Value | None]) -> None:

@@ -82,11 +82,9 @@ def weight_norm(call: Call) -> Value:
 
 
 NORMALISATION = {
-    **table(
-        channel_norm, "batch_norm", "native_batch_norm", "_native_batch_norm_legit",
-        "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_batch_norm_no_update",
-        "instance_norm",
-    ),
+    **table(channel_norm, "batch_norm", "native_batch_norm", "_native_batch_norm_legit",
+            "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_batch_norm_no_update",
+            "instance_norm"),
     **table(group_norm, "group_norm", "native_group_norm"),
     **table(layer_norm, "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"),
     **table(weight_norm, "_weight_norm"),

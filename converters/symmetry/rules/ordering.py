@@ -4,9 +4,9 @@ The largest, the k-th and the sorted entries are the same however the axis is re
 they stand is relabelled with it: such a result holds indices of the axis (``Value.indexes``), and
 an operation that looks them up in an axis ties it to this one. Any other use tells them apart.
 
-The index of the largest entry moves with it when neurons are relabelled, unless two are equal: then
-the first counts. Behind a ReLU many entries are zero at once. So an index is followed only where
-the entries are scores that a linear map gives, possibly normalised: these agree by accident only.
+The index of the largest entry moves with it when neurons are relabelled, unless two are equal, as
+behind a ReLU: then the first counts. So an index is followed only where the entries are scores that
+a linear map gives, possibly normalised: these agree by accident only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from converters.symmetry.values import Value
 
 if TYPE_CHECKING:
     from converters.symmetry.engine import Engine
-
 
 #: Strictly monotone functions keep different entries apart.
 _MONOTONE = {"sigmoid", "tanh", "exp", "log", "softplus", "log_sigmoid", "neg"}

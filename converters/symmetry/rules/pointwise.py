@@ -10,9 +10,9 @@ from converters.symmetry.values import Value, tensors
 
 #: Operations that join values, by the kind under which the record of layers has them.
 _KINDS = {
-    "aten.add": "add", "aten.sub": "add", "aten.rsub": "add",
-    "aten.mul": "multiply", "aten.div": "multiply", "aten.multiply": "multiply",
-    "aten.subtract": "add", "aten.divide": "multiply", "aten.true_divide": "multiply",
+    **dict.fromkeys(("aten.add", "aten.sub", "aten.rsub", "aten.subtract"), "add"),
+    **dict.fromkeys(("aten.mul", "aten.div", "aten.multiply", "aten.divide"), "multiply"),
+    "aten.true_divide": "multiply",
 }
 
 
@@ -102,11 +102,9 @@ def glu(call: Call) -> Value:
 
 
 POINTWISE = {
-    **table(
-        same, "clone", "_to_copy", "to", "contiguous", "alias", "detach", "detach_", "dropout",
-        "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "lift_fresh_copy", "lift",
-        "positive", "type_as", "conj", "resolve_conj", "resolve_neg",
-    ),
+    **table(same, "clone", "_to_copy", "to", "contiguous", "alias", "detach", "detach_", "dropout",
+            "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "lift_fresh_copy", "lift",
+            "positive", "type_as", "conj", "resolve_conj", "resolve_neg"),
     **table(fill, "fill", "zero"),
     **table(prelu, "prelu"),
     **table(glu, "glu"),

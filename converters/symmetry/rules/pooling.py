@@ -70,16 +70,14 @@ def _window(call: Call, place: int) -> tuple[int, int]:
 
 
 POOLING = {
-    **table(
-        pool, "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
-        "max_pool1d_with_indices", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d",
-        "adaptive_avg_pool2d", "adaptive_max_pool2d", "_adaptive_avg_pool2d",
-        "fractional_max_pool2d", "max_pool3d", "max_pool3d_with_indices", "avg_pool3d",
-        "adaptive_avg_pool3d", "adaptive_max_pool3d", "_adaptive_avg_pool3d",
-        "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-        "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "upsample_linear1d",
-        "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d",
-        "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
-    ),
+    **table(pool, "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
+            "max_pool1d_with_indices", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d",
+            "adaptive_avg_pool2d", "adaptive_max_pool2d", "_adaptive_avg_pool2d",
+            "fractional_max_pool2d", "max_pool3d", "max_pool3d_with_indices", "avg_pool3d",
+            "adaptive_avg_pool3d", "adaptive_max_pool3d", "_adaptive_avg_pool3d",
+            "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+            "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "upsample_linear1d",
+            "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d",
+            "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
     **table(unpool, "max_unpool2d", "max_unpool3d"),
 }

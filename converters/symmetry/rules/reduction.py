@@ -71,11 +71,9 @@ def histogram(call: Call) -> Value:
 
 
 REDUCTION = {
-    **table(
-        reduce, "sum", "mean", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "norm",
-        "linalg_vector_norm", "logsumexp", "any", "all", "nansum", "nanmean", "count_nonzero",
-        "aminmax",
-    ),
+    **table(reduce, "sum", "mean", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod",
+            "norm", "linalg_vector_norm", "logsumexp", "any", "all", "nansum", "nanmean",
+            "count_nonzero", "aminmax"),
     **table(extreme, "max", "min", "median", "nanmedian"),
     **table(softmax, "softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax"),
     **table(histogram, "histc", "bincount"),

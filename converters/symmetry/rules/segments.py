@@ -24,7 +24,7 @@ def stack(call: Call) -> Value:
     """Put tensors side by side along a new axis, whose indices are told apart by their number."""
     values: list[Value] = call["tensors"]
     place = axis(call["dim"], values[0].rank + 1)
-    return _together(call, values, place, [_inserted(value, place) for value in values])
+    return _together(call, values, place, [inserted(value, place) for value in values])
 
 
 def _together(
@@ -34,7 +34,7 @@ def _together(
     return enter(call, "concatenate", parts, blocked(place, pieces or values), dim=place)
 
 
-def _inserted(value: Value, place: int) -> Value:
+def inserted(value: Value, place: int) -> Value:
     """Put in an axis of size 1."""
     return rearrange(value, [*range(place), None, *range(place, value.rank)])
 
@@ -143,7 +143,7 @@ def select_scatter(call: Call) -> Value:
     """Overwrite one index of an axis by another tensor."""
     (value, place), source = call.along(), call.value("src")
     index = _index(call, value.shape[place], "overwrites")
-    result = overwrite(value, _inserted(source, place), place, index)
+    result = overwrite(value, inserted(source, place), place, index)
     return _written(call, value, source, result, place)
 
 
@@ -185,8 +185,6 @@ SEGMENTS = {
     **table(take_slice, "slice", "slice_copy"),
     **table(slice_scatter, "slice_scatter"),
     **table(select_scatter, "select_scatter"),
-    **table(
-        pad, "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
-        "replication_pad1d", "replication_pad2d", "replication_pad3d",
-    ),
+    **table(pad, "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
+            "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d"),
 }

@@ -10,6 +10,7 @@ from converters.symmetry.call import Call, Unruled
 from converters.symmetry.demands import kept_axes
 from converters.symmetry.dims import cut, factor, is_fixed, multiply, regroup, unify
 from converters.symmetry.rules.common import axes, axis, entrywise, table
+from converters.symmetry.rules.segments import inserted
 from converters.symmetry.values import Value, tensors
 
 
@@ -44,20 +45,16 @@ def _viewed(piece: Value, shape: Sequence[int], place: int) -> Value:
 def _cut_first(call: Call, value: Value, place: int) -> Value | None:
     """View in blocks, where an axis that the view makes is taken apart later on.
 
-    Applies where one dimension becomes several, and the axis is not the last of them: then the
-    pieces get dimensions of their own behind it.
+    If it is not the last of those that one dimension becomes, pieces have their own behind it.
     """
     shape = call.shape
     before = math.prod(shape[:place])
-    own = next(
-        (
-            axis for axis, size in enumerate(value.shape)
-            if math.prod(value.shape[:axis]) <= before
-            and before * shape[place] <= math.prod(value.shape[: axis + 1])
-            and size > shape[place]
-        ),
-        None,
-    )
+    own = next((
+        axis for axis, size in enumerate(value.shape)
+        if math.prod(value.shape[:axis]) <= before
+        and before * shape[place] <= math.prod(value.shape[: axis + 1])
+        and size > shape[place]
+    ), None)  # fmt: skip
     if own is None or before % math.prod(value.shape[:own]):
         return None
     outer = before // math.prod(value.shape[:own])
@@ -109,8 +106,7 @@ def movedim(call: Call) -> Value:
 def unsqueeze(call: Call) -> Value:
     """Put in a dimension of size 1."""
     value = call.value("self")
-    place = axis(call["dim"], value.rank + 1)
-    return rearrange(value, [*range(place), None, *range(place, value.rank)])
+    return inserted(value, axis(call["dim"], value.rank + 1))
 
 
 @entrywise
@@ -230,15 +226,11 @@ def triangle(call: Call) -> Value:
 
 
 SHAPE = {
-    **table(
-        view, "view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as",
-        "_reshape_alias", "view_copy",
-    ),
+    **table(view, "view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as",
+            "reshape_as", "_reshape_alias", "view_copy"),
     **table(permute, "permute", "permute_copy", "t", "numpy_T"),
-    **table(
-        transpose, "transpose", "swapaxes", "swapdims", "transpose_copy", "mT", "adjoint",
-        "matrix_H",
-    ),
+    **table(transpose, "transpose", "swapaxes", "swapdims", "transpose_copy", "mT", "adjoint",
+            "matrix_H"),
     **table(movedim, "movedim", "moveaxis"),
     **table(unsqueeze, "unsqueeze", "unsqueeze_copy"),
     **table(squeeze, "squeeze", "squeeze_copy"),
