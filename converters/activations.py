@@ -42,11 +42,7 @@ class Sine(nn.Module):
 
 
 class Elementwise(nn.Module):
-    """Any activation of a graph, for those that torch has no module for.
-
-    Shape:
-        any -> the same.
-    """
+    """Any activation of a graph, for those that torch has no module for; entry by entry."""
 
     def __init__(self, activation: Activation) -> None:
         super().__init__()

@@ -10,13 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from converters.checkpoints import (
-    MAX_BYTES,
-    checked_path,
-    container_of,
-    read_checkpoint,
-    read_safetensors,
-)
+from converters import checkpoints
+from converters.checkpoints import MAX_BYTES
 from converters.state_dicts import refuse_batch, state_dict_to_graph
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, NonFiniteError
 from nngraph.files import write_atomically
@@ -42,7 +37,7 @@ def load_state_dict(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str
             holds no state dict.
         MissingDependencyError: if a package is needed that is not installed.
     """
-    found = read_checkpoint(path, max_bytes=max_bytes)
+    found = checkpoints.read_checkpoint(path, max_bytes=max_bytes)
     if found.facts.get("format") == _FORMAT:
         return {k: v for k, v in found.tensors.items() if not k.startswith(_EXTRA)}
     return found.tensors
@@ -115,9 +110,9 @@ def load_graph(
             version, or if its tensors do not fit its architecture.
         NonFiniteError: if a weight is NaN or infinite, and they are not allowed.
     """
-    path = checked_path(path, max_bytes)
-    is_safe = container_of(path).name == "safetensors"
-    tensors, metadata = read_safetensors(path) if is_safe else ({}, {})
+    path = checkpoints.checked_path(path, max_bytes)
+    is_safe = checkpoints.container_of(path).name == "safetensors"
+    tensors, metadata = checkpoints.read_safetensors(path) if is_safe else ({}, {})
     if architecture is not None and metadata.get("format") != _FORMAT:
         state = tensors if is_safe else load_state_dict(path, max_bytes=max_bytes)
         try:

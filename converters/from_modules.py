@@ -91,11 +91,9 @@ def to_architecture(
 def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) -> Architecture:
     """Return the architecture of a network of which :func:`converters.symmetry.derive` found this.
 
-    A chain of affine maps is described as every other converter does it. Anything else is placed
-    layer by layer, and is never described as what runs as another function.
-
-    Args:
-        tensors: parameters and persistent buffers by the names of the spec.
+    The tensors are its parameters and persistent buffers. A chain of affine maps is described as
+    every other converter does it. Anything else is placed layer by layer, and is never described as
+    what runs as another function.
     """
     read = ProgramReader(derivation, tensors).read()
     chain = None if isinstance(read, Refusal) else chain_architecture_of(read, derivation.spec)

@@ -29,9 +29,8 @@ def to_networkx(graph: NeuralGraph) -> networkx.DiGraph:
     Nodes are 0 .. N-1 with ``group``, ``role``, ``position`` and their parameters by column, such
     as ``bias`` (absent where the network has none). Edges carry ``weight``, the name of their
     ``parameter``, and ``features`` if there are channels beside the weight, such as the taps of a
-    kernel. Numbers are Python floats, which hold float16, bfloat16, float32 and float64 exactly.
-    The architecture is in the graph's attributes as JSON, buffers of whole numbers as
-    ``integers``, further attributes of the graph as they are.
+    kernel. Numbers are Python floats, which hold all of torch's exactly. The architecture is in the
+    graph's attributes as JSON, buffers of whole numbers as ``integers``, other attributes as such.
 
     Raises:
         InvalidGraphError: if two blocks of edges join the same groups, or the graph is a batch.

@@ -33,8 +33,8 @@ def state_dict_to_graph(
 
     Without an architecture an MLP is inferred: every key is ``prefix.weight`` (a matrix) or
     ``prefix.bias``. Layers whose prefixes differ in their numbers alone stand in the order of these
-    numbers (``fc2`` before ``fc10``), and each must take what the one before it gives. If that
-    leaves exactly one order of all layers, it is taken.
+    (``fc2`` before ``fc10``), and each must take what the one before it gives. The only order of
+    all layers that this leaves is taken.
 
     Args:
         architecture: what the parameters belong to, by name, buffers of whole numbers with them.

@@ -70,8 +70,7 @@ class Verification:
         ``fails`` also where a graph computes another function, or is converted otherwise.
         """
         found = {check.status for check in self.checks}
-        together = max(self.error, self.computes or 0.0, self.runs or 0.0)
-        if together > self.tolerance or self.differs or "fails" in found:
+        if self.worst > self.tolerance or self.differs or "fails" in found:
             return "fails"
         return "not proven" if "not proven" in found else "holds"
 

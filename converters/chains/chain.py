@@ -1,7 +1,4 @@
-"""A chain of affine maps, and the graph it makes: what every MLP converter ends in.
-
-Lists of the weights of an MLP, and of many, are such chains.
-"""
+"""A chain of affine maps, and the graph it makes: what every MLP converter ends in."""
 
 from __future__ import annotations
 

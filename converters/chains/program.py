@@ -237,7 +237,6 @@ def spec_spaces(architecture: Architecture, spec: PermutationSpec) -> dict[str, 
     """Return for each space of a network's architecture the space of its spec.
 
     A chain names its spaces by their order, and a spec by the layers; all others have one name.
-    Hidden layers of one neuron have no space in a spec.
     """
     names = _chain_spaces(architecture, spec) if architecture.is_chain else None
     return {name: name for name in architecture.spaces} if names is None else names

@@ -41,14 +41,11 @@ _TRANSPOSES = ("t", "T", "mT", "H", "mH", "numpy_T", "matrix_H", "transpose", "s
 
 
 class NoChain(Exception):
-    """An operation that no chain has; says why, as the end of a sentence about it.
-
-    Attributes:
-        made_before: whether what it takes is to blame, and not the operation itself.
-    """
+    """An operation that no chain has; says why, as the end of a sentence about it."""
 
     def __init__(self, why: str, made_before: bool = False) -> None:
         super().__init__(why)
+        #: whether what it takes is to blame, and not the operation itself
         self.made_before = made_before
 
 
@@ -62,16 +59,12 @@ class Weight:
 
 @dataclass(frozen=True)
 class NeuronValues:
-    """The values of one layer: a function of the pre-activation that its maps give.
+    """The values of one layer: a function of the pre-activation that its maps give."""
 
-    Args:
-        maps: the affine maps so far; none for the input. The last has no activation yet.
-        expression: the function.
-        operators: what it is composed of, for people.
-    """
-
+    #: the affine maps so far; none for the input. The last has no activation yet.
     maps: tuple[ChainLayer, ...] = ()
     expression: Expression = NEURON
+    #: what the function is composed of, for people
     operators: tuple[str, ...] = ()
 
 

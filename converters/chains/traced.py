@@ -32,9 +32,7 @@ _RESHAPES = ("flatten", "view", "reshape")
 def trace_chain(module: nn.Module) -> list[ChainLayer]:
     """Return the affine maps of ``module`` in the order in which its forward applies them.
 
-    Raises:
-        UnsupportedModuleError: if the forward is anything but such a chain, or uses parameters
-            that have no place in the graph, or does not use some of them.
+    Refused is a forward that is anything but such a chain, or does not use all of the state dict.
     """
     check_modules(module)
     maps = _GraphReader(module, _traced(module)).read()

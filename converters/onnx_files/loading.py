@@ -48,9 +48,9 @@ def load_onnx(
     Args:
         outputs: names of the values that the module returns: outputs of the model, or any value
             within it; only what these need is read. Default all outputs but the labels of classes
-            that a classifier of scikit-learn gives beside its probabilities, which are no numbers
-            of the network (``left_out`` of the module). Probabilities that come as dictionaries
-            (ZipMap) are returned as the tensor ``[N, classes]`` that they are.
+            that a classifier of scikit-learn gives beside its probabilities (``left_out`` of the
+            module). Dictionaries of probabilities (ZipMap) are returned as a tensor
+            ``[N, classes]``.
         max_bytes: larger files, and files whose tensors are larger together, are refused.
 
     Raises:

@@ -34,8 +34,7 @@ class OnnxModule(nn.Module):
     its weights' own floating-point type, casts included.
 
     Shape:
-        one tensor for each of ``inputs`` -> a tensor, or a tuple of them if there are several
-        ``outputs``.
+        one tensor for each of ``inputs`` -> a tensor, or a tuple of them for several ``outputs``.
 
     Raises:
         InvalidGraphError: if the inputs do not fit, or a node cannot be run on them.

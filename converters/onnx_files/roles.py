@@ -51,10 +51,7 @@ def assign_roles(
       initialisers of one number without a dimension.
     - Every other floating-point tensor is a *parameter*, from an initialiser or a ``Constant``.
 
-    Args:
-        nodes: in an order in which they can be run.
-        kept: values that are read at the end: the outputs of the graph.
-        store: counts what known values take, together with the tensors.
+    The nodes are in an order in which they can be run; ``kept`` are the outputs of the graph.
     """
     known: dict[str, Array] = {}
     rest = [node for node in nodes if node.op_type != "Constant"]

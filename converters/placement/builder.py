@@ -47,15 +47,12 @@ class _Group:
 
 @dataclass
 class Builder:
-    """Groups and slabs as they are found, layer by layer.
-
-    Attributes:
-        output_groups: for each layer the groups whose neurons its output holds, in order.
-    """
+    """Groups and slabs as they are found, layer by layer."""
 
     derivation: Derivation
     tensors: Mapping[str, Tensor]
     groups: list[_Group] = field(default_factory=list)
+    #: for each layer the groups whose neurons its output holds, in order
     output_groups: list[list[int]] = field(default_factory=list)
     slabs: dict[str, list[Slab]] = field(default_factory=dict)
     residuals: list[tuple[int, int]] = field(default_factory=list)
@@ -149,9 +146,7 @@ class Builder:
         window = (0, MAX_SIZE) if piece is None else piece.window
         return self.following.activation(layer.result, axis, window)
 
-    def source(
-        self, layer: Step, piece: Piece, used: set[int], near: Sequence[int] = ()
-    ) -> int:
+    def source(self, layer: Step, piece: Piece, used: set[int], near: Sequence[int] = ()) -> int:
         """The group whose neurons a piece counts, of some or of the inputs; or else a new one."""
         for groups in (near, self.input_groups(layer)):
             candidates = [g for g in groups if match(piece, self.groups[g].factors)]

@@ -9,18 +9,17 @@ from functools import cached_property
 
 from converters import elementwise
 from converters.chains.program import base_name
-from converters.chains.reading import CASTS, DROPOUTS, PASSIVE, RESHAPES, SELECTIONS
+from converters.chains.reading import CASTS, DROPOUTS, PASSIVE, SELECTIONS
 from converters.elementwise import NEURON, Expression, finite_number
 from converters.symmetry.derive import Derivation
-from converters.symmetry.program import Operation, Ref
+from converters.symmetry.program import ARRANGING, Operation, Ref
 from nngraph.graph import Activation
 
 #: Operators that leave every entry where it is.
 _STILL = PASSIVE | CASTS | DROPOUTS | {"native_dropout"}
 #: Operators that keep, move, pool or choose entries: what they give are still those neurons.
-_MOVING = _STILL | RESHAPES | SELECTIONS | frozenset({
-    "select", "split", "split_with_sizes", "chunk", "unbind", "t", "transpose", "permute",
-    "numpy_T", "mT", "swapaxes", "movedim", "flip", "roll", "repeat", "constant_pad_nd", "pad",
+_MOVING = _STILL | SELECTIONS | {name.strip("_") for name in ARRANGING} | frozenset({
+    "numpy_T", "mT", "swapaxes", "flip", "roll", "repeat", "constant_pad_nd", "pad",
     "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d",
     "pixel_shuffle", "unfold",
     "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices",

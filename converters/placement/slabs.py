@@ -24,18 +24,12 @@ MAX_PARALLEL = 64
 
 @dataclass(frozen=True)
 class Piece:
-    """One segment of an axis.
-
-    Args:
-        window: of the axis.
-        split: sizes of the factors of the window.
-        part: of each factor.
-        factors: what the part of each factor counts, a product.
-    """
+    """One segment of an axis: a window of it, the factors of that, and a part of each of them."""
 
     window: tuple[int, int]
     split: tuple[int, ...]
     part: tuple[tuple[int, int], ...]
+    #: what the part of each factor counts, a product
     factors: tuple[tuple[Factor, ...], ...]
 
     @property

@@ -11,10 +11,7 @@ from converters.symmetry.values import Value
 
 
 def blocked(axis: int, pieces: Sequence[Value]) -> Value:
-    """Return the value that consists of pieces along an axis.
-
-    Neighbours that agree in every other dimension are one piece.
-    """
+    """Return the value that consists of pieces along an axis; neighbours that agree are one."""
     flat: list[Value] = []
     for piece in pieces:
         if piece.blocks is not None and piece.blocks[0] == axis:
@@ -67,10 +64,7 @@ def _adopt(axis: int, pieces: Sequence[Value]) -> None:
 
 
 def overwrite(value: Value, source: Value, axis: int, start: int) -> Value:
-    """Return a value of which consecutive indices of an axis are another one.
-
-    That is the concatenation of what is before it, the other, and what is after it.
-    """
+    """Return a value of which consecutive indices of an axis are another one."""
     stop = start + source.shape[axis]
     if value.blocks is None and source.blocks is None:
         _adopt(axis, [value, source])

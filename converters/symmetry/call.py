@@ -56,10 +56,7 @@ Rule: TypeAlias = "Callable[[Call], Outcome]"
 
 
 class Call:
-    """One operation of a pass while its rule runs: its arguments, and what a rule may do.
-
-    The arguments stand by the names of the operator's schema, with defaults; tensors as values.
-    """
+    """One operation of a pass while its rule runs: its arguments by name, tensors as values."""
 
     def __init__(self, engine: Engine, operation: Operation, arguments: dict[str, Any]) -> None:
         self.engine, self.operation, self.arguments = engine, operation, arguments

@@ -15,7 +15,7 @@ place of a tie that is not seen tells why:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypeVar
 
 import torch
@@ -178,7 +178,7 @@ def check_space(
     vacuous = all(kind == "idle" for kind in found.values())
     hidden = vacuous or "unseen" in found.values()
     return SpaceCheck(
-        space, size, axes, error, breaking.power if len(ties) > 1 else None,
+        space, size, axes, error, min(breaking.powers, default=None) if len(ties) > 1 else None,
         "fails" if error > tolerance else "not proven" if hidden else "holds",
         len(found), named("idle"), named("loose"), named("unseen"),
     )  # fmt: skip
@@ -204,8 +204,8 @@ class _Breaking:
     generator: torch.Generator
     #: of the space on draws on which it was not checked before
     error: float = 0.0
-    #: smallest change of the outputs by a broken tie that is not idle or loose
-    power: float | None = None
+    #: changes of the outputs by broken ties that are not idle or loose
+    powers: list[float] = field(default_factory=list)
 
     def relabelled(self, draw: Draw) -> Mapping[str, Tensor]:
         """Relabel the space, each time anew."""
@@ -223,7 +223,8 @@ class _Breaking:
             if change > level:
                 if number >= self.samples:
                     self.error = max(self.error, draw.change(self.relabelled(draw)))
-                return self._counted(best, "seen")
+                self.powers.append(best)
+                return "seen"
             near = self._change(draw, tie, self._noisy(draw, tie, broken)) > level
             close += near and change <= self.tolerance
             depends = depends or near or (
@@ -233,17 +234,14 @@ class _Breaking:
                 return "loose" if depends else "idle"
         if close > number:
             return "loose"
-        return self._counted(best, "unseen") if depends else "idle"
+        self.powers += [best] if depends else []
+        return "unseen" if depends else "idle"
 
     def _sample(self) -> Indices:
         return self.claims.group.sample(self.generator, names=(self.space,))
 
     def _change(self, draw: Draw, tie: Tie, value: Tensor) -> float:
         return draw.change(under_all_names(self.claims.spec, {tie.name: value}))
-
-    def _counted(self, power: float, kind: Kind) -> Kind:
-        self.power = power if self.power is None else min(self.power, power)
-        return kind
 
     def _noisy(self, draw: Draw, tie: Tie, broken: Tensor | None = None) -> Tensor:
         """Put noise where a tie relabels: strong, or as large as the change by the broken tie."""

@@ -34,9 +34,7 @@ class Step:
     """One step of the computation, in the record from which a graph is built.
 
     Args:
-        kind: ``"input"``, ``"output"``, ``"linear"``, ``"convolution"``, a kind of norm,
-            ``"embedding"``, ``"attention"``, ``"recurrent"``, ``"add"`` (a residual sum),
-            ``"multiply"``, ``"activation"``, ``"concatenate"`` and so on.
+        kind: ``"input"``, ``"linear"``, ``"add"`` (a residual sum), ``"activation"`` and so on.
         op: the operator.
         module_path: the module whose forward holds it.
         parameters: (role, name) of each parameter and buffer it uses as stored.

@@ -198,9 +198,6 @@ def _opened(value: Any) -> list[Part] | None:
     return next((parts(value) for kind, parts in _OPENED if is_kind(value, kind)), None)
 
 
-# -- containers ------------------------------------------------------------------------------------
-
-
 def _numbered(iterate: Callable[[Any], Iterable[Any]]) -> Callable[[Any], list[Part]]:
     return lambda value: [(f"[{i}]", part) for i, part in enumerate(iterate(value))]
 
@@ -213,11 +210,8 @@ def _mapped(value: Any) -> list[Part]:
     # The dict's own method: that of a subclass may show something else.
     items = list(dict.items(value) if is_kind(value, dict) else value.items())
     keys = [(f"(key {i})", key) for i, (key, _) in enumerate(items) if not is_kind(key, str)]
-    return keys + [(f"[{_short(key)}]", part) for key, part in items]
-
-
-def _short(key: Any) -> str:
-    return repr(key)[:40] if is_kind(key, (str, int)) else type(key).__name__
+    short = [repr(k)[:40] if is_kind(k, (str, int)) else type(k).__name__ for k, _ in items]
+    return keys + [(f"[{key}]", part) for key, (_, part) in zip(short, items, strict=True)]
 
 
 def _named(*names: str) -> Callable[[Any], list[Part]]:
@@ -271,9 +265,6 @@ _OPENED: tuple[tuple[Any, Callable[[Any], list[Part]]], ...] = (
     ((staticmethod, classmethod), _named("__func__")),
     (type, _made_here),
 )
-
-
-# -- attributes ------------------------------------------------------------------------------------
 
 
 def _fields(value: Any) -> Iterator[Part]:

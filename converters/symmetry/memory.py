@@ -100,15 +100,6 @@ class Stretch:
     #: whether it is just one tensor, under all of its names
     whole: bool = False
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of its entries."""
-        return self.tensors[0].dtype
-
-    def offset(self, tensor: Tensor) -> int:
-        """Return before which entry a tensor begins."""
-        return (tensor.data_ptr() - self.start) // tensor.element_size()
-
     def flat(self) -> Tensor:
         """Return the memory as a vector."""
         first = self.tensors[0]
@@ -208,7 +199,7 @@ class Twins:
     def of(self, tensor: Tensor) -> Tensor:
         """Return the twin of a tensor; itself if it was made in this run and is not narrow."""
         place = self.memory.find(tensor)
-        if place is not None and tensor.dtype == self.memory.stretches[place].dtype:
+        if place is not None and tensor.dtype == self.memory.stretches[place].tensors[0].dtype:
             if place not in self.flat:
                 self.flat[place] = widen(self.memory.stretches[place].flat().clone())
             return self._view(place, tensor)
@@ -227,9 +218,9 @@ class Twins:
         return self.of(value) if self.memory.find(value) is not None else widen(value.clone())
 
     def _view(self, place: int, tensor: Tensor) -> Tensor:
-        offset = self.memory.stretches[place].offset(tensor)
-        flat = self.flat[place]
-        return flat.as_strided(tensor.shape, tensor.stride(), flat.storage_offset() + offset)
+        flat, start = self.flat[place], self.memory.stretches[place].start
+        offset = flat.storage_offset() + (tensor.data_ptr() - start) // tensor.element_size()
+        return flat.as_strided(tensor.shape, tensor.stride(), offset)
 
 
 def _write(view: Tensor, value: Tensor) -> None:

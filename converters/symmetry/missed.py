@@ -2,8 +2,8 @@
 
 A candidate is a swap of two indices in some of the segments that have one structure: all of them,
 or a subset, since the spec may tie more than it must. Segments that the outputs do not depend on
-(the bias of keys, which softmax cancels) are left out. A candidate that the spec allows is not
-tried; one that it forbids and that leaves the outputs unchanged was missed.
+(the bias of keys, which softmax cancels) are left out. A candidate that the spec forbids and that
+leaves the outputs unchanged was missed.
 """
 
 from __future__ import annotations

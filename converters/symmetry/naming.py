@@ -15,10 +15,7 @@ from nngraph.graph import Space
 
 
 class Namer:
-    """Finds the spaces of a finished pass and names them by the modules that make their neurons.
-
-    The ``parameters`` are the dimensions of every one that is used.
-    """
+    """Finds the spaces of a finished pass and names them by the modules that make their neurons."""
 
     def __init__(self, engine: Engine, parameters: Mapping[str, Sequence[Dim]]) -> None:
         within = find_within(engine.records)

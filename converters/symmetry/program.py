@@ -34,21 +34,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on tensors.
-
-    Args:
-        target: the operator.
-        args: positional arguments, with tensors as :class:`Ref`, possibly inside lists.
-        kwargs: keyword arguments likewise.
-        outputs: the results in order; ``None`` for one that is no tensor or is never used.
-        module_path: path of the module whose forward holds the operation.
-        line: file and line of that forward, as far as known.
-    """
+    """One operation on tensors, which its arguments have as :class:`Ref`, possibly inside lists."""
 
     target: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    #: the results in order; ``None`` for one that is no tensor or is never used
     outputs: tuple[Ref | None, ...]
+    #: path of the module whose forward holds the operation, and the line there, as far as known
     module_path: str = ""
     line: str = ""
 

@@ -44,17 +44,12 @@ def read_operations(
 
 @dataclass
 class Reader:
-    """Reads an fx graph of ATen operations into a program.
-
-    Args:
-        module: the network that was traced.
-        returned: which buffer each of the graph's last results, behind those of the forward, is the
-            new value of.
-        inputs: names of the tensors that the caller gives.
-    """
+    """Reads an fx graph of ATen operations of a module into a program."""
 
     module: nn.Module
+    #: which buffer each of the graph's last results, behind those of the forward, is the value of
     returned: Sequence[str] = ()
+    #: names of the tensors that the caller gives
     inputs: Sequence[str] = ()
     program: Program = field(default_factory=Program)
     values: dict[fx.Node, Any] = field(default_factory=dict)

@@ -11,21 +11,16 @@ MAX_CUTS = 64
 
 @dataclass(frozen=True, eq=False)
 class Reason:
-    """Why something is fixed.
+    """Why something is fixed, and where."""
 
-    Args:
-        op: the operation that fixed it; ``"input"`` and ``"output"`` of the network stand for
-            themselves.
-        module_path: where it is.
-        text: why, for people.
-        unknown: whether that is for want of a rule.
-        natural: whether nothing was lost by it, as at inputs and outputs.
-    """
-
+    #: the operation that fixed it; ``"input"`` and ``"output"`` of the network are two of them
     op: str
     module_path: str = ""
+    #: why, for people
     text: str = ""
+    #: whether that is for want of a rule
     unknown: bool = False
+    #: whether nothing was lost by it, as at inputs and outputs
     natural: bool = False
 
 

@@ -100,17 +100,15 @@ def _axis_index(
             continue
         seen = position >= 0
         new = position.clamp(min=0)
-        copy: Tensor | None = None
+        copy = torch.zeros((), dtype=torch.long)
         for name in spaces[space].within:
             place = number if name in places[number] and bool(
                 (places[number][name][seen] >= 0).all()
             ) else next(i for i in range(rank) if i != number and name in places[i])
             crosses = crosses or place != number
             outer = spread(places[place][name].clamp(min=0), place)
-            copy = outer if copy is None else copy * spaces[name].size + outer
+            copy = copy * spaces[name].size + outer
         at = spread(new, number)
-        index = indices[space].cpu()
-        old = index[at] if copy is None else index[copy, at]
-        move = (old - at) * stride
-        result = result + torch.where(spread(seen, number), move, 0)
+        old = indices[space].cpu().reshape(-1, spaces[space].size)[copy, at]
+        result = result + torch.where(spread(seen, number), (old - at) * stride, 0)
     return result, crosses

@@ -26,18 +26,10 @@ class ForwardFailed(UnsupportedModuleError):
 class Network:
     """A module and one input, to be run on parameters that are given.
 
-    The module itself is run, and no copy: closures, replaced forwards, hooks and lists that hold
-    ``self`` would point from a copy to the original. Its tensors are exchanged for the while of
-    each run, and everything that it holds is put back.
-
-    Args:
-        module: what is run, in evaluation mode.
-        args: positional inputs; never written to.
-        kwargs: keyword inputs.
-        spec: which tensors it has; one of another module is refused.
-
-    Attributes:
-        state: its tensors by every name, in double precision.
+    The module itself is run, in evaluation mode, and no copy: closures, replaced forwards, hooks
+    and lists that hold ``self`` would point from a copy to the original. Its tensors are exchanged
+    for the while of each run, and everything that it holds is put back. Inputs are never written
+    to, and a spec of another module is refused.
     """
 
     def __init__(
@@ -63,6 +55,7 @@ class Network:
         self.parallel = [m for m in module.modules() if isinstance(m, nn.DataParallel)]
         self.writes: set[str] | None = None
         self.guard: Callable[[], SizeGuard] | None = SizeGuard
+        #: its tensors by every name, in double precision
         self.state = self.coherent(
             {name: widen(tensor.detach()).clone() for name, tensor in self.tensors.items()}
         )
@@ -78,27 +71,24 @@ class Network:
             Contradiction: if no such network is, since tensors that share memory differ there.
             ForwardFailed: if the forward raises an error.
         """
+        guard = self.guard() if self.guard else None
         try:
-            outputs, guard = self._run(state, self.guard() if self.guard else None)
+            outputs = self._run(state, guard)
         except UnknownSizes:
-            _, measured = self._run(self.state, SizeGuard(measure=True))
-            assert measured is not None
-            bound = measured.entries, measured.operations
-            self.guard = lambda: SizeGuard(False, *bound)
+            measured = SizeGuard(measure=True)
+            self._run(self.state, measured)
+            self.guard = lambda: SizeGuard(False, measured.entries, measured.operations)
             return self.run(state)
         if guard is not None and not guard.depends:
             self.guard = None  # sizes that depend on no numbers stay what they are
         return outputs
 
-    def _run(
-        self, state: Mapping[str, Tensor], guard: SizeGuard | None
-    ) -> tuple[list[Tensor], SizeGuard | None]:
+    def _run(self, state: Mapping[str, Tensor], guard: SizeGuard | None) -> list[Tensor]:
         held = () if self.writes is None else self.parameters - self.writes
         twins = Twins(self.memory, state, held)
         args, kwargs = map_tensors(twins.given, (self.args, self.kwargs))
         try:
-            held_to = guard or nullcontext()
-            with self._exchanged(twins), torch.no_grad(), in_double(twins), held_to:
+            with self._exchanged(twins), torch.no_grad(), in_double(twins), guard or nullcontext():
                 returned = self.module(*args, **kwargs)
             outputs = list(map(_flat, returned_tensors(returned)))
         except (UnknownSizes, NNGraphError):
@@ -108,7 +98,7 @@ class Network:
         if self.writes is None:
             # A forward that writes to its parameters gets copies of them from now on.
             self.writes = {n for n, t in twins.named.items() if not _equal(t, state[n])}
-        return outputs, guard
+        return outputs
 
     @contextmanager
     def _exchanged(self, twins: Twins) -> Iterator[None]:
@@ -129,12 +119,7 @@ class Network:
 
 
 class Draw:
-    """A network with one set of parameters, and its outputs there.
-
-    Raises:
-        NonFiniteError: if an output has no finite number, so that nothing can be compared.
-        ForwardFailed: if the forward raises an error.
-    """
+    """A network with one set of parameters, and its outputs there; those must be comparable."""
 
     def __init__(self, network: Network, state: Mapping[str, Tensor]) -> None:
         self.network = network
@@ -183,10 +168,9 @@ class Draws:
     def __iter__(self) -> Iterator[Draw]:
         for number in itertools.count():
             if number == len(self._made):
-                following = next(self._source, None)
-                if following is None:
-                    return
-                self._made.append(following)
+                self._made += itertools.islice(self._source, 1)
+            if number == len(self._made):
+                return
             yield self._made[number]
 
     def first(self, count: int) -> list[Draw]:
@@ -258,9 +242,6 @@ def _spread(tensor: Tensor) -> float:
     return max(spread, least)
 
 
-# -- what is compared ------------------------------------------------------------------------------
-
-
 def relative_change(before: list[Tensor], after: list[Tensor]) -> float:
     """Return the largest change of some outputs, relative to the largest entry of each.
 
@@ -273,8 +254,8 @@ def relative_change(before: list[Tensor], after: list[Tensor]) -> float:
 
 def _change(before: Tensor, after: Tensor) -> float:
     finite = torch.isfinite(before)
-    other = torch.isfinite(after)
-    if not torch.equal(finite, other) or not _equal(before[~finite], after[~finite]):
+    same = torch.equal(finite, torch.isfinite(after))
+    if not same or not _equal(before[~finite], after[~finite]):
         return float("inf")
     if not bool(finite.any()):
         return 0.0

@@ -147,11 +147,9 @@ class PermutationSpec:
     def sample(
         self, generator: torch.Generator | int | None = None, spaces: tuple[str, ...] | None = None
     ) -> Indices:
-        """Return a relabelling drawn uniformly.
+        """Return a relabelling drawn uniformly, of some spaces or all.
 
-        Args:
-            generator: source of randomness, or a seed; ``None`` uses torch's global one.
-            spaces: only these are relabelled; all by default.
+        The generator may be a seed; ``None`` uses torch's global one.
         """
         return self.permutations.sample(generator, names=spaces)
 

@@ -23,10 +23,7 @@ COPIES = ("aten.clone", "aten._to_copy", "aten.alias", "aten.detach", "aten.cont
 
 
 class SymmetricMatrices:
-    """Which tensors of a program are known to equal themselves with the last two axes swapped.
-
-    Of the ``values`` of its tensors those count that depend on nothing.
-    """
+    """Which tensors of a program are known to equal themselves with the last two axes swapped."""
 
     def __init__(self, program: Program, values: Mapping[Ref, Value]) -> None:
         self.program, self.values = program, values

@@ -91,10 +91,10 @@ class Constant:
 class Value:
     """A tensor of the network.
 
-    A tensor that was put together from others along an axis, or that will be taken apart along one,
-    may be held in **blocks**: pieces along that axis whose other dimensions are not tied to one
-    another. That keeps the queries' features apart from the values' in a projection for both.
-    Asking a value in blocks for its dimensions ties its pieces together for good.
+    One that was put together along an axis, or that will be taken apart along one, may be held in
+    **blocks**: pieces along that axis whose other dimensions are not tied to one another, as the
+    features of queries and of values in a projection for both. Asking for its dimensions ties the
+    pieces together for good.
 
     Args:
         dims: its dimensions.
