@@ -19,15 +19,10 @@ CONVERTIBLE = (
 )
 
 
-def describe(module: nn.Module, path: str) -> str:
-    """Return the begin of a sentence: where the module is, what it is, "which"."""
-    return " is a ".join(located(module, path)) + ", which"
-
-
-def located(module: nn.Module, path: str) -> tuple[str, str]:
-    """Return where the module is, and what it is."""
+def describe(module: nn.Module, path: str, begin: str = "{} is a {}, which") -> str:
+    """Return the begin of a sentence: where the module is, and what it is."""
     where = repr(path) if path else "the module itself"
-    return where, f"{type(module).__name__} (module {type(module).__module__})"
+    return begin.format(where, f"{type(module).__name__} (module {type(module).__module__})")
 
 
 def all_tensors(module: nn.Module) -> dict[str, Tensor]:

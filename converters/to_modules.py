@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from converters.activations import activation_module, check_known
 from converters.inspection import submodule_at
 from converters.state_dicts import refuse_batch, to_state_dict
+from converters.symmetry.memory import storage_key
 from nngraph.errors import ArchitectureError, InvalidGraphError
 from nngraph.graph import Activation, ChainLayer, NeuralGraph, chain_layers
 
@@ -61,11 +62,10 @@ def _filled(template: nn.Module, graph: NeuralGraph) -> nn.Module:
     module = copy.deepcopy(template)
     held = module.state_dict()
     values = to_state_dict(graph)
-    first: dict[tuple[int, ...], str] = {}
+    first: dict[object, str] = {}
     for name, tensor in held.items():
         # A shared tensor is in the graph under the first of its names.
-        key = (tensor.data_ptr(), *tensor.shape, *tensor.stride())
-        owner = first.setdefault(key, name) if tensor.numel() else name
+        owner = first.setdefault(storage_key(tensor), name)
         value = values.get(name, values.get(owner))
         if value is None or value.shape != tensor.shape:
             found = "nothing" if value is None else f"a tensor of shape {tuple(value.shape)}"

@@ -216,9 +216,6 @@ def verify(
     return Verification(checks, together, tolerance, missed, unruled, **laws)
 
 
-# -- what is claimed -------------------------------------------------------------------------------
-
-
 class _OfGraph(Claims):
     """What a graph claims, read off its own action on parameters."""
 
@@ -327,12 +324,10 @@ def run_change(graph: NeuralGraph, network: Network, spec: PermutationSpec) -> f
         return None
     leaves, tree = pytree.tree_flatten((network.args, network.kwargs))
     tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    if len(tensors) != 1:
+    if len(tensors) != 1 or leaves[tensors[0]].numel() % graph.architecture.widths[0]:
         return float("inf")
     worst = 0.0
     for number, inputs in enumerate(_inputs(leaves[tensors[0]])):
-        if inputs.numel() % graph.architecture.widths[0]:
-            return float("inf")
         leaves[tensors[0]] = inputs
         args, kwargs = pytree.tree_unflatten(leaves, tree)
         given = Network(network.module, args, kwargs, spec)

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from converters.activations import Elementwise
 from converters.chains.reading import PASSIVE, ChainReader, NeuronValues, NoChain, Weight
 from converters.elementwise import finite_number
-from converters.inspection import CONVERTIBLE, check_modules, describe, evaluating, located
+from converters.inspection import CONVERTIBLE, check_modules, describe, evaluating
 from nngraph.errors import UnsupportedModuleError
 from nngraph.graph import ChainLayer
 
@@ -225,8 +225,6 @@ class _GraphReader:
             shares = _base_name(changed) in (*PASSIVE, *_RESHAPES, "dropout")
             changed = changed.args[0] if shares and changed.args else None
 
-    # -- reshaping the input ----------------------------------------------------------------------
-
     def _reshaped(self, node: fx.Node, name: str) -> NeuronValues:
         """Flatten the input to rows; refused anywhere else."""
         value = self._argument(node.args[0]) if node.args else None
@@ -255,8 +253,8 @@ class _GraphReader:
         own = type(module).__module__ not in _CONTAINERS
         if own and node.op != "output" and type(module).__module__.startswith("torch.nn.modules"):
             return UnsupportedModuleError(f"{describe(module, path)} {why}. {CONVERTIBLE}")
-        where = ", a ".join(located(module, path))
-        return UnsupportedModuleError(f"in {where}, {what} {why}. {CONVERTIBLE}")
+        where = describe(module, path, "in {}, a {}")
+        return UnsupportedModuleError(f"{where}, {what} {why}. {CONVERTIBLE}")
 
 
 def _number(value: object) -> float | None:

@@ -24,16 +24,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One operation: its type, the values it reads and writes, and its attributes.
-
-    An input ``""`` is an optional one that is left out. An attribute is an ``int``, a ``float``, a
-    ``str``, a tuple of one of these, an array or, in a ``Constant``, a tensor.
-    """
+    """One operation: its type, the values it reads and writes, and its attributes."""
 
     op_type: str
     name: str
+    #: ``""`` is an optional one that is left out
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    #: numbers, strings, tuples of these, arrays or, in a ``Constant``, a tensor
     attributes: Mapping[str, Any]
     opset: int
     #: values that no later node reads
@@ -96,10 +94,7 @@ class NodeCall:
         return [self.tensor(place) for place in range(len(self.values))]
 
     def operands(self) -> list[Tensor | Number]:
-        """Return the inputs of a pointwise operation, known scalars as numbers.
-
-        At least one is a tensor, and no number has more dimensions than the tensors.
-        """
+        """Return the inputs of a pointwise operation, known scalars of smaller rank as numbers."""
         values = [self.value(place) for place in range(len(self.values))]
         rank = max((v.dim() for v in values if isinstance(v, Tensor)), default=-1)
         return [

@@ -98,9 +98,8 @@ def read_graph(
         raise DataFileError(f"nothing makes the output {missing[0]!r}.")
     reads = [(_title(p), list(p.input)) for p in graph.node]
     if chosen is None:
-        labels = {
-            p for p, n in enumerate(graph.node) if n.domain == _LEARN and n.op_type in _LABELS
-        }
+        kinds = [(node.domain, node.op_type) for node in graph.node]
+        labels = {place for place, (d, name) in enumerate(kinds) if d == _LEARN and name in _LABELS}
         outputs = declared_outputs if not labels else tuple(
             n for n in declared_outputs if labels.isdisjoint(_order(reads, made, [n]))
         ) or declared_outputs

@@ -92,8 +92,7 @@ class TensorStore:
     """The files that the tensors of one model may lie in, and the bytes that they may take.
 
     Only regular files in the model's own folder, or below it, are opened: no absolute paths, no
-    ``..``, no symbolic links. A file is mapped, not read: numbers come from the disk when they are
-    used first, and writing to a tensor changes its memory and never the file.
+    ``..``, no symbolic links. They are mapped: writing to a tensor never changes a file.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:

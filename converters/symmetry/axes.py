@@ -16,8 +16,8 @@ class AxisFactor:
     Args:
         size: number of indices.
         space: name of the neuron space that it counts; ``None`` if it is fixed.
-        parts: set in place of a space where a concatenation stands inside of a product, as in a
-            projection that is laid out head by head, each with its query, key and value.
+        parts: a concatenation inside of a product, in place of a space, as in a projection that is
+            laid out head by head, each with its query, key and value.
     """
 
     size: int
@@ -90,10 +90,7 @@ def held(axis: Axis) -> Axis:
 
 def axis_from_list(data: list[Any]) -> Axis:
     """Read an axis from lists and dicts, as a spec in JSON has it."""
-    return tuple(
-        tuple(
-            AxisFactor(f["size"], f.get("space"), axis_from_list(f.get("parts", [])))
-            for f in segment
-        )
-        for segment in data
-    )
+    def factor(f: dict[str, Any]) -> AxisFactor:
+        return AxisFactor(f["size"], f.get("space"), axis_from_list(f.get("parts", [])))
+
+    return tuple(tuple(map(factor, segment)) for segment in data)

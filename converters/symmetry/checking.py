@@ -121,7 +121,8 @@ class SpaceCheck:
             shows it; ``None`` if it ties a single axis. Idle and loose ties do not count.
         status: whether it holds.
         tried: how many of its ties were broken alone.
-        idle, loose, unseen: ties that were not seen, as told apart above.
+        idle, loose, unseen: ties that were not seen: without effect (noise changes nothing), free
+            alone (less symmetry is claimed than there is), with an effect that could hide.
     """
 
     space: str

@@ -179,8 +179,8 @@ class _Builder:
 
     def _ref(self, name: str) -> Ref | None:
         """Return a parameter that the operations use, by any of its names."""
-        names = (name, *self.names.get(name, ()))
-        return next((r for n in names if (r := self.program.parameters.get(n)) is not None), None)
+        known = self.program.parameters
+        return next((known[n] for n in (name, *self.names.get(name, ())) if n in known), None)
 
     def _join_overlaps(self) -> None:
         """Join tensors that are one block of memory, read in another order or shape; fix others.

@@ -1,9 +1,9 @@
 """Which entries of tensors are written before they are read, and which are never read.
 
 ``out[:, :4] = a`` is traced as ``slice_scatter(out, copy(slice(out), a))``: the copy reads nothing
-of the slice. And ``torch.empty`` holds what nobody knows, so that all that is computed of it would
-be fixed; but where every entry is written before it is read, any numbers do. To see that, the
-operations that write to such a tensor and those that arrange it run on a mask of what is unwritten.
+of the slice. And all that is computed of ``torch.empty`` would be fixed; but where every entry is
+written before it is read, any numbers do. To see that, the operations that write to such a tensor
+and those that arrange it run on a mask of what is unwritten.
 
 Nor are all entries of stored tensors read: later positions of a table, of a cache. Every entry of a
 parameter has a number, and the numbers go through all operations that only move entries. They are

@@ -109,8 +109,7 @@ def _given(value: Any, name: str) -> list[tuple[str, Tensor]]:
 def returned_tensors(value: Any) -> list[Tensor]:
     """Return every tensor in what a forward returned, in an order that is the same for each run.
 
-    Containers, records and any other objects are opened, to any depth; numbers, strings and None
-    pass. What occurs twice inside one container counts twice, a container that occurs twice once.
+    What occurs twice inside one container counts twice, a container that occurs twice once.
     """
     try:
         return [tensor for _, tensor in located_tensors(value, "output")]
@@ -120,11 +119,7 @@ def returned_tensors(value: Any) -> list[Tensor]:
 
 
 def located_tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
-    """Iterate over the tensors in any value, each with its place, such as ``output[1].pred``.
-
-    Raises:
-        UnsupportedModuleError: at something that may hold tensors that cannot be seen.
-    """
+    """Iterate over the tensors in any value, each with its place, such as ``output[1].pred``."""
     # The values themselves are kept, so that an id stays theirs.
     seen: dict[int, Any] = {}
     waiting = [(place, value)]
@@ -273,7 +268,11 @@ def _fields(value: Any) -> Iterator[Part]:
     if is_kind(value, (type, types.ModuleType, logging.Logger, enum.Enum)):
         return
     yield f".{kind.__name__}", kind
-    names = slots(kind) + [name for name in own(value, "__dict__") or () if _shows(value, name)]
+    is_traced = is_kind(value, (FakeTensor, FunctionalTensor))
+    names = slots(kind) + [
+        name for name in own(value, "__dict__") or ()
+        if not (is_traced and (name in _OF_TRACING or "_memo" in name))
+    ]
     for name in names:
         yield f".{name}", own(value, name)
 
@@ -284,11 +283,6 @@ def own(value: Any, name: str, default: Any = None) -> Any:
         return object.__getattribute__(value, name)
     except AttributeError:
         return default
-
-
-def _shows(value: Any, name: str) -> bool:
-    is_traced = is_kind(value, (FakeTensor, FunctionalTensor))
-    return not (is_traced and (name in _OF_TRACING or "_memo" in name))
 
 
 def slots(kind: type) -> list[str]:

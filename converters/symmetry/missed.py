@@ -143,11 +143,11 @@ def _allowed(spec: PermutationSpec, segment: Segment, pair: tuple[int, int]) -> 
     differing = [place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
     if len(differing) != 1:
         return False
-    moved = segment[differing[0]]
-    if moved.space is None or spec.by_name[moved.space].fixed:
+    others = list(segment)
+    moved = others.pop(differing[0]).space
+    if moved is None or spec.by_name[moved].fixed:
         return False
-    others = [factor for place, factor in enumerate(segment) if place != differing[0]]
-    return all(factor.space in spec.by_name[moved.space].within for factor in others)
+    return all(factor.space in spec.by_name[moved].within for factor in others)
 
 
 def _depends(

@@ -1,8 +1,7 @@
 """What a forward is run under: double precision, whatever it asks for, and a bound on its sizes.
 
 A network that predicts how long its output is may ask for terabytes once its parameters are moved.
-Sizes that depend on numbers are found while it runs; from then on each operation is tried without
-memory, on the meta device, before it is run.
+Where sizes depend on numbers, each operation is first tried without memory, on the meta device.
 """
 
 from __future__ import annotations

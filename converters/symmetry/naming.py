@@ -110,9 +110,8 @@ def _stem(name: str) -> str:
     return path if path and last.startswith(("weight", "bias", "in_proj", "running")) else name
 
 
-# -- what neurons are for, where it can be told: heads, and features of queries, keys and values ---
-# For names only. Attention is found as one operation, or as a product, a softmax of it, and a
-# product with that.
+# -- what neurons are for: heads, and features of queries, keys and values; for names only ---------
+# Attention is found as one operation, or as a product, a softmax of it, and a product with that.
 
 #: What may stand between the product of queries and keys, the softmax, and the product with values.
 _BETWEEN = ("add", "scale", "multiply", "pointwise", "activation", "softmax", "concatenate")

@@ -63,31 +63,22 @@ _DATA_DEPENDENT = (
     "DataDependentOutputException", "UnsupportedOperatorException",
 )
 
+_WITHOUT_GRADIENTS = (
+    "a forward without; pass the network whose gradients it takes, which has the same symmetry"
+)
 #: What a forward does at the line or in the function where tracing ends -> why, what to do.
 _ACTS = (
     (r"pack_padded_sequence|pack_sequence|pad_packed_sequence",
      "packs sequences by their lengths, which are values",
      "padded tensors; give them to its recurrent layers, whose symmetry packing does not change"),
     (r"autograd\.grad\b|\.backward\(|torch/autograd/__init__",
-     "takes gradients in its forward",
-     "a forward without; pass the network whose gradients it takes, which has the same symmetry"),
+     "takes gradients in its forward", _WITHOUT_GRADIENTS),
     (r"\.numpy\(|\bnp\.|\bnumpy\.", "leaves torch for NumPy",
      "operations of torch alone; pass the submodules that have none but those"),
     (r"\.tolist\(|\.item\(|\bfloat\(|\bint\(", "reads the values of tensors as Python numbers "
      "(data-dependent control flow)",
      "them kept as tensors, in what is printed too; pass the submodules that do"),
 )  # fmt: skip
-
-_LOST = (
-    "computes tensors where no trace reaches, as with gradients that are taken in a forward",
-    "a forward without; pass the network whose gradients it takes, which has the same symmetry",
-)
-
-_DECIDES = (
-    "decides by the values of tensors what to compute (data-dependent control flow)",
-    "the same operations for every input; use torch.where or masks, or pass the submodules that "
-    "have none of it",
-)
 
 #: Torch's advice to people who export networks, which is none for those who pass one to us.
 _ADVICE = re.compile(
@@ -104,13 +95,12 @@ def refusal(
 
     The ``errors`` are what each tracer raised, ``plain`` is what the forward raises without any.
     """
-    why, todo = _on_other_device(module, inputs) or (
-        (
-            f"itself fails on these inputs, without any tracing: {_text(plain)}",
-            "inputs that it takes; check their number, shapes and dtypes, and pass keyword "
-            "arguments, such as a dict of them, as kwargs=",
-        ) if plain is not None else _why(errors)
+    own = None if plain is None else (
+        f"itself fails on these inputs, without any tracing: {_text(plain)}",
+        "inputs that it takes; check their number, shapes and dtypes, and pass keyword arguments, "
+        "such as a dict of them, as kwargs=",
     )
+    why, todo = _on_other_device(module, inputs) or own or _why(errors)
     line = next(filter(None, map(_user_line, errors if plain is None else (plain,))), "")
     return UnsupportedModuleError(
         f"{type(module).__name__} {why}{line and f', at {line}'}. Expected {todo}."
@@ -135,10 +125,17 @@ def _why(errors: Sequence[Exception]) -> tuple[str, str]:
         if re.search(act, lines):
             return why, todo
     if any(isinstance(error, LostTensorError) for error in errors):
-        return _LOST
+        return (
+            "computes tensors where no trace reaches, as with gradients that are taken in a "
+            "forward", _WITHOUT_GRADIENTS,
+        )
     names = {type(error).__name__ for error in errors}
     if names & set(_DATA_DEPENDENT) or "data-dependent" in " ".join(map(str, errors)).lower():
-        return _DECIDES
+        return (
+            "decides by the values of tensors what to compute (data-dependent control flow)",
+            "the same operations for every input; use torch.where or masks, or pass the "
+            "submodules that have none of it",
+        )
     said = (text for text in map(_text, errors) if not _ADVICE.search(text))
     return (
         f"cannot be traced: {next(said, type(errors[0]).__name__)}",

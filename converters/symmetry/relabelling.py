@@ -85,8 +85,7 @@ def _axis_index(
 ) -> tuple[Tensor, bool]:  # fmt: skip
     """Return the old index for each new one of an axis, broadcastable over all axes of the tensor.
 
-    Old neurons stand where their coordinates were replaced, factor by factor: each coordinate moves
-    the index by its difference times the factor's stride.
+    Factor by factor, each coordinate moves the index by its difference times the factor's stride.
     """
 
     def spread(values: Tensor, place: int) -> Tensor:

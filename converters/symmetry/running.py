@@ -67,9 +67,7 @@ class Network:
     def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         """Return every output with these parameters, flattened; complex numbers as pairs.
 
-        Raises:
-            Contradiction: if no such network is, since tensors that share memory differ there.
-            ForwardFailed: if the forward raises an error.
+        Raises ``Contradiction`` if tensors that share memory differ there, or ``ForwardFailed``.
         """
         guard = self.guard() if self.guard else None
         try:

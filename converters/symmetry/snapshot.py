@@ -148,10 +148,7 @@ def _reached(value: Any) -> Iterator[Any]:
 
 
 def _is_library(value: Any) -> bool:
-    """Whether a function or class is Python's or an installed package's: no code of the user's.
-
-    Such code is taken to keep nothing of a forward but in the objects that are looked into.
-    """
+    """Whether a function or class is Python's or a package's, which keep nothing of a forward."""
     root = str(getattr(value, "__module__", "")).partition(".")[0]
     if root in sys.stdlib_module_names:
         return True

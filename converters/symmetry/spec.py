@@ -1,8 +1,7 @@
 r"""The permutation symmetry of a network as data: spaces, and what each axis of each tensor counts.
 
-A :class:`PermutationSpec` says which neurons may be relabelled without changing the function. Each
-axis of a parameter is a concatenation of segments, each segment a row-major product of factors,
-each factor fixed or one neuron space::
+Each axis of a parameter is a concatenation of segments, each segment a row-major product of
+factors, each factor fixed or one neuron space::
 
     fc1.weight   [512 (fc1)] [flatten: 16 (conv2) x 49]
 
@@ -209,8 +208,7 @@ class PermutationSpec:
                 tuple(Space(**s | {"within": tuple(s["within"])}) for s in data["spaces"]),
                 {n: tuple(map(axis_from_list, axes)) for n, axes in data["parameters"].items()},
                 {name: tuple(others) for name, others in data["aliases"].items()},
-                tuple(data["buffers"]),
-                tuple(data["unused"]),
+                tuple(data["buffers"]), tuple(data["unused"]),
                 tuple(
                     FixedReport(**r | {"parameters": tuple(r["parameters"])})
                     for r in data["reports"]

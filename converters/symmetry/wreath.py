@@ -1,13 +1,12 @@
 r"""Which spaces may be relabelled independently for each neuron of another: wreath structure.
 
-Take features :math:`j` inside of heads :math:`h`. The features may have a permutation
-:math:`\tau_h` for each head exactly if every tensor that counts them also says of which head they
-are, and no operation ever brings the features of one head together with those of another. Both are
-read off the *records*: for each tensor, and for each operation that sums over something, the
-dimensions it runs over jointly. A space :math:`C` lies within :math:`H` if in every record, at
-every index that counts a neuron of :math:`C`, exactly one neuron of :math:`H` is counted. None
-would mean that the features of all heads meet (a scale shared between heads); two, that heads are
-compared and it is not determined whose permutation is meant.
+Features inside of heads :math:`h` may have a permutation :math:`\tau_h` for each head exactly if
+every tensor that counts them also says of which head they are, and no operation ever brings the
+features of one head together with those of another. Both are read off the *records*: for each
+tensor, and for each operation that sums over something, the dimensions it runs over jointly. A
+space :math:`C` lies within :math:`H` if in every record, at every index that counts a neuron of
+:math:`C`, exactly one neuron of :math:`H` is counted. None would mean that the features of all
+heads meet (a scale that they share); two, that it is not determined whose permutation is meant.
 """
 
 from __future__ import annotations
