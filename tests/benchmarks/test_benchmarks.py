@@ -354,7 +354,7 @@ def test_soundness(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_hostile(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     module = load("hostile")
     out = tmp_path / "hostile.csv"
-    monkeypatch.setattr(module, "WARM_UP", 2)
+    monkeypatch.setattr(module, "WARM_UP", 40)
     module.main(["--mutations", "40", "--out", str(out)])
     found = rows(out)
     assert sum(int(row["mutations"]) for row in found) == 40

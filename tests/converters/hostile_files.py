@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import io
 import json
 import random
 import struct
+import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +19,11 @@ import torch
 from checkpoint_files import archive, keras_archive, keras_h5, state
 from safetensors.torch import save, save_file
 
+from converters import import_zoo, load_graph, load_onnx, save_graph, state_dict_to_graph
 from converters.checkpoints import MemoryBudget, read_checkpoint, read_table
 from converters.collections import open_collection
 from nngraph.errors import NNGraphError
+from nngraph.zoo import Zoo
 
 #: What readers may take in the fuzz; files are far smaller.
 LIMIT = 2**22
@@ -66,11 +70,52 @@ def parquet_table():
     return stream.getvalue()
 
 
+def onnx_model():
+    from onnx import TensorProto, helper
+    from onnx_files.onnx_cases import model
+
+    weights = {"w": np.ones((4, 2), "f4"), "b": np.ones(4, "f4"), "ends": np.array([-1, 2])}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Concat", ["sizes", "ends"], ["all"], axis=0),
+        helper.make_node("Gather", ["all", "first"], ["rows"]),
+        helper.make_node("Constant", [], ["first"],
+                         value=helper.make_tensor("first", TensorProto.INT64, [2], [2, 3])),
+        helper.make_node("Reshape", ["x", "rows"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["y"]),
+    ]  # fmt: skip
+    made = model(nodes, {"x": np.ones((3, 2), "f4")}, ["y"], weights)
+    return made.SerializeToString()
+
+
+def written(write):
+    """The files that a function writes into an empty folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder)
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def zoo_files():
+    def write(folder):
+        archive_of = {f"{name}": np.stack([value.numpy()] * 3) for name, value in state().items()}
+        with tempfile.TemporaryDirectory() as source:
+            np.savez(Path(source) / "stack.npz", **archive_of)
+            import_zoo(folder / "zoo", Path(source) / "stack.npz")
+        for path in (folder / "zoo").iterdir():
+            path.rename(folder / path.name)
+        (folder / "zoo").rmdir()
+
+    return written(write)
+
+
 LAYOUT = b'varname,start_idx,end_idx,shape\nd/kernel:0,0,8,"(2, 4)"\nd/bias:0,8,12,"(4,)"\n'
 KERAS = {"conv2d": (np.ones((3, 3, 1, 2), "f4"), np.ones(2, "f4")),
          "dense": (np.ones((8, 3), "f4"), np.ones(3, "f4"))}  # fmt: skip
 
 
+@functools.cache
 def bases() -> dict[str, dict[str, bytes]]:
     """Sound files by container: the first of them is read, all of them may be hurt."""
     lightning = {
@@ -100,6 +145,9 @@ def bases() -> dict[str, dict[str, bytes]]:
                     "metrics.csv": table},
         "inrs": {"a_train_1_2/m.pth": saved(state()), "splits.json": splits},
     }  # fmt: skip
+    made["onnx"] = {"a.onnx": onnx_model()}
+    made["graph"] = written(lambda f: save_graph(state_dict_to_graph(state()), f / "a.safetensors"))
+    made["zoo"] = zoo_files()
     with suppress(ImportError):
         made["parquet"] = {"t.parquet": parquet_table()}
     with suppress(ImportError):
@@ -117,6 +165,12 @@ def read(kind: str, folder: Path, first: Path) -> None:
         zoo = open_collection(name, folder, max_bytes=LIMIT)
         for number in range(min(2, len(zoo))):
             zoo.read(number)
+    elif kind == "onnx":
+        load_onnx(first, max_bytes=LIMIT)
+    elif kind == "graph":
+        load_graph(first, max_bytes=LIMIT)
+    elif kind == "zoo":
+        Zoo.open(folder).stack()
     elif kind == "adapter":
         read_checkpoint(folder, base=folder.parent / "base.safetensors", max_bytes=LIMIT)
     else:
