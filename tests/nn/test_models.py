@@ -298,5 +298,6 @@ def test_what_is_not_a_chain_is_refused_by_models_of_chains():
             continue
         with pytest.raises(ArchitectureError, match="not a chain"):
             MODELS[name](networks.architecture, 3)
+        built = MODELS[name](Architecture.mlp([2, 3, 2], Activation("sine", w0=30)), 3).double()
         with pytest.raises(ArchitectureError, match="is not a chain"):
-            MODELS[name](Architecture.mlp([2, 3, 2], Activation("sine", w0=30)), 3)(networks)
+            built(networks)

@@ -16,6 +16,7 @@ from nngraph.graph import Topology
 from nngraph.nn.common.levels import at_inputs, by_output
 from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales
+from nngraph.nn.common.sizes import check_sizes
 from nngraph.nn.features import Features, SizeLimits
 from nngraph.nn.layers.neurons import (
     FUNCTIONS,
@@ -85,6 +86,7 @@ class SymmetricPass(nn.Module):
         super().__init__()
         if unknown := [name for name in functions or () if name not in FUNCTIONS]:
             raise ValueError(f"function {unknown[0]!r}; expected one of {', '.join(FUNCTIONS)}.")
+        check_sizes(messages=messages, max_levels=max_levels)
         self.kinds, self.messages, self.bidirectional = list(kinds), messages, bidirectional
         self.levels = min(limits.levels, max_levels)
         self.scales = TensorScales(limits)

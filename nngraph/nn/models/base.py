@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from nngraph.errors import ArchitectureError
+from nngraph.errors import ArchitectureError, InvalidGraphError
+from nngraph.nn.common.sizes import check_sizes
 from nngraph.nn.features import (
     Architectures,
     Features,
@@ -115,6 +116,7 @@ class Metanetwork(NetworkModel, ABC):
 
     def __init__(self, architecture: Architectures, num_outputs: int) -> None:
         super().__init__()
+        check_sizes(0, num_outputs=num_outputs)
         #: those that it was built for
         self.architectures = several(architecture)
         if not self.architectures:
@@ -137,6 +139,12 @@ class Metanetwork(NetworkModel, ABC):
                 f"{type(self).__name__} was called on a network of the architecture "
                 f"{other[0]}, which is not a chain; expected MLPs. MessagePassingNetwork "
                 "reads others."
+            )
+        x, own = features.x, next((p.dtype for p in self.parameters()), None)
+        if own not in (None, x.dtype) and not torch.is_autocast_enabled(x.device.type):
+            raise InvalidGraphError(
+                f"{type(self).__name__} has parameters of {own}, and was called on networks of "
+                f"{x.dtype}; convert one of them, for instance by networks.to({own})."
             )
         return features
 
@@ -180,6 +188,8 @@ class StateNetwork(Metanetwork):
         readout: ReadoutOptions | None = _ALL,
     ) -> None:
         super().__init__(architecture, num_outputs)
+        check_sizes(channels=channels)
+        check_sizes(0, edge_channels=edge_channels)
         self.channels, self.edge_channels = channels, edge_channels
         self.readout: nn.Module | None = None
         if num_outputs and readout is not None:

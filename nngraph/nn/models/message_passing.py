@@ -14,6 +14,7 @@ from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.levels import at_outputs, join_levels
 from nngraph.nn.common.mlp import after_norm, mlp
+from nngraph.nn.common.sizes import check_sizes
 from nngraph.nn.encoders.network import EncoderOptions, NetworkEncoder
 from nngraph.nn.encoders.statistics import NetworkStatistics
 from nngraph.nn.features import Architectures, Features, Networks, States
@@ -192,6 +193,10 @@ class MessagePassingNetwork(StateNetwork):
         readout: ReadoutOptions | Mapping[str, Any] | None = None, runner: Runner | None = None,
         generator: bool = False, statistics: bool = False, **shared: Any,
     ) -> None:
+        check_sizes(messages=messages)
+        check_sizes(0, rounds=rounds, probes=probes)
+        if generator and not probes:
+            raise ValueError("generator=True makes probes; probes, their number, is missing.")
         edge_channels = edge_channels if rounds else 0
         stream = stream and edge_channels > 0
         super().__init__(architecture, num_outputs, channels, edge_channels, readout=None)

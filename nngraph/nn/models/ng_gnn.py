@@ -13,6 +13,7 @@ from torch.nn.functional import silu
 from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.sizes import check_sizes
 from nngraph.nn.features import Architectures, several
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
@@ -47,6 +48,9 @@ class FilmLayer(nn.Module):
         mean_log_degree: float | None = None, dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_sizes(messages=messages)
+        if not aggregations:
+            raise ValueError("aggregations are none; expected one at least.")
         self.aggregations, self.mean_log_degree = tuple(aggregations), mean_log_degree
         self.norm = nn.LayerNorm(channels)
         self.source = nn.Linear(channels, 2 * messages, bias=False)

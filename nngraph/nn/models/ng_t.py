@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nngraph import kernels
 from nngraph.graph import Topology
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.sizes import check_sizes
 from nngraph.nn.features import Architectures
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork, columns
 
@@ -43,6 +44,7 @@ class RelationalLayer(nn.Module):
         dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
+        check_sizes(heads=heads, head_channels=head_channels)
         inner = 2 * heads * head_channels  # of both directions
         self.head_channels = head_channels
         # Which channels are those of each head: sums and copies of narrow rows by a product.

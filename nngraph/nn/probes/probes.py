@@ -14,6 +14,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, Topology
 from nngraph.nn.common.levels import at_outputs
 from nngraph.nn.common.scales import Standardised
+from nngraph.nn.common.sizes import check_sizes
 from nngraph.nn.features import Architectures, Features, several
 from nngraph.nn.probes.running import ChainRunner, Runner
 
@@ -150,6 +151,7 @@ class Probes(nn.Module):
         generator: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(probes=count)
         self.runner = _chain_runner(several(architecture)) if runner is None else runner
         make = GeneratedInputs if generator else LearnedInputs
         self.inputs = make(count, self.runner.input_shape, spread)

@@ -20,6 +20,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Topology
 from nngraph.nn.common.levels import at_outputs, level_means
 from nngraph.nn.common.mlp import mlp
+from nngraph.nn.common.sizes import check_sizes
 from nngraph.nn.features import SizeLimits
 
 ReadoutKind = Literal["mean", "attention", "outputs"]
@@ -173,6 +174,7 @@ class ReadoutOptions:
     queries: int = 4
 
     def __post_init__(self) -> None:
+        check_sizes(max_levels=self.max_levels)
         if self.readout not in get_args(ReadoutKind):
             raise ValueError(
                 f"readout is {self.readout!r}; expected one of "
