@@ -83,6 +83,8 @@ def search_missed(
         size = segment_size(units[0].segment)
         chosen = _pairs(size, PAIRS, generator)
         units = [u for u in units if not _unchanged(spec, runners, [u], chosen, tolerance)]
+        if not units:
+            continue
         for pair in chosen:
             # Where few may be swapped together, one pair tells what the others would.
             for subset in _subsets(units, every=pair == chosen[0]):

@@ -181,3 +181,32 @@ def test_a_deep_network_takes_near_linear_time():
     seconds(2)
     small, large = seconds(20), seconds(120)
     assert large < 6 * 3 * small
+
+
+class RowsApart(nn.Module):
+    """Distances between rows: any neurons of the weight may be swapped, and the bias cancels."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(torch.cdist(h, h))
+
+
+class LastOnly(nn.Module):
+    """Some neurons alone are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.b(self.a(x)[:, -3:])
+
+
+@pytest.mark.parametrize("kind", [RowsApart, LastOnly])
+def test_a_search_passes_by_segments_that_no_output_depends_on(kind):
+    module, inputs = kind(), torch.randn(4, 6)
+    assert not verify(permutation_spec(module, inputs), module, inputs, maximal=True).missed
