@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
@@ -63,7 +64,7 @@ def save_graph(graph: NeuralGraph, path: str | Path) -> None:
         raise InvalidGraphError(f"a graph file cannot hold a parameter called {wrong[0]!r}.")
     plain: dict[str, Any] = {}
     for name, value in graph.further_attributes().items():
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.layout is torch.strided:
             tensors[_EXTRA + name] = value.detach()
             continue
         try:
@@ -73,7 +74,7 @@ def save_graph(graph: NeuralGraph, path: str | Path) -> None:
         if not same:
             raise InvalidGraphError(
                 f"attribute {name!r} of the graph is a {type(value).__name__} that a file cannot "
-                "hold; expected a tensor, a number, a string, or lists and dicts of these. "
+                "hold; expected a dense tensor, a number, a string, or lists and dicts of these. "
                 "Remove it first, with del graph.<name> on a copy."
             )
         plain[name] = value

@@ -203,6 +203,15 @@ def test_parallel_edges_and_nodes_without_edges_are_told_apart():
         assert graph.parameters(), name
 
 
+def test_sparse_attributes_of_transforms_are_refused_by_files(tmp_path):
+    # As ToSparseTensor(remove_edge_index=False) leaves it.
+    graph = a_graph().update({"adj_t": torch.eye(3).to_sparse()})
+    with pytest.raises(InvalidGraphError, match=r"'adj_t'.*a dense tensor"):
+        save_graph(graph, tmp_path / "graph.safetensors")
+    del graph.adj_t
+    save_graph(graph, tmp_path / "graph.safetensors")
+
+
 def test_files_of_graphs_and_batches_are_checked_when_they_are_read():
     graph = a_graph().coalesce()
     stream = io.BytesIO()
