@@ -47,6 +47,8 @@ def join_rows(
     # Texts first: numbers, such as epochs, name files by accident.
     texts = [c for c in tried if any(isinstance(cell, str) for cell in table[c])]
     found = texts if any(_named(tried[c]) for c in texts) else list(tried)
+    if key is None:  # numbers that name a file twice are no names of files
+        found = [c for c in found if c in texts or _is_once(tried[c])]
     best = max((_named(tried[c]) for c in found), default=0)
     chosen = [c for c in found if best and _named(tried[c]) == best]
     if not chosen:
@@ -108,6 +110,11 @@ def found_in(name: str, pattern: str, where: str) -> str:
 
 def _named(numbers: Sequence[int | None]) -> int:
     return sum(number is not None for number in numbers)
+
+
+def _is_once(numbers: Sequence[int | None]) -> bool:
+    named = [number for number in numbers if number is not None]
+    return len(set(named)) == len(named)
 
 
 def _places(names: Sequence[str]) -> dict[str, int | None]:

@@ -500,3 +500,12 @@ def test_layouts_of_public_collections_come_with_their_facts(tmp_path: Path):
         import_zoo(
             tmp_path / "no", tmp_path / "inrs", layout="inrs-dwsnets", manifest=tmp_path / "m.json"
         )
+
+
+def test_numbers_that_are_no_names_are_not_taken_for_the_key(tmp_path: Path):
+    names = [f"{number}.pt" for number in range(4)]
+    table = {"name": [f"x{n}" for n in range(4)], "epochs": [1, 1, 2, 2]}
+    with pytest.raises(DataFileError, match="no row names a network"):
+        join_rows(tmp_path / "t.csv", table, names, None, None)
+    with pytest.raises(DataFileError, match=r"rows 1 and 2 are both of '1\.pt'"):
+        join_rows(tmp_path / "t.csv", table, names, "epochs", None)
