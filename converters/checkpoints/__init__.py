@@ -3,7 +3,7 @@
 from converters.checkpoints.arrays import laid_out, map_array, read_layout
 from converters.checkpoints.axes import to_torch_order
 from converters.checkpoints.checkpoint import Checkpoint, read_checkpoint
-from converters.checkpoints.kinds import CONTAINERS, Container, container_of, read_held
+from converters.checkpoints.kinds import CONTAINERS, Container, container_of, kind_of, read_held
 from converters.checkpoints.limits import MAX_BYTES, MemoryBudget, checked_path, read_json
 from converters.checkpoints.names import WRAPPERS, FittedNames, fitted, unwrapped
 from converters.checkpoints.pickles import plain
@@ -27,6 +27,7 @@ __all__ = [
     "container_of",
     "fitted",
     "flattened",
+    "kind_of",
     "laid_out",
     "map_array",
     "plain",

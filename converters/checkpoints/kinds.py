@@ -150,7 +150,10 @@ CONTAINERS = (
         "matlab", _begins(b"MATLAB 5.0"), None,
         "is a MATLAB file; save its arrays with numpy.savez, under the names of the parameters",
     ),
-    Container("onnx", _is_onnx, None, "is an ONNX file; read it with load_onnx"),
+    Container(
+        "onnx", _is_onnx, None,
+        "is an ONNX file, which holds a network; read it with load_onnx, or import its folder",
+    ),
 )  # fmt: skip
 _BY_NAME = {container.name: container for container in CONTAINERS}
 
@@ -162,11 +165,21 @@ def container_of(path: Path, max_bytes: int = MAX_BYTES) -> Container:
         DataFileError: if it cannot be read, or is of a kind that is not read; the message says
             which, and what to do.
     """
+    container = kind_of(path, max_bytes)
+    if container.read is None:
+        raise DataFileError(f"{path} {container.refusal}.")
+    return container
+
+
+def kind_of(path: Path, max_bytes: int = MAX_BYTES) -> Container:
+    """Return what kind a file is, whether or not it is read here.
+
+    Raises:
+        DataFileError: if it cannot be read.
+    """
     look = Look(path, max_bytes)
     for container in CONTAINERS:
         if container.recognises(look):
-            if container.read is None:
-                raise DataFileError(f"{path} {container.refusal}.")
             return container
     if look.head[:1] == b"\x80" or path.suffix not in (".safetensors", ".npz"):
         return _BY_NAME["torch"]

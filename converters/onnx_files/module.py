@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from urllib.parse import unquote
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +17,11 @@ from converters.onnx_files.host import evaluate
 from converters.onnx_files.node import NodeCall, Value
 from converters.onnx_files.roles import Roles
 from converters.onnx_files.structure import Declaration
-from converters.onnx_files.tensors import ELEMENTS, element_name
+from converters.onnx_files.tensors import element_name
 from nngraph.errors import InvalidGraphError, NNGraphError
 
+#: Size of inputs that a file leaves open, in examples of them.
+OPEN = 2
 #: What torch and numpy raise when values do not fit an operator.
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
 
@@ -70,6 +74,25 @@ class OnnxModule(nn.Module):
         """Return for each key of the state dict the name of that tensor in the file."""
         return {key: onnx_name(key) for key in self.state_dict()}
 
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Return zeros of the shapes that the file declares; a size left open is :data:`OPEN`."""
+        return tuple(
+            torch.zeros([OPEN if d is None else d for d in i.dims or ()], dtype=i.dtype)
+            for i in self.inputs
+        )
+
+    def structure(self) -> str:
+        """Return a checksum of all that the file says but the numbers of its weights."""
+        digest = hashlib.sha256()
+        state = [(name, str(t.dtype), list(t.shape)) for name, t in self.state_dict().items()]
+        words = [state, [*map(str, self.inputs)], self.outputs, self.opset]
+        for node in self._nodes:
+            settings = [(k, _as_words(v)) for k, v in sorted(node.attributes.items())]
+            words.append([node.op_type, node.inputs, node.outputs, settings])
+        words += [[name, _as_words(array)] for name, array in sorted(self._known.items())]
+        digest.update(repr(words).encode())
+        return digest.hexdigest()
+
     def operators(self) -> dict[str, int]:
         """Return how many nodes of each operator are run, the most frequent first."""
         return dict(Counter(node.op_type for node in self._nodes).most_common())
@@ -120,7 +143,7 @@ class OnnxModule(nn.Module):
                 and all(d is None or d == n for d, n in zip(dims, x.shape, strict=True))
             )
             # The kind only: a module that was converted takes inputs that were, too.
-            wanted = ELEMENTS[declared.element].torch
+            wanted = declared.dtype
             same = x.dtype == wanted or (x.is_floating_point() and wanted.is_floating_point)
             if not fits or not same:
                 raise InvalidGraphError(
@@ -139,6 +162,14 @@ class OnnxModule(nn.Module):
             raise InvalidGraphError(
                 f"{call.node.where} cannot be run on inputs of the shapes {shapes}: {error}"
             ) from error
+
+
+def _as_words(value: object) -> object:
+    """Return an array as its type, shape and bytes; other values as they are."""
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()
+    return value
+
 
 # -- names -----------------------------------------------------------------------------------------
 

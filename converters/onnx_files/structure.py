@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from converters.onnx_files.host import HOST
@@ -37,6 +38,11 @@ class Declaration:
     name: str
     element: int
     dims: tuple[int | None, ...] | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its element type as torch has it."""
+        return ELEMENTS[self.element].torch
 
     def __str__(self) -> str:
         sizes = "any shape" if self.dims is None else str([d or "?" for d in self.dims])

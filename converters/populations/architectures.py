@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from converters.chains.chain import Activations
 from converters.checkpoints import Value, unwrapped
 from converters.from_modules import to_architecture
+from converters.onnx_files import OnnxModule
 from converters.populations.columns import fact_name
 from converters.populations.precisions import converted, dtypes_of, widest
 from converters.state_dicts import state_dict_to_graph
@@ -84,14 +85,21 @@ class Architectures:
         return frozenset(n for a in given for p in a.parameters for n in (p.name, *p.aliases))
 
     def of(
-        self, name: str, values: Mapping[str, Tensor], known: Mapping[str, Value]
-    ) -> Architecture:
+        self, name: str, values: Mapping[str, Tensor], known: Mapping[str, Value],
+        own: OnnxModule | None = None,
+    ) -> Architecture:  # fmt: skip
         """Return the architecture of a network, given its tensors and what is known of it.
+
+        Args:
+            own: the network that its file holds. That counts, unless a pattern that is found in the
+                name gives another.
 
         Raises:
             NNGraphError: if no pattern is found in its name, its module cannot be made or
                 described, or nothing can be inferred.
         """
+        if own is not None and not any(p and re.search(p, name) for p, _ in self.rules):
+            return self._of_file(own)
         if not self.rules:
             return self._infer(values)
         what = next((what for pattern, what in self.rules if re.search(pattern, name)), None)
@@ -138,7 +146,24 @@ class Architectures:
                 f"inputs are missing: an example input of {where}, such as torch.zeros(1, 3, 32, "
                 "32), or let it return the module and its inputs."
             )
-        digest = _digest(module.eval(), inputs, factory, wanted)
+        return self._described(module, inputs, _digest(module.eval(), inputs, factory, wanted))
+
+    def _of_file(self, module: OnnxModule) -> Architecture:
+        key = module.structure()
+        if key not in self._made:
+            inputs = self.inputs
+            if all(declared.dims is not None for declared in module.inputs):
+                inputs = module.example_inputs()
+            if inputs is None:
+                raise InvalidGraphError(
+                    f"the file does not say the shapes of its inputs ({module.inputs[0]}); give "
+                    "an example input (inputs)."
+                )
+            digest = hashlib.sha256(json.dumps([key, *_versions(inputs)]).encode())
+            self._made[key] = self._described(module, inputs, digest.hexdigest())
+        return self._made[key]
+
+    def _described(self, module: nn.Module, inputs: Any, digest: str | None) -> Architecture:
         held = self._held
         if digest not in held:
             with torch.no_grad():
@@ -231,11 +256,15 @@ def _digest(
     except (TypeError, OSError):
         return None
     shapes = [(n, str(t.dtype), list(t.shape)) for n, t in module.state_dict().items()]
+    name = getattr(factory, "__qualname__", "")
+    words = [repr(module), shapes, dict(wanted), name, *_versions(inputs)]
+    digest.update(json.dumps(words, default=str).encode())
+    return digest.hexdigest()
+
+
+def _versions(inputs: Any) -> list[Any]:
+    """Return what else an architecture is derived of: shapes of its inputs, and this version."""
     leaves, tree = pytree.tree_flatten(inputs)
     given = [(str(x.dtype), list(x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves]
     # Not imported: the package's own module names this one.
-    versions = [torch.__version__, sys.modules["nngraph"].__version__]
-    name = getattr(factory, "__qualname__", "")
-    words = [repr(module), shapes, str(tree), given, dict(wanted), versions, name]
-    digest.update(json.dumps(words, default=str).encode())
-    return digest.hexdigest()
+    return [str(tree), given, torch.__version__, sys.modules["nngraph"].__version__]

@@ -51,9 +51,11 @@ def import_zoo(
 
     A network is an MLP whose layers follow from shapes, or of an architecture that is given, or
     that is derived from a module, once for each that is distinct; what was derived is kept beside
-    the zoo (``PATH.architectures.json``). Names in a file may have a prefix more than those of the
-    architecture. Networks of several precisions get the narrowest that holds all of them exactly
-    (half and bfloat16 give float32). A tied tensor may stand under any of its names, or all.
+    the zoo (``PATH.architectures.json``). An ONNX file holds its own architecture, which counts
+    unless a pattern that is found in its path gives another. Names in a file may have a prefix
+    more than those of the architecture. Networks of several precisions get the narrowest that holds
+    all of them exactly (half and bfloat16 give float32). A tied tensor may stand under any of its
+    names, or all.
 
     Goes on where it was stopped when it is called again; under ``torchrun`` the ranks share it.
 

@@ -11,18 +11,26 @@ from pathlib import Path
 
 from torch import Tensor
 
-from converters.checkpoints import Checkpoint, Value, read_checkpoint
+from converters.checkpoints import Checkpoint, Value, kind_of, read_checkpoint
 from converters.collections import check_manifest, open_collection
+from converters.onnx_files import OnnxModule, load_onnx
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.settings import ImportSettings
 
 #: Endings of files that hold one network each in a folder.
 SINGLE = (
-    ".bin", ".ckpt", ".gguf", ".h5", ".index.json", ".keras", ".npz", ".pt", ".pth", ".pth.tar",
-    ".safetensors",
+    ".bin", ".ckpt", ".gguf", ".h5", ".index.json", ".keras", ".npz", ".onnx", ".pt", ".pth",
+    ".pth.tar", ".safetensors",
 )  # fmt: skip
 #: Parts of a checkpoint, which its index names.
 _PART = re.compile(r"-\d{5}-of-\d{5}\.[a-z]+$")
+
+
+@dataclass(frozen=True)
+class WholeNetwork(Checkpoint):
+    """Weights in a file that holds the network that they are of, too."""
+
+    module: OnnxModule = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,11 @@ def of_folder(folder: Path, settings: ImportSettings) -> ForeignNetworks:
         digest.update(f"{name}\0{file.stat().st_size}\0".encode())
 
     def read(number: int) -> Checkpoint:
-        return read_checkpoint(
-            files[number], nested=settings.nested, max_bytes=settings.max_bytes
-        )
+        file, most = files[number], settings.max_bytes
+        if kind_of(file, most).name == "onnx":
+            module = load_onnx(file, max_bytes=most).eval()
+            return WholeNetwork(module.state_dict(), "onnx", module=module)
+        return read_checkpoint(file, nested=settings.nested, max_bytes=most)
 
     return ForeignNetworks(tuple(found), read, digest.hexdigest())
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from converters.checkpoints import Value, fitted, to_torch_order
+from converters.checkpoints import Checkpoint, Value, fitted, to_torch_order
 from converters.populations.architectures import Architectures
-from converters.populations.networks import ForeignNetworks
+from converters.populations.networks import ForeignNetworks, WholeNetwork
 from converters.populations.precisions import converted, dtypes_of, widest
 from converters.state_dicts import under_first_names
 from nngraph.errors import NNGraphError
@@ -61,8 +61,9 @@ class Scan:
         self._known.append({**checkpoint.facts, **known})
         self._aside.update(checkpoint.aside)
         try:
-            values = self._in_order(checkpoint.tensors)
-            found = self.finder.of(networks.names[number], values, self._known[-1])
+            values = self._tensors(checkpoint)
+            own = checkpoint.module if isinstance(checkpoint, WholeNetwork) else None
+            found = self.finder.of(networks.names[number], values, self._known[-1], own)
             named = fitted(values, found).tensors
             self.dtypes |= dtypes_of(named)
             same = converted(under_first_names(found, named), widest(dtypes_of(named)))
@@ -77,6 +78,10 @@ class Scan:
             raise type(error)(f"{where}: {error}") from None
         self.kinds.append(self._found.setdefault(found, len(self._found)))
 
+    def _tensors(self, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+        whole = isinstance(checkpoint, WholeNetwork)  # says itself how its weights lie
+        return checkpoint.tensors if whole else self._in_order(checkpoint.tensors)
+
     def _in_order(self, values: Mapping[str, Tensor], lead: int = 0) -> Mapping[str, Tensor]:
         if not self.turned:
             return values
@@ -89,7 +94,7 @@ class Scan:
             return {name: value[rows] for name, value in self._stacked.items()}
         wide, held = widest(self.dtypes), []
         for number in numbers:
-            values = fitted(self._in_order(self.networks.read(number).tensors), own).tensors
+            values = fitted(self._tensors(self.networks.read(number)), own).tensors
             held.append(converted(under_first_names(own, values), wide))
         return {name: torch.stack([values[name] for values in held]) for name in held[0]}
 

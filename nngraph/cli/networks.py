@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from converters import load_graph, load_state_dict, state_dict_to_graph
-from converters.onnx_files import ELEMENTS, load_onnx
+from converters.onnx_files import OPEN, load_onnx
 from nngraph.cli.common import picked
 from nngraph.cli.options.deriving import mistake
 from nngraph.errors import ArchitectureError, DataFileError, NNGraphError, UnsupportedModuleError
@@ -27,8 +27,6 @@ from nngraph.zoo import Zoo
 
 _FACTORY = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
 _INPUT = re.compile(r"(\d+(?:x\d+)*|)(?::(\w+)(?::(\d+))?)?")
-#: Size of an input that an ONNX file leaves open.
-_OPEN = 2
 #: Group orders up to this many digits are told exactly.
 _DIGITS = 15
 #: Of a larger zoo the first so many networks are read for the statistics.
@@ -184,8 +182,8 @@ def read_module(
                 raise mistake(
                     f"missing: --inputs; the file does not say the shape of {declared.name!r}"
                 )
-            sizes = "x".join(str(_OPEN if size is None else size) for size in declared.dims)
-            inputs.append(f"{sizes}:{str(ELEMENTS[declared.element].torch).split('.')[1]}")
+            sizes = "x".join(str(OPEN if size is None else size) for size in declared.dims)
+            inputs.append(f"{sizes}:{str(declared.dtype).split('.')[1]}")
     return network.eval(), example_inputs(inputs)
 
 
