@@ -1,8 +1,10 @@
 """Checkpoints in any form that people keep them in: their weights, and what lay beside."""
 
+from converters.checkpoints.adapters import factor_names
 from converters.checkpoints.arrays import laid_out, map_array, read_layout
 from converters.checkpoints.axes import to_torch_order
-from converters.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from converters.checkpoints.checkpoint import Checkpoint, read_checkpoint, read_factors
+from converters.checkpoints.folders import ADAPTER, fetched_folder, is_checkout, weights_in
 from converters.checkpoints.kinds import CONTAINERS, Container, container_of, kind_of, read_held
 from converters.checkpoints.limits import MAX_BYTES, MemoryBudget, checked_path, read_json
 from converters.checkpoints.names import WRAPPERS, FittedNames, fitted, unwrapped
@@ -12,6 +14,7 @@ from converters.checkpoints.safe_files import read_safetensors
 from converters.checkpoints.tables import Value, as_value, columns_of, flattened, read_table
 
 __all__ = [
+    "ADAPTER",
     "CONTAINERS",
     "MAX_BYTES",
     "WRAPPERS",
@@ -25,13 +28,17 @@ __all__ = [
     "checked_path",
     "columns_of",
     "container_of",
+    "factor_names",
+    "fetched_folder",
     "fitted",
     "flattened",
+    "is_checkout",
     "kind_of",
     "laid_out",
     "map_array",
     "plain",
     "read_checkpoint",
+    "read_factors",
     "read_held",
     "read_json",
     "read_layout",
@@ -39,4 +46,5 @@ __all__ = [
     "read_table",
     "to_torch_order",
     "unwrapped",
+    "weights_in",
 ]

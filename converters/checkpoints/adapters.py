@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,15 @@ from nngraph.errors import DataFileError
 
 #: Weights of an adapter by the middle of their names: down, up.
 _FACTORS = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.[^.]+)??(\.weight)?")
+
+
+def factor_names(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the names of an adapter's factors, ``"A"`` down and ``"B"`` up, by their layer."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if match := _FACTORS.fullmatch(name):
+            found.setdefault(match[1], {})[match[3]] = name
+    return found
 
 
 def merged(

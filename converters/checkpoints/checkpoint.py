@@ -89,6 +89,17 @@ def read_checkpoint(
     return _read(source, request, nested, base)
 
 
+def read_factors(folder: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
+    """Read the low-rank factors of an adapter of peft, without a base; its settings are facts.
+
+    Raises:
+        DataFileError: as :func:`read_checkpoint` does.
+    """
+    found = read_checkpoint(weights_in(folder), max_bytes=max_bytes)
+    config = flattened(read_json(folder / ADAPTER, MemoryBudget(max_bytes)))
+    return replace(found, facts={**config, **found.facts})
+
+
 def _read(
     source: str | Path, request: Request, nested: str | None, base: str | Path | None
 ) -> Checkpoint:

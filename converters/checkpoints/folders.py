@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from converters.checkpoints.limits import MAX_TEXT
@@ -24,6 +25,14 @@ _ELSEWHERE = {
     ".metadata": "a checkpoint spread over processes; join it first, with "
     "torch.distributed.checkpoint.format_utils.dcp_to_torch_save",
 }
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether a folder is one checkpoint: of Hugging Face, its cache, or an adapter of peft."""
+    if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
+        return True
+    names = _WHOLE if (folder / "config.json").is_file() else ()
+    return (folder / ADAPTER).is_file() or any((folder / name).is_file() for name in names)
 
 
 def weights_in(folder: Path) -> Path:
@@ -78,35 +87,84 @@ def _snapshot(folder: Path) -> Path:
 
 
 def fetched(address: str) -> Path:
-    """Return the local folder or file of ``hf://owner/name[@revision][/path]``.
+    """Return the local folder or file of one checkpoint, ``hf://owner/name[/path][@revision]``.
 
     Raises:
         DataFileError: if the address makes no sense, or the hub does not give it.
         MissingDependencyError: without huggingface_hub.
     """
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?", address)
-    if match is None or ".." in address:
-        raise DataFileError(f"{address!r:.200} is no address; expected hf://owner/name[/path].")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise MissingDependencyError(
-            f"{address} is fetched with huggingface_hub, which is not installed. Install it with: "
-            "pip install huggingface_hub; or give a folder that was downloaded."
-        ) from None
-    repository, revision, inner = match.groups()
-    try:
-        if inner is not None and Path(inner).suffix:
-            return Path(huggingface_hub.hf_hub_download(repository, inner, revision=revision))
-        lead = f"{inner}/" if inner else ""
-        kinds = [f"{lead}*.safetensors", f"{lead}*.json"]
-        for patterns in (kinds, [*kinds, f"{lead}*.bin"]):
-            local = huggingface_hub.snapshot_download(
-                repository, revision=revision, allow_patterns=patterns
-            )
-            folder = Path(local) / (inner or "")
-            if folder.is_dir() and any(_weights(folder)):
-                return folder
-    except Exception as error:  # of the network, in many kinds
-        raise DataFileError(f"{address} cannot be fetched: {error}") from error
+    hub = _Hub(address)
+    if hub.inner and Path(hub.inner).suffix:
+        return hub.file()
+    for endings in ((".safetensors", ".json"), (".safetensors", ".json", ".bin")):
+        folder = hub.folder(endings)
+        if folder.is_dir() and any(_weights(folder)):
+            return folder
     raise DataFileError(f"{address} has no weights in safetensors or torch's own form.")
+
+
+def fetched_folder(address: str, endings: Sequence[str]) -> Path:
+    """Return the local folder of ``hf://owner/name[/path][@revision]``, with such files alone.
+
+    ``hf://datasets/owner/name`` is a data set. What was fetched before is not fetched again.
+
+    Raises:
+        DataFileError: if the address makes no sense, or the hub does not give it.
+        MissingDependencyError: without huggingface_hub.
+    """
+    hub = _Hub(address)
+    if hub.inner.endswith(tuple(endings)):
+        return hub.file()
+    folder = hub.folder(endings)
+    if not folder.is_dir():
+        raise DataFileError(f"{address} has no files ending in {', '.join(endings)}.")
+    return folder
+
+
+class _Hub:
+    """What an address names, and the package that fetches it."""
+
+    def __init__(self, address: str) -> None:
+        match = re.fullmatch(
+            r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([^@\\]+))?(?:@([\w.-]+))?",
+            address,
+        )
+        inner = (match[4] or "").rstrip("/") if match else ""
+        odd = {"", ".", ".."} & set(inner.split("/")) if inner else ()
+        if match is None or ".." in address or odd or (match[3] and match[5]):
+            raise DataFileError(
+                f"{address!r:.200} is no address; expected hf://owner/name[/path][@revision]."
+            )
+        try:
+            import huggingface_hub
+        except ImportError:
+            raise MissingDependencyError(
+                f"{address} is fetched with huggingface_hub, which is not installed. Install it "
+                "with: pip install 'nngraph[hub]' (or pip install huggingface_hub); or give a "
+                "folder that was downloaded."
+            ) from None
+        self.address, self.package, self.inner = address, huggingface_hub, inner
+        self.repository = match[2]
+        self.options = {"revision": match[3] or match[5]}
+        if match[1]:
+            self.options["repo_type"] = "dataset"
+
+    def file(self) -> Path:
+        with self._told():
+            download = self.package.hf_hub_download
+            return Path(download(self.repository, self.inner, **self.options))
+
+    def folder(self, endings: Sequence[str]) -> Path:
+        lead = f"{self.inner}/" if self.inner else ""
+        patterns = [f"{lead}*{ending}" for ending in endings]
+        with self._told():
+            download = self.package.snapshot_download
+            local = download(self.repository, allow_patterns=patterns, **self.options)
+        return Path(local) / self.inner
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of the network, in many kinds
+            raise DataFileError(f"{self.address} cannot be fetched: {error}") from error

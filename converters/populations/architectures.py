@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from converters.chains.chain import Activations
-from converters.checkpoints import Value, unwrapped
+from converters.checkpoints import Value, factor_names, unwrapped
 from converters.from_modules import to_architecture
 from converters.onnx_files import OnnxModule
 from converters.populations.columns import fact_name
+from converters.populations.low_rank import LowRankPairs
 from converters.populations.precisions import converted, dtypes_of, widest
 from converters.state_dicts import state_dict_to_graph
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, UnsupportedModuleError
@@ -120,7 +121,12 @@ class Architectures:
     def _infer(self, values: Mapping[str, Tensor]) -> Architecture:
         values = unwrapped(values)
         key = tuple((name, value.shape) for name, value in values.items())
-        if key not in self._inferred:
+        if factor_names(values):
+            key = tuple(sorted(key))
+            if key not in self._inferred:
+                module = LowRankPairs(values)
+                self._inferred[key] = to_architecture(module, module.example_inputs())
+        elif key not in self._inferred:
             same = converted(values, widest(dtypes_of(values)))
             graph = state_dict_to_graph(same, activations=self.activations, allow_nonfinite=True)
             self._inferred[key] = graph.architecture

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from converters.chains.chain import Activations
-from converters.checkpoints import MemoryBudget, Value, read_table
+from converters.checkpoints import MemoryBudget, Value, fetched_folder, read_table
 from converters.populations.architectures import Architectures
 from converters.populations.exported import import_exported, is_exported
 from converters.populations.joining import join_rows, listed
 from converters.populations.knowledge import known_of
-from converters.populations.networks import ForeignNetworks, of_folder, of_layout
+from converters.populations.networks import FETCHED, ForeignNetworks, of_folder, of_layout
 from converters.populations.precisions import check_finite, chosen_dtype, converted
 from converters.populations.scanning import Scan
 from converters.populations.stacks import of_stack
@@ -43,19 +43,23 @@ def import_zoo(
     No code in the files is run. ``source`` is one of
 
     - a folder with a network in each file, at any depth, in any form that
-      :func:`~converters.load_state_dict` reads;
+      :func:`~converters.load_state_dict` reads, or ONNX; a checkout of Hugging Face in it, or an
+      adapter of peft, is one network;
     - a public collection, in its own ``layout``;
     - one file of stacked parameters ``[B, *shape]``, of lists of these, or of a list of state
       dicts, with what is known of the networks beside them, ``[B]``;
-    - what ``nngraph zoo export`` wrote as checkpoints, or a zoo: it comes back as it was.
+    - what ``nngraph zoo export`` wrote as checkpoints, or a zoo: it comes back as it was;
+    - any of these on Hugging Face, ``hf://owner/name[/path][@revision]``, or a data set there,
+      ``hf://datasets/owner/name``: weights and tables are fetched, nothing else.
 
     A network is an MLP whose layers follow from shapes, or of an architecture that is given, or
     that is derived from a module, once for each that is distinct; what was derived is kept beside
     the zoo (``PATH.architectures.json``). An ONNX file holds its own architecture, which counts
-    unless a pattern that is found in its path gives another. Names in a file may have a prefix
-    more than those of the architecture. Networks of several precisions get the narrowest that holds
-    all of them exactly (half and bfloat16 give float32). A tied tensor may stand under any of its
-    names, or all.
+    unless a pattern that is found in its path gives another. The low-rank factors of an adapter are
+    chains ``in -> rank -> out``, side by side. Names in a file may have a prefix more than those of
+    the architecture. Networks of several precisions get the narrowest that holds all of them
+    exactly (half and bfloat16 give float32). A tied tensor may stand under any of its names, or
+    all.
 
     Goes on where it was stopped when it is called again; under ``torchrun`` the ranks share it.
 
@@ -85,8 +89,10 @@ def import_zoo(
         ...     inputs=torch.zeros(1, 3, 32, 32), target="test_accuracy",
         ... )
     """
-    path, source = Path(path), Path(source)
+    path, words, source = Path(path), str(source), Path(source)
     settings = replace(settings or ImportSettings(), **options)
+    if hub := words.startswith("hf://"):
+        source = fetched_folder(words, FETCHED)
     if is_exported(source):
         given = {
             "activations": activations, "architecture": architecture, "module": module,
@@ -116,7 +122,7 @@ def import_zoo(
         size = settings.shard_size
         jobs += [(kind, own[at : at + size]) for at in range(0, len(own), size)]
     recipe: dict[str, Any] = {
-        "source": source.name, "count": len(taken), "groups": known.groups,
+        "source": words if hub else source.name, "count": len(taken), "groups": known.groups,
         "label": settings.label, "group": settings.group, "seed": settings.seed,
         "splits": [float(f) for f in settings.splits], "shard_size": settings.shard_size,
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from converters.checkpoints import Checkpoint, Value, kind_of, read_checkpoint
+from converters.checkpoints import (
+    ADAPTER,
+    Checkpoint,
+    Value,
+    is_checkout,
+    kind_of,
+    read_checkpoint,
+    read_factors,
+    weights_in,
+)
 from converters.collections import check_manifest, open_collection
 from converters.onnx_files import OnnxModule, load_onnx
+from converters.populations.joining import listed
 from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.settings import ImportSettings
 
@@ -22,6 +33,8 @@ SINGLE = (
     ".bin", ".ckpt", ".gguf", ".h5", ".index.json", ".keras", ".npz", ".onnx", ".pt", ".pth",
     ".pth.tar", ".safetensors",
 )  # fmt: skip
+#: Endings of files that are fetched of a folder elsewhere: networks, and what is known of them.
+FETCHED = (*SINGLE, ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".npy", ".onnx.data")
 #: Parts of a checkpoint, which its index names.
 _PART = re.compile(r"-\d{5}-of-\d{5}\.[a-z]+$")
 
@@ -60,13 +73,14 @@ class ForeignNetworks:
 
 
 def of_folder(folder: Path, settings: ImportSettings) -> ForeignNetworks:
-    """Return the networks that lie in a folder at any depth, one in a file.
+    """Return the networks that lie in a folder at any depth, one in a file or in a checkout.
 
     Raises:
         DataFileError: if there are none.
         InvalidGraphError: if the pattern of the files is none.
     """
-    found = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if _is_one(f)}
+    places, beside = _entries(folder)
+    found = {file.relative_to(folder).as_posix(): file for file in sorted(places)}
     if settings.files is not None:
         try:
             wanted = re.compile(settings.files)
@@ -78,19 +92,41 @@ def of_folder(folder: Path, settings: ImportSettings) -> ForeignNetworks:
     if not found:
         that = f" that match {settings.files!r:.99}" if settings.files is not None else ""
         raise DataFileError(f"{folder} has no files ending in {', '.join(SINGLE)}{that}.")
-    files = list(found.values())
     digest = hashlib.sha256()
     for name, file in found.items():
         digest.update(f"{name}\0{file.stat().st_size}\0".encode())
 
+    paths = [places[file] for file in found.values()]
+
     def read(number: int) -> Checkpoint:
-        file, most = files[number], settings.max_bytes
-        if kind_of(file, most).name == "onnx":
+        file, most = paths[number], settings.max_bytes
+        if file.is_dir() and (file / ADAPTER).is_file():
+            return read_factors(file, most)
+        if file.is_file() and kind_of(file, most).name == "onnx":
             module = load_onnx(file, max_bytes=most).eval()
             return WholeNetwork(module.state_dict(), "onnx", module=module)
         return read_checkpoint(file, nested=settings.nested, max_bytes=most)
 
-    return ForeignNetworks(tuple(found), read, digest.hexdigest())
+    notes = listed("files beside the weights of a checkout", beside)
+    return ForeignNetworks(tuple(found), read, digest.hexdigest(), notes=notes)
+
+
+def _entries(folder: Path) -> tuple[dict[Path, Path], list[str]]:
+    """Return files with weights, what each is read by, and files that a checkout has beside."""
+    found: dict[Path, Path] = {}
+    beside: list[str] = []
+    for place, inner, names in os.walk(folder):
+        here = Path(place)
+        ones = [here / name for name in names if _is_one(here / name)]
+        if not is_checkout(here):
+            found.update({file: file for file in ones})
+            continue
+        weights = weights_in(here)
+        found[weights] = here
+        beside += [file.relative_to(folder).as_posix() for file in ones if file != weights]
+        if here not in weights.parents[:1]:  # a cache, of which one snapshot counts
+            inner.clear()
+    return found, sorted(beside)
 
 
 def _is_one(file: Path) -> bool:

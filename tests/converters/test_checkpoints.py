@@ -572,7 +572,7 @@ def test_addresses_of_the_hub_are_fetched(tmp_path, monkeypatch):
         with pytest.raises(DataFileError, match="is no address"):
             read_checkpoint(address)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingDependencyError, match="pip install huggingface_hub"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'nngraph\[hub\]'"):
         read_checkpoint("hf://owner/mlp")
 
 

@@ -154,7 +154,7 @@ class ZooImport(ImportSettings, Hidden, Reports):
     results.csv --module my_models:make --inputs 1x3x32x32 --target test_accuracy
 
     Args:
-        source: the folder or file; or what zoo export wrote
+        source: the folder or file; hf://owner/name[/path][@revision]; or what zoo export wrote
         out: folder of the zoo
         architecture: of the networks: what inspect or convert wrote with --json; several, each as
             PATTERN=FILE.json, by regular expressions for their paths (default: MLPs, by shapes)
