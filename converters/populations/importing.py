@@ -110,9 +110,9 @@ def import_zoo(
     table, rows, key, notes = _joined(networks, settings)
     taken = [n for n, row in enumerate(rows) if row is not None or settings.unlisted == "keep"]
     scan = Scan(source, networks, architectures, settings)
-    for number in taken:
-        row = rows[number]
-        scan.look(number, {} if row is None else {k: column[row] for k, column in table.items()})
+    taken = [number for number in taken if scan.look(number, _row(table, rows[number]))]
+    if not taken:
+        raise DataFileError(f"{source} has no network that can be read. {' '.join(scan.notes())}")
     default = [name for name in (*table, *networks.columns) if name != key]
     known = known_of(source, networks, taken, scan.columns(), default, settings)
     dtype = chosen_dtype(scan.dtypes, settings.dtype)
@@ -153,6 +153,10 @@ def import_zoo(
 
     write_zoo(path, manifest, make)
     return Zoo.open(path)
+
+
+def _row(table: Mapping[str, Sequence[Value]], row: int | None) -> dict[str, Value]:
+    return {} if row is None else {name: column[row] for name, column in table.items()}
 
 
 def _joined(

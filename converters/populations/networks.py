@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,10 +122,12 @@ def _entries(folder: Path) -> tuple[dict[Path, Path], list[str]]:
         if not is_checkout(here):
             found.update({file: file for file in ones})
             continue
-        weights = weights_in(here)
+        weights = here
+        with suppress(DataFileError):  # told when it is read
+            weights = weights_in(here)
         found[weights] = here
         beside += [file.relative_to(folder).as_posix() for file in ones if file != weights]
-        if here not in weights.parents[:1]:  # a cache, of which one snapshot counts
+        if here not in (weights, weights.parent):  # a cache, of which one snapshot counts
             inner.clear()
     return found, sorted(beside)
 

@@ -14,9 +14,12 @@ from converters.populations.architectures import Architectures
 from converters.populations.networks import ForeignNetworks, WholeNetwork
 from converters.populations.precisions import converted, dtypes_of, widest
 from converters.state_dicts import under_first_names
-from nngraph.errors import NNGraphError
+from nngraph.errors import DataFileError, NNGraphError
 from nngraph.graph import Architecture, check_parameters
 from nngraph.settings import ImportSettings
+
+#: Of more files that cannot be read the first are listed.
+_SHOWN = 100
 
 
 class Scan:
@@ -32,21 +35,25 @@ class Scan:
         settings: ImportSettings,
     ) -> None:  # fmt: skip
         self.source, self.networks, self.finder = source, networks, finder
-        self.turned = settings.order == "in-out"
+        self.turned, self.strict = settings.order == "in-out", settings.unreadable == "refuse"
         self.kinds: list[int] = []
         self.dtypes: set[torch.dtype] = set()
         self._known: list[Mapping[str, Value]] = []
         self._found: dict[Architecture, int] = {}
         self._aside: Counter[str] = Counter()
         self._stacked: dict[str, Tensor] = {}
+        self._unreadable: dict[str, str] = {}
 
     @property
     def architectures(self) -> tuple[Architecture, ...]:
         """Those of the networks, each once."""
         return tuple(self._found)
 
-    def look(self, number: int, row: Mapping[str, Value]) -> None:
+    def look(self, number: int, row: Mapping[str, Value]) -> bool:
         """Find the architecture of a network, and hold its tensors against it.
+
+        Returns:
+            whether it can be read; what cannot is left out only where the settings say so.
 
         Raises:
             NNGraphError: naming the file.
@@ -56,8 +63,14 @@ class Scan:
         if self._stacked:  # all are as the first
             self.kinds.append(0)
             self._known.append(known)
-            return
-        checkpoint = networks.read(number)
+            return True
+        try:
+            checkpoint = networks.read(number)
+        except DataFileError as error:
+            if self.strict:
+                raise
+            self._unreadable[networks.names[number]] = str(error)
+            return False
         self._known.append({**checkpoint.facts, **known})
         self._aside.update(checkpoint.aside)
         try:
@@ -77,6 +90,7 @@ class Scan:
             where = self.source / networks.names[number] if networks.paths else self.source
             raise type(error)(f"{where}: {error}") from None
         self.kinds.append(self._found.setdefault(found, len(self._found)))
+        return True
 
     def _tensors(self, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
         whole = isinstance(checkpoint, WholeNetwork)  # says itself how its weights lie
@@ -104,7 +118,11 @@ class Scan:
         return {name: [known.get(name) for known in self._known] for name in names}
 
     def notes(self) -> tuple[str, ...]:
-        """Return a note on tensors that are no weights of the networks."""
+        """Return notes on files that cannot be read, and tensors that are no weights."""
+        lost = [f"{name}: {why:.300}" for name, why in self._unreadable.items()]
+        if lost:
+            lost = [f"{len(lost)} files that cannot be read are left out:", *lost[:_SHOWN]]
         names = [f"{count} under {key!r:.60}" for key, count in self._aside.most_common(5)]
         total = sum(self._aside.values())
-        return (f"{total} tensors beside the weights: {', '.join(names)}",) if total else ()
+        aside = [f"{total} tensors beside the weights: {', '.join(names)}"] if total else []
+        return (*lost, *aside)

@@ -11,6 +11,8 @@ from nngraph.settings.checks import check_whole
 
 #: What becomes of networks without a row in a table.
 Unlisted = Literal["leave", "keep", "refuse"]
+#: What becomes of files that cannot be read.
+Unreadable = Literal["leave", "refuse"]
 #: Axes of a weight: as torch has them, or inputs first.
 Order = Literal["out-in", "in-out"]
 
@@ -30,6 +32,8 @@ class ImportSettings:
             column says
         unlisted: networks without a row of the table are left out, kept with facts that are not
             known, or refused
+        unreadable: files that cannot be read are left out and listed with their reasons, or the
+            first is refused
         columns: facts to keep: COLUMN, NAME=COLUMN to rename it, with :number, :class or :text at
             the end to say what it is (default: all of the table, the layout or the stacked file)
         target: fact that models are to tell (default: label, or else the first number)
@@ -58,6 +62,7 @@ class ImportSettings:
     key: Annotated[str | None, "COLUMN"] = None
     match: Annotated[str | None, "PATTERN"] = None
     unlisted: Unlisted = "leave"
+    unreadable: Unreadable = "refuse"
     columns: Annotated[Sequence[str] | None, "COLUMN"] = None
     target: Annotated[str | None, "FACT"] = None
     label: Annotated[str | None, "COLUMN|PATTERN"] = None
@@ -82,7 +87,8 @@ class ImportSettings:
                 raise InvalidGraphError(
                     f"{name} was given, and {other}, which it is of, is missing."
                 )
-        for name, kind in (("unlisted", Unlisted), ("order", Order)):
+        kinds = {"unlisted": Unlisted, "unreadable": Unreadable, "order": Order}
+        for name, kind in kinds.items():
             if (value := getattr(self, name)) not in (known := get_args(kind)):
                 raise InvalidGraphError(
                     f"{name} is {value!r:.40}; expected one of {', '.join(known)}."

@@ -74,6 +74,29 @@ def test_a_folder_without_labels_is_a_zoo_too(folder: Path, tmp_path: Path):
     assert len(torch.unique(zoo.group_keys())) == 24
 
 
+def test_files_that_cannot_be_read_stop_or_are_left_out_with_their_reasons(tmp_path: Path):
+    root = tmp_path / "nets"
+    (root / "odd").mkdir(parents=True)
+    for i in range(3):
+        torch.save(mlp(3, i), root / f"{i}.pt")
+    (root / "1.pt").write_bytes((root / "1.pt").read_bytes()[:300])
+    (root / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1")
+    (root / "odd" / "adapter_config.json").write_text("{}")
+    with pytest.raises(DataFileError, match=r"nets/1\.pt "):
+        import_zoo(tmp_path / "zoo", root)
+    zoo = import_zoo(tmp_path / "zoo", root, unreadable="leave")
+    notes = zoo.manifest.recipe["notes"]
+    assert (len(zoo), notes[0]) == (2, "3 files that cannot be read are left out:")
+    assert [note.partition(":")[0] for note in notes[1:]] == ["1.pt", "odd", "pointer.pt"]
+    assert "git lfs pull" in notes[3]
+    # A network that can be read and does not fit is none of them.
+    given = to_architecture(nn.Linear(2, 2), torch.zeros(1, 2))
+    with pytest.raises(InvalidGraphError, match=r"0\.pt: "):
+        import_zoo(tmp_path / "other", root, unreadable="leave", architecture=given)
+    with pytest.raises(DataFileError, match=r"has no network that can be read\. 1 files"):
+        import_zoo(tmp_path / "none", root, unreadable="leave", files="pointer")
+
+
 def stacked(count: int = 9, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     states = [mlp(4, seed) for seed in range(count)]
     return {name: torch.stack([s[name] for s in states]).to(dtype) for name in states[0]}
