@@ -119,11 +119,9 @@ def as_value(found: Any) -> Value:
     """Return one value of JSON or of a checkpoint as a number or text; a list as a text of both."""
     if isinstance(found, list | tuple) and all(isinstance(v, int | float | str) for v in found):
         return ",".join(str(v) for v in found[:64])[:256]
-    if isinstance(found, str):
-        return found[:256]
     if isinstance(found, int) and not isinstance(found, bool) and abs(found) >= 2**63:
         return float(found) if abs(found) < 2**1000 else math.inf
-    return found if isinstance(found, bool | int | float) else None
+    return found if isinstance(found, bool | int | float | str) else None
 
 
 def flattened(found: Any, prefix: str = "", depth: int = 6) -> dict[str, Value]:

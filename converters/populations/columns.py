@@ -12,13 +12,17 @@ from torch import Tensor
 
 from converters.checkpoints import Value
 from nngraph.errors import DataFileError, InvalidGraphError
-from nngraph.zoo import SPLITS, Fact
+from nngraph.zoo import SPLITS, Fact, is_text
 
 KINDS = ("number", "class", "text")
 #: Other names of splits.
 _SPLITS = {"training": 0, "validation": 1, "valid": 1, "dev": 1, "testing": 2}
 _SPLITS |= {name: number for number, name in enumerate(SPLITS)}
 _WHOLE = 2**62
+#: Bytes of the texts of one column that a manifest keeps.
+_MAX_TEXTS = 2**26
+#: Characters of a text that tables of csv take.
+_MAX_TEXT = 2**17 - 1
 
 
 class ColumnChoice(NamedTuple):
@@ -74,28 +78,51 @@ def fact_of(
     """Return a column as a fact ``[B]``.
 
     Whole numbers from 0 stay whole; other numbers are float32, NaN where nothing is known. Other
-    values are classes by their text, in natural order; a text is a class of its own, in the order
-    in which texts first appear. What is not known is the class ``""``, the last.
+    values are classes by their text, in natural order, if a text is there twice; else texts, kept
+    with their lines, each once, in the order in which they first appear. What is not known is the
+    class or text ``""``, the last.
 
     Args:
         names: of the networks, for messages.
 
     Raises:
-        DataFileError: if a value of a number is none.
+        DataFileError: if a value of a number is none, or texts are too long to be kept.
     """
     told = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
     known = [value for value in told if value is not None]
     kind = choice.kind or _kind(known)
     if kind == "number":
         return _number(choice, told, names)
+    if kind == "text":
+        return _texts(choice, told)
     texts = [None if value is None else _text(value) for value in told]
+    return _numbered(choice, texts, "int64")
+
+
+def _texts(choice: ColumnChoice, told: Sequence[Value]) -> tuple[Fact, Tensor]:
+    texts = [None if value is None else _lines(value) for value in told]
+    size = sum(len(text.encode()) for text in {text for text in texts if text})
+    longest = max((len(text) for text in texts if text), default=0)
+    if size > _MAX_TEXTS or longest > _MAX_TEXT:
+        raise DataFileError(
+            f"the column {choice.column!r:.99} has {size} bytes of text, and {longest} characters "
+            f"in one; at most {_MAX_TEXTS} and {_MAX_TEXT} are kept. Leave it out by naming the "
+            "columns to keep (columns)."
+        )
+    return _numbered(choice, texts, "text")
+
+
+def _numbered(
+    choice: ColumnChoice, texts: Sequence[str | None], dtype: str
+) -> tuple[Fact, Tensor]:
+    """Return the numbers of texts, each once: classes in natural order, texts as they come."""
     there = list(dict.fromkeys(text for text in texts if text))
-    order = there if kind == "text" else sorted(there, key=natural)
+    order = there if dtype == "text" else sorted(there, key=natural)
     missing = len(there) if any(not text for text in texts) else None
     numbers = {text: number for number, text in enumerate(order)}
     classes = (*order, *([] if missing is None else [""]))
     held = torch.tensor([numbers[text] if text else missing for text in texts], dtype=torch.int64)
-    return Fact(choice.name, "int64", classes), held
+    return Fact(choice.name, dtype, classes), held
 
 
 def _kind(known: Sequence[Value]) -> str:
@@ -124,6 +151,13 @@ def _text(value: Value) -> str:
     if isinstance(value, float) and value.is_integer():
         text = str(int(value))  # as it is written where no number of the column is missing
     return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
+def _lines(value: Value) -> str:
+    """Return a text as it is, with ``\\n`` between lines, and without other control characters."""
+    text = value if isinstance(value, str) else _text(value)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text if is_text(text) else "".join(c for c in text if is_text(c))
 
 
 def split_of(values: Sequence[Value], column: str, names: Sequence[str]) -> Tensor:

@@ -199,7 +199,9 @@ def _card(name: str, zoo: Zoo, facts: str) -> str:
     )
     told = []
     for fact in zoo.manifest.facts:
-        if fact.values:
+        if fact.is_text:
+            kind = "a text"
+        elif fact.values:
             shown = ", ".join(value or "(not known)" for value in fact.values[:12])
             kind = f"one of {len(fact.values)}: {shown}{' ...' if len(fact.values) > 12 else ''}"
         else:

@@ -96,7 +96,8 @@ def known_of(
     splits = _splits(split, columns, networks, taken, numbers, settings)
     made.append((Fact("split", "int64", SPLITS), splits))
     real = [fact.name for fact, _ in made if fact.dtype == "float32"]
-    target = settings.target or ("label" if label is not None else [*real, made[0][0].name][0])
+    rest = [fact.name for fact, _ in made if not fact.is_text]
+    target = settings.target or ("label" if label is not None else [*real, *rest][0])
     named = hashlib.sha256(json.dumps([networks.digest, groups]).encode()).hexdigest()
     count = len(torch.unique(numbers))
     return Knowledge(made, fact.name, target, count, named if groups else networks.digest)

@@ -65,6 +65,8 @@ def export_ogb(
     """
     path = Path(path)
     fact = zoo.manifest.fact(zoo.manifest.target if target is None else target)
+    if fact.is_text:
+        raise InvalidGraphError(f"fact {fact.name!r} is a text; expected a number or a class.")
     metric = metric or ("acc" if fact.values else "kendall")
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}.")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nngraph.datasets import METRICS, InputMotion, moved_layer
-from nngraph.errors import DataFileError
+from nngraph.errors import DataFileError, InvalidGraphError
 from nngraph.graph import NeuralGraphStack
 from nngraph.nn import Metanetwork, NetworkModel, Networks, Units
 from nngraph.settings import TrainSettings
@@ -180,6 +180,11 @@ class Predict(Task):
     def __init__(self, zoo: Zoo, settings: TrainSettings, fact: str | None = None) -> None:
         super().__init__(zoo, settings)
         self.fact, self.truth = _known(zoo, fact or zoo.manifest.target)
+        if self.fact.is_text:
+            raise InvalidGraphError(
+                f"the fact {self.fact.name!r} of {zoo.path} is a text, which no model tells; "
+                "expected a number or a class."
+            )
         self.known = torch.isfinite(self.truth)
         if self.fact.values and not self.fact.values[-1]:
             # The last class stands for networks of which the fact is not known.

@@ -21,7 +21,7 @@ from nngraph.zoo.images.named import SOURCES, Source, load_images, load_train_an
 from nngraph.zoo.images.pngs import load_png_folder
 from nngraph.zoo.sources import ImageSource, load_digits_images
 from nngraph.zoo.store.curation import append_networks, create_zoo, filter_zoo, merge_zoos
-from nngraph.zoo.store.facts import SPLITS, Fact, histogram
+from nngraph.zoo.store.facts import SPLITS, Fact, histogram, is_text
 from nngraph.zoo.store.frames import plain_column
 from nngraph.zoo.store.manifest import Malformed, Manifest, Origin, SplitPolicy
 from nngraph.zoo.store.selection import select
@@ -36,8 +36,8 @@ __all__ = [
     "LabelledImages", "Malformed", "Manifest", "Origin", "Recipe", "Shard", "Source", "SplitPolicy",
     "TrainZooSettings", "Zoo", "append_networks", "classifier_of", "create_zoo",
     "draw_architectures", "filter_zoo", "find_problems", "fit_images", "fit_zoo",
-    "fourier_architecture", "histogram", "load_digits_images", "load_idx_folder", "load_images",
-    "load_png_folder", "load_train_and_test", "merge_zoos", "pixel_coordinates", "plain_column",
-    "policy_of", "psnr_of", "read_idx", "render", "runner_of", "says_how_to_run", "select",
-    "siren_architecture", "split_of_groups", "suggested_settings", "train_zoo", "write_zoo",
+    "fourier_architecture", "histogram", "is_text", "load_digits_images", "load_idx_folder",
+    "load_images", "load_png_folder", "load_train_and_test", "merge_zoos", "pixel_coordinates",
+    "plain_column", "policy_of", "psnr_of", "read_idx", "render", "runner_of", "says_how_to_run",
+    "select", "siren_architecture", "split_of_groups", "suggested_settings", "train_zoo", "write_zoo",
 ]

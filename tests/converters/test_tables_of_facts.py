@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters import import_zoo, to_architecture
-from converters.populations import architectures
+from converters import export_checkpoints, export_huggingface, import_zoo, to_architecture
+from converters.populations import architectures, columns
 from converters.populations.columns import ColumnChoice, fact_of
 from converters.populations.joining import join_rows
+from nngraph.datasets import export_ogb
 from nngraph.errors import DataFileError, InvalidGraphError, NNGraphError, UnsupportedModuleError
 from nngraph.graph import Architecture
-from nngraph.zoo import SPLITS, find_problems
+from nngraph.settings import TrainSettings
+from nngraph.tasks import TASKS
+from nngraph.zoo import SPLITS, Fact, Zoo, find_problems, select
 
 COUNT = 8
 
@@ -176,11 +180,12 @@ KINDS = [
     ([0.5, None, 2], None, ("float32", ()), [0.5, math.nan, 2.0]),
     (["b", "a", "b"], None, ("int64", ("a", "b")), [1, 0, 1]),
     (["net10", "net9", None], "class", ("int64", ("net9", "net10", "")), [1, 0, 2]),
-    (["x", "a", "c"], None, ("int64", ("x", "a", "c")), [0, 1, 2]),  # a text each: as they come
+    (["x", "a", "c"], None, ("text", ("x", "a", "c")), [0, 1, 2]),  # a text each: as they come
     ([True, False, True], None, ("int64", ("false", "true")), [1, 0, 1]),
     ([10, 9, 10], "class", ("int64", ("9", "10")), [1, 0, 1]),
-    ([10, 9, 10], "text", ("int64", ("10", "9")), [0, 1, 0]),
-    (["two\nlines", "\x00", "a"], "text", ("int64", ("two lines", "a", "")), [0, 2, 1]),
+    ([10, 9, 10], "text", ("text", ("10", "9")), [0, 1, 0]),
+    (["two\r\nlines", "\x00", "a"], "text", ("text", ("two\nlines", "a", "")), [0, 2, 1]),
+    (["two\nlines", "\x00", "a"], "class", ("int64", ("a", "two lines", "")), [1, 2, 0]),
 ]
 
 
@@ -192,6 +197,60 @@ def test_columns_are_facts_of_their_own_kind(
     assert (found.dtype, found.values) == fact
     assert told.tolist() == pytest.approx(numbers, nan_ok=True)
     assert found.problem(told) is None
+
+
+NOTES = ["fine", 'a "quoted", one', "two\nlines\tand a tab", None, "\u00fc\u200d\u00b5", "fine"]
+
+
+@pytest.fixture(scope="module")
+def noted(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """Six networks with notes, two of them the same and one without."""
+    root = tmp_path_factory.mktemp("noted")
+    torch.save({**stacked(6), "score": torch.linspace(0.0, 1.0, 6)}, root / "all.pt")
+    table = root / "t.jsonl"
+    told = ({"note": note, "odd": f"a{i}" + i * 100 * "x"} for i, note in enumerate(NOTES))
+    table.write_text("".join(json.dumps(row) + "\n" for row in told))
+    return import_zoo(
+        root / "zoo", root / "all.pt", facts=table, columns=["note:text", "odd", "score"]
+    )
+
+
+def test_texts_are_kept_and_read_again(noted: Zoo, tmp_path: Path):
+    assert [noted.manifest.fact(name).dtype for name in ("note", "odd")] == ["text", "text"]
+    assert noted.manifest.target == "score"
+    assert noted.manifest.fact("note").values.count("fine") == 1
+    frame = noted.frame()
+    assert [note if isinstance(note, str) else None for note in frame["note"]] == NOTES
+    assert noted.info()["facts"]["note"] == {"texts": 4}
+    assert find_problems(noted.path) == []
+    again = import_zoo(tmp_path / "again", export_checkpoints(noted, tmp_path / "files"))
+    assert again.manifest.facts == noted.manifest.facts
+    assert torch.equal(again.fact("note"), noted.fact("note"))
+    hub = export_huggingface(noted, tmp_path / "hub", "jsonl")
+    rows = [json.loads(line) for line in (hub / "facts.jsonl").read_text().splitlines()]
+    assert [row["note"] for row in rows] == NOTES
+    assert "| `note` | a text |" in (hub / "README.md").read_text()
+    # Whole, however long, and chosen by what they say.
+    assert [row["odd"] for row in rows][5] == "a5" + 500 * "x"
+    assert select(noted, ["odd==a0"]).tolist() == [True, False, False, False, False, False]
+
+
+def test_texts_are_no_targets(noted: Zoo, tmp_path: Path):
+    with pytest.raises(InvalidGraphError, match="'note', a text; expected a number or a class"):
+        replace(noted.manifest, target="note")
+    with pytest.raises(InvalidGraphError, match="is a text, which no model tells"):
+        TASKS["predict"](noted, TrainSettings(str(noted.path)), "odd")
+    with pytest.raises(InvalidGraphError, match="'note' is a text"):
+        export_ogb(noted, tmp_path / "ogb", target="note")
+    with pytest.raises(InvalidGraphError, match="has values"):
+        Fact("note", "text", ("a\x00",))
+
+
+def test_texts_that_are_too_long_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(columns, "_MAX_TEXTS", 10)
+    fact_of(ColumnChoice("it", "it"), ["a" * 5, "b" * 5], ["a", "b"])
+    with pytest.raises(DataFileError, match="11 bytes of text"):
+        fact_of(ColumnChoice("it", "it"), ["a" * 6, "b" * 5], ["a", "b"])
 
 
 def test_labels_groups_and_splits_are_columns(folder: Path, tmp_path: Path):

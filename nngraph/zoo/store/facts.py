@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,19 +17,21 @@ from nngraph.errors import InvalidGraphError
 SPLITS = ("train", "val", "test")
 #: What the name of a fact's tensor in a shard begins with.
 FACT_PREFIX = "network."
-_DTYPES = {"int64": torch.int64, "float32": torch.float32}
+_DTYPES = {"int64": torch.int64, "float32": torch.float32, "text": torch.int64}
+#: The characters of texts that are no print, lines and tabs, and categories of those they lack.
+_BREAKS, _CONTROLS = "\n\t", ("Cc", "Cs")
 _MAX_WHOLE = 2**62
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A column of a zoo: a whole number, a real number, or a choice, for each network.
+    """A column of a zoo: a whole number, a real number, a choice or a text, for each network.
 
     Args:
         name: lower-case letters, digits and underscores.
         dtype: ``"int64"`` for whole numbers from 0, ``"float32"`` for real ones, which may be NaN
-            where a network has none.
-        values: what the whole numbers stand for, if they stand for something.
+            where a network has none; ``"text"`` for notes, which are no choice: whole numbers, too.
+        values: what the whole numbers stand for, if they stand for something; of texts each once.
     """
 
     name: str
@@ -43,14 +46,21 @@ class Fact:
             )
         if self.dtype not in _DTYPES:
             raise InvalidGraphError(
-                f"fact {self.name!r} has dtype {self.dtype!r:.40}; expected int64 or float32."
+                f"fact {self.name!r} has dtype {self.dtype!r:.40}; expected int64, float32 or "
+                "text."
             )
-        printable = all(isinstance(v, str) and v.isprintable() for v in self.values)
-        if not printable or (self.values and self.dtype != "int64"):
+        is_good = is_text if self.is_text else str.isprintable
+        printable = all(isinstance(v, str) and is_good(v) for v in self.values)
+        if not printable or (self.values and self.dtype == "float32"):
             raise InvalidGraphError(
                 f"fact {self.name!r} has values {self.values!r:.80}; expected printable names, and "
-                "only for whole numbers."
+                "only for whole numbers and texts."
             )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a text, which is read and told, and never a class or a number."""
+        return self.dtype == "text"
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -67,7 +77,7 @@ class Fact:
         if self.dtype == "float32" or not value.numel():
             return None
         low, high = int(value.min()), int(value.max())
-        limit = len(self.values) or _MAX_WHOLE
+        limit = len(self.values) or (1 if self.is_text else _MAX_WHOLE)
         if low < 0 or high >= limit:
             return f"{self.key} ranges from {low} to {high}; expected 0 to {limit - 1}"
         return None
@@ -88,7 +98,7 @@ def check_facts(
     for fact in expected:
         value = given[fact.name]
         whole = not value.dtype.is_floating_point
-        if tuple(value.shape) != (count,) or (fact.dtype == "int64" and not whole):
+        if tuple(value.shape) != (count,) or (fact.dtype != "float32" and not whole):
             raise InvalidGraphError(
                 f"fact {fact.name!r} is {value.dtype} of shape {tuple(value.shape)}; expected "
                 f"{fact.dtype} of shape ({count},), one per network."
@@ -99,8 +109,16 @@ def check_facts(
     return checked
 
 
-def describe(value: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return how often each name of a fact occurs, or where its numbers lie if it has none."""
+def is_text(value: str) -> bool:
+    """Whether a text can be kept: it has no control characters but ends of lines and tabs."""
+    return all(c in _BREAKS or unicodedata.category(c) not in _CONTROLS for c in value)
+
+
+def describe(fact: Fact, value: Tensor) -> dict[str, Any]:
+    """Return how often each name occurs, how many texts there are, or where numbers lie."""
+    names = fact.values
+    if fact.is_text:
+        return {"texts": len(torch.unique(value)) - int("" in names)}
     if names:
         return dict(zip(names, torch.bincount(value, minlength=len(names)).tolist(), strict=True))
     numbers = _finite(value)

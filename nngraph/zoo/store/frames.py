@@ -34,7 +34,9 @@ def frame_of(
     columns: dict[str, Any] = {}
     for fact in facts:
         columns[fact.name] = values[fact.name].numpy()
-        if fact.values:
+        if fact.is_text:
+            columns[fact.name] = plain_column(fact, values[fact.name])
+        elif fact.values:
             names = fact.values[:-1] if not fact.values[-1] else fact.values
             codes = np.where(columns[fact.name] < len(names), columns[fact.name], -1)
             columns[fact.name] = pandas.Categorical.from_codes(codes, categories=names)

@@ -93,6 +93,10 @@ class Manifest:
                 raise InvalidGraphError(
                     f"the {what} is the fact {name!r}; expected one of {', '.join(names)}."
                 )
+            if self.fact(name).is_text:
+                raise InvalidGraphError(
+                    f"the {what} is the fact {name!r}, a text; expected a number or a class."
+                )
         if self.fact("split").values != SPLITS:
             raise InvalidGraphError(f"the fact 'split' has not the values {', '.join(SPLITS)}.")
         if self.dtype not in DTYPES:

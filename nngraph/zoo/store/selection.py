@@ -57,7 +57,7 @@ def _number(condition: str, text: str, names: tuple[str, ...]) -> float:
         if text not in names:
             raise InvalidGraphError(
                 f"the condition {condition!r:.80} has the value {text!r:.40}; expected one of "
-                f"{', '.join(names)}."
+                f"{', '.join(names):.300}."
             )
         return names.index(text)
     try:

@@ -382,7 +382,7 @@ class Zoo:
             "target": manifest.target,
             "splits": {name: int((self.split == index).sum()) for index, name in enumerate(SPLITS)},
             "facts": {
-                fact.name: describe(self.facts[fact.name], fact.values)
+                fact.name: describe(fact, self.facts[fact.name])
                 for fact in manifest.facts
                 if fact.name != "split"
             },
