@@ -21,6 +21,8 @@ from nngraph.errors import DataFileError
 
 #: Kinds of NumPy's dtypes that are numbers.
 _NUMBERS = "fiubc"
+#: Kinds that are texts, and bytes that a short text takes in memory.
+_TEXTS, _TEXT_BYTES = "US", 64
 
 
 class Header(NamedTuple):
@@ -37,7 +39,7 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: BinaryIO) -> Header:
+def read_header(file: BinaryIO, kinds: str = _NUMBERS) -> Header:
     """Return what an ``.npy`` file says that it holds.
 
     Raises:
@@ -48,28 +50,41 @@ def read_header(file: BinaryIO) -> Header:
         raise ValueError(f"its version is {version}")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
-    if dtype.kind not in _NUMBERS or any(n < 0 for n in shape):
+    if dtype.kind not in kinds or any(n < 0 for n in shape):
         raise ValueError(f"it holds {dtype} of shape {shape}, and no numbers")
     return Header(shape, fortran, dtype, file.tell())
 
 
 def read_arrays(path: Path, request: Request) -> Held:
-    """Read an ``.npz`` archive of numbers, without pickles.
+    """Read an ``.npz`` archive of numbers and texts, without pickles; texts become lists.
 
     Raises:
-        DataFileError: if it is damaged, too large, or holds anything but numbers.
+        DataFileError: if it is damaged, too large, or holds anything else.
     """
     expected = "archive of plain numbers, as numpy.savez writes it of arrays without objects"
     with damage_told(path, expected), open_archive(path, request.budget) as archive:
-        found = {}
+        found: dict[str, Any] = {}
         for entry in archive.infolist():
             with archive.open(entry) as file:
-                header = read_header(file)  # type: ignore[arg-type]
+                header = read_header(file, _NUMBERS + _TEXTS)  # type: ignore[arg-type]
                 if header.start + header.size != entry.file_size:
                     raise ValueError(f"its array {entry.filename!r:.99} is not as long as it says")
                 data = bytearray(file.read())
-            found[entry.filename.removesuffix(".npy")] = _tensor(data, header)
+            name = entry.filename.removesuffix(".npy")
+            if header.dtype.kind in _TEXTS:
+                request.budget.take(math.prod(header.shape) * _TEXT_BYTES, path)
+                found[name] = _texts(data, header, name)
+            else:
+                found[name] = _tensor(data, header)
     return Held(found)
+
+
+def _texts(data: bytearray, header: Header, name: str) -> str | list[str]:
+    if len(header.shape) > 1:
+        raise ValueError(f"its texts {name!r:.99} have the shape {header.shape}; expected a list")
+    held = np.frombuffer(data, header.dtype).tolist()
+    texts = [text.decode() if isinstance(text, bytes) else str(text) for text in held]
+    return texts if header.shape else texts[0]
 
 
 def _tensor(data: bytearray, header: Header) -> Tensor:

@@ -204,7 +204,9 @@ def _is_state_dict(found: Mapping[Any, Any]) -> bool:
 
 
 def _is_aside(name: Any, value: Any) -> bool:
-    return str(name).endswith(_EXTRA) or isinstance(value, int | float | str | None)
+    told = value if isinstance(value, list) else [value]
+    plain_ones = all(isinstance(one, int | float | str | None) for one in told)
+    return plain_ones or str(name).endswith(_EXTRA)
 
 
 def _key(path: Path, mappings: Mapping[Any, Any]) -> Any:

@@ -128,7 +128,7 @@ def _column(file: Path, name: str, values: Any) -> Sequence[Value]:
     if not all(isinstance(value, int | float | str | bool | None) for value in values):
         raise InvalidGraphError(
             f"{file}: {name!r} is a list of {type(values[0]).__name__}; expected numbers or texts, "
-            "one per network."
+            "one per network. Save several of a network as columns of their own, or leave it out."
         )
     return list(values)
 

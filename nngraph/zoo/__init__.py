@@ -39,5 +39,6 @@ __all__ = [
     "fourier_architecture", "histogram", "is_text", "load_digits_images", "load_idx_folder",
     "load_images", "load_png_folder", "load_train_and_test", "merge_zoos", "pixel_coordinates",
     "plain_column", "policy_of", "psnr_of", "read_idx", "render", "runner_of", "says_how_to_run",
-    "select", "siren_architecture", "split_of_groups", "suggested_settings", "train_zoo", "write_zoo",
+    "select", "siren_architecture", "split_of_groups", "suggested_settings", "train_zoo",
+    "write_zoo",
 ]

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from converters import export_checkpoints, export_huggingface, import_zoo, to_architecture
+from converters.checkpoints import read_checkpoint
 from converters.populations import architectures, columns
 from converters.populations.columns import ColumnChoice, fact_of
 from converters.populations.joining import join_rows
@@ -244,6 +246,28 @@ def test_texts_are_no_targets(noted: Zoo, tmp_path: Path):
         export_ogb(noted, tmp_path / "ogb", target="note")
     with pytest.raises(InvalidGraphError, match="has values"):
         Fact("note", "text", ("a\x00",))
+
+
+def test_texts_in_an_archive_of_numpy_are_facts(tmp_path: Path):
+    values = {name: value.numpy() for name, value in stacked(6).items()}
+    texts = {"kind": np.array(list("xyxyxy")), "raw": np.array([b"p", b"q", b"p"] * 2)}
+    notes = np.array([f"n\u00fc{i}" for i in range(6)])
+    np.savez(tmp_path / "all.npz", **values, **texts, note=notes)
+    zoo = import_zoo(tmp_path / "zoo", tmp_path / "all.npz")
+    assert [zoo.manifest.fact(name).values for name in texts] == [("x", "y"), ("p", "q")]
+    assert zoo.fact("kind").tolist() == [0, 1] * 3
+    assert zoo.manifest.fact("note").is_text
+    assert zoo.manifest.fact("note").values[2] == "n\u00fc2"
+    # One network in a file has its texts beside it.
+    one = {name: value[0] for name, value in values.items()}
+    np.savez(tmp_path / "one.npz", **one, tags=np.array(["a", "b"]), by=np.array("me"))
+    found = read_checkpoint(tmp_path / "one.npz")
+    assert (len(found.tensors), found.facts) == (4, {"tags": "a,b", "by": "me"})
+    # Texts that are no text, and tables of them, are named.
+    for odd in (np.array([b"\xff"] * 6), np.array([["a", "b"]] * 6)):
+        np.savez(tmp_path / "odd.npz", **values, odd=odd)
+        with pytest.raises(DataFileError, match=r"odd.npz is damaged.*(decode|'odd' have the)"):
+            import_zoo(tmp_path / "other", tmp_path / "odd.npz")
 
 
 def test_texts_that_are_too_long_are_refused(monkeypatch: pytest.MonkeyPatch):
