@@ -1,6 +1,6 @@
 """Checkpoints in any form that people keep them in: their weights, and what lay beside."""
 
-from converters.checkpoints.adapters import factor_names
+from converters.checkpoints.adapters import factor_names, is_adapter
 from converters.checkpoints.arrays import laid_out, map_array, read_layout
 from converters.checkpoints.axes import to_torch_order
 from converters.checkpoints.checkpoint import Checkpoint, read_checkpoint, read_factors
@@ -32,6 +32,7 @@ __all__ = [
     "fetched_folder",
     "fitted",
     "flattened",
+    "is_adapter",
     "is_checkout",
     "kind_of",
     "laid_out",

@@ -14,8 +14,16 @@ from torch import Tensor
 
 from nngraph.errors import DataFileError
 
+#: What stands before the names of a base's layers in an adapter.
+_LEAD = "base_model.model."
 #: Weights of an adapter by the middle of their names: down, up.
 _FACTORS = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.[^.]+)??(\.weight)?")
+
+
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are an adapter's, of any kind."""
+    names = list(names)
+    return bool(factor_names(names)) or (bool(names) and all(n.startswith(_LEAD) for n in names))
 
 
 def factor_names(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -53,7 +61,7 @@ def merged(
     found = dict(base)
     pairs: dict[tuple[str, bool], dict[str, Tensor]] = {}
     for name, value in adapter.items():
-        inner = name.removeprefix("base_model.model.")
+        inner = name.removeprefix(_LEAD)
         if match := _FACTORS.fullmatch(inner):
             # Embeddings are [entries, width], and so are weights where the base says so.
             turned = match[2] is not None or config.get("fan_in_fan_out") is True

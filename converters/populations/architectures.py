@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from converters.chains.chain import Activations
-from converters.checkpoints import Value, factor_names, unwrapped
+from converters.checkpoints import Value, is_adapter, unwrapped
 from converters.from_modules import to_architecture
 from converters.onnx_files import OnnxModule
 from converters.populations.columns import fact_name
@@ -121,7 +121,7 @@ class Architectures:
     def _infer(self, values: Mapping[str, Tensor]) -> Architecture:
         values = unwrapped(values)
         key = tuple((name, value.shape) for name, value in values.items())
-        if factor_names(values):
+        if is_adapter(values):
             key = tuple(sorted(key))
             if key not in self._inferred:
                 module = LowRankPairs(values)

@@ -115,6 +115,12 @@ def test_adapters_of_which_no_architecture_can_be_told(
         import_zoo(tmp_path / "zoo", tmp_path / "a")
 
 
+def test_adapters_of_other_kinds_are_named(tmp_path: Path):
+    adapter(tmp_path / "a" / "scales", {f"{Q}.ia3_l": torch.ones(5, 1)}, 1)
+    with pytest.raises(InvalidGraphError, match="1 tensors beside its low-rank factors, such as "):
+        import_zoo(tmp_path / "zoo", tmp_path / "a")
+
+
 def mlp(seed: int) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).state_dict()
