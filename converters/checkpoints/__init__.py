@@ -4,7 +4,15 @@ from converters.checkpoints.adapters import factor_names, is_adapter
 from converters.checkpoints.arrays import laid_out, map_array, read_layout
 from converters.checkpoints.axes import to_torch_order
 from converters.checkpoints.checkpoint import Checkpoint, read_checkpoint, read_factors
-from converters.checkpoints.folders import ADAPTER, fetched_folder, is_checkout, weights_in
+from converters.checkpoints.folders import (
+    ADAPTER,
+    HUB,
+    fetched_folder,
+    is_cached,
+    is_checkout,
+    snapshot_in,
+    weights_in,
+)
 from converters.checkpoints.kinds import CONTAINERS, Container, container_of, kind_of, read_held
 from converters.checkpoints.limits import MAX_BYTES, MemoryBudget, checked_path, read_json
 from converters.checkpoints.names import WRAPPERS, FittedNames, fitted, unwrapped
@@ -16,6 +24,7 @@ from converters.checkpoints.tables import Value, as_value, columns_of, flattened
 __all__ = [
     "ADAPTER",
     "CONTAINERS",
+    "HUB",
     "MAX_BYTES",
     "WRAPPERS",
     "Checkpoint",
@@ -33,6 +42,7 @@ __all__ = [
     "fitted",
     "flattened",
     "is_adapter",
+    "is_cached",
     "is_checkout",
     "kind_of",
     "laid_out",
@@ -45,6 +55,7 @@ __all__ = [
     "read_layout",
     "read_safetensors",
     "read_table",
+    "snapshot_in",
     "to_torch_order",
     "unwrapped",
     "weights_in",

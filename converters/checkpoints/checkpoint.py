@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from converters.checkpoints.adapters import merged
-from converters.checkpoints.folders import ADAPTER, fetched, weights_in
+from converters.checkpoints.folders import ADAPTER, HUB, fetched, weights_in
 from converters.checkpoints.kinds import read_held
 from converters.checkpoints.limits import MAX_BYTES, MemoryBudget, read_json
 from converters.checkpoints.pickles import Record, plain
@@ -103,7 +103,7 @@ def read_factors(folder: Path, max_bytes: int = MAX_BYTES) -> Checkpoint:
 def _read(
     source: str | Path, request: Request, nested: str | None, base: str | Path | None
 ) -> Checkpoint:
-    path = fetched(str(source)) if str(source).startswith("hf://") else Path(source)
+    path = fetched(str(source)) if str(source).startswith(HUB) else Path(source)
     folder = path if path.is_dir() else None
     if folder is not None:
         path = weights_in(folder)

@@ -10,6 +10,8 @@ from pathlib import Path
 from converters.checkpoints.limits import MAX_TEXT
 from nngraph.errors import DataFileError, MissingDependencyError
 
+#: What addresses on Hugging Face begin with.
+HUB = "hf://"
 ADAPTER = "adapter_config.json"
 #: Names of whole checkpoints, the safest and completest first.
 _WHOLE = (
@@ -18,6 +20,7 @@ _WHOLE = (
     "pytorch_model.bin.index.json", "diffusion_pytorch_model.bin",
 )  # fmt: skip
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_CACHED = ("models--", "datasets--")
 _SINGLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf", ".h5", ".keras")
 _ELSEWHERE = {
     "tf_model.h5": "weights of TensorFlow only",
@@ -28,11 +31,15 @@ _ELSEWHERE = {
 
 
 def is_checkout(folder: Path) -> bool:
-    """Whether a folder is one checkpoint: of Hugging Face, its cache, or an adapter of peft."""
-    if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
-        return True
-    names = _WHOLE if (folder / "config.json").is_file() else ()
+    """Whether a folder is one checkpoint: of Hugging Face, or an adapter of peft."""
+    known = (folder / "config.json").is_file() or is_cached(folder.parent.parent)
+    names = _WHOLE if known else ()
     return (folder / ADAPTER).is_file() or any((folder / name).is_file() for name in names)
+
+
+def is_cached(folder: Path) -> bool:
+    """Whether a folder of Hugging Face's cache keeps a repository, ``models--owner--name``."""
+    return folder.name.startswith(_CACHED) and (folder / "snapshots").is_dir()
 
 
 def weights_in(folder: Path) -> Path:
@@ -44,7 +51,7 @@ def weights_in(folder: Path) -> Path:
         DataFileError: if there are none, or several that are not the parts of one.
     """
     if (folder / "snapshots").is_dir():
-        folder = _snapshot(folder)
+        folder = snapshot_in(folder)
     names = _ADAPTERS if (folder / ADAPTER).is_file() else _WHOLE
     for name in names:
         if (folder / name).is_file():
@@ -75,7 +82,12 @@ def _weights(folder: Path) -> Iterator[Path]:
     return (file for file in folder.iterdir() if file.name.endswith(_SINGLE))
 
 
-def _snapshot(folder: Path) -> Path:
+def snapshot_in(folder: Path) -> Path:
+    """Return what a folder of Hugging Face's cache has of the main revision, or of its only one.
+
+    Raises:
+        DataFileError: if there are several, and no main one.
+    """
     revision, held = "", sorted(f for f in (folder / "snapshots").iterdir() if f.is_dir())
     main = folder / "refs" / "main"
     if main.is_file() and main.stat().st_size < MAX_TEXT:
@@ -121,12 +133,16 @@ def fetched_folder(address: str, endings: Sequence[str]) -> Path:
     return folder
 
 
+#: A revision in an address: a branch, a tag, a commit, or a reference such as refs/pr/1.
+_REVISION = r"@(refs/\w+/[\w.-]+|[\w.-]+)"
+
+
 class _Hub:
     """What an address names, and the package that fetches it."""
 
     def __init__(self, address: str) -> None:
         match = re.fullmatch(
-            r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([^@\\]+))?(?:@([\w.-]+))?",
+            rf"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:{_REVISION})?(?:/([^@\\]+))?(?:{_REVISION})?",
             address,
         )
         inner = (match[4] or "").rstrip("/") if match else ""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from converters.chains.chain import Activations
-from converters.checkpoints import MemoryBudget, Value, fetched_folder, read_table
+from converters.checkpoints import HUB, MemoryBudget, Value, fetched_folder, read_table
 from converters.populations.architectures import Architectures
 from converters.populations.exported import import_exported, is_exported
 from converters.populations.joining import join_rows, listed
@@ -50,7 +50,8 @@ def import_zoo(
       dicts, with what is known of the networks beside them, ``[B]``;
     - what ``nngraph zoo export`` wrote as checkpoints, or a zoo: it comes back as it was;
     - any of these on Hugging Face, ``hf://owner/name[/path][@revision]``, or a data set there,
-      ``hf://datasets/owner/name``: weights and tables are fetched, nothing else.
+      ``hf://datasets/owner/name``: weights and tables are fetched, nothing else. A table of facts
+      may be there too.
 
     A network is an MLP whose layers follow from shapes, or of an architecture that is given, or
     that is derived from a module, once for each that is distinct; what was derived is kept beside
@@ -91,7 +92,7 @@ def import_zoo(
     """
     path, words, source = Path(path), str(source), Path(source)
     settings = replace(settings or ImportSettings(), **options)
-    if hub := words.startswith("hf://"):
+    if hub := words.startswith(HUB):
         source = fetched_folder(words, FETCHED)
     if is_exported(source):
         given = {
@@ -166,7 +167,9 @@ def _joined(
     names: Sequence[str] = networks.names
     if settings.facts is None:
         return {}, list(range(len(names))), None, ()
-    path = Path(settings.facts)
+    words, path = settings.facts, Path(settings.facts)
+    if words.startswith(HUB):
+        path = fetched_folder(words, FETCHED)
     table = read_table(path, MemoryBudget(settings.max_bytes))
     if not networks.paths and settings.key is None:
         count = len(next(iter(table.values()), ()))

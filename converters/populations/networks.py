@@ -17,10 +17,12 @@ from converters.checkpoints import (
     ADAPTER,
     Checkpoint,
     Value,
+    is_cached,
     is_checkout,
     kind_of,
     read_checkpoint,
     read_factors,
+    snapshot_in,
     weights_in,
 )
 from converters.collections import check_manifest, open_collection
@@ -118,6 +120,13 @@ def _entries(folder: Path) -> tuple[dict[Path, Path], list[str]]:
     beside: list[str] = []
     for place, inner, names in os.walk(folder):
         here = Path(place)
+        if is_cached(here):
+            try:
+                inner[:] = [str(snapshot_in(here).relative_to(here))]
+            except DataFileError:  # told when it is read
+                inner.clear()
+                found[here] = here
+            continue
         ones = [here / name for name in names if _is_one(here / name)]
         if not is_checkout(here):
             found.update({file: file for file in ones})
@@ -127,8 +136,6 @@ def _entries(folder: Path) -> tuple[dict[Path, Path], list[str]]:
             weights = weights_in(here)
         found[weights] = here
         beside += [file.relative_to(folder).as_posix() for file in ones if file != weights]
-        if here not in (weights, weights.parent):  # a cache, of which one snapshot counts
-            inner.clear()
     return found, sorted(beside)
 
 

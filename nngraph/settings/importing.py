@@ -25,7 +25,8 @@ class ImportSettings:
     (``epoch``, ``hyper_parameters.lr``), or the entries of one stacked file.
 
     Args:
-        facts: table of what is known, a row for each network: .csv, .tsv, .json, .jsonl or .parquet
+        facts: table of what is known, a row for each network: .csv, .tsv, .json, .jsonl or
+            .parquet, on disk or hf://owner/name/table.csv
         key: column that names each row's network: a path or the end of one, with or without the
             ending, or a folder (default: the column whose entries do so)
         match: regular expression whose first group, in the path of a network, is what the key

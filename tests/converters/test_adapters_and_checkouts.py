@@ -150,6 +150,30 @@ def test_checkouts_and_the_cache_of_the_hub_are_networks(tmp_path: Path):
     assert one.fact("seed").tolist() == [3]
 
 
+def test_a_cached_repository_of_many_networks_is_entered(tmp_path: Path):
+    repository = tmp_path / "hub" / "models--a--many"
+    blobs, kept = repository / "blobs", repository / "snapshots" / "123"
+    blobs.mkdir(parents=True)
+    kept.mkdir(parents=True)
+    for seed in range(2):
+        names = list(mlp(seed))
+        parts = {f"{seed}-0000{i}-of-00002.safetensors": names[2 * i - 2 : 2 * i] for i in (1, 2)}
+        for part, own in parts.items():
+            save_file({name: mlp(seed)[name] for name in own}, blobs / f"blob of {part}")
+            (kept / part).symlink_to(f"../../blobs/blob of {part}")
+        placed = {name: part for part, own in parts.items() for name in own}
+        (kept / f"{seed}.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    for source in (repository, tmp_path / "hub"):
+        zoo = import_zoo(tmp_path / f"zoo {source.name}", source)
+        found = [zoo.network(number).parameters() for number in range(len(zoo))]
+        assert len(found) == 2
+        assert all(torch.equal(found[i]["2.bias"], mlp(i)["2.bias"]) for i in range(2))
+    # Of several revisions none is taken by chance.
+    checkout(repository / "snapshots" / "456", 3)
+    with pytest.raises(DataFileError, match="has 2 snapshots and no main one"):
+        import_zoo(tmp_path / "zoo", tmp_path / "hub")
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """A hub of one repository, which notes what it is asked for."""
@@ -161,6 +185,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]
         torch.save(mlp(i), there / "nets" / f"{i}.pt")
     (there / "setup.py").write_text("raise SystemExit")
     (there / "README.md").write_text("# nets")
+    (there / "known.csv").write_text("file,score\n0.pt,5\n1.pt,6\n2.pt,7\n")
 
     def snapshot_download(repository: str, **options: Any) -> str:
         calls.append((repository, options.get("revision"), options.get("repo_type")))
@@ -172,6 +197,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]
                 shutil.copy(file, local / name)
         return str(local)
 
+    def hf_hub_download(repository: str, name: str, **options: Any) -> str:
+        calls.append((repository, options.get("revision"), name))
+        return str(there / name)
+
+    package.hf_hub_download = hf_hub_download  # type: ignore[attr-defined]
     package.snapshot_download = snapshot_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", package)
     return calls
@@ -181,15 +211,20 @@ def test_what_the_hub_names_is_fetched_and_nothing_else(
     hub: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for n, address in enumerate((
-        "hf://owner/nets", "hf://owner/nets/nets@v1", "hf://datasets/owner/nets@v1/nets"
+        "hf://owner/nets", "hf://owner/nets/nets@refs/pr/1", "hf://datasets/owner/nets@v1/nets"
     )):  # fmt: skip
         zoo = import_zoo(tmp_path / f"zoo_{n}", address)
         assert (len(zoo), zoo.manifest.recipe["source"]) == (3, address)
     assert hub == [
-        ("owner/nets", None, None), ("owner/nets", "v1", None), ("owner/nets", "v1", "dataset")
+        ("owner/nets", None, None), ("owner/nets", "refs/pr/1", None),
+        ("owner/nets", "v1", "dataset"),
     ]  # fmt: skip
     there = {file.name for n in (1, 2, 3) for file in (tmp_path / f"local_{n}").rglob("*.*")}
-    assert there == {"0.pt", "1.pt", "2.pt"}
+    assert there == {"0.pt", "1.pt", "2.pt", "known.csv"}
+    known = import_zoo(
+        tmp_path / "known", "hf://owner/nets", facts="hf://owner/nets/known.csv@v2"
+    )  # fmt: skip
+    assert (hub[-1], known.fact("score").tolist()) == (("owner/nets", "v2", "known.csv"), [5, 6, 7])
     with pytest.raises(DataFileError, match="has no files ending in"):
         import_zoo(tmp_path / "zoo", "hf://owner/nets/elsewhere")
     for odd in ("hf://owner", "hf://owner/nets/../x", "hf://a/b//etc", "hf://a/b@1/c@2"):
