@@ -86,21 +86,14 @@ class Architectures:
         return frozenset(n for a in given for p in a.parameters for n in (p.name, *p.aliases))
 
     def of(
-        self, name: str, values: Mapping[str, Tensor], known: Mapping[str, Value],
-        own: OnnxModule | None = None,
-    ) -> Architecture:  # fmt: skip
+        self, name: str, values: Mapping[str, Tensor], known: Mapping[str, Value]
+    ) -> Architecture:
         """Return the architecture of a network, given its tensors and what is known of it.
-
-        Args:
-            own: the network that its file holds. That counts, unless a pattern that is found in the
-                name gives another.
 
         Raises:
             NNGraphError: if no pattern is found in its name, its module cannot be made or
                 described, or nothing can be inferred.
         """
-        if own is not None and not any(p and re.search(p, name) for p, _ in self.rules):
-            return self._of_file(own)
         if not self.rules:
             return self._infer(values)
         what = next((what for pattern, what in self.rules if re.search(pattern, name)), None)
@@ -154,7 +147,14 @@ class Architectures:
             )
         return self._described(module, inputs, _digest(module.eval(), inputs, factory, wanted))
 
-    def _of_file(self, module: OnnxModule) -> Architecture:
+    def of_file(self, name: str, module: OnnxModule) -> Architecture | None:
+        """Return the architecture that a file holds; none if a pattern in its name gives another.
+
+        Raises:
+            NNGraphError: if it cannot be described, or inputs are missing.
+        """
+        if any(pattern and re.search(pattern, name) for pattern, _ in self.rules):
+            return None
         key = module.structure()
         if key not in self._made:
             inputs = self.inputs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from converters.populations.architectures import Architectures
 from converters.populations.networks import ForeignNetworks, WholeNetwork
 from converters.populations.precisions import converted, dtypes_of, widest
 from converters.state_dicts import under_first_names
-from nngraph.errors import DataFileError, NNGraphError
+from nngraph.errors import DataFileError, NNGraphError, UnsupportedModuleError
 from nngraph.graph import Architecture, check_parameters
 from nngraph.settings import ImportSettings
 
@@ -65,18 +66,18 @@ class Scan:
             self._known.append(known)
             return True
         try:
-            checkpoint = networks.read(number)
-        except DataFileError as error:
+            checkpoint, found = self._read(number)
+        except (DataFileError, UnsupportedModuleError) as error:
             if self.strict:
                 raise
             self._unreadable[networks.names[number]] = str(error)
             return False
         self._known.append({**checkpoint.facts, **known})
         self._aside.update(checkpoint.aside)
-        try:
+        with self._named(number):
             values = self._tensors(checkpoint)
-            own = checkpoint.module if isinstance(checkpoint, WholeNetwork) else None
-            found = self.finder.of(networks.names[number], values, self._known[-1], own)
+            if found is None:
+                found = self.finder.of(networks.names[number], values, self._known[-1])
             named = fitted(values, found).tensors
             self.dtypes |= dtypes_of(named)
             same = converted(under_first_names(found, named), widest(dtypes_of(named)))
@@ -86,11 +87,25 @@ class Scan:
                 held = self._in_order(networks.stacked, 1)
                 stacked = {name: held[before[id(value)]] for name, value in named.items()}
                 self._stacked = under_first_names(found, stacked)
-        except NNGraphError as error:
-            where = self.source / networks.names[number] if networks.paths else self.source
-            raise type(error)(f"{where}: {error}") from None
         self.kinds.append(self._found.setdefault(found, len(self._found)))
         return True
+
+    def _read(self, number: int) -> tuple[Checkpoint, Architecture | None]:
+        """Return what a file holds, and its own architecture if that counts."""
+        checkpoint = self.networks.read(number)
+        if not isinstance(checkpoint, WholeNetwork):
+            return checkpoint, None
+        with self._named(number):
+            return checkpoint, self.finder.of_file(self.networks.names[number], checkpoint.module)
+
+    @contextmanager
+    def _named(self, number: int) -> Iterator[None]:
+        """Say of which file an error is."""
+        try:
+            yield
+        except NNGraphError as error:
+            paths, name = self.networks.paths, self.networks.names[number]
+            raise type(error)(f"{self.source / name if paths else self.source}: {error}") from None
 
     def _tensors(self, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
         whole = isinstance(checkpoint, WholeNetwork)  # says itself how its weights lie

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from converters import import_zoo, load_onnx
 from converters.populations import architectures
-from nngraph.errors import DataFileError, InvalidGraphError
+from nngraph.errors import DataFileError, InvalidGraphError, UnsupportedModuleError
 from nngraph.graph import forward
 from nngraph.zoo import find_problems
 
@@ -134,7 +134,17 @@ def test_onnx_files_that_say_too_little_are_named(tmp_path: Path):
         import_zoo(tmp_path / "zoo", tmp_path / "nets")
     zoo = import_zoo(tmp_path / "zoo", tmp_path / "nets", inputs=torch.zeros(1, 2))
     assert str(zoo.architecture) == "2-3-1 tanh"
+    nodes = [helper.make_node("NonZero", ["x"], ["y"])]
+    write(model(nodes, {"x": np.zeros((1, 2), np.float32)}, ["y"]), tmp_path / "nets" / "a.onnx")
+    with pytest.raises(UnsupportedModuleError, match=r"a\.onnx: .*NonZero"):
+        import_zoo(tmp_path / "other", tmp_path / "nets")
     (tmp_path / "nets" / "b.onnx").write_bytes(b"\x08\x08\x12\x07")
+    one = import_zoo(
+        tmp_path / "one", tmp_path / "nets", inputs=torch.zeros(1, 2), unreadable="leave"
+    )
+    lost = [note.partition(":")[0] for note in one.manifest.recipe["notes"][1:]]
+    assert (len(one), lost) == (1, ["a.onnx", "b.onnx"])
+    (tmp_path / "nets" / "a.onnx").unlink()
     with pytest.raises(DataFileError, match=r"b\.onnx is damaged or no ONNX file"):
         import_zoo(tmp_path / "other", tmp_path / "nets")
     with pytest.raises(DataFileError, match="or import its folder"):
