@@ -167,7 +167,7 @@ def _joined(
     names: Sequence[str] = networks.names
     if settings.facts is None:
         return {}, list(range(len(names))), None, ()
-    words, path = settings.facts, Path(settings.facts)
+    words, path = str(settings.facts), Path(settings.facts)
     if words.startswith(HUB):
         path = fetched_folder(words, FETCHED)
     table = read_table(path, MemoryBudget(settings.max_bytes))
