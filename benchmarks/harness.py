@@ -202,12 +202,13 @@ def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
     its option's metavar, such as ``ZOO``.
     """
     words = ["python", f"benchmarks/{parser.prog}"]
-    for action in parser._actions:
+    # What has no option comes first: after one that takes several values it would be one of them.
+    for action in sorted(parser._actions, key=lambda action: bool(action.option_strings)):
         value = getattr(arguments, action.dest, None)
         left_out = value is None or value == action.default or action.dest in UNSAID
-        if left_out or not action.option_strings:
+        if left_out:
             continue
-        words.append(action.option_strings[-1])
+        words += action.option_strings[-1:]
         if value is True:  # a switch
             continue
         for item in value if isinstance(value, list) else [value]:

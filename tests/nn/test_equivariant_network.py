@@ -102,7 +102,7 @@ def test_learns_a_function_of_the_weights(case: str):
 
 class TestComplete:
     def test_refuses_other_architectures(self):
-        model = EquivariantNetwork(mlp([2, 3, 1]), 1)
+        model = EquivariantNetwork(mlp([2, 3, 1]), 1).double()
         for other in (mlp([2, 4, 1]), mlp([2, 3, 1], bias=False)):
             with pytest.raises(ArchitectureError, match="reads no other"):
                 model(random_stack(other, 1, 0))
