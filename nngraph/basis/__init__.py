@@ -16,6 +16,7 @@ from nngraph.basis.basis import (
 )
 from nngraph.basis.block import BasisBlock, Element
 from nngraph.basis.dimension import Dimension, dimension
+from nngraph.basis.jacobian import NullSpace, null_space
 from nngraph.basis.layer import LayerMap, layer_matrix, stacked
 from nngraph.basis.orbits import coordinate_orbits, pair_orbits
 from nngraph.basis.rank import rank_of
@@ -25,7 +26,7 @@ from nngraph.basis.weight_space import Axis, WeightSpace, WeightTensor
 
 __all__ = [
     "Axis", "Basis", "BasisBlock", "BlockReport", "Coefficients", "Dimension", "Element",
-    "EquivariantMap", "LayerMap", "RankReport", "Term", "WeightSpace", "WeightTensor",
-    "coefficients", "coordinate_orbits", "dimension", "elements", "layer_matrix", "pair_orbits",
-    "project", "rank_of", "sample", "stacked",
+    "EquivariantMap", "LayerMap", "NullSpace", "RankReport", "Term", "WeightSpace", "WeightTensor",
+    "coefficients", "coordinate_orbits", "dimension", "elements", "layer_matrix", "null_space",
+    "pair_orbits", "project", "rank_of", "sample", "stacked",
 ]
