@@ -9,7 +9,7 @@ from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
 from converters.populations import export_checkpoints, export_huggingface, import_zoo
 from converters.state_dicts import state_dict_to_graph, to_state_dict
-from converters.symmetry import permutation_spec
+from converters.symmetry import permutation_spec, symmetry_spec
 from converters.to_modules import AffineChain, to_module
 from converters.verification import Verification, verify
 
@@ -31,6 +31,7 @@ __all__ = [
     "spec_spaces",
     "stacked_to_graphs",
     "state_dict_to_graph",
+    "symmetry_spec",
     "to_architecture",
     "to_graph",
     "to_module",

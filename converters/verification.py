@@ -28,6 +28,8 @@ from converters.inspection import named_tensors
 from converters.symmetry import checking
 from converters.symmetry.checking import TOLERANCE, Claims, SpaceCheck, Status, Tie, check_space
 from converters.symmetry.derive import Derivation, derive
+from converters.symmetry.groups.checking import MapCheck, check_maps
+from converters.symmetry.groups.spec import SymmetrySpec
 from converters.symmetry.located import as_arguments
 from converters.symmetry.memory import widen
 from converters.symmetry.missed import Missed, search_missed
@@ -52,6 +54,7 @@ class Verification:
         differs: where the graph of the relabelled module and the relabelled graph differ.
         runs: relative difference between the graph when it is run (:func:`nngraph.graph.forward`)
             and the module, over several inputs; ``None`` if it cannot be run.
+        maps: one per generator of a symmetry spec.
     """
 
     checks: tuple[SpaceCheck, ...]
@@ -62,6 +65,11 @@ class Verification:
     computes: float | None = None
     differs: tuple[str, ...] = ()
     runs: float | None = None
+    maps: tuple[MapCheck, ...] = ()
+
+    @property
+    def _all(self) -> list[SpaceCheck | MapCheck]:
+        return [*self.checks, *self.maps]
 
     @property
     def status(self) -> Status:
@@ -69,7 +77,7 @@ class Verification:
 
         ``fails`` also where a graph computes another function, or is converted otherwise.
         """
-        found = {check.status for check in self.checks}
+        found = {check.status for check in self._all}
         if self.worst > self.tolerance or self.differs or "fails" in found:
             return "fails"
         return "not proven" if "not proven" in found else "holds"
@@ -86,14 +94,14 @@ class Verification:
 
     @property
     def power(self) -> float | None:
-        """Smallest change of all when one axis alone is relabelled: what a mistake would show."""
-        powers = [check.power for check in self.checks if check.power is not None]
+        """Smallest change of all when one axis alone is moved: what a mistake would show."""
+        powers = [check.power for check in self._all if check.power is not None]
         return min(powers, default=None)
 
     @property
     def worst(self) -> float:
         """Largest relative change of all."""
-        errors = (check.error for check in self.checks)
+        errors = (check.error for check in self._all)
         return max(self.error, self.computes or 0.0, self.runs or 0.0, *errors)
 
     def __str__(self) -> str:
@@ -113,6 +121,7 @@ class Verification:
                 f"  {check.space:<{width}} {check.size:>6}  {check.error:.1e}{power}{mark}"
                 f"  {ties}{notes}"
             )
+        lines += [f"  {check}" for check in self.maps]
         if self.missed is not None:
             more = (
                 f" found; there may be more, as {', '.join(self.incomplete)} without a rule fixed "
@@ -140,7 +149,7 @@ class Verification:
 
 
 def verify(
-    subject: NeuralGraph | PermutationSpec | Derivation,
+    subject: NeuralGraph | PermutationSpec | SymmetrySpec | Derivation,
     module: nn.Module,
     example_inputs: Any,
     *,
@@ -154,7 +163,8 @@ def verify(
     and the parameter axes that it ties.
 
     Args:
-        subject: a graph of the module, or a spec.
+        subject: a graph of the module, or a spec; of a symmetry spec each kind of map is drawn
+            alone, too, and all of them together with the relabellings.
         module: the network; it is run in float64 and evaluation mode, and left as it was.
         example_inputs: one tensor, or a tuple of positional arguments.
         kwargs: keyword arguments of its forward.
@@ -180,6 +190,8 @@ def verify(
     if isinstance(subject, NeuralGraph):
         derivation = derive(module, example_inputs, kwargs=kwargs)
         claimed: Claims = _OfGraph(subject, derivation.spec)
+    elif isinstance(subject, SymmetrySpec):
+        claimed = _OfSymmetry(subject)
     else:
         claimed = Claims(subject.spec if isinstance(subject, Derivation) else subject)
     spec = claimed.spec
@@ -202,8 +214,13 @@ def verify(
         check_space(claimed, space, draws, samples, tolerance, generator)
         for space in checking.drawn(list(claimed.group.shapes), alone, generator)
     )
+    if isinstance(subject, SymmetrySpec):
+        laws["maps"] = tuple(
+            check_maps(subject, maps, draws, samples, tolerance, generator)
+            for maps in subject.generators
+        )
     together = max(
-        draw.change(claimed.relabel(draw.state, claimed.group.sample(generator)))
+        draw.change(claimed.all_moved(draw.state, generator))
         for draw in draws.first(samples)
     )
     missed = None
@@ -214,6 +231,20 @@ def verify(
         )
     unruled = tuple(dict.fromkeys(report.op for report in spec.reports if report.unknown))
     return Verification(checks, together, tolerance, missed, unruled, **laws)
+
+
+class _OfSymmetry(Claims):
+    """What a symmetry spec claims: with all relabellings, all scales and signs."""
+
+    def __init__(self, symmetry: SymmetrySpec) -> None:
+        super().__init__(symmetry.permutations)
+        self.symmetry = symmetry
+
+    def all_moved(
+        self, state: Mapping[str, Tensor], generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Move everything that may be moved."""
+        return self.symmetry.act(state, self.symmetry.sample(generator))
 
 
 class _OfGraph(Claims):

@@ -64,6 +64,12 @@ class Claims:
         """Return the relabelled tensors."""
         return self.spec.permute(state, indices)
 
+    def all_moved(
+        self, state: Mapping[str, Tensor], generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Return the tensors with everything moved at random that may be moved."""
+        return self.relabel(state, self.group.sample(generator))
+
     def ties(self, space: str) -> tuple[Tie, ...]:
         """Return every tie of a space."""
         return tuple(

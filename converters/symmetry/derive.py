@@ -116,6 +116,13 @@ def derive(
 
 def derive_traced(program: Program, module: nn.Module, *, strict: bool = False) -> Derivation:
     """Derive the symmetry of a module that is traced already; see :func:`derive`."""
+    return derive_named(program, module, strict=strict)[0]
+
+
+def derive_named(
+    program: Program, module: nn.Module, *, strict: bool = False
+) -> tuple[Derivation, Engine, Namer]:
+    """Derive the symmetry of a module that is traced already, and keep the pass itself."""
     tensors = named_tensors(module)
     tables = {n: tensors[n] for n in program.parameters if not tensors[n].is_floating_point()}
     engine = Engine(program, RULES, fallback, tables=tables)
@@ -130,7 +137,8 @@ def derive_traced(program: Program, module: nn.Module, *, strict: bool = False) 
                 "Known: see converters.symmetry.rules.RULES. Add a rule there, or pass "
                 "strict=False to fix what it touches."
             )
-        return _Builder(engine, tensors).build(module, unruled)
+        builder = _Builder(engine, tensors)
+        return builder.build(module, unruled), engine, builder.namer
 
 
 class _Builder:
@@ -147,7 +155,7 @@ class _Builder:
         refs = {name: self._ref(name) for name in self.names}
         values = self.engine.values
         dims = {name: values[ref].dims for name, ref in refs.items() if ref in used}
-        namer = Namer(self.engine, dims)
+        namer = self.namer = Namer(self.engine, dims)
         axes = {
             name: tuple(map(namer.axis, dims[name])) if name in dims
             else tuple(((AxisFactor(size),),) for size in self.tensors[name].shape)

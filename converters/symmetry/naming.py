@@ -43,6 +43,10 @@ class Namer:
             for part, name in self._names.items()
         )
 
+    def space_of(self, part: Dim) -> str | None:
+        """Return the name of the space that an atom is; ``None`` where it is none."""
+        return self._names.get(find(part))
+
     def axis(self, dim: Dim) -> Axis:
         """Return a dimension as an axis; neighbours that are fixed are one."""
         dim = find(dim)

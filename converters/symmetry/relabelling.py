@@ -28,9 +28,9 @@ def permuted(
     """Return a tensor relabelled along ``axes``; outer neurons are read off ``full``, if given."""
     if tensor.numel() == 0 or not any(is_free(spaces, axis) for axis in axes):
         return tensor
-    places = [_places(axis) for axis in full or axes]
+    counted = [places(axis) for axis in full or axes]
     found = [
-        _axis_index(spaces, number, axis, places, indices, len(axes))
+        _axis_index(spaces, number, axis, counted, indices, len(axes))
         for number, axis in enumerate(axes)
     ]
     gathered = [index for index, _ in found]
@@ -42,7 +42,7 @@ def permuted(
     return tensor
 
 
-def _places(axis: Axis) -> dict[str, Tensor]:
+def places(axis: Axis) -> dict[str, Tensor]:
     """Return for each space the neuron that each index of an axis counts; -1 where it counts none.
 
     Spaces that an index counts twice are left out: nothing can lie within them there.
@@ -79,35 +79,47 @@ def coordinates(axis: Axis) -> list[tuple[str | None, Tensor, int]]:
     return result
 
 
+def copy_of(
+    spaces: Spaces, number: int, space: str, counted: Sequence[dict[str, Tensor]], seen: Tensor,
+    rank: int,
+) -> tuple[Tensor, bool]:
+    """Return of which copy of a space an axis counts neurons, and whether another axis says it.
+
+    The copies are broadcastable over all axes of the tensor; 0 for a space within no other.
+    """
+    copy, crosses = torch.zeros((), dtype=torch.long), False
+    for name in spaces[space].within:
+        here = name in counted[number] and bool((counted[number][name][seen] >= 0).all())
+        place = number if here else next(
+            i for i in range(rank) if i != number and name in counted[i]
+        )
+        crosses = crosses or not here
+        outer = _spread(counted[place][name].clamp(min=0), place, rank)
+        copy = copy * spaces[name].size + outer
+    return copy, crosses
+
+
+def _spread(values: Tensor, place: int, rank: int) -> Tensor:
+    return values.reshape([-1 if i == place else 1 for i in range(rank)])
+
+
 def _axis_index(
-    spaces: Spaces, number: int, axis: Axis, places: Sequence[dict[str, Tensor]],
+    spaces: Spaces, number: int, axis: Axis, counted: Sequence[dict[str, Tensor]],
     indices: Indices, rank: int,
 ) -> tuple[Tensor, bool]:  # fmt: skip
     """Return the old index for each new one of an axis, broadcastable over all axes of the tensor.
 
     Factor by factor, each coordinate moves the index by its difference times the factor's stride.
     """
-
-    def spread(values: Tensor, place: int) -> Tensor:
-        return values.reshape([-1 if i == place else 1 for i in range(rank)])
-
-    length = axis_size(axis)
-    result = spread(torch.arange(length), number)
+    result = _spread(torch.arange(axis_size(axis)), number, rank)
     crosses = False
     for space, position, stride in coordinates(axis):
         if space is None or spaces[space].fixed:
             continue
         seen = position >= 0
-        new = position.clamp(min=0)
-        copy = torch.zeros((), dtype=torch.long)
-        for name in spaces[space].within:
-            place = number if name in places[number] and bool(
-                (places[number][name][seen] >= 0).all()
-            ) else next(i for i in range(rank) if i != number and name in places[i])
-            crosses = crosses or place != number
-            outer = spread(places[place][name].clamp(min=0), place)
-            copy = copy * spaces[name].size + outer
-        at = spread(new, number)
+        copy, crossing = copy_of(spaces, number, space, counted, seen, rank)
+        crosses = crosses or crossing
+        at = _spread(position.clamp(min=0), number, rank)
         old = indices[space].cpu().reshape(-1, spaces[space].size)[copy, at]
-        result = result + torch.where(spread(seen, number), (old - at) * stride, 0)
+        result = result + torch.where(_spread(seen, number, rank), (old - at) * stride, 0)
     return result, crosses

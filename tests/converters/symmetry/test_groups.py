@@ -1,0 +1,128 @@
+"""Scales, signs and linear maps: as many as the judge says, proven, and noticed if wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import group_cases
+import pytest
+import random_layers  # noqa: F401  (registers its steps)
+import random_steps  # noqa: F401  (registers its steps)
+import torch
+from random_programs import RandomProgram
+from symmetry_programs import difference, run_rules
+from torch import nn
+
+from converters import symmetry_spec, verify
+from converters.symmetry import SCALING_RULES, PermutationSpec, SymmetryElement, SymmetrySpec
+from converters.symmetry.groups.derive import find_maps
+from converters.symmetry.groups.rules import Exponents
+from converters.symmetry.naming import Namer
+from converters.symmetry.program import Program
+from nngraph.basis import null_space
+from nngraph.errors import ArchitectureError
+
+#: those of the cases that are tried here; ``benchmarks/completeness.py`` tries all
+TRIED = [
+    "MLP of relu", "MLP of tanh", "MLP of the identity", "depthwise with batch norm", "GLU of ReLU",
+    "attention in one matrix", "grouped-query attention", "attention with RoPE", "RMS norm",
+    "RMS norm without weight", "LoRA", "tied linear autoencoder", "RNN of ReLU", "embedding",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_as_much_is_derived_as_the_jacobian_says_and_it_holds(name: str):
+    module, inputs = group_cases.build(name)
+    spec, found = symmetry_spec(module, inputs[:3]), null_space(module, inputs)
+    assert found.gap > 1e6
+    assert found.dimension - spec.dimension == group_cases.MISSED.get(name, (0, ""))[0]
+    report = verify(spec, module, inputs[:3])
+    assert report.holds, str(report)
+    assert report.worst < 1e-12
+    assert SymmetrySpec.from_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize("name", ["residual CNN", "attention in one matrix", "RMS norm"])
+def test_elements_are_a_group(name: str):
+    module, inputs = group_cases.build(name)
+    spec, state = symmetry_spec(module, inputs[:3]), module.state_dict()
+    one, other = spec.sample(1), spec.sample(2)
+
+    def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+        return all(torch.allclose(found[n], expected[n], rtol=1e-10, atol=1e-12) for n in expected)
+
+    both = spec.act(spec.act(state, one), other)
+    assert same(spec.act(state, spec.compose(other, one)), both)
+    assert not same(spec.act(state, spec.compose(one, other)), both)
+    assert same(spec.act(spec.act(state, one), spec.invert(one)), state)
+    assert same(spec.act(state, spec.identity()), state)
+    assert not same(spec.act(state, one), state)
+    assert 1 < one.condition < 5
+
+
+def test_a_wrong_power_a_wrong_kind_and_a_place_left_out_are_noticed():
+    module, inputs = group_cases.build("attention in one matrix")
+    spec = symmetry_spec(module, inputs[:3])
+    (maps,) = [m for m in spec.generators if m.kind == "linear" and "qk" in m.space]
+    (sign,) = [m for m in spec.generators if m.kind == "sign"]
+    wrong = [
+        replace(maps, powers=tuple(p._replace(power=1) for p in maps.powers)),
+        replace(maps, powers=maps.powers[:-1]),
+        replace(sign, kind="positive_scale"),
+    ]
+    for each in wrong:
+        report = verify(replace(spec, generators=(each,)), module, inputs[:3])
+        assert report.status == "fails", str(report)
+
+
+def test_a_rule_that_lies_is_noticed_by_the_proof_and_by_the_judge(monkeypatch: pytest.MonkeyPatch):
+    module, inputs = group_cases.build("MLP of gelu")
+    monkeypatch.setitem(SCALING_RULES, "gelu", SCALING_RULES["neg"])
+    spec = symmetry_spec(module, inputs)
+    assert spec.dimension > null_space(module, inputs).dimension == 0
+    assert not verify(spec, module, inputs).holds
+
+
+def test_what_is_no_element_or_no_spec_is_refused():
+    spec = symmetry_spec(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)),
+                         torch.randn(2, 2))  # fmt: skip
+    with pytest.raises(ArchitectureError, match=r"bound is 0\.5"):
+        spec.sample(bound=0.5)
+    element = spec.sample(0)
+    with pytest.raises(ArchitectureError, match=r"maps of the shapes \[\]; expected \[\(3,\)\]"):
+        spec.act({}, replace(element, maps=()))
+    (maps,) = spec.generators
+    place = maps.powers[0]
+    for wrong, words in [
+        (replace(maps, space="other"), "'other'"),
+        (replace(maps, powers=(place._replace(axis=1),)), "does not count it"),
+        (replace(maps, kind="linear", powers=(place._replace(power=2),)), "expected 1 or -1"),
+    ]:
+        with pytest.raises(ArchitectureError, match=words):
+            replace(spec, generators=(wrong,))
+    with pytest.raises(ArchitectureError, match="no symmetry spec"):
+        SymmetrySpec.from_json("{}")
+
+
+@pytest.mark.parametrize("first", range(0, 40, 8))
+def test_what_is_claimed_of_random_programs_holds(first: int):
+    for seed in range(first, first + 8):
+        program = RandomProgram(seed, steps=6)
+        engine = run_rules(program)
+        names = program.program.parameters
+        dims = {name: engine.values[ref].dims for name, ref in names.items()}
+        namer = Namer(engine, dims)
+        axes = {name: tuple(map(namer.axis, each)) for name, each in dims.items()}
+        spec = PermutationSpec(namer.spaces, axes)
+        known = Exponents(engine.values, names.values())
+        used = {ref for operation in program.operations for ref in operation.operands}
+        made = {ref for operation in program.operations for ref in operation.outputs if ref}
+        known.zero(*(made - used))
+        traced = Program(parameters=names, operations=program.operations)
+        symmetry = SymmetrySpec(spec, tuple(find_maps(known, traced, spec, namer)))
+        state = {name: program.tensors[ref] for name, ref in names.items()}
+        element = SymmetryElement(symmetry.sample(seed).maps, spec.identity())
+        moved = symmetry.act(state, element)
+        found = program.run({ref: moved[name] for name, ref in names.items()})
+        for ref in made - used:
+            assert difference(found[ref], program.tensors[ref]) < 1e-9, seed
