@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +350,19 @@ def test_soundness(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(SystemExit):
         module.main(line)
     assert rows(out)[0]["unsound"] == "3"
+
+
+def test_completeness(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = load("completeness")
+    line = ["--network", "LoRA", "--out", str(tmp_path / "completeness.csv")]
+    module.main(line)
+    (row,) = rows(tmp_path / "completeness.csv")
+    assert (row["derived"], row["jacobian"], row["status"]) == ("4", "4", "holds")
+    # A group that is too large is an exit code.
+    found = replace(module.null_space(*module.build("LoRA")), rank=10_000)
+    monkeypatch.setattr(module, "null_space", lambda network, inputs: found)
+    with pytest.raises(SystemExit):
+        module.main(line)
 
 
 def test_hostile(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -69,6 +69,7 @@ SAID: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "gpu": lambda a: {
         "channels": a.channels, "dtype": a.dtype, "backend": a.backend, "repeats": a.repeats,
     },
+    "completeness": lambda a: {"network": a.network},
     "hostile": lambda a: {},
     "initialisation": lambda a: {
         "network_layers": a.layers, "stack_depth": a.stack, "draws": a.draws,
