@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,11 @@ from converters.checkpoints import factor_names
 from converters.inspection import submodule_at
 from converters.populations.columns import natural
 from nngraph.errors import InvalidGraphError
+
+#: What applies a factor, by its number of axes.
+_APPLIED: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
+    2: F.linear, 3: F.conv1d, 4: F.conv2d, 5: F.conv3d
+}  # fmt: skip
 
 
 class LowRankPairs(nn.Module):
@@ -44,7 +49,8 @@ class LowRankPairs(nn.Module):
         for layer, pair in sorted(pairs.items(), key=lambda item: natural(item[0])):
             shapes = {key: tuple(tensors[name].shape) for key, name in pair.items()}
             ranks = [shapes[key][place] for key, place in (("A", 0), ("B", 1)) if key in shapes]
-            if len(ranks) < 2 or ranks[0] != ranks[1] or len(shapes["A"]) != len(shapes["B"]):
+            axes = {len(shape) for shape in shapes.values()}
+            if len(ranks) < 2 or ranks[0] != ranks[1] or len(axes) > 1 or not axes <= {*_APPLIED}:
                 raise InvalidGraphError(
                     f"the adapter's factors of {layer!r:.120} are {shapes}; expected A (rank, in) "
                     "and B (out, rank)."
@@ -66,6 +72,6 @@ class LowRankPairs(nn.Module):
         for x, names in zip(inputs, self._pairs, strict=True):
             for name in names:
                 weight = self.get_parameter(name)
-                x = F.linear(x, weight) if weight.dim() == 2 else F.conv2d(x, weight)
+                x = _APPLIED[weight.dim()](x, weight)
             found.append(x)
         return tuple(found)

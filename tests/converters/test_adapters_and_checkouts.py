@@ -22,6 +22,7 @@ from nngraph.zoo import find_problems
 
 Q = "base_model.model.layers.0.q_proj"
 CONV = "base_model.model.conv"
+SIX_AXES = (("A", 2, 5), ("B", 4, 2))
 
 
 def factors(rank: int, seed: int) -> dict[str, Tensor]:
@@ -75,6 +76,20 @@ def test_adapters_of_several_ranks_are_one_zoo(adapters: Path, tmp_path: Path):
         assert not any(p.column == "bias" for p in found.architecture.parameters)
 
 
+@pytest.mark.parametrize("axes", [1, 3])
+def test_factors_of_other_convolutions_are_chains_too(tmp_path: Path, axes: int):
+    window = (3,) * axes
+    own = {
+        f"{CONV}.lora_A.weight": torch.randn(2, 5, *window),
+        f"{CONV}.lora_B.weight": torch.randn(4, 2, *(1 for _ in window)),
+    }
+    adapter(tmp_path / "a" / "one", own, 2)
+    zoo = import_zoo(tmp_path / "zoo", tmp_path / "a")
+    assert [group.size for group in zoo.architecture.groups] == [5, 2, 4]
+    found = zoo.network(0).parameters()
+    assert all(torch.equal(found[name], value) for name, value in own.items())
+
+
 class Product(nn.Module):
     """The change of one layer, with its factors under the names of peft."""
 
@@ -104,8 +119,12 @@ def test_a_module_that_is_given_counts(tmp_path: Path):
         ({f"{Q}.lora_magnitude_vector": torch.ones(4)}, "1 tensors beside its low-rank factors"),
         ({f"{Q}.lora_B.weight": torch.ones(4, 9)}, r"expected A \(rank, in\) and B \(out, rank\)"),
         ({"k_proj.lora_A.weight": torch.ones(2, 5)}, "factors of 'k_proj'"),
+        (
+            {f"k.lora_{x}.weight": torch.ones(n, m, 1, 1, 1, 1) for x, n, m in SIX_AXES},
+            "factors of 'k'",
+        ),
     ],
-    ids=["dora", "ranks", "half"],
+    ids=["dora", "ranks", "half", "axes"],
 )
 def test_adapters_of_which_no_architecture_can_be_told(
     tmp_path: Path, change: dict[str, Tensor], words: str
