@@ -3,7 +3,13 @@
 from converters.checkpoints.adapters import factor_names, is_adapter
 from converters.checkpoints.arrays import laid_out, map_array, read_layout
 from converters.checkpoints.axes import to_torch_order
-from converters.checkpoints.checkpoint import Checkpoint, read_checkpoint, read_factors
+from converters.checkpoints.checkpoint import (
+    Checkpoint,
+    checkpoint_of,
+    has_tensors,
+    read_checkpoint,
+    read_factors,
+)
 from converters.checkpoints.folders import (
     ADAPTER,
     HUB,
@@ -17,7 +23,7 @@ from converters.checkpoints.kinds import CONTAINERS, Container, container_of, ki
 from converters.checkpoints.limits import MAX_BYTES, MemoryBudget, checked_path, read_json
 from converters.checkpoints.names import WRAPPERS, FittedNames, fitted, unwrapped
 from converters.checkpoints.pickles import plain
-from converters.checkpoints.requests import Request
+from converters.checkpoints.requests import Held, Request
 from converters.checkpoints.safe_files import read_safetensors
 from converters.checkpoints.tables import Value, as_value, columns_of, flattened, read_table
 
@@ -30,17 +36,20 @@ __all__ = [
     "Checkpoint",
     "Container",
     "FittedNames",
+    "Held",
     "MemoryBudget",
     "Request",
     "Value",
     "as_value",
     "checked_path",
+    "checkpoint_of",
     "columns_of",
     "container_of",
     "factor_names",
     "fetched_folder",
     "fitted",
     "flattened",
+    "has_tensors",
     "is_adapter",
     "is_cached",
     "is_checkout",

@@ -14,7 +14,7 @@ from converters.checkpoints.folders import ADAPTER, HUB, fetched, weights_in
 from converters.checkpoints.kinds import read_held
 from converters.checkpoints.limits import MAX_BYTES, MemoryBudget, read_json
 from converters.checkpoints.pickles import Record, plain
-from converters.checkpoints.requests import Request
+from converters.checkpoints.requests import Held, Request
 from converters.checkpoints.tables import Value, flattened
 from nngraph.errors import DataFileError
 
@@ -108,11 +108,7 @@ def _read(
     if folder is not None:
         path = weights_in(folder)
     container, held = read_held(path, request)
-    tensors, keys, found = _chosen(path, held.value, nested)
-    checkpoint = Checkpoint(
-        _checked(path, tensors, request.budget.max_bytes), container, keys,
-        {**held.facts, **_facts(found)}, {**held.aside, **_aside(found)}, notes=held.notes,
-    )  # fmt: skip
+    checkpoint = checkpoint_of(path, held, container, nested, request.budget.max_bytes)
     settings = path.parent / "config.json"
     if folder is not None and settings.is_file():
         told = flattened(read_json(settings, request.budget))
@@ -122,6 +118,21 @@ def _read(
     elif base is not None:
         raise DataFileError(f"{source} is no folder of an adapter, and has no base; leave it out.")
     return replace(checkpoint, tied=_tied(checkpoint.tensors))
+
+
+def checkpoint_of(
+    path: Path, held: Held, container: str, nested: str | None, max_bytes: int
+) -> Checkpoint:
+    """Return the state dict in what a file holds, or in a part of it, and what lay beside it.
+
+    Raises:
+        DataFileError: as :func:`read_checkpoint` does, naming ``path``.
+    """
+    tensors, keys, found = _chosen(path, held.value, nested)
+    return Checkpoint(
+        _checked(path, tensors, max_bytes), container, keys, {**held.facts, **_facts(found)},
+        {**held.aside, **_aside(found)}, notes=held.notes,
+    )  # fmt: skip
 
 
 def _with_base(
@@ -171,7 +182,7 @@ def _chosen(
         keys.append(str(key))
         held = mappings[key]
     if isinstance(held, Mapping) and not _is_state_dict(held):
-        # A module's own extra state, and numbers among the tensors.
+        # A module's own extra state, numbers and settings among the tensors.
         rest = {k: v for k, v in held.items() if not isinstance(v, Tensor)}
         if len(rest) < len(held) and all(_is_aside(k, v) for k, v in rest.items()):
             beside += [(str(k), v) for k, v in rest.items()]
@@ -206,7 +217,8 @@ def _is_state_dict(found: Mapping[Any, Any]) -> bool:
 def _is_aside(name: Any, value: Any) -> bool:
     told = value if isinstance(value, list) else [value]
     plain_ones = all(isinstance(one, int | float | str | None) for one in told)
-    return plain_ones or str(name).endswith(_EXTRA)
+    settings = isinstance(_opened(value), Mapping) and not has_tensors(value)
+    return plain_ones or settings or str(name).endswith(_EXTRA)
 
 
 def _key(path: Path, mappings: Mapping[Any, Any]) -> Any:
@@ -230,7 +242,7 @@ def _joined(path: Path, every: Mapping[Any, Mapping[Any, Any]]) -> dict[str, Ten
 def _facts(beside: Sequence[tuple[str, Any]]) -> dict[str, Value]:
     told: dict[str, Value] = {}
     for key, value in beside:
-        if not _count(value) or (isinstance(value, Tensor) and value.numel() == 1):
+        if not has_tensors(value) or (isinstance(value, Tensor) and value.numel() == 1):
             told.update(flattened(_plain(value), key[:128]))
     return {name: value for name, value in told.items() if value is not None}
 
@@ -255,6 +267,11 @@ def _aside(beside: Sequence[tuple[str, Any]]) -> dict[str, int]:
 def _count(value: Any) -> int:
     """Return how many tensors there are within a value, each once."""
     return sum(1 for _ in _tensors(value))
+
+
+def has_tensors(value: Any) -> bool:
+    """Whether there is a tensor within a value."""
+    return any(True for _ in _tensors(value))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -10,7 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.checkpoints import Checkpoint, MemoryBudget, Request, Value, plain, read_held
+from converters.checkpoints import (
+    Checkpoint,
+    Held,
+    MemoryBudget,
+    Request,
+    Value,
+    checkpoint_of,
+    columns_of,
+    flattened,
+    has_tensors,
+    plain,
+    read_held,
+)
 from converters.populations.networks import ForeignNetworks
 from nngraph.errors import InvalidGraphError
 from nngraph.settings import ImportSettings
@@ -24,19 +36,21 @@ _LISTS = {"weight": "weight", "weights": "weight", "bias": "bias", "biases": "bi
 def of_stack(file: Path, settings: ImportSettings, known: frozenset[str]) -> ForeignNetworks:
     """Return the networks of one file, and its entries of one value a network as columns.
 
-    It holds every parameter as ``[B, *shape]``; or lists of these, a tensor for each layer; or a
-    list of state dicts. Entries ``[B]``, ``[B, 1]`` and lists of B numbers or names beside them are
-    columns.
+    It holds every parameter as ``[B, *shape]``; or lists of these, a tensor for each layer, or a
+    list of tensors for each network; or a list of checkpoints. Entries ``[B]``, ``[B, 1]`` and
+    lists of B numbers, names or mappings of these are columns, as is what lies beside the weights
+    in a checkpoint.
 
     Args:
         known: names of parameters, where the architecture is given.
 
     Raises:
+        DataFileError: if one of a list of checkpoints is none.
         InvalidGraphError: if there are no networks, or entries are not of one length.
     """
     layout = None if settings.layout is None else Path(settings.layout)
     held = read_held(file, Request(MemoryBudget(settings.max_bytes), layout))[1].value
-    found = _Found(known)
+    found = _Found(file, settings, known)
     found.take(held, "")
     if found.states:
         count = len(found.states)
@@ -65,11 +79,10 @@ def of_stack(file: Path, settings: ImportSettings, known: frozenset[str]) -> For
     names = tuple(f"network {i}" for i in range(count))
     states = found.states
     if states:
-        digest = _digest({f"{i}.{n}": v for i, each in enumerate(states) for n, v in each.items()})
-        return ForeignNetworks(
-            names, lambda number: Checkpoint(dict(states[number]), "torch"), digest, columns,
-            paths=False,
-        )  # fmt: skip
+        digest = _digest(
+            {f"{i}.{n}": v for i, each in enumerate(states) for n, v in each.tensors.items()}
+        )
+        return ForeignNetworks(names, states.__getitem__, digest, columns, paths=False)
     return ForeignNetworks(
         names, lambda number: Checkpoint({n: v[number] for n, v in parameters.items()}, "torch"),
         _digest(parameters), columns, paths=False, stacked=parameters,
@@ -79,11 +92,11 @@ def of_stack(file: Path, settings: ImportSettings, known: frozenset[str]) -> For
 class _Found:
     """Parameters and columns, gathered from what a file holds."""
 
-    def __init__(self, known: frozenset[str]) -> None:
-        self.known = known
+    def __init__(self, file: Path, settings: ImportSettings, known: frozenset[str]) -> None:
+        self.file, self.settings, self.known = file, settings, known
         self.parameters: dict[str, Tensor] = {}
         self.columns: dict[str, Any] = {}
-        self.states: list[Mapping[str, Tensor]] = []
+        self.states: list[Checkpoint] = []
 
     def take(self, held: Any, name: str) -> None:
         """Sort an entry in, and those within it."""
@@ -100,7 +113,9 @@ class _Found:
 
     def _take_list(self, held: list[Any], name: str) -> None:
         if all(isinstance(value, Mapping) for value in held):
-            self.states = [{str(k): v for k, v in value.items()} for value in held]
+            self._take_mappings(held, name)
+        elif all(isinstance(value, list | tuple) and _are_tensors(value) for value in held):
+            self._take_list(self._by_layer(held, name), name)
         elif all(isinstance(value, Tensor) and value.dim() > 1 for value in held):
             last = _LISTS.get(name, name)
             for number, value in enumerate(held):
@@ -112,12 +127,61 @@ class _Found:
             one = (isinstance(v, Tensor) and v.numel() == 1 for v in held)
             self.columns[name] = [v.item() if o else v for v, o in zip(held, one, strict=True)]
 
+    def _take_mappings(self, held: list[Mapping[Any, Any]], name: str) -> None:
+        if not any(map(has_tensors, held)):
+            self.columns |= columns_of(flattened(value, name) for value in held)
+            return
+        if self.states:
+            raise InvalidGraphError(
+                f"{self.file}: {name!r:.99} is a second list of state dicts; expected one. Save "
+                "the networks that are meant in a file of their own."
+            )
+        settings = self.settings
+        for number, value in enumerate(held):
+            place = Path(f"{self.file}, network {number}")
+            own = Held(_with_layers(value))
+            self.states.append(
+                checkpoint_of(place, own, "torch", settings.nested, settings.max_bytes)
+            )
+        self.columns |= columns_of(state.facts for state in self.states)
+
+    def _by_layer(self, held: list[Any], name: str) -> list[Tensor]:
+        """Return a list of tensors for each network as a stack for each layer."""
+        if len({tuple(tensor.shape for tensor in each) for each in held}) > 1:
+            raise InvalidGraphError(
+                f"{self.file}: {name!r:.99} has a list of tensors for each network, and they are "
+                "not of the same shapes; expected them to be, or a list of state dicts."
+            )
+        return [torch.stack(layer) for layer in zip(*held, strict=True)]
+
     def _is_parameter(self, name: str, value: Tensor) -> bool:
-        ends = name.rpartition(".")[2] in _PARAMETERS
+        ends = _is_named(name)
         if self.known:
             ends = any(name == known or name.endswith(f".{known}") for known in self.known)
         one_each = value.dim() == 1 or (value.dim() == 2 and value.shape[1] == 1)
         return ends or not one_each
+
+
+def _are_tensors(values: Sequence[Any]) -> bool:
+    return bool(values) and all(isinstance(value, Tensor) for value in values)
+
+
+def _with_layers(state: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return lists of tensors, one for each layer, as parameters; single numbers as such."""
+    found: dict[Any, Any] = {}
+    for key, value in state.items():
+        if isinstance(value, list | tuple) and _are_tensors(value):
+            last = _LISTS.get(str(key), str(key))
+            found |= {f"layers.{i}.{last}": tensor for i, tensor in enumerate(value)}
+        elif isinstance(value, Tensor) and not value.dim() and not _is_named(str(key)):
+            found[key] = value.item()
+        else:
+            found[key] = value
+    return found
+
+
+def _is_named(name: str) -> bool:
+    return name.rpartition(".")[2] in _PARAMETERS
 
 
 def _column(file: Path, name: str, values: Any) -> Sequence[Value]:

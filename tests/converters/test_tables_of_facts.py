@@ -248,6 +248,37 @@ def test_texts_are_no_targets(noted: Zoo, tmp_path: Path):
         Fact("note", "text", ("a\x00",))
 
 
+def test_lists_of_checkpoints_and_of_tensors_are_networks_with_what_lies_beside(tmp_path: Path):
+    states = [mlp(3, i).state_dict() for i in range(4)]
+    layers = {"weights": ["0.weight", "2.weight"], "biases": ["0.bias", "2.bias"]}
+    each = [{key: [state[n] for n in names] for key, names in layers.items()} for state in states]
+    told = [{"acc": i / 4, "hp": {"lr": i}} for i in range(4)]
+    optimiser = {"state": {0: torch.zeros(3)}}
+    forms: dict[str, Any] = {
+        "beside": [{**s, "acc": torch.tensor(t["acc"])} for s, t in zip(states, told, strict=True)],
+        "nested": [
+            {"model": s, "optimizer": optimiser, **t} for s, t in zip(states, told, strict=True)
+        ],
+        "layers": [{**e, **t} for e, t in zip(each, told, strict=True)],
+        "lists": {key: [e[key] for e in each] for key in layers} | {"hp": told},
+    }
+    for name, held in forms.items():
+        torch.save(held, tmp_path / f"{name}.pt")
+        zoo = import_zoo(tmp_path / name, tmp_path / f"{name}.pt")
+        fact = "hp_acc" if name == "lists" else "acc"
+        assert zoo.fact(fact).tolist() == [0.0, 0.25, 0.5, 0.75], name
+        kept = list(zoo.network(2).parameters().values())
+        assert all(map(torch.equal, kept, mlp(3, 2).state_dict().values())), name
+    for held, error in (
+        ({"a": states, "b": states}, "'b' is a second list of state dicts"),
+        ({"weights": [each[0]["weights"], each[1]["weights"][:1]]}, "not of the same shapes"),
+        ([*states, {"epoch": 3}], r"bad\.pt, network 4: entry 'epoch'"),
+    ):
+        torch.save(held, tmp_path / "bad.pt")
+        with pytest.raises(NNGraphError, match=error):
+            import_zoo(tmp_path / "bad", tmp_path / "bad.pt")
+
+
 def test_texts_in_an_archive_of_numpy_are_facts(tmp_path: Path):
     values = {name: value.numpy() for name, value in stacked(6).items()}
     texts = {"kind": np.array(list("xyxyxy")), "raw": np.array([b"p", b"q", b"p"] * 2)}
