@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,26 @@ from converters.checkpoints.limits import (
 )
 from nngraph.errors import DataFileError, MissingDependencyError
 
+#: Characters in which the end of a header is looked for.
+_HEADER = 2**16
+#: How tables of numbers say that one is not known.
+_MISSING = frozenset(("", "na", "n/a", "none", "null"))
 #: What is known of a network: a number, a text, or nothing.
 Value = int | float | str | bool | None
 
 
-def read_table(path: str | Path, budget: MemoryBudget | None = None) -> dict[str, list[Value]]:
+def read_table(
+    path: str | Path, budget: MemoryBudget | None = None, texts: Collection[str] = ()
+) -> dict[str, list[Value]]:
     """Return the columns of a table by their names; an empty cell is ``None``.
 
-    Texts of a CSV are numbers where all in their column are, or empty. Read are ``.csv`` and
-    ``.tsv``, also packed with gzip, ``.json`` (a list of objects, or an object of lists),
-    ``.jsonl`` and ``.parquet``; values within values have dotted names.
+    Texts of a CSV are numbers where all in their column are, or say that nothing is known. Read are
+    ``.csv``, with semicolons or tabs too where its header has no commas, and ``.tsv``, also packed
+    with gzip, ``.json`` (a list of objects, or an object of lists), ``.jsonl`` and ``.parquet``;
+    values within values have dotted names.
+
+    Args:
+        texts: columns of a CSV whose cells stay as they are written.
 
     Raises:
         DataFileError: if it is damaged, too large, or no table.
@@ -44,22 +54,42 @@ def read_table(path: str | Path, budget: MemoryBudget | None = None) -> dict[str
             with gzip.open(io.BytesIO(data)) as file:
                 data = file.read(min(MAX_TEXT, budget.left // 8) + 1)
             budget.take(8 * len(data) if len(data) <= MAX_TEXT else budget.left + 1, path)
-        text = data.decode("utf-8-sig")
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataFileError(
+                f"{path} is no text of UTF-8, by its byte {error.start}. Save it as CSV in UTF-8."
+            ) from None
         if text.lstrip()[:1] in ("{", "["):
             return _of_json(path, text)
-        comma = "\t" if ".tsv" in path.name else ","
-        header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
-        if len(set(header)) < len(header) or any(len(row) != len(header) for row in rows if row):
-            raise ValueError("its rows are not as long as its header, or two columns share a name")
-        rows = [row for row in rows if row]
-        return {name: typed([row[i] for row in rows]) for i, name in enumerate(header)}
+        return _of_csv(path, text, texts)
+
+
+def _of_csv(path: Path, text: str, texts: Collection[str]) -> dict[str, list[Value]]:
+    first = text[:_HEADER].lstrip().partition("\n")[0]
+    comma = max(",;\t", key=first.count) if "," not in first else ","
+    comma = "\t" if ".tsv" in path.name else comma
+    header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
+    header = [name.strip() for name in header]
+    if (twice := _twice(header)) is not None:
+        raise DataFileError(f"{path} has the column {twice!r:.99} twice; rename one of them.")
+    for number, row in enumerate(rows, 1):
+        if row and len(row) != len(header):
+            raise DataFileError(
+                f"{path}: row {number} has {len(row)} cells; expected {len(header)}, as in its "
+                "header. Put texts with commas between quotes."
+            )
+    rows = [row for row in rows if row]
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    return {n: [c or None for c in v] if n in texts else typed(v) for n, v in columns.items()}
 
 
 def _of_json(path: Path, text: str) -> dict[str, list[Value]]:
     try:
-        held = json.loads(text)
-    except ValueError:
-        held = [json.loads(line) for line in text.splitlines() if line.strip()]
+        held = json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError:
+        lines = (line for line in text.splitlines() if line.strip())
+        held = [json.loads(line, object_pairs_hook=_once) for line in lines]
     if isinstance(held, dict) and held and all(isinstance(v, list) for v in held.values()):
         columns = {str(key): [as_value(v) for v in column] for key, column in held.items()}
         if len({len(column) for column in columns.values()}) > 1:
@@ -69,6 +99,22 @@ def _of_json(path: Path, text: str) -> dict[str, list[Value]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataFileError(f"{path} is JSON, and no table; expected a list of objects, one a row.")
     return columns_of([flattened(row) for row in rows])
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if (twice := _twice([name for name, _ in pairs])) is not None:
+        raise ValueError(f"it has {twice!r:.60} twice in one row")
+    return dict(pairs)
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    """Return the first name that was there before."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _read_parquet(path: Path, budget: MemoryBudget) -> dict[str, list[Value]]:
@@ -106,10 +152,12 @@ def columns_of(rows: Iterable[Mapping[str, Value]]) -> dict[str, list[Value]]:
 
 
 def typed(column: list[str]) -> list[Value]:
-    """Return texts as whole numbers, or real ones, if all of them that are not empty are."""
+    """Return texts as whole numbers, or real ones, if all of them are that say something."""
+    said = [text.strip().lower() for text in column]
+    blank = _MISSING if any(word not in _MISSING for word in said) else {""}
     for kind in (int, float):
         try:
-            return [kind(text) if text.strip() else None for text in column]
+            return [None if word in blank else kind(word) for word in said]
         except ValueError:
             continue
     return [text if text else None for text in column]

@@ -66,6 +66,12 @@ def choices_of(
     return found
 
 
+def text_columns(words: Sequence[str] | None) -> set[str]:
+    """Return names of columns that ``COLUMN:text`` and ``NAME=COLUMN:text`` may stand for."""
+    bare = {word.removesuffix(":text") for word in words or () if word.endswith(":text")}
+    return bare | {word.partition("=")[2] for word in bare}
+
+
 def fact_name(column: str) -> str:
     """Return a column's name with lower-case letters, digits and underscores alone."""
     name = re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
@@ -142,8 +148,16 @@ def _number(
             )
     if told and all(isinstance(v, int) and 0 <= v < _WHOLE for v in told):
         return Fact(choice.name), torch.tensor([int(v or 0) for v in told], dtype=torch.int64)
-    numbers = [math.nan if v is None else float(v) for v in told]
-    return Fact(choice.name, "float32"), torch.tensor(numbers, dtype=torch.float64).float()
+    numbers = torch.tensor([math.nan if v is None else float(v) for v in told], dtype=torch.float64)
+    held = numbers.float()
+    if (lost := held.isinf() & numbers.isfinite()).any():
+        number = int(lost.nonzero()[0])
+        raise DataFileError(
+            f"the column {choice.column!r:.99} says {told[number]!r:.60} of {names[number]!r}, "
+            f"more than float32 holds. Write {choice.column:.99}:text, or leave the column out by "
+            "naming the columns to keep (columns)."
+        )
+    return Fact(choice.name, "float32"), held
 
 
 def _text(value: Value) -> str:

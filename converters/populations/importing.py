@@ -13,6 +13,7 @@ from torch import Tensor
 from converters.chains.chain import Activations
 from converters.checkpoints import HUB, MemoryBudget, Value, fetched_folder, read_table
 from converters.populations.architectures import Architectures
+from converters.populations.columns import text_columns
 from converters.populations.exported import import_exported, is_exported
 from converters.populations.joining import join_rows, listed
 from converters.populations.knowledge import known_of
@@ -170,7 +171,8 @@ def _joined(
     words, path = str(settings.facts), Path(settings.facts)
     if words.startswith(HUB):
         path = fetched_folder(words, FETCHED)
-    table = read_table(path, MemoryBudget(settings.max_bytes))
+    texts = text_columns(settings.columns)
+    table = read_table(path, MemoryBudget(settings.max_bytes), texts)
     if not networks.paths and settings.key is None:
         count = len(next(iter(table.values()), ()))
         if count != len(names):

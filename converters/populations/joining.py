@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def join_rows(
     """Return the row of each network, the column that names it, and notes on what is left over.
 
     A network is named by its path, the end of one, with or without the ending, or by a folder that
-    has it alone; what names two networks names none.
+    has it alone; what names two networks names none. A number names a part with zeros before it,
+    and letters are the same however they are composed.
 
     Args:
         path: of the table, for messages.
@@ -125,7 +127,8 @@ def _places(names: Sequence[str]) -> dict[str, int | None]:
         bare = [*words[:-1], _ENDING.sub("", words[-1])]
         ends = range(1, len(words) + 1)
         runs = {"/".join(w[i:j]) for w in (words, bare) for j in ends for i in range(j)}
-        for run in runs:
+        runs |= {_plain(word) for word in bare}
+        for run in runs | {_composed(run) for run in runs}:
             places[run] = number if run not in places else None
     # A whole path stands for its network, though it may end another.
     return {**places, **{name: number for number, name in enumerate(names)}}
@@ -149,9 +152,16 @@ def _place(cell: Value, places: Mapping[str, int | None], matched: bool) -> int 
     if matched:
         return places.get(_plain(text))
     # Of another machine's path as much of its end as there is here.
-    parts = text.replace("\\", "/").strip("/").split("/")
-    ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    return next((places[end] for end in ends if end in places), None)
+    for said in dict.fromkeys((text, text.strip(), _composed(text.strip()))):
+        parts = said.replace("\\", "/").strip("/").split("/")
+        for start in range(len(parts)):
+            if (end := "/".join(parts[start:])) in places:
+                return places[end]
+    return None
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _plain(text: str) -> str:

@@ -346,7 +346,7 @@ def test_a_single_array_is_read_by_its_layout(tmp_path):
         ("varname,start_idx,end_idx,shape\nw,0,3,2\n", "row 1"),
         ("varname,start_idx,shape\nb,0,\nw/kernel:0,1,2\n", "row 2"),
         ("varname,start_idx,shape\nw,0,2\nw,2,2\n", "same name"),
-        ("varname,start_idx,shape\nw,0\n", "as long as its header"),
+        ("varname,start_idx,shape\nw,0\n", "row 1 has 2 cells; expected 3"),
         ("\x00\x01", "row|table|columns"),
     ],
 )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from converters import export_checkpoints, export_huggingface, import_zoo, to_architecture
-from converters.checkpoints import read_checkpoint
+from converters.checkpoints import read_checkpoint, read_table
 from converters.populations import architectures, columns
 from converters.populations.columns import ColumnChoice, fact_of
 from converters.populations.joining import join_rows
@@ -246,6 +246,63 @@ def test_texts_are_no_targets(noted: Zoo, tmp_path: Path):
         export_ogb(noted, tmp_path / "ogb", target="note")
     with pytest.raises(InvalidGraphError, match="has values"):
         Fact("note", "text", ("a\x00",))
+
+
+TIDY = {"file": ["a.pt", "b.pt"], "acc": [0.5, 0.25]}
+UNTIDY = [
+    ("file;acc\na.pt;0.5\nb.pt;0.25\n", TIDY),
+    ("\ufefffile\tacc\r\na.pt\t0.5\r\nb.pt\t0.25\r\n", TIDY),
+    ("file , acc\na.pt,0.5\n\nb.pt, 0.25\n", TIDY),
+    ("file,acc\na.pt,NA\nb.pt,0.25\n", {**TIDY, "acc": [None, 0.25]}),
+    ("file,norm\na.pt,none\nb.pt,none\n", {"file": TIDY["file"], "norm": ["none", "none"]}),
+    ("file,a;b\na.pt,1\n", {"file": ["a.pt"], "a;b": [1]}),  # commas count where there are some
+]
+
+
+@pytest.mark.parametrize(("text", "found"), UNTIDY, ids=range(len(UNTIDY)))
+def test_tables_that_are_less_tidy_are_read(tmp_path: Path, text: str, found: dict[str, Any]):
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    assert read_table(tmp_path / "t.csv") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (b"file,a,a\n", "has the column 'a' twice"),
+        (b"file,a\nx,1\ny,1,2\n", "row 2 has 3 cells; expected 2"),
+        ("file,gr\u00f6\u00dfe\n".encode("latin-1"), "by its byte 7. Save it as CSV in UTF-8"),
+        (b'[{"file": "x", "a": 1, "a": 2}]', "it has 'a' twice in one row"),
+    ],
+    ids=["column", "row", "encoding", "json"],
+)
+def test_tables_that_are_none_say_why(tmp_path: Path, text: bytes, error: str):
+    (tmp_path / "t.csv").write_bytes(text)
+    with pytest.raises(DataFileError, match=error):
+        read_table(tmp_path / "t.csv")
+
+
+def test_rows_name_files_however_numbers_and_letters_are_written():
+    def joined(cells: list[Any], names: list[str]) -> list[int | None]:
+        return join_rows(Path("t"), {"it": cells}, names, None, None)[0]
+
+    assert joined([7, 8], ["net/008.pt", "net/007.pt"]) == [1, 0]
+    assert joined([" a.pt", "b"], ["a.pt", "b.pt"]) == [0, 1]
+    assert joined(["\u00fc.pt"], ["u\u0308.pt"]) == joined(["u\u0308"], ["\u00fc.pt"]) == [0]
+    # A number of two files names none.
+    with pytest.raises(DataFileError, match="no row names a network"):
+        joined([7], ["07.pt", "007.pt"])
+
+
+def test_numbers_that_are_too_large_are_named_and_texts_stay_as_written(tmp_path: Path):
+    torch.save(stacked(2), tmp_path / "all.pt")
+    table = tmp_path / "t.csv"
+    table.write_text(f"id,big\n007,{10**40}\n1e3,1\n")
+    with pytest.raises(DataFileError, match=r"'big' says 1(0+) of 'network 0', more than float32"):
+        import_zoo(tmp_path / "no", tmp_path / "all.pt", facts=table)
+    words = ["id:text", "large=big:text"]
+    zoo = import_zoo(tmp_path / "zoo", tmp_path / "all.pt", facts=table, columns=words)
+    assert zoo.manifest.fact("id").values == ("007", "1e3")
+    assert zoo.manifest.fact("large").values == (str(10**40), "1")
 
 
 def test_lists_of_checkpoints_and_of_tensors_are_networks_with_what_lies_beside(tmp_path: Path):
