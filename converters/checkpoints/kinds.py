@@ -102,6 +102,10 @@ CONTAINERS = (
         "is a git-lfs pointer, which stands for the file; fetch that with `git lfs pull`, or "
         "download it",
     ),
+    Container(
+        "AppleDouble file", _begins(b"\0\5\x16\7"), None,
+        "is what macOS keeps beside a file that it copies, and no weights; delete it",
+    ),
     Container("hdf5", _begins(keras_files.MAGIC), keras_files.read_h5),
     Container("gguf", _begins(gguf_files.MAGIC), gguf_files.read_gguf),
     Container("npy", _begins(b"\x93NUMPY"), arrays.read_array),

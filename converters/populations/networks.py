@@ -82,7 +82,7 @@ def of_folder(folder: Path, settings: ImportSettings) -> ForeignNetworks:
         DataFileError: if there are none.
         InvalidGraphError: if the pattern of the files is none.
     """
-    places, beside = _entries(folder)
+    places, beside, links = _entries(folder)
     found = {file.relative_to(folder).as_posix(): file for file in sorted(places)}
     if settings.files is not None:
         try:
@@ -97,7 +97,13 @@ def of_folder(folder: Path, settings: ImportSettings) -> ForeignNetworks:
         raise DataFileError(f"{folder} has no files ending in {', '.join(SINGLE)}{that}.")
     digest = hashlib.sha256()
     for name, file in found.items():
-        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+        try:
+            size = file.stat().st_size if file.exists() else -1  # a link to nothing
+            digest.update(f"{name}\0{size}\0".encode())
+        except UnicodeEncodeError:
+            raise DataFileError(
+                f"{folder} has a file {name!r:.99}, whose name is no UTF-8; rename it."
+            ) from None
 
     paths = [places[file] for file in found.values()]
 
@@ -111,13 +117,15 @@ def of_folder(folder: Path, settings: ImportSettings) -> ForeignNetworks:
         return read_checkpoint(file, nested=settings.nested, max_bytes=most)
 
     notes = listed("files beside the weights of a checkout", beside)
+    notes += listed("links to folders, which are not entered", links)
     return ForeignNetworks(tuple(found), read, digest.hexdigest(), notes=notes)
 
 
-def _entries(folder: Path) -> tuple[dict[Path, Path], list[str]]:
-    """Return files with weights, what each is read by, and files that a checkout has beside."""
+def _entries(folder: Path) -> tuple[dict[Path, Path], list[str], list[str]]:
+    """Return files with weights, what each is read by, files beside those of a checkout, links."""
     found: dict[Path, Path] = {}
     beside: list[str] = []
+    links: list[str] = []
     for place, inner, names in os.walk(folder):
         here = Path(place)
         if is_cached(here):
@@ -127,6 +135,8 @@ def _entries(folder: Path) -> tuple[dict[Path, Path], list[str]]:
                 inner.clear()
                 found[here] = here
             continue
+        linked = (here / name for name in inner if (here / name).is_symlink())
+        links += [link.relative_to(folder).as_posix() for link in linked]
         ones = [here / name for name in names if _is_one(here / name)]
         if not is_checkout(here):
             found.update({file: file for file in ones})
@@ -136,12 +146,13 @@ def _entries(folder: Path) -> tuple[dict[Path, Path], list[str]]:
             weights = weights_in(here)
         found[weights] = here
         beside += [file.relative_to(folder).as_posix() for file in ones if file != weights]
-    return found, sorted(beside)
+    return found, sorted(beside), sorted(links)
 
 
 def _is_one(file: Path) -> bool:
     part = _PART.search(file.name) and any(file.parent.glob("*.index.json"))
-    return file.name.endswith(SINGLE) and not part and file.is_file()
+    there = file.is_file() or file.is_symlink()  # of a link to nothing its reader tells
+    return file.name.lower().endswith(SINGLE) and not part and there
 
 
 def of_layout(folder: Path, settings: ImportSettings) -> ForeignNetworks:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,24 @@ def test_files_that_cannot_be_read_stop_or_are_left_out_with_their_reasons(tmp_p
         import_zoo(tmp_path / "other", root, unreadable="leave", architecture=given)
     with pytest.raises(DataFileError, match=r"has no network that can be read\. 1 files"):
         import_zoo(tmp_path / "none", root, unreadable="leave", files="pointer")
+
+
+def test_files_of_odd_names_and_links_are_told(tmp_path: Path):
+    root = tmp_path / "nets"
+    root.mkdir()
+    torch.save(mlp(3, 0), root / "A.PT")
+    (root / "gone.pt").symlink_to(root / "nowhere.pt")
+    (root / "._A.pt").write_bytes(b"\0\5\x16\7" + bytes(99))
+    (root / "inner").symlink_to(root)
+    zoo = import_zoo(tmp_path / "zoo", root, unreadable="leave")
+    notes = zoo.manifest.recipe["notes"]
+    assert (len(zoo), notes[0]) == (1, "1 links to folders, which are not entered: inner")
+    assert [note.partition(":")[0] for note in notes[2:]] == ["._A.pt", "gone.pt"]
+    assert "what macOS keeps" in notes[2]
+    assert "No such file" in notes[3]
+    os.rename(root / "A.PT", os.fsencode(root) + b"/\xff.pt")
+    with pytest.raises(DataFileError, match="whose name is no UTF-8; rename it"):
+        import_zoo(tmp_path / "other", root)
 
 
 def stacked(count: int = 9, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
