@@ -66,7 +66,10 @@ def read_arrays(path: Path, request: Request) -> Held:
         found: dict[str, Any] = {}
         for entry in archive.infolist():
             with archive.open(entry) as file:
-                header = read_header(file, _NUMBERS + _TEXTS)  # type: ignore[arg-type]
+                try:
+                    header = read_header(file, _NUMBERS + _TEXTS)  # type: ignore[arg-type]
+                except ValueError as error:
+                    raise ValueError(f"{error}, in its array {entry.filename!r:.99}") from None
                 if header.start + header.size != entry.file_size:
                     raise ValueError(f"its array {entry.filename!r:.99} is not as long as it says")
                 data = bytearray(file.read())
@@ -80,7 +83,7 @@ def read_arrays(path: Path, request: Request) -> Held:
 
 
 def _texts(data: bytearray, header: Header, name: str) -> str | list[str]:
-    if len(header.shape) > 1:
+    if len(header.shape) > 1 and header.shape[1:] != (1,):
         raise ValueError(f"its texts {name!r:.99} have the shape {header.shape}; expected a list")
     held = np.frombuffer(data, header.dtype).tolist()
     texts = [text.decode() if isinstance(text, bytes) else str(text) for text in held]

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from nngraph.errors import DataFileError, MissingDependencyError
 _HEADER = 2**16
 #: How tables of numbers say that one is not known.
 _MISSING = frozenset(("", "na", "n/a", "none", "null"))
+_TRUTHS = {"true": True, "false": False}
+#: A number with a decimal point, and one with a decimal comma or none.
+_POINT, _COMMA = re.compile(r"[+-]?\d*\.\d+"), re.compile(r"[+-]?\d+(,\d+)?")
 #: What is known of a network: a number, a text, or nothing.
 Value = int | float | str | bool | None
 
@@ -33,10 +37,11 @@ def read_table(
 ) -> dict[str, list[Value]]:
     """Return the columns of a table by their names; an empty cell is ``None``.
 
-    Texts of a CSV are numbers where all in their column are, or say that nothing is known. Read are
-    ``.csv``, with semicolons or tabs too where its header has no commas, and ``.tsv``, also packed
-    with gzip, ``.json`` (a list of objects, or an object of lists), ``.jsonl`` and ``.parquet``;
-    values within values have dotted names.
+    Texts of a CSV are numbers or truths where all in their column are, or say that nothing is
+    known. Read are ``.csv``, with tabs or semicolons too where its header has no commas (and with
+    decimal commas, between semicolons, where no number has a point), and ``.tsv``, also packed with
+    gzip, ``.json`` (a list of objects, or an object of lists), ``.jsonl`` and ``.parquet``; values
+    within values have dotted names.
 
     Args:
         texts: columns of a CSV whose cells stay as they are written.
@@ -54,8 +59,11 @@ def read_table(
             with gzip.open(io.BytesIO(data)) as file:
                 data = file.read(min(MAX_TEXT, budget.left // 8) + 1)
             budget.take(8 * len(data) if len(data) <= MAX_TEXT else budget.left + 1, path)
+        if data[:4] == b"PK\3\4":
+            raise DataFileError(f"{path} is an archive, perhaps a spreadsheet. Save it as CSV.")
         try:
-            text = data.decode("utf-8-sig")
+            wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+            text = data.decode("utf-16" if wide else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataFileError(
                 f"{path} is no text of UTF-8, by its byte {error.start}. Save it as CSV in UTF-8."
@@ -71,6 +79,8 @@ def _of_csv(path: Path, text: str, texts: Collection[str]) -> dict[str, list[Val
     comma = "\t" if ".tsv" in path.name else comma
     header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
     header = [name.strip() for name in header]
+    if header[-1:] == [""] and all(row[len(header) - 1 :] in ([], [""]) for row in rows):
+        header, rows = header[:-1], [row[: len(header) - 1] for row in rows]  # a last comma
     if (twice := _twice(header)) is not None:
         raise DataFileError(f"{path} has the column {twice!r:.99} twice; rename one of them.")
     for number, row in enumerate(rows, 1):
@@ -81,7 +91,19 @@ def _of_csv(path: Path, text: str, texts: Collection[str]) -> dict[str, list[Val
             )
     rows = [row for row in rows if row]
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
-    return {n: [c or None for c in v] if n in texts else typed(v) for n, v in columns.items()}
+    pointed = comma != ";" or any(_POINT.fullmatch(cell.strip()) for row in rows for cell in row)
+    return {
+        n: [c or None for c in v] if n in texts else typed(v if pointed else _pointed(v))
+        for n, v in columns.items()
+    }
+
+
+def _pointed(column: list[str]) -> list[str]:
+    """Return numbers with a point in place of a decimal comma, if all are numbers."""
+    said = [text.strip() for text in column]
+    if all(text.lower() in _MISSING or _COMMA.fullmatch(text) for text in said):
+        return [text.replace(",", ".") for text in said]
+    return column
 
 
 def _of_json(path: Path, text: str) -> dict[str, list[Value]]:
@@ -152,23 +174,29 @@ def columns_of(rows: Iterable[Mapping[str, Value]]) -> dict[str, list[Value]]:
 
 
 def typed(column: list[str]) -> list[Value]:
-    """Return texts as whole numbers, or real ones, if all of them are that say something."""
+    """Return texts as whole numbers, real ones or truths, if all are that say something."""
     said = [text.strip().lower() for text in column]
     blank = _MISSING if any(word not in _MISSING for word in said) else {""}
-    for kind in (int, float):
+    for kind in (int, float, _TRUTHS.__getitem__):
         try:
-            return [None if word in blank else kind(word) for word in said]
-        except ValueError:
+            return [None if word in blank else kind(_unjoined(word)) for word in said]
+        except (ValueError, KeyError):
             continue
     return [text if text else None for text in column]
+
+
+def _unjoined(word: str) -> str:
+    if "_" in word:  # the name 1_0, which Python reads as ten
+        raise ValueError
+    return word
 
 
 def as_value(found: Any) -> Value:
     """Return one value of JSON or of a checkpoint as a number or text; a list as a text of both."""
     if isinstance(found, list | tuple) and all(isinstance(v, int | float | str) for v in found):
         return ",".join(str(v) for v in found[:64])[:256]
-    if isinstance(found, int) and not isinstance(found, bool) and abs(found) >= 2**63:
-        return float(found) if abs(found) < 2**1000 else math.inf
+    if isinstance(found, int) and abs(found) >= 2**1000:
+        return math.inf
     return found if isinstance(found, bool | int | float | str) else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ KINDS = ("number", "class", "text")
 _SPLITS = {"training": 0, "validation": 1, "valid": 1, "dev": 1, "testing": 2}
 _SPLITS |= {name: number for number, name in enumerate(SPLITS)}
 _WHOLE = 2**62
+#: Larger whole numbers, such as seeds, are others as real numbers.
+_EXACT, _LARGEST = 2**53, 2**1000
 #: Bytes of the texts of one column that a manifest keeps.
 _MAX_TEXTS = 2**26
 #: Characters of a text that tables of csv take.
@@ -134,7 +136,8 @@ def _numbered(
 def _kind(known: Sequence[Value]) -> str:
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
         return "number"
-    return "class" if len(set(known)) < len(known) or len(known) < 2 else "text"
+    few = len(set(known)) < len(known) or len(known) < 2
+    return "class" if few or all(isinstance(value, bool) for value in known) else "text"
 
 
 def _number(
@@ -148,16 +151,23 @@ def _number(
             )
     if told and all(isinstance(v, int) and 0 <= v < _WHOLE for v in told):
         return Fact(choice.name), torch.tensor([int(v or 0) for v in told], dtype=torch.int64)
-    numbers = torch.tensor([math.nan if v is None else float(v) for v in told], dtype=torch.float64)
+    numbers = torch.tensor([_real(v) for v in told], dtype=torch.float64)
     held = numbers.float()
-    if (lost := held.isinf() & numbers.isfinite()).any():
+    large = [isinstance(v, int) and abs(v) > _EXACT and choice.kind is None for v in told]
+    if (lost := (held.isinf() & numbers.isfinite()) | torch.tensor(large)).any():
         number = int(lost.nonzero()[0])
         raise DataFileError(
             f"the column {choice.column!r:.99} says {told[number]!r:.60} of {names[number]!r}, "
-            f"more than float32 holds. Write {choice.column:.99}:text, or leave the column out by "
-            "naming the columns to keep (columns)."
+            f"more than float32 holds. Write {choice.column:.99}:text (or :number, where it may be "
+            "rounded), or leave the column out by naming the columns to keep (columns)."
         )
     return Fact(choice.name, "float32"), held
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, int):
+        return float(max(-_LARGEST, min(value, _LARGEST)))
+    return math.nan if value is None else float(value)
 
 
 def _text(value: Value) -> str:

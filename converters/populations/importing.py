@@ -115,7 +115,7 @@ def import_zoo(
     taken = [number for number in taken if scan.look(number, _row(table, rows[number]))]
     if not taken:
         raise DataFileError(f"{source} has no network that can be read. {' '.join(scan.notes())}")
-    default = [name for name in (*table, *networks.columns) if name != key]
+    default = [name for name in (*table, *networks.columns) if name and name != key]
     known = known_of(source, networks, taken, scan.columns(), default, settings)
     dtype = chosen_dtype(scan.dtypes, settings.dtype)
     jobs = []
@@ -173,6 +173,8 @@ def _joined(
         path = fetched_folder(words, FETCHED)
     texts = text_columns(settings.columns)
     table = read_table(path, MemoryBudget(settings.max_bytes), texts)
+    if not any(table.values()):
+        raise DataFileError(f"{path} has no rows; expected one a network.")
     if not networks.paths and settings.key is None:
         count = len(next(iter(table.values()), ()))
         if count != len(names):

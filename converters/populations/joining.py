@@ -165,5 +165,8 @@ def _composed(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a number without the zeros before it."""
-    return str(int(text)) if re.fullmatch(r"\d{1,18}", text) else text
+    """Return a number without the zeros around it."""
+    if not re.fullmatch(r"\d{1,18}(\.\d{1,18})?", text, re.ASCII):
+        return text
+    whole, _, rest = text.partition(".")
+    return ".".join(filter(None, (whole.lstrip("0") or "0", rest.rstrip("0"))))

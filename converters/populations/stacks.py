@@ -107,6 +107,7 @@ class _Found:
         elif isinstance(held, Tensor):
             tensors = self.parameters if self._is_parameter(name, held) else self.columns
             if held.dim():  # one number is of the whole file
+                self._check_new(name)
                 tensors[name] = held
         elif isinstance(held, list | tuple) and held:
             self._take_list(list(held), name)
@@ -126,6 +127,13 @@ class _Found:
         else:
             one = (isinstance(v, Tensor) and v.numel() == 1 for v in held)
             self.columns[name] = [v.item() if o else v for v, o in zip(held, one, strict=True)]
+
+    def _check_new(self, name: str) -> None:
+        if name in self.parameters or name in self.columns:
+            raise InvalidGraphError(
+                f"{self.file} has {name!r:.99} twice, within others. Save the networks as a list "
+                "of state dicts, or stacked: every parameter once, (B, *shape)."
+            )
 
     def _take_mappings(self, held: list[Mapping[Any, Any]], name: str) -> None:
         if not any(map(has_tensors, held)):

@@ -83,6 +83,10 @@ class ImportSettings:
 
     def __post_init__(self) -> None:
         check_whole(self, "shard_size", "max_bytes", error=InvalidGraphError)
+        if isinstance(self.columns, str):
+            raise InvalidGraphError(
+                f"columns is {self.columns!r:.99}; expected a list, [{self.columns!r:.99}]."
+            )
         for name, other in (("key", "facts"), ("match", "facts"), ("manifest", "layout")):
             if getattr(self, name) is not None and getattr(self, other) is None:
                 raise InvalidGraphError(

@@ -156,6 +156,9 @@ def test_tables_that_do_not_fit_are_refused_in_words(folder: Path, tmp_path: Pat
     other = written(tmp_path / "v.csv", [{"id": f"net{i}", "acc": 1.5} for i in range(3)])
     crossed = [{"a": "run_1", "b": "run_2"}, {"a": "run_2", "b": "run_1"}]
     both = written(tmp_path / "w.csv", crossed)
+    (bare := tmp_path / "bare.csv").write_text("run,acc\n")
+    refused("has no rows; expected one a network", facts=bare)
+    refused("columns is 'depth'; expected a list", InvalidGraphError, facts=table, columns="depth")
     refused("no row names a network. The networks are run_0/a.pt", facts=other)
     refused(r"rows 1 and 9 are both of 'run_7/a.pt', by the column 'run'", facts=twice)
     refused("the columns 'a', 'b' name networks, and not the same", facts=both)
@@ -184,6 +187,9 @@ KINDS = [
     (["net10", "net9", None], "class", ("int64", ("net9", "net10", "")), [1, 0, 2]),
     (["x", "a", "c"], None, ("text", ("x", "a", "c")), [0, 1, 2]),  # a text each: as they come
     ([True, False, True], None, ("int64", ("false", "true")), [1, 0, 1]),
+    ([True, False], None, ("int64", ("false", "true")), [1, 0]),
+    ([2**63, 1, 2], "number", ("float32", ()), [2.0**63, 1.0, 2.0]),
+    ([2**60, 1, 2], None, ("int64", ()), [2**60, 1, 2]),
     ([10, 9, 10], "class", ("int64", ("9", "10")), [1, 0, 1]),
     ([10, 9, 10], "text", ("text", ("10", "9")), [0, 1, 0]),
     (["two\r\nlines", "\x00", "a"], "text", ("text", ("two\nlines", "a", "")), [0, 2, 1]),
@@ -255,14 +261,21 @@ UNTIDY = [
     ("file , acc\na.pt,0.5\n\nb.pt, 0.25\n", TIDY),
     ("file,acc\na.pt,NA\nb.pt,0.25\n", {**TIDY, "acc": [None, 0.25]}),
     ("file,norm\na.pt,none\nb.pt,none\n", {"file": TIDY["file"], "norm": ["none", "none"]}),
+    ("file;acc\na.pt;0,5\nb.pt;0,25\n", TIDY),
+    ("file;acc;b\na.pt;0.5;8,8\nb.pt;0.25;8,4\n", {**TIDY, "b": ["8,8", "8,4"]}),
+    ("file,acc,\na.pt,0.5,\nb.pt,0.25,\n", TIDY),
+    ("file,ok\na.pt,True\nb.pt,FALSE\n", {"file": TIDY["file"], "ok": [True, False]}),
+    ("file,run\na.pt,1_0\nb.pt,1_1\n", {"file": TIDY["file"], "run": ["1_0", "1_1"]}),
+    (f"file,seed\na.pt,{2**70}\n", {"file": ["a.pt"], "seed": [2**70]}),
     ("file,a;b\na.pt,1\n", {"file": ["a.pt"], "a;b": [1]}),  # commas count where there are some
 ]
 
 
 @pytest.mark.parametrize(("text", "found"), UNTIDY, ids=range(len(UNTIDY)))
 def test_tables_that_are_less_tidy_are_read(tmp_path: Path, text: str, found: dict[str, Any]):
-    (tmp_path / "t.csv").write_bytes(text.encode())
-    assert read_table(tmp_path / "t.csv") == found
+    for data in (text.encode(), text.removeprefix("\ufeff").encode("utf-16")):
+        (tmp_path / "t.csv").write_bytes(data)
+        assert read_table(tmp_path / "t.csv") == found
 
 
 @pytest.mark.parametrize(
@@ -272,8 +285,9 @@ def test_tables_that_are_less_tidy_are_read(tmp_path: Path, text: str, found: di
         (b"file,a\nx,1\ny,1,2\n", "row 2 has 3 cells; expected 2"),
         ("file,gr\u00f6\u00dfe\n".encode("latin-1"), "by its byte 7. Save it as CSV in UTF-8"),
         (b'[{"file": "x", "a": 1, "a": 2}]', "it has 'a' twice in one row"),
+        (b"PK\3\4 and more", "perhaps a spreadsheet"),
     ],
-    ids=["column", "row", "encoding", "json"],
+    ids=["column", "row", "encoding", "json", "spreadsheet"],
 )
 def test_tables_that_are_none_say_why(tmp_path: Path, text: bytes, error: str):
     (tmp_path / "t.csv").write_bytes(text)
@@ -286,6 +300,7 @@ def test_rows_name_files_however_numbers_and_letters_are_written():
         return join_rows(Path("t"), {"it": cells}, names, None, None)[0]
 
     assert joined([7, 8], ["net/008.pt", "net/007.pt"]) == [1, 0]
+    assert joined([0.1, 1], ["1.0.pt", "0.10.pt"]) == [1, 0]
     assert joined([" a.pt", "b"], ["a.pt", "b.pt"]) == [0, 1]
     assert joined(["\u00fc.pt"], ["u\u0308.pt"]) == joined(["u\u0308"], ["\u00fc.pt"]) == [0]
     # A number of two files names none.
@@ -299,6 +314,11 @@ def test_numbers_that_are_too_large_are_named_and_texts_stay_as_written(tmp_path
     table.write_text(f"id,big\n007,{10**40}\n1e3,1\n")
     with pytest.raises(DataFileError, match=r"'big' says 1(0+) of 'network 0', more than float32"):
         import_zoo(tmp_path / "no", tmp_path / "all.pt", facts=table)
+    # Seeds would be one another's, as real numbers.
+    seeds = torch.tensor([-(2**60), 1 - 2**60])
+    torch.save({**stacked(2), "seed": seeds}, tmp_path / "seeds.pt")
+    with pytest.raises(DataFileError, match=r"more than float32 holds\. Write seed:text"):
+        import_zoo(tmp_path / "no", tmp_path / "seeds.pt")
     words = ["id:text", "large=big:text"]
     zoo = import_zoo(tmp_path / "zoo", tmp_path / "all.pt", facts=table, columns=words)
     assert zoo.manifest.fact("id").values == ("007", "1e3")
@@ -352,9 +372,11 @@ def test_texts_in_an_archive_of_numpy_are_facts(tmp_path: Path):
     found = read_checkpoint(tmp_path / "one.npz")
     assert (len(found.tensors), found.facts) == (4, {"tags": "a,b", "by": "me"})
     # Texts that are no text, and tables of them, are named.
-    for odd in (np.array([b"\xff"] * 6), np.array([["a", "b"]] * 6)):
+    days = np.array(["2024-01-01"] * 6, "datetime64[D]")
+    for odd in (np.array([b"\xff"] * 6), np.array([["a", "b"]] * 6), days):
         np.savez(tmp_path / "odd.npz", **values, odd=odd)
-        with pytest.raises(DataFileError, match=r"odd.npz is damaged.*(decode|'odd' have the)"):
+        words = r"odd.npz is damaged.*(decode|'odd' have the|in its array 'odd)"
+        with pytest.raises(DataFileError, match=words):
             import_zoo(tmp_path / "other", tmp_path / "odd.npz")
 
 
@@ -649,6 +671,10 @@ def test_entries_of_a_stack_that_do_not_fit_are_named(tmp_path: Path):
     torch.save({**stacked(), "acc": [[1.0]] * 6}, tmp_path / "b.pt")
     with pytest.raises(InvalidGraphError, match="'acc' is a list of list; expected numbers"):
         import_zoo(tmp_path / "zoo", tmp_path / "b.pt")
+    # Networks beside one another are no stack, of which one would be left.
+    torch.save({f"net{i}": mlp(1, i).state_dict() for i in range(2)}, tmp_path / "d.pt")
+    with pytest.raises(InvalidGraphError, match=r"d.pt has '0.weight' twice.*as a list"):
+        import_zoo(tmp_path / "zoo", tmp_path / "d.pt")
     torch.save({**stacked(), "0.scale": torch.rand(6, 4)}, tmp_path / "c.pt")
     with pytest.raises(InvalidGraphError, match=r"c.pt: .*'0.scale' of shape"):
         import_zoo(tmp_path / "zoo", tmp_path / "c.pt")
