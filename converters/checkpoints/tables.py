@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ _HEADER = 2**16
 #: How tables of numbers say that one is not known.
 _MISSING = frozenset(("", "na", "n/a", "none", "null"))
 _TRUTHS = {"true": True, "false": False}
-#: A number with a decimal point, and one with a decimal comma or none.
-_POINT, _COMMA = re.compile(r"[+-]?\d*\.\d+"), re.compile(r"[+-]?\d+(,\d+)?")
 #: What is known of a network: a number, a text, or nothing.
 Value = int | float | str | bool | None
 
@@ -38,10 +35,9 @@ def read_table(
     """Return the columns of a table by their names; an empty cell is ``None``.
 
     Texts of a CSV are numbers or truths where all in their column are, or say that nothing is
-    known. Read are ``.csv``, with tabs or semicolons too where its header has no commas (and with
-    decimal commas, between semicolons, where no number has a point), and ``.tsv``, also packed with
-    gzip, ``.json`` (a list of objects, or an object of lists), ``.jsonl`` and ``.parquet``; values
-    within values have dotted names.
+    known. Read are ``.csv``, with tabs or semicolons too where its header has no commas, and
+    ``.tsv``, also packed with gzip, ``.json`` (a list of objects, or an object of lists),
+    ``.jsonl`` and ``.parquet``; values within values have dotted names.
 
     Args:
         texts: columns of a CSV whose cells stay as they are written.
@@ -91,19 +87,7 @@ def _of_csv(path: Path, text: str, texts: Collection[str]) -> dict[str, list[Val
             )
     rows = [row for row in rows if row]
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
-    pointed = comma != ";" or any(_POINT.fullmatch(cell.strip()) for row in rows for cell in row)
-    return {
-        n: [c or None for c in v] if n in texts else typed(v if pointed else _pointed(v))
-        for n, v in columns.items()
-    }
-
-
-def _pointed(column: list[str]) -> list[str]:
-    """Return numbers with a point in place of a decimal comma, if all are numbers."""
-    said = [text.strip() for text in column]
-    if all(text.lower() in _MISSING or _COMMA.fullmatch(text) for text in said):
-        return [text.replace(",", ".") for text in said]
-    return column
+    return {n: [c or None for c in v] if n in texts else typed(v) for n, v in columns.items()}
 
 
 def _of_json(path: Path, text: str) -> dict[str, list[Value]]:

@@ -261,7 +261,7 @@ UNTIDY = [
     ("file , acc\na.pt,0.5\n\nb.pt, 0.25\n", TIDY),
     ("file,acc\na.pt,NA\nb.pt,0.25\n", {**TIDY, "acc": [None, 0.25]}),
     ("file,norm\na.pt,none\nb.pt,none\n", {"file": TIDY["file"], "norm": ["none", "none"]}),
-    ("file;acc\na.pt;0,5\nb.pt;0,25\n", TIDY),
+    # No decimal commas: widths look like them.
     ("file;acc;b\na.pt;0.5;8,8\nb.pt;0.25;8,4\n", {**TIDY, "b": ["8,8", "8,4"]}),
     ("file,acc,\na.pt,0.5,\nb.pt,0.25,\n", TIDY),
     ("file,ok\na.pt,True\nb.pt,FALSE\n", {"file": TIDY["file"], "ok": [True, False]}),
