@@ -17,7 +17,7 @@ from typing import Any
 import harness
 
 # The networks of the tests, and what is known to be missed.
-sys.path += [str(Path(__file__).parents[1] / "tests" / "converters" / "symmetry")]
+sys.path += [str(Path(__file__).parents[1] / "tests/converters" / room) for room in ("", "symmetry")]
 
 from group_cases import CASES, MISSED, build
 

@@ -105,6 +105,11 @@ class PermutationSpec:
         """Every space by its name."""
         return {space.name: space for space in self.spaces}
 
+    @cached_property
+    def first_names(self) -> dict[str, str]:
+        """The name in :attr:`parameters` of every tensor that has others, by those."""
+        return {other: name for name, others in self.aliases.items() for other in others}
+
     @property
     def free_spaces(self) -> tuple[Space, ...]:
         """The spaces that may be relabelled."""
@@ -166,11 +171,10 @@ class PermutationSpec:
         count = self.permutations.check(relabelling)
         if count is not None:
             raise ArchitectureError(f"a stack of {count} relabellings; expected a single one.")
-        first_names = {other: name for name, others in self.aliases.items() for other in others}
         done: dict[str, Tensor] = {}
         result: dict[str, Tensor] = {}
         for name, tensor in state.items():
-            own = first_names.get(name, name)
+            own = self.first_names.get(name, name)
             if own not in self.parameters:
                 raise ArchitectureError(
                     f"tensor {name!r} is not one of this spec's; expected "

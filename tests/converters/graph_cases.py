@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ from converters.from_modules import build_architecture
 from converters.symmetry import Derivation, permutation_spec
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.graph.topology.topology import Topology
+
+
+class Function(nn.Module):
+    """A function of one tensor as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 def check_graph(

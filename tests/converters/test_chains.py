@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from graph_cases import Function
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -302,15 +303,6 @@ BETWEEN: tuple[Callable[[random.Random], Any], ...] = (
 
 def sine_of(w0: float) -> nn.Module:
     return Function(lambda x: torch.sin(w0 * x))
-
-
-class Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @pytest.mark.parametrize("seed", range(20))

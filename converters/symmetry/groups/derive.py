@@ -10,7 +10,8 @@ from torch import nn
 from converters.inspection import named_tensors
 from converters.symmetry.derive import derive_named
 from converters.symmetry.groups.acting import is_whole
-from converters.symmetry.groups.rules import Exponents, Place, apply_rule
+from converters.symmetry.groups.exponents import Exponents, Place
+from converters.symmetry.groups.rules import apply_rule
 from converters.symmetry.groups.spec import (
     MapKind,
     NeuronMaps,
@@ -72,8 +73,7 @@ def find_maps(
     """
     for operation in program.operations:
         apply_rule(known, operation)
-    first = {other: name for name, others in spec.aliases.items() for other in others}
-    names = {ref: first.get(name, name) for name, ref in program.parameters.items()}
+    names = {ref: spec.first_names.get(name, name) for name, ref in program.parameters.items()}
     scales, signs = (system.null_space() for system in known.systems)
     matrices: list[NeuronMaps] = []
     kinds: tuple[tuple[MapKind, Sequence[Mapping[Place, int]]], ...] = (

@@ -14,21 +14,17 @@ cancels them too. Where signs alone cancel, as in a Gram matrix or an RMS norm, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
 from converters.activations import operator_activation
 from converters.symmetry.dims import Dim
-from converters.symmetry.groups.occurrences import Occurrence, occurrences
-from converters.symmetry.groups.system import System
+from converters.symmetry.groups.exponents import Exponents, row
+from converters.symmetry.groups.occurrences import occurrences
 from converters.symmetry.program import Operation, Ref, references
 from converters.symmetry.values import Value
 
-#: (tensor, axis, space, which of its occurrences there): one exponent
-Place = tuple[Ref, int, Dim, int]
-#: the places of one axis by space and number
-OfAxis = Mapping[tuple[Dim, int], Place]
 #: exponents that a function of one number turns e into k e; ``None``: e must be zero
 Degrees = tuple[Fraction | int | None, Fraction | int | None]
 
@@ -42,137 +38,6 @@ _POWERS: dict[str, Degrees] = {
     "sqrt": (Fraction(1, 2), None), "rsqrt": (Fraction(-1, 2), None), "sign": (0, 1),
     "sgn": (0, 1),
 }  # fmt: skip
-
-
-class Exponents:
-    """The exponents of all tensors of a program, and what its operations demand of them.
-
-    Args:
-        values: every tensor after the pass of the permutation rules.
-        parameters: those of which the exponents are wanted.
-    """
-
-    def __init__(self, values: Mapping[Ref, Value], parameters: Iterable[Ref]) -> None:
-        self.values = values
-        self._occurrences: dict[Ref, list[Occurrence]] = {}
-        #: spaces that a tensor counts and along which its entries are alike
-        self.alike: dict[Ref, set[Dim]] = {}
-        #: spaces along which some operation goes neuron by neuron: no matrix may mix these
-        self.entrywise: set[Dim] = set()
-        #: of positive scales, and of signs
-        self.systems = (System[Place](None), System[Place](2))
-        kept = [place for ref in parameters for places in self.of(ref).values() for place in places]
-        for system in self.systems:
-            system.kept.update(dict.fromkeys(kept))
-
-    # -- where exponents are ----------------------------------------------------------------------
-
-    def occurrences(self, ref: Any) -> list[Occurrence]:
-        """Return where a tensor counts spaces that may be relabelled, whatever its entries are."""
-        value = self.values.get(ref) if isinstance(ref, Ref) else None
-        if value is None:
-            return []
-        if ref not in self._occurrences:
-            self._occurrences[ref] = occurrences(value)
-        return self._occurrences[ref]
-
-    def axis(self, ref: Ref | None, axis: int) -> OfAxis:
-        """Return the places of one axis."""
-        if ref is None or not self.varies(self.values[ref]):
-            return {}
-        axis %= self.rank(ref)
-        return {
-            (o.space, o.number): (ref, axis, o.space, o.number)
-            for o in self.occurrences(ref) if o.axis == axis
-        }
-
-    def counted(self, ref: Any) -> set[Dim]:
-        """Return the spaces along which entries of a tensor may differ, whatever these are."""
-        found = {o.space for o in self.occurrences(ref)}
-        return found - self.alike[ref] if ref in self.alike else found
-
-    def apart(self, *refs: Any) -> None:
-        """Let no matrix mix the neurons of the spaces that tensors count."""
-        for ref in refs:
-            self.entrywise |= self.counted(ref)
-
-    def one_by_one(self, ref: Ref, axis: int) -> None:
-        """Let no matrix mix the neurons that one axis of a tensor counts."""
-        axis %= self.rank(ref)
-        self.entrywise.update(o.space for o in self.occurrences(ref) if o.axis == axis)
-
-    @staticmethod
-    def varies(value: Value) -> bool:
-        """Whether a tensor may be scaled at all: a constant and indices may not."""
-        return bool(value.dtype and value.dtype.is_floating_point) and value.constant is None
-
-    def rank(self, ref: Ref) -> int:
-        """Number of axes of a tensor."""
-        return self.values[ref].rank
-
-    def of(self, ref: Any) -> dict[Dim, list[Place]]:
-        """Return the places of each space of a tensor; a number or a constant has none."""
-        found: dict[Dim, list[Place]] = {}
-        if isinstance(ref, Ref) and ref in self.values and self.varies(self.values[ref]):
-            for o in self.occurrences(ref):
-                found.setdefault(o.space, []).append((ref, o.axis, o.space, o.number))
-        return found
-
-    # -- what is demanded -------------------------------------------------------------------------
-
-    def demand(self, row: Mapping[Place, Fraction | int], systems: Sequence[int] = (0, 1)) -> None:
-        """Demand that a sum of exponents is zero."""
-        for system in systems:
-            self.systems[system].add(row)
-
-    def zero(self, *refs: Any) -> None:
-        """Let nothing of some tensors be scaled."""
-        for ref in refs:
-            for places in self.of(ref).values():
-                for place in places:
-                    self.demand({place: 1})
-
-    def link(self, *terms: tuple[OfAxis, int]) -> None:
-        """Let exponents of axes that are one space have a sum of zero, each with its coefficient.
-
-        An axis that does not count a space has exponent zero there; axes that count it not equally
-        often have so all of them.
-        """
-        for part in dict.fromkeys(part for found, _ in terms for part, _ in found):
-            counts = {sum(other is part for other, _ in found) for found, _ in terms} - {0}
-            for number in range(max(counts)):
-                row: dict[Place, int] = {}
-                for found, coefficient in terms:
-                    if (place := found.get((part, number))) is not None:
-                        row[place] = row.get(place, 0) + coefficient
-                        if len(counts) > 1:
-                            self.demand({place: 1})
-                self.demand(row)
-
-    def matched(self, *refs: Any) -> Iterable[tuple[Dim, list[Place | None]]]:
-        """Iterate over the spaces of tensors, with the place that each has in each of them.
-
-        A space that one of them counts on two axes, or that they count not equally often, is zero.
-        """
-        every = [self.of(ref) for ref in refs]
-        for part in dict.fromkeys(part for found in every for part in found):
-            places = [found.get(part, []) for found in every]
-            axes = [{axis for _, axis, _, _ in each} for each in places]
-            counts = {len(each) for each in places if each}
-            if len(counts) > 1 or any(len(each) > 1 for each in axes):
-                for place in (place for each in places for place in each):
-                    self.demand({place: 1})
-            else:
-                for number in range(counts.pop()):
-                    yield part, [each[number] if each else None for each in places]
-
-
-def _row(*terms: tuple[Place | None, Fraction | int]) -> dict[Place, Fraction | int]:
-    row: dict[Place, Fraction | int] = {}
-    for place, coefficient in terms:
-        if place is not None:
-            row[place] = row.get(place, 0) + coefficient
-    return row
 
 
 # -- rules -----------------------------------------------------------------------------------------
@@ -199,7 +64,7 @@ def _carry(systems: tuple[int, ...] = (0, 1), lost: bool = True) -> _Rule:
             after = [place for place in places[len(taken) :] if place is not None]
             apart = (not after and lost) or not before
             for place in (*before, *after):
-                known.demand(_row((place, 1)) if apart else _row((place, 1), (before[0], -1)))
+                known.demand(row((place, 1)) if apart else row((place, 1), (before[0], -1)))
                 if systems == (0,):
                     known.demand({place: 1}, (1,))
         if systems == (0,):
@@ -228,7 +93,7 @@ def _cut(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> No
             axes = [{place[1] for place in places} for places in (left, made)]
             if len(left) == len(made) and all(len(each) < 2 for each in axes):
                 for one, other in zip(left, made, strict=True):
-                    known.demand(_row((one, 1), (other, -1)))
+                    known.demand(row((one, 1), (other, -1)))
                 lost = [place for place, inside in held if inside is None]
             else:
                 lost = [*made, *(place for place, inside in held if inside is not False)]
@@ -280,8 +145,8 @@ def _one(degrees: Degrees) -> _Rule:
         for _, (before, after) in known.matched(given["self"], out):
             for system, degree in enumerate(degrees):
                 if degree is None:
-                    known.demand(_row((before, 1)), (system,))
-                known.demand(_row((after, 1), (before, -(degree or 0))), (system,))
+                    known.demand(row((before, 1)), (system,))
+                known.demand(row((after, 1), (before, -(degree or 0))), (system,))
 
     return rule
 
@@ -295,11 +160,12 @@ def _power(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> 
 
 
 def _sum(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> None:
+    """Add tensors, or stack them: all are multiplied as the result is."""
     (out,) = operation.outputs
-    operands = [given.get("self"), given.get("other")]
+    operands = given["tensors"] if "tensors" in given else (given["self"], given["other"])
     for _, (*before, after) in known.matched(*operands, out):
         for place in before:
-            known.demand(_row((after, 1), (place, -1)))
+            known.demand(row((after, 1), (place, -1)))
 
 
 def _product(second: int) -> _Rule:
@@ -312,7 +178,7 @@ def _product(second: int) -> _Rule:
         one, other = known.counted(given["self"]), known.counted(given["other"])
         known.entrywise |= one & other if second == 1 else other
         for _, (at_one, at_other, after) in known.matched(given["self"], given["other"], out):
-            known.demand(_row((after, 1), (at_one, -1), (at_other, -second)))
+            known.demand(row((after, 1), (at_one, -1), (at_other, -second)))
         return None
 
     return rule
@@ -411,10 +277,10 @@ def _normalise_by_statistics(
     known.apart(mean)
     for _, places in known.matched(x, mean, weight, out, bias):
         at_x, at_mean, at_weight, at_out, at_bias = places
-        known.demand(_row((at_x, 1), (at_mean, -1)))
-        known.demand(_row((at_out, 1), (at_x, -1), (at_weight, -1)))
+        known.demand(row((at_x, 1), (at_mean, -1)))
+        known.demand(row((at_out, 1), (at_x, -1), (at_weight, -1)))
         if isinstance(bias, Ref):
-            known.demand(_row((at_out, 1), (at_bias, -1)))
+            known.demand(row((at_out, 1), (at_bias, -1)))
     return None
 
 
@@ -427,7 +293,7 @@ def _normalise_by_root(known: Exponents, operation: Operation, given: Mapping[st
     for place in known.axis(x, -1).values():
         known.demand({place: 1}, (0,))
     for _, (before, at_weight, after) in known.matched(x, weight, out):
-        known.demand(_row((after, 1), (before, -1), (at_weight, -1)))
+        known.demand(row((after, 1), (before, -1), (at_weight, -1)))
     return None
 
 
@@ -440,9 +306,9 @@ def _normalise(known: Exponents, operation: Operation, given: Mapping[str, Any])
     for axis in range(-len(given["normalized_shape"]), 0):
         known.link((known.axis(x, axis), 1))
     for _, (before, at_weight, at_bias, after) in known.matched(x, weight, bias, out):
-        known.demand(_row((after, 1), (before, -1), (at_weight, -1)))
+        known.demand(row((after, 1), (before, -1), (at_weight, -1)))
         if isinstance(bias, Ref):
-            known.demand(_row((after, 1), (at_bias, -1)))
+            known.demand(row((after, 1), (at_bias, -1)))
 
 
 def _slopes(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> None:
@@ -465,8 +331,8 @@ def _norm_of(known: Exponents, operation: Operation, given: Mapping[str, Any]) -
     if given.get("ord", given.get("p", 2)) not in (2, None):
         return nothing(known, operation, given)
     for part, (before, after) in known.matched(given["self"], out):
-        known.demand(_row((before, 1)) if after is None else _row((after, 1), (before, -1)), (0,))
-        known.demand(_row((after, 1)), (1,))
+        known.demand(row((before, 1)) if after is None else row((after, 1), (before, -1)), (0,))
+        known.demand(row((after, 1)), (1,))
         if after is not None:
             known.entrywise.add(part)
     return None
@@ -556,16 +422,9 @@ def _join(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> N
                 place = after.get((o.space, passed.get(o.space, 0)))
                 passed[o.space] = passed.get(o.space, 0) + 1
                 own = (ref, axis, o.space, o.number) if varies else None
-                known.demand(_row((own, 1), (place, -1)))
+                known.demand(row((own, 1), (place, -1)))
         known.link(({key: at for key, at in after.items() if key[1] >= passed.get(key[0], 0)}, 1))
     return None
-
-
-def _stack(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> None:
-    (out,) = _outputs(operation)
-    for _, (*before, after) in known.matched(*given["tensors"], out):
-        for place in before:
-            known.demand(_row((after, 1), (place, -1)))
 
 
 _LAYOUT = (
@@ -590,13 +449,12 @@ SCALING_RULES: dict[str, _Rule] = {
     **dict.fromkeys(_LARGEST.split(), _carry((0,))),
     **{name: _one(degrees) for name, degrees in _POWERS.items()},
     "pow": _power,
-    **dict.fromkeys(("add", "sub", "subtract"), _sum),
+    **dict.fromkeys(("add", "sub", "subtract", "stack"), _sum),
     **dict.fromkeys(("mul", "multiply"), _product(1)),
     **dict.fromkeys(("div", "divide", "true_divide"), _product(-1)),
     "expand": _spread,
     **dict.fromkeys(("prelu", "_prelu_kernel"), _slopes),
     "cat": _join,
-    "stack": _stack,
     "where": _choose,
     "masked_fill": _masked,
     "linear": _linear,

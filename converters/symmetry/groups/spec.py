@@ -277,11 +277,10 @@ class SymmetrySpec:
                 power = place.power
                 here = each if power == 1 else turned if own.is_matrix else each**power
                 moving.setdefault(place.name, []).append((place, own, here))
-        first = {other: name for name, others in spec.aliases.items() for other in others}
         done: dict[str, Tensor] = {}
         moved: dict[str, Tensor] = {}
         for name, tensor in state.items():
-            key = first.get(name, name)
+            key = spec.first_names.get(name, name)
             if key in moving and key not in done and tuple(tensor.shape) == spec.shape(key):
                 wide = tensor.double()
                 for place, own, each in moving[key]:

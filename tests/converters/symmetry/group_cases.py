@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from graph_cases import Function
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-class Function(nn.Module):
-    """A function of one tensor as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def mlp(activation: Callable[[Tensor], Tensor] | nn.Module, bias: bool = True) -> nn.Module:

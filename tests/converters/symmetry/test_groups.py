@@ -16,7 +16,7 @@ from torch import nn
 from converters import symmetry_spec, verify
 from converters.symmetry import SCALING_RULES, PermutationSpec, SymmetryElement, SymmetrySpec
 from converters.symmetry.groups.derive import find_maps
-from converters.symmetry.groups.rules import Exponents
+from converters.symmetry.groups.exponents import Exponents
 from converters.symmetry.naming import Namer
 from converters.symmetry.program import Program
 from nngraph.basis import null_space
