@@ -17,7 +17,8 @@ from typing import Any
 import harness
 
 # The networks of the tests, and what is known to be missed.
-sys.path += [str(Path(__file__).parents[1] / "tests/converters" / room) for room in ("", "symmetry")]
+sys.path += [str(Path(__file__).parents[1] / "tests" / room) for room in
+             ("converters", "converters/symmetry")]  # fmt: skip
 
 from group_cases import CASES, MISSED, build
 
