@@ -107,7 +107,7 @@ class PermutationSpec:
 
     @cached_property
     def first_names(self) -> dict[str, str]:
-        """The name in :attr:`parameters` of every tensor that has others, by those."""
+        """The name that counts, by each other name of a tensor."""
         return {other: name for name, others in self.aliases.items() for other in others}
 
     @property
