@@ -18,7 +18,7 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture, NeuralGraphStack
 from nngraph.graph.topology.topology import Topology
 from nngraph.nn import StateNetwork
-from nngraph.nn.layers.shared import SharedTensorNorm, kinds_of
+from nngraph.nn.layers.shared import SharedTensorNorm
 from nngraph.nn.models.dws import EquivariantNetwork
 from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
 from nngraph.testing import random_architectures, random_stack, structured_architectures
@@ -159,17 +159,17 @@ def test_the_shared_norm_against_a_loop():
     x = torch.randn(topology.num_nodes, 2, dtype=torch.float64)
     e = torch.randn(topology.num_edges, 2, dtype=torch.float64)
     nodes, edges = norm(topology, x, e)
-    of_block, of_group = kinds_of(topology, 1)
+    slots = norm.slots(topology).split([len(topology.blocks.size), len(topology.groups.size)])
     for index, given, found, own in (
-        (topology.edge_block, e, edges, of_block),
-        (topology.nodes.group.index, x, nodes, of_group),
+        (topology.edge_block, e, edges, slots[0]),
+        (topology.nodes.group.index, x, nodes, slots[1]),
     ):  # fmt: skip
-        which = 0 if given is e else 1
-        for k, kind in enumerate(own.tolist()):
+        for k, slot in enumerate(own.tolist()):
             rows = given[index == k]
             apart = rows - rows.mean()
-            expected = apart / (apart.square().mean() + 0.1).sqrt() * norm.weight[which, kind]
-            expected = expected + norm.bias[which, kind]
-            if given is x:
-                expected = expected * topology.nodes.has_bias[index == k].unsqueeze(-1)
+            if slot < norm.kinds.slots:
+                expected = apart / (apart.square().mean() + 0.1).sqrt() * norm.weight[slot]
+                expected = expected + norm.bias[slot]
+            else:  # neurons without biases
+                expected = torch.zeros_like(rows)
             torch.testing.assert_close(found[index == k], expected)

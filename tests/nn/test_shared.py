@@ -11,7 +11,8 @@ from nngraph.basis import rank_of, stacked
 from nngraph.graph import Architecture, NeuronGroup
 from nngraph.graph.topology.topology import Topology
 from nngraph.nn import SharedEquivariantLinear, input_features
-from nngraph.testing import assert_equivariant, random_architectures, random_stack
+from nngraph.nn.layers.kinds import TensorKinds
+from nngraph.testing import assert_equivariant, random_architectures, random_features, random_stack
 
 mlp = Architecture.mlp
 NAMED = dict(random_architectures())
@@ -82,6 +83,16 @@ class TestSpan:
         assert report.rank == 4 * depth**2 + 10 * depth - 4
         assert report.rank_in_total == report.rank + 2 * depth
 
+    @pytest.mark.parametrize("depth", [1, 2, 3, 4])
+    def test_no_parameter_too_many_of_the_kinds_that_occur(self, depth):
+        architecture = mlp([2] * (depth + 1))
+        layer = shared(1, 1, kinds=TensorKinds.of([architecture], 2))
+        report = rank_of(
+            stacked(OnStacks(layer, architecture), architecture), architecture, permute_io=True
+        )
+        assert report.complete
+        assert report.rank_in_total == sum(p.numel() for p in layer.parameters())
+
     @pytest.mark.parametrize(("levels", "total"), [(0, 18), (1, 38), (2, 110), (3, 156)])
     def test_tensors_of_one_kind_share_coefficients(self, levels, total):
         architecture = mlp([2] * 6)
@@ -98,6 +109,44 @@ class TestSpan:
         for architecture in NAMED.values():
             stack = random_stack(architecture, 1, 0)
             layer(Topology.of(architecture), stack.x, stack.edge_attr)
+
+
+class TestKinds:
+    @pytest.mark.parametrize("depth", [1, 2, 3, 7])
+    def test_every_number_learns(self, depth):
+        architecture = mlp([2] * depth + [1])
+        layer = shared(2, 3, kinds=TensorKinds.of([architecture], 2))
+        x, e = random_features(architecture, 4, 2, 2, 0)
+        nodes, edges = layer(Topology.of(architecture), x, e)
+        (nodes.square().sum() + edges.square().sum()).backward()
+        for name, parameter in layer.named_parameters():
+            assert bool((parameter.grad != 0).all()), name
+
+    def test_pairs_are_of_tensors_that_meet(self):
+        # Blocks before the outputs of one and of two weights; the two never meet.
+        kinds = TensorKinds.of([mlp([2, 1]), mlp([2, 3, 1])], 3)
+        assert kinds.blocks == (1 * 4 + 0, 1 * 4 + 1, 2 * 4 + 0)
+        assert kinds.groups == (0 * 4 + 1, 0 * 4 + 2, 1 * 4 + 0, 1 * 4 + 1, 2 * 4 + 0)
+        assert kinds.parts == ((1,), (1,), (0, 2), (0, 1, 2), (0, 2))
+        one, two = {0, 3}, {1, 2, 4, 5}
+        assert {*kinds.pairs} == {(i, j) for own in (one, two) for i in own for j in own}
+        assert kinds.repeated == ()
+
+    def test_tensors_of_one_kind_have_matrices_of_their_own(self):
+        assert TensorKinds.of([mlp([2] * 6)], 2).repeated == (3, 7)
+        assert TensorKinds.of([mlp([2] * 6)], 3).repeated == ()
+
+    def test_other_networks_have_the_nearest_kinds(self):
+        kinds = TensorKinds.of([mlp([2, 3, 1])], 3)
+        # From the inputs and to the outputs: 2 and 1 is next to 1 and 1, and to 2 and 0.
+        assert kinds.blocks == (5, 8)
+        assert kinds.nearest(kinds.blocks)[1 * 4 + 2] == 0
+        assert kinds.nearest(kinds.blocks)[3 * 4 + 0] == 1
+        layer = OnStacks(shared(2, 3, kinds=kinds), mlp([2, 3, 4, 2, 1]))
+        free = [NeuronGroup(g.name, g.size, g.role, g.activation, g.name)
+                for g in layer.topology.single.groups]  # fmt: skip
+        free = Architecture(tuple(free), layer.topology.single.parameters)
+        assert_equivariant(layer, free, node_channels=2, edge_channels=2)
 
 
 def test_derivatives():

@@ -10,6 +10,7 @@ from torch import nn
 from nngraph.nn.common.pointwise import FeatureDropout, Pointwise
 from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Architectures, Networks, States
+from nngraph.nn.layers.kinds import TensorKinds
 from nngraph.nn.layers.shared import SharedEquivariantLinear, SharedTensorNorm
 from nngraph.nn.models.base import StateNetwork
 from nngraph.nn.readouts.readout import ReadoutOptions
@@ -24,9 +25,10 @@ class SharedEquivariantNetwork(StateNetwork):
 
     with :math:`\Theta` a :class:`~nngraph.nn.SharedEquivariantLinear`, complete for networks of at
     most ``2 * levels`` weights (all :math:`4 L^2 + 10 L - 4` maps), and norms per tensor of each
-    network. The layers treat inputs and outputs as relabelled; the
-    :class:`~nngraph.nn.EndEncoder` gives their places back as features, by which the functions
-    between the layers tell them apart.
+    network. Parameters belong to the kinds of tensors, and pairs of them, of the architectures that
+    it is built for; those of others count as the nearest. The layers treat inputs and outputs as
+    relabelled; the :class:`~nngraph.nn.EndEncoder` gives their places back as features, by which
+    the functions between the layers tell them apart.
 
     Args:
         channels: C per parameter.
@@ -47,11 +49,14 @@ class SharedEquivariantNetwork(StateNetwork):
             raise ValueError(f"layers is {layers}; expected at least 1.")
         read = ReadoutOptions(**readout)
         super().__init__(architecture, num_outputs, channels, channels, read)
-        self.encoder = EndEncoder(self.limits, channels, channels, read.max_levels)
+        first = min(channels, _ENCODED)
+        self.encoder = EndEncoder(self.limits, first, first, read.max_levels)
+        kinds = TensorKinds.of(self.architectures, levels)
         self.linear = nn.ModuleList(
-            SharedEquivariantLinear(channels, channels, levels) for _ in range(layers)
+            SharedEquivariantLinear(channels if i else first, channels, kinds=kinds)
+            for i in range(layers)
         )
-        self.norms = nn.ModuleList(SharedTensorNorm(channels, levels) for _ in range(layers))
+        self.norms = nn.ModuleList(SharedTensorNorm(channels, kinds=kinds) for _ in range(layers))
         # In place: a norm does not need its own result.
         self.activation = Pointwise(torch.relu_)
         self.dropout = FeatureDropout(read.dropout, whole_channels=True)
@@ -64,3 +69,7 @@ class SharedEquivariantNetwork(StateNetwork):
             x, e = linear(topology, x, e)
             x, e = self.dropout(*self.activation(*norm(topology, x, e)))
         return States(features, x, e)
+
+
+#: Channels that parameters and their places are encoded in at the most: there is no more to tell.
+_ENCODED = 128
