@@ -16,7 +16,7 @@ from nngraph.nn.layers.kinds import PARTS, TensorKinds, kinds_of
 _SIDES: tuple[kernels.Side, ...] = ("target", "source", "block")
 
 
-class ByKind(nn.Module):
+class OfKinds(nn.Module):
     """A module with parameters for each of the :class:`~nngraph.nn.layers.kinds.TensorKinds`."""
 
     _tables: Tensor
@@ -34,7 +34,7 @@ class ByKind(nn.Module):
         return torch.cat([self._tables[0][of_block], slot])
 
 
-class SharedEquivariantLinear(ByKind):
+class SharedEquivariantLinear(OfKinds):
     r"""Equivariant affine map with weights by kind of tensor and place: one layer for all MLPs.
 
     .. math::
@@ -210,7 +210,7 @@ class SharedEquivariantLinear(ByKind):
         return f"{sizes}, levels={self.kinds.levels}"
 
 
-class SharedTensorNorm(ByKind):
+class SharedTensorNorm(OfKinds):
     r"""Normalise each tensor by its own mean and variance; scales and shifts by its kind.
 
     .. math:: \hat A_c = \gamma_{k(A),c} \frac{A_c - \mu_A}{\sqrt{\sigma_A^2 + \epsilon}}
