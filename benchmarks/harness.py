@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import ctypes
 import gc
 import json
 import os
@@ -13,7 +12,6 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import nngraph
 from nngraph.files import write_atomically
+from nngraph.memory import keep_memory
 
 __all__ = [
     "COMMIT",
@@ -118,20 +117,6 @@ def measure_together(
         low, median, high = torch.tensor(one).quantile(levels).tolist()
         found.append(Timing(median, low, high, float(torch.tensor(other).median())))
     return found
-
-
-def keep_memory(keep: bool = True) -> None:
-    """Have the process keep what it frees, where the C library can: no call fetches pages again.
-
-    By default a large array is fetched from the system page by page, and given back, at each call
-    or at none, as it happens: up to a third of a time, of whichever function it hits. With
-    ``keep=False`` it is at each call, and the process is no larger than what it holds.
-    """
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(-4, 0 if keep else 2**16)  # M_MMAP_MAX: arrays outside the heap
-        library.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD: how large they are at the least
-        library.mallopt(-1, -1 if keep else 2**20)  # M_TRIM_THRESHOLD: when the heap is given back
 
 
 def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:

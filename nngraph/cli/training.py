@@ -16,6 +16,7 @@ from nngraph.cli.options.training import Compare, Eval, Models, Train
 from nngraph.cli.relabelled import compare_relabelled
 from nngraph.drawing import draw_curves
 from nngraph.graph import Architecture
+from nngraph.memory import keep_memory
 from nngraph.nn import traits_of
 from nngraph.ranks import Ranks
 from nngraph.tasks import (
@@ -48,6 +49,8 @@ def train_model(options: Train) -> int:
         build_model(settings, Zoo.open(settings.zoo))
     zoo = Path(settings.zoo).resolve().name
     run = Path(options.run or f"runs/{zoo}-{settings.task}-{settings.model}")
+    if not options.return_memory:
+        keep_memory()
     report = train(
         settings, run, progress=not options.quiet, tensorboard=options.tensorboard,
         curves=options.curves,

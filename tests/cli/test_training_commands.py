@@ -65,6 +65,17 @@ def test_the_default_folder_names_zoo_task_and_model(zoo, tmp_path, monkeypatch,
     assert (tmp_path / data["run"] / "curves.png").exists()
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_memory_is_kept_unless_said_otherwise(keep, zoo, tmp_path, monkeypatch, answer):
+    kept = []
+    monkeypatch.setattr(training, "keep_memory", lambda: kept.append(True))
+    said = () if keep else ("--return-memory",)
+    line = ("train", "classify", "--zoo", zoo.path, "--model", "flat", "--run", tmp_path / "run")
+    code, _ = answer(*line, "--options", '{"hidden": 8}', *QUICKLY, *said)
+    assert code == 0
+    assert kept == [True] * keep
+
+
 def test_models_are_told_in_their_columns(answer, command, monkeypatch):
     line = ("models", "--widths", "2", "3", "1", "--batch_size", "2")
     code, data = answer(*line)
