@@ -9,6 +9,7 @@ from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
 from converters.populations import export_checkpoints, export_huggingface, import_zoo
 from converters.state_dicts import state_dict_to_graph, to_state_dict
+from converters.stored import StoredNetwork, load_spec, mlp_spec, open_network
 from converters.symmetry import permutation_spec, symmetry_spec
 from converters.to_modules import AffineChain, to_module
 from converters.verification import Verification, verify
@@ -17,6 +18,7 @@ __all__ = [
     "OPERATORS",
     "AffineChain",
     "Sine",
+    "StoredNetwork",
     "Verification",
     "export_checkpoints",
     "export_huggingface",
@@ -24,8 +26,11 @@ __all__ = [
     "import_zoo",
     "load_graph",
     "load_onnx",
+    "load_spec",
     "load_state_dict",
+    "mlp_spec",
     "mlp_to_graph",
+    "open_network",
     "permutation_spec",
     "save_graph",
     "spec_spaces",

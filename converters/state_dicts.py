@@ -52,12 +52,8 @@ def state_dict_to_graph(
             f"the state dict is a {type(state_dict).__name__}; expected a mapping from names to "
             "tensors, such as module.state_dict()."
         )
-    for name in map(str, state_dict) if architecture is None else ():
-        if name.rpartition(".")[2] in _STATISTICS:
-            raise InvalidGraphError(
-                f"entry {name!r} is a statistic of a batch norm, so no MLP can be inferred. Give "
-                "the architecture, which to_architecture(module, inputs) makes of the module."
-            )
+    if architecture is None:
+        _refuse_statistics(state_dict)
     integers = () if architecture is None else architecture.integers
     whole = {name for p in integers for name in (p.name, *p.aliases)}
     values = {
@@ -72,11 +68,10 @@ def state_dict_to_graph(
             )
         values = under_first_names(architecture, values)
         return to_neural_graph(architecture, values, allow_nonfinite, differentiable)
-    weights, biases = _layers(values)
-    order = _only_order({name: (w.shape[0], w.shape[1]) for name, w in weights.items()})
+    layers = layers_in_order(values)
     return mlp_to_graph(
-        [weights[name] for name in order], [biases.get(name) for name in order],
-        "relu" if activations is None else activations, names=order,
+        [weight for _, weight, _ in layers], [bias for _, _, bias in layers],
+        "relu" if activations is None else activations, names=[prefix for prefix, _, _ in layers],
         allow_nonfinite=allow_nonfinite, differentiable=differentiable,
     )  # fmt: skip
 
@@ -109,7 +104,7 @@ def under_first_names(
                 continue
             value = values.pop(alias)
             first = values.setdefault(parameter.name, value)
-            if first is not value and not _same(first, value):
+            if first is not value and not same_bits(first, value):
                 raise InvalidGraphError(
                     f"{parameter.name!r} and {alias!r} are one tensor in the architecture, and "
                     "have different numbers here. Convert the module that they come from with its "
@@ -118,7 +113,8 @@ def under_first_names(
     return values
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same, NaN and the sign of zero included."""
     if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
         return False
     if (one.data_ptr(), one.stride()) == (other.data_ptr(), other.stride()):
@@ -139,6 +135,27 @@ def refuse_batch(graph: object) -> None:
             f"a {type(graph).__name__} was given; expected a NeuralGraph, as to_graph makes it of "
             "a module, load_graph of a file and NeuralGraph.from_parameters of tensors."
         )
+
+
+def layers_in_order(values: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor | None]]:
+    """Return the layers of an MLP: prefix, weight, and bias if it has one.
+
+    Raises:
+        InvalidGraphError: if the entries are no MLP, or leave more than one order or none.
+    """
+    _refuse_statistics(values)
+    weights, biases = _layers(values)
+    order = _only_order({name: (w.shape[0], w.shape[1]) for name, w in weights.items()})
+    return [(prefix, weights[prefix], biases.get(prefix)) for prefix in order]
+
+
+def _refuse_statistics(state_dict: Mapping[str, Tensor]) -> None:
+    for name in map(str, state_dict):
+        if name.rpartition(".")[2] in _STATISTICS:
+            raise InvalidGraphError(
+                f"entry {name!r} is a statistic of a batch norm, so no MLP can be inferred. Give "
+                "the architecture, which to_architecture(module, inputs) makes of the module."
+            )
 
 
 def _layers(values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

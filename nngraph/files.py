@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from nngraph.errors import DataFileError
 
@@ -15,11 +19,18 @@ TEMPORARY = ".nngraph-writing-"
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that at any time the old or the new one is there, whole."""
+    with written_atomically(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write to, which then takes its place whole, or not at all."""
     # Not tempfile, whose files are readable by their owner alone.
     temporary = path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -32,6 +43,25 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which is then put in its place whole.
+
+    Raises:
+        DataFileError: if something is there already.
+    """
+    if path.exists():
+        raise DataFileError(f"{path} is there already; choose another folder.")
+    work = path.parent / f"{TEMPORARY}{path.name}"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+        work.rename(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

@@ -21,7 +21,7 @@ from converters.checkpoints.folders import (
 )
 from converters.checkpoints.kinds import CONTAINERS, Container, container_of, kind_of, read_held
 from converters.checkpoints.limits import MAX_BYTES, MemoryBudget, checked_path, read_json
-from converters.checkpoints.names import WRAPPERS, FittedNames, fitted, unwrapped
+from converters.checkpoints.names import WRAPPERS, FittedNames, fit_names, fitted, unwrapped
 from converters.checkpoints.pickles import plain
 from converters.checkpoints.requests import Held, Request
 from converters.checkpoints.safe_files import read_safetensors
@@ -47,6 +47,7 @@ __all__ = [
     "container_of",
     "factor_names",
     "fetched_folder",
+    "fit_names",
     "fitted",
     "flattened",
     "has_tensors",

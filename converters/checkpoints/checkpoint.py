@@ -42,6 +42,7 @@ class Checkpoint:
             optimiser, averages of the weights that were not chosen.
         tied: names that are one tensor.
         notes: what else is to be known.
+        files: of a checkpoint in several files the one that each tensor is in.
     """
 
     tensors: dict[str, Tensor]
@@ -51,6 +52,7 @@ class Checkpoint:
     aside: dict[str, int] = field(default_factory=dict)
     tied: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(
@@ -131,7 +133,7 @@ def checkpoint_of(
     tensors, keys, found = _chosen(path, held.value, nested)
     return Checkpoint(
         _checked(path, tensors, max_bytes), container, keys, {**held.facts, **_facts(found)},
-        {**held.aside, **_aside(found)}, notes=held.notes,
+        {**held.aside, **_aside(found)}, notes=held.notes, files=held.files,
     )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -19,6 +20,22 @@ _BUFFERS = ("inv_freq", "masked_bias")
 _SHOWN = 4
 
 
+class Expected(Protocol):
+    """A tensor that a checkpoint is to have, under any of its names."""
+
+    @property
+    def name(self) -> str:
+        """The first of its names."""
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Its other names."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+
 @dataclass(frozen=True)
 class FittedNames:
     """Tensors under the names of an architecture.
@@ -27,11 +44,13 @@ class FittedNames:
         tensors: one or all of the names of each parameter.
         prefix: what stood before the names in the file, such as ``"model."``.
         aside: names in the file that are no parameters: of other modules, and buffers.
+        names: what each tensor is called in the file.
     """
 
     tensors: dict[str, Tensor]
     prefix: str
     aside: tuple[str, ...]
+    names: dict[str, str]
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,14 +79,30 @@ def fitted(
     Raises:
         InvalidGraphError: if nothing fits, or several do; the message says what is missing.
     """
-    known = {n for p in architecture.parameters for n in (p.name, *p.aliases)}
-    for named in _namings(tensors):
-        leads = _prefixes(named, architecture) if prefix is None else [prefix]
+    return fit_names(tensors, architecture.parameters, prefix)
+
+
+def fit_names(
+    tensors: Mapping[str, Tensor], parameters: Sequence[Expected], prefix: str | None = None,
+    optional: Collection[str] = (),
+) -> FittedNames:  # fmt: skip
+    """Return the tensors of a checkpoint under the names of parameters, as :func:`fitted` does.
+
+    Args:
+        optional: names of those that may be missing.
+
+    Raises:
+        InvalidGraphError: as :func:`fitted` does.
+    """
+    known = {n for p in parameters for n in (p.name, *p.aliases)}
+    needed = [p for p in parameters if p.name not in optional]
+    for names in _namings(tensors):
+        leads = _prefixes(names, needed) if prefix is None else [prefix]
         under = {
-            lead: {n[len(lead) :]: v for n, v in named.items() if n.startswith(lead)}
+            lead: {n[len(lead) :]: tensors[f] for n, f in names.items() if n.startswith(lead)}
             for lead in leads
         }
-        fits = [lead for lead, inner in under.items() if not _misfits(inner, architecture)]
+        fits = [lead for lead, inner in under.items() if not _misfits(inner, needed)]
         if len(fits) > 1 and "" not in fits:
             raise InvalidGraphError(
                 f"the architecture fits under {', '.join(map(repr, fits))}; name the prefix that "
@@ -81,10 +116,11 @@ def fitted(
                     f"the checkpoint has {len(odd)} tensors that the architecture has not, "
                     f"{', '.join(map(repr, odd[:_SHOWN]))}; give that of the whole network."
                 )
-            aside = [n for n in named if not (n.startswith(lead) and n[len(lead) :] in known)]
-            return FittedNames({n: v for n, v in inner.items() if n in known}, lead, tuple(aside))
+            aside = [n for n in names if not (n.startswith(lead) and n[len(lead) :] in known)]
+            own = {n: v for n, v in inner.items() if n in known}
+            return FittedNames(own, lead, tuple(aside), {n: names[lead + n] for n in own})
     inner = unwrapped(tensors)
-    problems = _misfits(inner, architecture)
+    problems = _misfits(inner, needed)
     more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     there = ", ".join(f"{n!r:.60} {tuple(v.shape)}" for n, v in list(inner.items())[:_SHOWN])
     raise InvalidGraphError(
@@ -93,27 +129,26 @@ def fitted(
     )
 
 
-def _namings(tensors: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-    """Yield the tensors under their names; then without wrappers, if that keeps names apart."""
-    yield tensors
+def _namings(tensors: Mapping[str, Tensor]) -> Iterator[Mapping[str, str]]:
+    """Yield names and what they are in the file: the same; then without those of wrappers."""
+    yield {name: name for name in tensors}
     bare = {
-        ".".join(part for part in name.split(".") if part not in WRAPPERS): value
-        for name, value in tensors.items()
+        ".".join(part for part in name.split(".") if part not in WRAPPERS): name
+        for name in tensors
     }
     if len(bare) == len(tensors) and bare.keys() != tensors.keys():
         yield bare
 
 
-def _prefixes(named: Mapping[str, Tensor], architecture: Architecture) -> list[str]:
-    first = architecture.parameters[0]
-    ends = [f".{name}" for name in (first.name, *first.aliases)]
+def _prefixes(named: Collection[str], parameters: Sequence[Expected]) -> list[str]:
+    ends = [f".{name}" for p in parameters[:1] for name in (p.name, *p.aliases)]
     leads = {n[: 1 - len(end)] for n in named for end in ends if n.endswith(end)}
     return ["", *sorted(leads, key=lambda lead: (len(lead), lead))]
 
 
-def _misfits(inner: Mapping[str, Tensor], architecture: Architecture) -> list[str]:
+def _misfits(inner: Mapping[str, Tensor], parameters: Sequence[Expected]) -> list[str]:
     problems = []
-    for p in architecture.parameters:
+    for p in parameters:
         shapes = [tuple(inner[n].shape) for n in (p.name, *p.aliases) if n in inner]
         if not shapes:
             problems.append(f"{p.name!r} {p.shape} is missing")

@@ -30,3 +30,5 @@ class Held:
     facts: dict[str, Value] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     aside: dict[str, int] = field(default_factory=dict)
+    #: of a checkpoint in several files the one that each tensor is in
+    files: dict[str, str] = field(default_factory=dict)

@@ -60,7 +60,7 @@ def read_index(path: Path, budget: MemoryBudget, read: Callable[[Path], Any]) ->
                     f"{path} expects the tensor {key!r:.99} in {name!r}; it has none."
                 )
             tensors[key] = found[key]
-    return Held({key: tensors[key] for key in places})
+    return Held({key: tensors[key] for key in places}, files=places)
 
 
 def _all_texts(places: Mapping[str, Any]) -> bool:

@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +14,8 @@ from typing import Any, Literal
 import torch
 
 from converters.populations.exported import EXPORT, TABLE, networks_of
-from nngraph.errors import DataFileError, MissingDependencyError
-from nngraph.files import TEMPORARY
+from nngraph.errors import MissingDependencyError
+from nngraph.files import new_folder
 from nngraph.zoo import SPLITS, Zoo, plain_column
 
 _CARD = """---
@@ -75,7 +73,7 @@ def export_checkpoints(zoo: Zoo, path: str | Path) -> Path:
     Raises:
         DataFileError: if the folder is there already, or the zoo is damaged.
     """
-    with _made(Path(path)) as work:
+    with new_folder(Path(path)) as work:
         (work / "networks").mkdir()
         names = []
         for kind, numbers in networks_of(zoo.manifest):
@@ -115,7 +113,7 @@ def export_huggingface(
         MissingDependencyError: for parquet without pyarrow.
     """
     facts = f"facts.{table}"
-    with _made(Path(path)) as work:
+    with new_folder(Path(path)) as work:
         zoo.manifest.write(work)
         shards: list[str] = []
         rows: list[int] = []
@@ -129,21 +127,6 @@ def export_huggingface(
         _WRITERS[table](work / facts, columns)
         (work / "README.md").write_text(_card(Path(path).name, zoo, facts))
     return Path(path)
-
-
-@contextmanager
-def _made(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which is then put in its place whole."""
-    if path.exists():
-        raise DataFileError(f"{path} is there already; choose another folder.")
-    work = path.parent / f"{TEMPORARY}{path.name}"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        yield work
-        work.rename(path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _free(name: str, zoo: Zoo, values: list[Any]) -> dict[str, list[Any]]:

@@ -57,6 +57,9 @@ COMMANDS = {
         networks.Inspect, "inspecting:inspect",
         "architecture, sizes, symmetry and statistics of a network",
     ),
+    "spec": Command(
+        networks.Spec, "specs:derive", "keep what each axis of a network's tensors counts"
+    ),
     "validate": Command(
         networks.Validate, "inspecting:prove", "hold layers and models against basis and symmetry"
     ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from nngraph.cli.options.deriving import Argument
-from nngraph.cli.options.shared import Hidden, Reports, Runnable, Threads
+from nngraph.cli.options.shared import Hidden, Reports, Runnable, Threads, Traced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,26 @@ class Inspect(Hidden, Runnable, Reports):
 
     file: Argument[str]
     maximal: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(Traced, Reports):
+    """Derive once what each axis of a network's tensors counts, and keep it as JSON.
+
+    match, merge, diff and prune take the file in place of the module (--spec), for checkpoints of
+    that architecture. Exit code 1, and no file, if --verify fails or proves nothing. Example:
+    nngraph spec torchvision.models:resnet18 resnet18.json --inputs 1x3x64x64
+
+    Args:
+        network: package.module:factory, a module or a function without arguments that returns one:
+            this imports and runs that code, which is why it is asked for by name; or an .onnx file
+        out: JSON file to write
+        maps: scales, signs, orthogonal and linear maps of neurons too, beside relabellings
+    """
+
+    network: Argument[str]
+    out: Argument[str]
+    maps: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,8 +59,8 @@ class Hidden:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runnable:
-    """A network that can be run, or a checkpoint of any architecture.
+class Traced:
+    """A network that can be run.
 
     Args:
         inputs: an example input of a network that can be run, such as 1x3x224x224, 1x16:int64, or
@@ -70,12 +70,41 @@ class Runnable:
             for each
         verify: prove the symmetry on the network itself, in float64; exit code 1 if it fails
         strict: refuse operations that have no rule, which otherwise fix what they touch
-        architecture: of the network whose weights the file holds: what inspect or convert wrote
-            with --json; every parameter is checked by name and shape
     """
 
     inputs: Annotated[Each[str], "SHAPE[:DTYPE[:BELOW]]"] = None
     output: Annotated[Each[str], "NAME"] = None
     verify: bool = False
     strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runnable(Traced):
+    """A network that can be run, or a checkpoint of any architecture.
+
+    Args:
+        architecture: of the network whose weights the file holds: what inspect or convert wrote
+            with --json; every parameter is checked by name and shape
+    """
+
     architecture: Annotated[str | None, "FILE.json"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specified:
+    """Checkpoints of any architecture, and what each axis of their tensors counts.
+
+    Args:
+        module: the network that the weights are of: package.module:factory, a module or a function
+            without arguments that returns one, of which the spec is derived (this imports and runs
+            that code); without it and --spec the files are of MLPs
+        inputs: an example input of the module, such as 1x3x224x224, 1x16:int64, or 1x16:int64:50257
+            for whole numbers below that; once for each input
+        spec: spec of the networks, as nngraph spec wrote it, in place of the module
+        prefix: what stands before the names in the files, where several prefixes fit
+    """
+
+    module: Annotated[str | None, "PACKAGE.MODULE:FACTORY"] = None
+    inputs: Annotated[Each[str], "SHAPE[:DTYPE[:BELOW]]"] = None
+    spec: Annotated[str | None, "FILE.json"] = None
+    prefix: str | None = None

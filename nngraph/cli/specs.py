@@ -1,0 +1,69 @@
+"""The command ``spec``, and the spec and the checkpoints that other commands name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converters import (
+    StoredNetwork,
+    load_spec,
+    open_network,
+    permutation_spec,
+    symmetry_spec,
+    verify,
+)
+from converters.symmetry import PermutationSpec, SymmetrySpec
+from nngraph.cli.common import tell
+from nngraph.cli.networks import read_module
+from nngraph.cli.options.deriving import mistake
+from nngraph.cli.options.networks import Spec
+from nngraph.cli.options.shared import Specified
+from nngraph.files import write_atomically
+
+
+def derive(options: Spec) -> int:
+    """Derive the spec of a network and write it."""
+    if not options.out.endswith(".json"):
+        raise mistake(f"the file to write is {options.out!r}; expected an ending .json")
+    module, inputs = read_module(options.network, options.inputs or [], options.output)
+    found = (symmetry_spec if options.maps else permutation_spec)(
+        module, inputs, strict=options.strict
+    )
+    report = verify(found, module, inputs) if options.verify else None
+    failed = report is not None and not report.holds
+    spec = found.permutations if isinstance(found, SymmetrySpec) else found
+    data = {
+        "network": options.network, "out": None if failed else options.out,
+        "spaces": {space.name: space.size for space in spec.spaces},
+        "tensors": len(spec.parameters), "log10_order": spec.log10_order,
+        "dimension": found.dimension if isinstance(found, SymmetrySpec) else None,
+        "fixed": [str(line) for line in spec.reports],
+        "status": None if report is None else report.status,
+    }  # fmt: skip
+    if not failed:
+        write_atomically(Path(options.out), (found.to_json(indent=1) + "\n").encode())
+    written = f"{options.out} was not written" if failed else f"written: {options.out}"
+    proof = "" if report is None else f"\n{report}"
+    return tell(options, data, lambda: f"{found}\n{written}{proof}", code=int(failed))
+
+
+def read_spec(options: Specified) -> PermutationSpec | SymmetrySpec | None:
+    """Return the spec that the options name: of a module or a file; ``None`` for MLPs."""
+    if options.module is not None and options.spec is not None:
+        raise mistake("--module and --spec both say what the axes count; leave one of them out")
+    if options.inputs and options.module is None:
+        raise mistake("--inputs is for --module; leave it out")
+    if options.spec is not None:
+        return load_spec(options.spec)
+    if options.module is None:
+        return None
+    module, inputs = read_module(options.module, options.inputs or [])
+    return permutation_spec(module, inputs)
+
+
+def read_networks(options: Specified, files: list[str]) -> list[StoredNetwork]:
+    """Open checkpoints of one architecture."""
+    first, *others = files
+    spec = read_spec(options)
+    one = open_network(first, spec, prefix=options.prefix)
+    return [one, *(open_network(f, one.spec, prefix=options.prefix) for f in others)]
