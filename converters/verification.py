@@ -99,6 +99,11 @@ class Verification:
         return min(powers, default=None)
 
     @property
+    def condition(self) -> float:
+        """Largest condition number of the maps that were drawn alone."""
+        return max((check.condition for check in self.maps), default=1.0)
+
+    @property
     def worst(self) -> float:
         """Largest relative change of all."""
         errors = (check.error for check in self._all)
@@ -122,6 +127,8 @@ class Verification:
                 f"  {ties}{notes}"
             )
         lines += [f"  {check}" for check in self.maps]
+        if self.maps:
+            lines.append(f"  condition of the maps that were drawn: at most {self.condition:.1f}")
         if self.missed is not None:
             more = (
                 f" found; there may be more, as {', '.join(self.incomplete)} without a rule fixed "
@@ -173,7 +180,8 @@ def verify(
         shake: run on parameters with noise added, since zeros and ones hide mistakes.
         maximal: also search for symmetry that was missed; for small networks, as it runs the
             network a few times for each pair of neurons it tries.
-        alone: how many spaces, drawn at random, to check alone; every one by default.
+        alone: how many spaces, and how many kinds of maps, drawn at random, to check alone; every
+            one by default.
         tolerance: largest relative change of the outputs that counts as none.
 
     Raises:
@@ -217,7 +225,7 @@ def verify(
     if isinstance(subject, SymmetrySpec):
         laws["maps"] = tuple(
             check_maps(subject, maps, draws, samples, tolerance, generator)
-            for maps in subject.generators
+            for maps in checking.drawn(subject.generators, alone, generator)
         )
     together = max(
         draw.change(claimed.all_moved(draw.state, generator))

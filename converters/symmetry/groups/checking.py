@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from converters.symmetry.checking import SEEN, Status, under_all_names
+from converters.symmetry.checking import (
+    SEEN,
+    TIED_PARAMETERS,
+    TIES,
+    Status,
+    drawn,
+    under_all_names,
+)
 from converters.symmetry.groups.spec import NeuronMaps, Power, SymmetryElement, SymmetrySpec
 from converters.symmetry.running import Draw, Draws
 
@@ -24,6 +31,7 @@ class MapCheck:
         status: whether it holds.
         idle: axes of tensors that the outputs do not depend on, where nothing can go wrong.
         unseen: axes whose power could be wrong without being seen.
+        condition: largest condition number of the maps that were drawn.
     """
 
     maps: NeuronMaps
@@ -32,6 +40,7 @@ class MapCheck:
     status: Status
     idle: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+    condition: float = 1.0
 
     def __str__(self) -> str:
         power = "" if self.power is None else f", one axis left out {self.power:.1e}"
@@ -49,16 +58,24 @@ def check_maps(
     """Check one generator on several sets of parameters; see :func:`converters.verify`."""
     alone = replace(spec, generators=(maps,))
     tried = list(draws.first(samples))
-    error = max(draw.change(_moved(alone, draw, generator)) for draw in tried)
+    elements = [_element(alone, generator) for _ in tried]
+    condition = max(element.condition for element in elements)
+    error = max(
+        draw.change(alone.act(draw.state, element))
+        for draw, element in zip(tried, elements, strict=True)
+    )
     if error > tolerance:
-        return MapCheck(maps, error, None, "fails")
+        return MapCheck(maps, error, None, "fails", condition=condition)
     powers, idle, unseen = [], [], []
-    for place in maps.powers:
+    parameters = sum(tensor.numel() for tensor in draws.network.state.values())
+    for place in drawn(maps.powers, max(TIES, TIED_PARAMETERS // max(parameters, 1)), generator):
         rest = tuple(other for other in maps.powers if other != place)
         # What a single place makes up for itself is held against factors that it does not.
         other = replace(maps, powers=rest) if rest else replace(maps, kind="positive_scale")
         broken = replace(spec, generators=(other,))
-        change = max(draw.change(_moved(broken, draw, generator)) for draw in tried)
+        change = max(
+            draw.change(broken.act(draw.state, _element(broken, generator))) for draw in tried
+        )
         if change > SEEN * tolerance:
             powers.append(change)
         elif any(
@@ -69,15 +86,15 @@ def check_maps(
             idle.append(str(place))
     status: Status = "holds" if powers and not unseen else "not proven"
     return MapCheck(
-        maps, error, min(powers, default=None), status, tuple(idle), tuple(unseen)
+        maps, error, min(powers, default=None), status, tuple(idle), tuple(unseen), condition
     )
 
 
-def _moved(spec: SymmetrySpec, draw: Draw, generator: torch.Generator) -> Mapping[str, Tensor]:
-    """Return the parameters of a draw, moved by random maps that are not all 1."""
-    element = spec.sample(generator)
-    maps = tuple(-own if bool((own == 1).all()) else own for own in element.maps)
-    return spec.act(draw.state, SymmetryElement(maps, spec.permutations.identity()))
+def _element(spec: SymmetrySpec, generator: torch.Generator) -> SymmetryElement:
+    """Return random maps that are not all 1, and no relabelling."""
+    maps = spec.sample(generator).maps
+    maps = tuple(-own if bool((own == 1).all()) else own for own in maps)
+    return SymmetryElement(maps, spec.permutations.identity())
 
 
 def _noisy(
