@@ -19,8 +19,8 @@ from typing import Any
 
 import harness
 import torch
-from conversion_models import Case
 from conversion_coverage import LIBRARIES, cases
+from conversion_models import Case
 
 from converters import symmetry_spec, verify
 from nngraph.errors import NNGraphError
