@@ -14,11 +14,12 @@ from nngraph.basis.basis import (
     project,
     sample,
 )
-from nngraph.basis.block import BasisBlock, Element
+from nngraph.basis.block import BasisBlock, Element, Matrix
 from nngraph.basis.dimension import Dimension, dimension
 from nngraph.basis.jacobian import NullSpace, null_space
 from nngraph.basis.layer import LayerMap, layer_matrix, stacked
-from nngraph.basis.orbits import coordinate_orbits, pair_orbits
+from nngraph.basis.maps import MapBasis, MapBlock, Maps
+from nngraph.basis.orbits import coordinate_orbits, map_orbits, pair_orbits
 from nngraph.basis.rank import rank_of
 from nngraph.basis.report import BlockReport, RankReport
 from nngraph.basis.terms import Term
@@ -26,7 +27,8 @@ from nngraph.basis.weight_space import Axis, WeightSpace, WeightTensor
 
 __all__ = [
     "Axis", "Basis", "BasisBlock", "BlockReport", "Coefficients", "Dimension", "Element",
-    "EquivariantMap", "LayerMap", "NullSpace", "RankReport", "Term", "WeightSpace", "WeightTensor",
-    "coefficients", "coordinate_orbits", "dimension", "elements", "layer_matrix", "null_space",
-    "pair_orbits", "project", "rank_of", "sample", "stacked",
+    "EquivariantMap", "LayerMap", "MapBasis", "MapBlock", "Maps", "Matrix", "NullSpace",
+    "RankReport", "Term", "WeightSpace", "WeightTensor", "coefficients", "coordinate_orbits",
+    "dimension", "elements", "layer_matrix", "map_orbits", "null_space", "pair_orbits", "project",
+    "rank_of", "sample", "stacked",
 ]

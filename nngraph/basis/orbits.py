@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from nngraph.basis.maps import FACTORS, Maps
 from nngraph.basis.weight_space import WeightSpace, common_sizes
 from nngraph.errors import ArchitectureError
 
@@ -49,6 +50,42 @@ def pair_orbits(
         for g in generators(common_sizes(source, target))
     )
     return _components(m * n, moves).reshape(m, n)
+
+
+def map_orbits(
+    source: WeightSpace, target: WeightSpace, maps: Maps, scaled: Collection[str],
+    limit: int = LIMIT,
+) -> Labels:  # fmt: skip
+    """Orbit of each pair that maps of neurons leave alone, from 0; -1 for all others: ``[m, n]``.
+
+    A matrix commutes with relabelling and maps exactly when it is constant on these orbits and 0
+    elsewhere. One neuron of each space is multiplied, by -1 or by 2: relabelling makes it any.
+
+    Args:
+        source, target, limit: as in :func:`pair_orbits`.
+        maps: signs or positive scales.
+        scaled: spaces whose neurons have them.
+    """
+    labels = pair_orbits(source, target, limit)
+    moved = np.zeros(labels.max(initial=-1) + 1, bool)
+    for name in scaled:
+        to, at = (_factors(space, name, FACTORS[maps]) for space in (target, source))
+        moved[labels[to[:, None] != at[None, :]]] = True
+    numbers = np.where(moved, -1, np.cumsum(~moved) - 1)
+    return np.asarray(numbers[labels], np.int64)
+
+
+def _factors(space: WeightSpace, name: str, by: float) -> NDArray[np.float64]:
+    """By what each coordinate is multiplied where the first neuron of a space is: ``[n]``."""
+    parts = []
+    for tensor in space.tensors:
+        value = np.ones(tensor.shape)
+        for place, axis in enumerate(tensor.axes):
+            if axis.space == name:
+                first = np.where(np.arange(axis.size) == 0, by**axis.power, 1.0)
+                value = value * first.reshape(-1, *[1] * (len(tensor.axes) - 1 - place))
+        parts.append(value.reshape(-1))
+    return np.concatenate(parts) if parts else np.ones(0)
 
 
 def generators(sizes: dict[str, int]) -> Iterator[tuple[str, NDArray[np.int64]]]:

@@ -23,11 +23,14 @@ class Axis:
         size: number of indices.
         space: neuron space whose relabelling moves the indices; ``None`` for a free axis.
         label: what the names of basis elements call the axis, such as ``"input side"``.
+        power: by which power of a neuron's factor its entries are multiplied where neurons are
+            scaled: 1, or -1 for the input side of a weight.
     """
 
     size: int
     space: str | None = None
     label: str = ""
+    power: int = 1
 
 
 @dataclass(frozen=True)
@@ -287,5 +290,10 @@ def _tensor(name: str, *axes: tuple[int, str | None]) -> WeightTensor:
     labels = {1: ["neurons"], 2: ["output side", "input side"]}.get(
         len(axes), [f"axis {i}" for i in range(len(axes))]
     )
-    pairs = zip(axes, labels, strict=True)
-    return WeightTensor(name, tuple(Axis(size, space, label) for (size, space), label in pairs))
+    return WeightTensor(
+        name,
+        tuple(
+            Axis(size, space, label, -1 if label == "input side" else 1)
+            for (size, space), label in zip(axes, labels, strict=True)
+        ),
+    )

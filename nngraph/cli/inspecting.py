@@ -33,7 +33,8 @@ from nngraph.cli.options.networks import Convert, Inspect, Validate
 from nngraph.drawing import draw_basis
 from nngraph.errors import DataFileError
 from nngraph.graph import Architecture, NeuralGraph
-from nngraph.validation import at_most, default_architecture, validate
+from nngraph.map_validation import MapValidation, validate_maps
+from nngraph.validation import Validation, at_most, default_architecture, validate
 from nngraph.zoo import Zoo
 
 
@@ -289,9 +290,16 @@ def _module_words(data: dict[str, Any]) -> str:
 
 def prove(options: Validate) -> int:
     """Hold the library against the basis and the symmetry on an architecture."""
-    architecture = _architecture(options.network, options.activation, options.w0)
     at_least(0, seed=options.seed)
-    result = validate(architecture, seed=options.seed)
+    activation = options.activation
+    if options.group == "positive_scale" and activation is None and options.network[0].isdecimal():
+        activation = ["relu"]
+    architecture = _architecture(options.network, activation, options.w0)
+    result: MapValidation | Validation
+    if options.group is None:
+        result = validate(architecture, seed=options.seed)
+    else:
+        result = validate_maps(architecture, options.group, seed=options.seed)
     data = result.to_dict()
     if options.figure is not None:
         data["figure"] = str(draw_basis(at_most(architecture, 3), options.figure))

@@ -20,7 +20,7 @@ from typing import Any
 
 from converters.activations import operator_activation
 from converters.symmetry.dims import Dim
-from converters.symmetry.groups.exponents import Exponents, row
+from converters.symmetry.groups.exponents import Exponents, OfAxis, row
 from converters.symmetry.groups.occurrences import occurrences
 from converters.symmetry.program import Operation, Ref, references
 from converters.symmetry.values import Value
@@ -338,25 +338,30 @@ def _norm_of(known: Exponents, operation: Operation, given: Mapping[str, Any]) -
     return None
 
 
-def _recurrent(lost: int) -> _Rule:
-    """Let states of a recurrent layer be scaled as its activation lets them: not by ``lost``."""
+def _recurrent(lost: int, gates: int = 1) -> _Rule:
+    """Let states of a recurrent layer be scaled as its activation lets them: not by ``lost``.
+
+    Of the gates the third alone makes states; the others are sigmoids, and stay as they are.
+    """
 
     def rule(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> None:
         per_layer = 4 if given["has_biases"] else 2
-        hidden, results = known.values[given["hx"]], _outputs(operation)
-        zero = hidden.constant is not None and hidden.constant.number == 0
-        if given["bidirectional"] or given["dropout"] or not zero or len(results) > 1:
+        results, params = _outputs(operation), given["params"]
+        started = given["hx"] if isinstance(given["hx"], (list, tuple)) else [given["hx"]]
+        constants = [known.values[ref].constant for ref in started]
+        zero = all(found is not None and found.number == 0 for found in constants)
+        plain = len(params) == per_layer * given["num_layers"] and len(results) == 1
+        if given["bidirectional"] or given["dropout"] or not zero or not plain:
             return nothing(known, operation, given)
         (out,), before = results, known.axis(given["input"], -1)
-        known.apart(out, *given["params"])
-        for first in range(0, len(given["params"]), per_layer):
-            into, back, *biases = given["params"][first : first + per_layer]
+        known.apart(out, *params)
+        for first in range(0, len(params), per_layer):
+            into, back, *biases = params[first : first + per_layer]
             known.link((before, 1), (known.axis(into, 1), 1))
-            state = known.axis(into, 0)
-            known.link((state, 1), (known.axis(back, 0), -1))
+            state, *others = (_gate(known, ref, gates) for ref in (into, back, *biases))
             known.link((state, 1), (known.axis(back, 1), 1))
-            for bias in biases:
-                known.link((state, 1), (known.axis(bias, 0), -1))
+            for other in others:
+                known.link((state, 1), (other, -1))
             for place in state.values():
                 known.demand({place: 1}, (lost,))
             before = state
@@ -367,6 +372,20 @@ def _recurrent(lost: int) -> _Rule:
         return None
 
     return rule
+
+
+def _gate(known: Exponents, ref: Ref, gates: int) -> OfAxis:
+    """Return the places of what makes states, as those of one axis; other gates are not scaled."""
+    found = known.axis(ref, 0)
+    if gates == 1:
+        return found
+    for (_, number), place in found.items():
+        if number % gates != 2:
+            known.demand({place: 1})
+    return {
+        (part, number // gates): place
+        for (part, number), place in found.items() if number % gates == 2
+    }
 
 
 def _embedding(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> None:
@@ -472,6 +491,8 @@ SCALING_RULES: dict[str, _Rule] = {
     **dict.fromkeys(("linalg_vector_norm", "norm"), _norm_of),
     "rnn_relu": _recurrent(lost=1),
     "rnn_tanh": _recurrent(lost=0),
+    "lstm": _recurrent(lost=0, gates=4),
+    "gru": _recurrent(lost=0, gates=3),
     "embedding": _embedding,
     "scaled_dot_product_attention": _attention,
 }  # fmt: skip

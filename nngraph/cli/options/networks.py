@@ -81,6 +81,9 @@ class Validate(Hidden, Threads, Reports):
     layer and model under random relabellings, in float64 and float32, on each device present. Exit
     code 1 if anything falls short of what it claims. Example: nngraph validate 2 32 32 3
 
+    With --group: which of these maps commute with signs, or positive scales, of the neurons too,
+    counted by formula and by brute force, and which models do not see such maps.
+
     Args:
         network: layer sizes, inputs first; or a state dict, a graph file or the folder of a zoo,
             whose architecture is taken
@@ -90,10 +93,13 @@ class Validate(Hidden, Threads, Reports):
             dict)
         figure: draw the basis as matrices, of the same network at most 3 wide, to a .png, .pdf or
             .svg file
+        group: sign or positive_scale of the neurons whose activation allows it (for layer sizes,
+            relu is the default activation of positive_scale)
         seed: seed of weights and relabellings
     """
 
     network: Argument[list[str]]
+    group: Literal["sign", "positive_scale"] | None = None
     figure: Annotated[str | None, "FILE"] = None
     seed: int = 0
 

@@ -75,6 +75,29 @@ def test_a_wrong_power_a_wrong_kind_and_a_place_left_out_are_noticed():
         assert report.status == "fails", str(report)
 
 
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3)])
+def test_states_of_gated_layers_change_their_signs_where_tanh_makes_them(
+    kind: type[nn.RNNBase], gates: int
+):
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.out = kind(3, 4, num_layers=2, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.layer(x)[0][:, -1])
+
+    module, inputs = Last().eval(), torch.randn(2, 5, 3)
+    spec = symmetry_spec(module, inputs)
+    assert [maps.kind for maps in spec.generators] == ["sign", "sign"]
+    rows = {p.number for maps in spec.generators for p in maps.powers if p.axis == 0}
+    assert rows == {2}
+    assert verify(spec, module, inputs, samples=1).holds
+    wrong = [replace(m, powers=tuple(p._replace(number=p.number and gates - 3) for p in m.powers))
+             for m in spec.generators]  # fmt: skip
+    assert not verify(replace(spec, generators=tuple(wrong)), module, inputs, samples=1).holds
+
+
 def test_a_rule_that_lies_is_noticed_by_the_proof_and_by_the_judge(monkeypatch: pytest.MonkeyPatch):
     module, inputs = group_cases.build("MLP of gelu")
     monkeypatch.setitem(SCALING_RULES, "gelu", SCALING_RULES["neg"])
