@@ -35,6 +35,7 @@ FACES = (
     "nngraph.zoo",
     "nngraph.tasks",
     "nngraph.alignment",
+    "nngraph.pruning",
     "nngraph.drawing",
     "nngraph.validation",
     "nngraph.testing",

@@ -73,11 +73,12 @@ def only_tie(axis: Axis, space: str, number: int) -> Axis:
 
 
 def change_factors(axis: Axis, change: Callable[[AxisFactor], AxisFactor]) -> Axis:
-    """Return an axis with other factors, wherever they stand; their sizes stay."""
+    """Return an axis with other factors, wherever they stand."""
 
     def changed(factor: AxisFactor) -> AxisFactor:
         if factor.parts:
-            return AxisFactor(factor.size, parts=change_factors(factor.parts, change))
+            parts = change_factors(factor.parts, change)
+            return AxisFactor(axis_size(parts), parts=parts)
         return change(factor)
 
     return tuple(tuple(map(changed, segment)) for segment in axis)
