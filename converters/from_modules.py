@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,14 @@ from converters.chains.traced import trace_chain
 from converters.inspection import named_tensors
 from converters.placement.builder import Builder
 from converters.placement.layers import place
-from converters.symmetry.derive import Derivation, derive
+from converters.placement.scales import slab_scales
+from converters.symmetry.derive import Derivation, derive_named
+from converters.symmetry.groups.derive import find_maps
+from converters.symmetry.groups.exponents import Exponents
+from converters.symmetry.groups.spec import SymmetrySpec
+from converters.symmetry.located import as_arguments, input_tensors
+from converters.symmetry.refusals import check_supported
+from converters.symmetry.tracing import trace
 from nngraph.errors import UnsupportedModuleError
 from nngraph.graph import Architecture, NeuralGraph, check_tensor
 
@@ -32,7 +40,9 @@ def to_graph(
     With example inputs, any module that ``torch.export`` can trace. Its symmetry is derived
     (:func:`converters.permutation_spec`): every parameter and persistent buffer is in the graph
     exactly once, a shared one under its first name, and each neuron group has the spaces that it
-    may be relabelled by. :func:`converters.verify` proves that on the module itself.
+    may be relabelled by. The architecture states the scales and signs of its neurons that
+    :func:`converters.symmetry_spec` derives. :func:`converters.verify` proves all that on the
+    module itself.
 
     Without, chains of affine maps alone: an ``nn.Linear``, an ``nn.Sequential`` (nested too), and
     any module whose forward, as traced, is a chain of linear layers with element-wise activations
@@ -84,8 +94,17 @@ def to_architecture(
 
     The arguments and errors are those of :func:`converters.to_graph`.
     """
-    derivation = derive(module, example_inputs, kwargs=kwargs, strict=strict)
-    return build_architecture(derivation, named_tensors(module))
+    args, given = as_arguments(example_inputs), kwargs or {}
+    check_supported(module, input_tensors(args, given))
+    program, tensors = trace(module, args, given), named_tensors(module)
+    derivation, engine, namer = derive_named(program, module, strict=strict)
+    architecture = build_architecture(derivation, tensors)
+    if architecture.is_chain:  # of which the activations tell
+        return architecture
+    known = Exponents.of_program(program, engine.values, tensors)
+    spec = derivation.spec
+    symmetry = SymmetrySpec(spec, tuple(find_maps(known, program, spec, namer)))
+    return replace(architecture, scales=slab_scales(architecture, symmetry))
 
 
 def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) -> Architecture:
@@ -93,7 +112,7 @@ def build_architecture(derivation: Derivation, tensors: Mapping[str, Tensor]) ->
 
     The tensors are its parameters and persistent buffers. A chain of affine maps is described as
     every other converter does it. Anything else is placed layer by layer, and is never described as
-    what runs as another function.
+    what runs as another function. Scales and signs are not in it, which need the derivation's pass.
     """
     read = ProgramReader(derivation, tensors).read()
     chain = None if isinstance(read, Refusal) else chain_architecture_of(read, derivation.spec)

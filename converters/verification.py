@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,7 +36,15 @@ from converters.symmetry.missed import Missed, search_missed
 from converters.symmetry.running import Draw, Draws, ForwardFailed, Network, relative_change
 from converters.symmetry.spec import PermutationSpec
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Indices, NeuralGraph, NeuralGraphStack, Relabelling, forward
+from nngraph.graph import (
+    Indices,
+    NeuralGraph,
+    NeuralGraphStack,
+    Relabelling,
+    forward,
+    sample_scales,
+    scale_parameters,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ class Verification:
 
     Args:
         checks: one per free space.
-        error: largest relative change of the outputs when all spaces are relabelled together.
+        error: largest relative change of the outputs when all spaces are relabelled together, of a
+            graph or a symmetry spec with all its scales and signs.
         tolerance: what counts as unchanged.
         missed: symmetry that was not claimed; ``None`` if it was not searched for.
         incomplete: operators without a rule, which fixed what they touch, so that a search that
@@ -270,6 +279,15 @@ class _OfGraph(Claims):
         relabelled = Relabelling(self.architecture, indices).act_on_parameters(own)
         return checking.under_all_names(self.spec, relabelled)
 
+    def all_moved(
+        self, state: Mapping[str, Tensor], generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Multiply everything by scales and signs, and relabel it."""
+        own = {p.name: state[p.name] for p in self.architecture.parameters}
+        factors = sample_scales(self.architecture, generator=generator)
+        scaled = scale_parameters(self.architecture, own, factors)
+        return super().all_moved({**state, **scaled}, generator)
+
     def old(self, space: str) -> dict[Tie, Tensor]:
         """Return the old index at each place of each axis, under a shift of all neurons."""
         if space not in self._old:
@@ -299,7 +317,8 @@ def _differs(
 ) -> tuple[str, ...]:
     """Return in what the graph of the relabelled module is not the relabelled graph."""
     architecture, spec = graph.architecture, derivation.spec
-    if build_architecture(derivation, state) != architecture:
+    # Of scales and signs it is shown that they change nothing.
+    if build_architecture(derivation, state) != replace(architecture, scales=()):
         return ("its architecture",)
     indices = architecture.permutations.sample(generator)
     values = graph.parameters()

@@ -21,6 +21,8 @@ from nngraph.graph import (
     canonicalise_neurons,
     chain_layers,
     sample_moves,
+    sample_scales,
+    scale_parameters,
 )
 
 _Networks = TypeVar("_Networks", NeuralGraph, NeuralGraphStack)
@@ -161,12 +163,14 @@ class DropWeights(ParameterTransform):
 
 
 class ScaleNeurons(ParameterTransform):
-    r"""Rescale hidden neurons at random where their activation allows it: the function stays.
+    r"""Rescale hidden neurons at random where that is known to be allowed: the function stays.
 
     What comes into neuron i, weights and bias, is multiplied by :math:`s_i`, and what goes out of
     it is divided. :math:`s_i` is positive for positively homogeneous activations such as ReLU, a
     sign for odd ones such as tanh and sine, both for a linear neuron, and 1 for all others. Phases
-    of sine neurons are stepped by half periods too.
+    of sine neurons are stepped by half periods too. So it is for chains; for networks of any other
+    architecture the scales and signs are those that it states, as ``converters.to_graph`` derives
+    them.
 
     Args:
         spread: positive factors are in [1 / spread, spread], log-uniform.
@@ -174,7 +178,7 @@ class ScaleNeurons(ParameterTransform):
 
     Raises:
         ValueError: if the spread is below 1, or steps are below 0.
-        ArchitectureError: if a network is not a chain of affine maps.
+        ArchitectureError: if an architecture states none, and is not a chain of affine maps.
     """
 
     def __init__(self, spread: float = 2.0, max_steps: int = 2) -> None:
@@ -185,7 +189,12 @@ class ScaleNeurons(ParameterTransform):
         self.spread, self.max_steps = spread, max_steps
 
     def _changed(self, architecture: Architecture, values: Values) -> Values:
-        return sample_moves(architecture, values, spread=self.spread, max_steps=self.max_steps)
+        if not architecture.scales:
+            return sample_moves(architecture, values, spread=self.spread, max_steps=self.max_steps)
+        first = architecture.parameters[0]
+        lead = values[first.name].shape[: -len(first.shape) or None]
+        drawn = sample_scales(architecture, lead, self.spread)
+        return scale_parameters(architecture, values, drawn)
 
 
 def moved_layer(architecture: Architecture) -> tuple[str, str] | None:

@@ -29,6 +29,7 @@ from nngraph.graph.layout import (
     write_slab,
 )
 from nngraph.graph.neural_graph import NeuralGraph, check_readable
+from nngraph.graph.neuron_scales import MAX_POWER, NeuronScale, ScaleKind, SlabPower
 from nngraph.graph.neuron_symmetry import (
     SCALED,
     SIGNED,
@@ -43,6 +44,14 @@ from nngraph.graph.parameters import DTYPES, check_parameters, check_tensor, pac
 from nngraph.graph.permutations import Indices, Permutations
 from nngraph.graph.relabelling import Relabelling, Symmetry
 from nngraph.graph.run import forward
+from nngraph.graph.scaling import (
+    sample_scales,
+    scale_kinds,
+    scale_parameters,
+    scale_places,
+    scales_of,
+    scales_of_values,
+)
 from nngraph.graph.spaces import Factor, Space, group_permutation
 from nngraph.graph.stack import NeuralGraphStack, to_batch
 from nngraph.graph.topology.build import BLOCK_KINDS, COLUMN_KINDS, KERNEL_AXES
@@ -59,14 +68,16 @@ from nngraph.graph.topology.tables import (
 from nngraph.graph.topology.topology import Topology
 
 __all__ = [
-    "ACTIVATIONS", "BLOCK_KINDS", "COLUMN_KINDS", "DTYPES", "INTEGERS", "KERNEL_AXES", "MAX_SIZE",
-    "ROLES", "SCALED", "SIGNED", "STRUCTURE", "Activation", "ActivationFunction", "Alike",
-    "Architecture", "Block", "Blocks", "Bucket", "ChainLayer", "Column", "Factor", "Groups",
-    "HiddenNeurons", "Indices", "Level", "Meetings", "Members", "NeuralGraph", "NeuralGraphStack",
-    "NeuronGroup", "NeuronSymmetry", "Neurons", "Nodes", "Parameter", "Permutations", "Relabelling",
-    "Slab", "Space", "Symmetry", "Topology", "canonicalise_neurons", "chain_layers",
-    "check_parameters", "check_readable", "check_tensor", "forward", "group_permutation",
-    "hidden_layers", "join_ensemble", "join_networks", "join_nodes", "move_neurons", "order_edges",
-    "pack", "read_slab", "restore_edges", "run_ensemble", "sample_moves", "slabs_of",
+    "ACTIVATIONS", "BLOCK_KINDS", "COLUMN_KINDS", "DTYPES", "INTEGERS", "KERNEL_AXES", "MAX_POWER",
+    "MAX_SIZE", "ROLES", "SCALED", "SIGNED", "STRUCTURE", "Activation", "ActivationFunction",
+    "Alike", "Architecture", "Block", "Blocks", "Bucket", "ChainLayer", "Column", "Factor",
+    "Groups", "HiddenNeurons", "Indices", "Level", "Meetings", "Members", "NeuralGraph",
+    "NeuralGraphStack", "NeuronGroup", "NeuronScale", "NeuronSymmetry", "Neurons", "Nodes",
+    "Parameter", "Permutations", "Relabelling", "ScaleKind", "Slab", "SlabPower", "Space",
+    "Symmetry", "Topology", "canonicalise_neurons", "chain_layers", "check_parameters",
+    "check_readable", "check_tensor", "forward", "group_permutation", "hidden_layers",
+    "join_ensemble", "join_networks", "join_nodes", "move_neurons", "order_edges", "pack",
+    "read_slab", "restore_edges", "run_ensemble", "sample_moves", "sample_scales", "scale_kinds",
+    "scale_parameters", "scale_places", "scales_of", "scales_of_values", "slabs_of",
     "split_networks", "to_batch", "unpack", "with_widths", "write_slab",
 ]

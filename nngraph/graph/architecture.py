@@ -11,7 +11,7 @@ from typing import Any
 
 from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
-from nngraph.graph.architecture_json import from_plain, to_plain
+from nngraph.graph.architecture_json import Parts, from_plain, to_plain
 from nngraph.graph.groups import MAX_SIZE, NeuronGroup, is_count
 from nngraph.graph.layout import (
     INTEGERS,
@@ -23,6 +23,7 @@ from nngraph.graph.layout import (
     check_slab,
     slabs_of,
 )
+from nngraph.graph.neuron_scales import NeuronScale, check_scale
 from nngraph.graph.permutations import Permutations
 from nngraph.graph.spaces import Space, check_spaces, copies, leading_factors
 
@@ -44,6 +45,9 @@ class Architecture:
         residuals: pairs ``(source, target)`` of groups of one size: the neurons of the source are
             added to those of the target, one by one.
         structure: neuron spaces that lie within others, or are fixed; the groups tell all others.
+        scales: scales and signs of neurons that are known to leave its function as it is. None are
+            stated of chains, of which the activations tell
+            (:func:`nngraph.graph.scales_of`).
 
     Raises:
         ArchitectureError: if names repeat, sizes differ that are one, two parameters fill the same
@@ -59,6 +63,7 @@ class Architecture:
     parameters: tuple[Parameter, ...]
     residuals: tuple[tuple[int, int], ...] = ()
     structure: tuple[Space, ...] = ()
+    scales: tuple[NeuronScale, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -93,6 +98,8 @@ class Architecture:
                 f"the architecture has {self.num_nodes} neurons and {self.num_edges} edges; "
                 f"at most {MAX_SIZE} of each are supported."
             )
+        for scale in self.scales:
+            check_scale(scale, self.groups, self.slabs, self.all_spaces)
 
     def _check_factors(self, group: NeuronGroup) -> None:
         own = [factor.space for factor in group.factors]
@@ -387,13 +394,17 @@ class Architecture:
         )
         return "-".join(map(str, self.widths)) + (f" {', '.join(hidden)}" if hidden else "")
 
+    @property
+    def _parts(self) -> Parts:
+        return self.groups, self.parameters, self.residuals, self.structure, self.scales
+
     def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def _hash(self) -> int:
         # Computed once: architectures are dictionary keys on hot paths.
-        return hash((self.groups, self.parameters, self.residuals, self.structure))
+        return hash(self._parts)
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the cached properties: string hashes differ from process to process.
@@ -407,7 +418,7 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain lists, dicts, strings and numbers."""
-        return to_plain((self.groups, self.parameters, self.residuals, self.structure))
+        return to_plain(self._parts)
 
     @classmethod
     def from_dict(cls, data: object) -> Architecture:

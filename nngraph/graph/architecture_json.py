@@ -9,19 +9,21 @@ from nngraph.errors import ArchitectureError
 from nngraph.graph.activations import Activation
 from nngraph.graph.groups import MAX_SIZE, NeuronGroup, is_count
 from nngraph.graph.layout import Parameter, Slab
+from nngraph.graph.neuron_scales import NeuronScale, SlabPower
 from nngraph.graph.spaces import Factor, Space
 
 #: Version of the form. It changes whenever an older reader would misread a newer file.
 SCHEMA_VERSION = 1
-#: What an architecture is made of: groups, parameters, residuals and spaces, in this order.
+#: What an architecture is made of: groups, parameters, residuals, spaces, scales, in this order.
 Parts = tuple[
-    tuple[NeuronGroup, ...], tuple[Parameter, ...], tuple[tuple[int, int], ...], tuple[Space, ...]
+    tuple[NeuronGroup, ...], tuple[Parameter, ...], tuple[tuple[int, int], ...], tuple[Space, ...],
+    tuple[NeuronScale, ...],
 ]
 
 
 def to_plain(parts: Parts) -> dict[str, Any]:
     """Return the description as plain lists, dicts, strings and numbers."""
-    groups, parameters, residuals, structure = parts
+    groups, parameters, residuals, structure, scales = parts
     plain = {
         "format": "nngraph.architecture", "version": SCHEMA_VERSION,
         "groups": [_group_to_plain(group) for group in groups],
@@ -33,6 +35,11 @@ def to_plain(parts: Parts) -> dict[str, Any]:
         plain["structure"] = [
             {"name": s.name, "size": s.size, "within": list(s.within), "fixed": s.fixed}
             for s in structure
+        ]
+    if scales:
+        plain["scales"] = [
+            {"space": s.space, "kind": s.kind, "powers": [list(power) for power in s.powers]}
+            for s in scales
         ]
     return plain
 
@@ -72,7 +79,7 @@ def from_plain(data: object) -> Parts:
     """Read what :func:`to_plain` wrote; see :meth:`nngraph.graph.Architecture.from_dict`."""
     found = _fields(
         data, "an architecture", ("format", "version", "groups", "parameters"),
-        ("residuals", "structure"),
+        ("residuals", "structure", "scales"),
     )  # fmt: skip
     if found["format"] != "nngraph.architecture":
         raise ArchitectureError(
@@ -84,13 +91,14 @@ def from_plain(data: object) -> Parts:
             f"{SCHEMA_VERSION}. Read it with the nngraph that wrote it, or a newer one."
         )
     readers = {
-        "groups": _GROUP, "parameters": _PARAMETER, "residuals": _numbers, "structure": _SPACE
+        "groups": _GROUP, "parameters": _PARAMETER, "residuals": _numbers, "structure": _SPACE,
+        "scales": _SCALE,
     }
     # Residuals are pairs, which the architecture checks.
-    groups, parameters, residuals, structure = (
+    groups, parameters, residuals, structure, scales = (
         _list_of(reader)(found.get(name, []), name) for name, reader in readers.items()
     )
-    return groups, parameters, residuals, structure
+    return groups, parameters, residuals, structure, scales
 
 
 # -- readers: of a value, and where it stands ------------------------------------------------------
@@ -156,6 +164,13 @@ def _space_of(data: object, where: str) -> Any:
     return _list_of(_factor)(data, where) if isinstance(data, list) else data
 
 
+def _power(data: Any, where: str) -> SlabPower:
+    found = _list_of(_any)(data, where)
+    if len(found) != len(SlabPower._fields):
+        raise ArchitectureError(f"{where} is {data!r}; expected [slab, end, power].")
+    return SlabPower(*found)  # checked by the architecture
+
+
 def _activation(data: Any, where: str) -> Activation:
     options = dict(_fields(data, where, ("name",), None))
     return Activation(_string(options.pop("name"), f"{where}.name"), **options)
@@ -181,6 +196,9 @@ _PARAMETER = _record(
 )
 _SPACE = _record(
     Space, {"name": _string, "size": _number, "within": _list_of(_string), "fixed": _flag}, {}
+)
+_SCALE = _record(
+    NeuronScale, {"space": _string, "kind": _string, "powers": _list_of(_power)}, {}
 )
 
 

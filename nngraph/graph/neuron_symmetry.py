@@ -47,8 +47,9 @@ def hidden_layers(
 ) -> list[HiddenNeurons]:
     """Return the hidden layers of a chain, inputs first; ``symmetries`` takes some alone."""
     layers = chain_layers(
-        architecture, "Its neurons cannot be rescaled: signs, scales and phases of neurons are "
-        "known for chains. Relabel them, or match them up to relabelling.",
+        architecture, "Its neurons cannot be rescaled: it states no scales, and signs, scales and "
+        "phases follow from activations for chains alone. Relabel them, or match them up to "
+        "relabelling; an architecture from converters.to_graph states what is derived.",
     )  # fmt: skip
     return [
         HiddenNeurons(layer.weight, layer.bias, layer.activation, group, after.weight)

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from torch import Tensor
+
 from converters.symmetry.dims import Dim
 from converters.symmetry.groups.occurrences import Occurrence, occurrences
 from converters.symmetry.groups.system import System
-from converters.symmetry.program import Ref
+from converters.symmetry.memory import has_memory, stretches
+from converters.symmetry.program import Program, Ref
 from converters.symmetry.values import Value
 
 #: (tensor, axis, space, which of its occurrences there): one exponent
@@ -38,6 +41,21 @@ class Exponents:
         kept = [place for ref in parameters for places in self.of(ref).values() for place in places]
         for system in self.systems:
             system.kept.update(dict.fromkeys(kept))
+
+    @classmethod
+    def of_program(
+        cls, program: Program, values: Mapping[Ref, Value], tensors: Mapping[str, Tensor]
+    ) -> Exponents:
+        """Return those of a program, of which inputs, outputs and shared memory are not scaled."""
+        known = cls(values, program.parameters.values())
+        known.zero(*program.inputs.values(), *program.outputs)
+        for pair in program.updates:
+            known.zero(*pair)
+        for stretch in stretches(t for t in tensors.values() if has_memory(t)):
+            if len({(t.data_ptr(), t.shape, t.stride()) for t in stretch.tensors}) > 1:
+                ids = {id(tensor) for tensor in stretch.tensors}
+                known.zero(*(r for n, r in program.parameters.items() if id(tensors[n]) in ids))
+        return known
 
     # -- where exponents are ----------------------------------------------------------------------
 

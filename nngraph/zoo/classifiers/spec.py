@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Activation, Architecture, NeuronGroup, Parameter, Slab
+from nngraph.graph import (
+    Activation,
+    Architecture,
+    NeuronGroup,
+    NeuronScale,
+    Parameter,
+    ScaleKind,
+    Slab,
+    scale_kinds,
+    scales_of_values,
+)
 from nngraph.zoo.store.facts import plain
 
 #: Images up to this wide are not made smaller any more.
@@ -137,7 +147,8 @@ class ClassifierSpec:
         ]
         order = ("layers", "norms", "head")  # of the state dict
         parameters.sort(key=lambda parameter: order.index(parameter.name.split(".")[0]))
-        return Architecture(tuple(groups), tuple(parameters), tuple(residuals))
+        plain = Architecture(tuple(groups), tuple(parameters), tuple(residuals))
+        return plain if plain.is_chain else replace(plain, scales=_scales(plain))
 
     def module(self) -> Classifier:
         """Return the classifier as a torch module with torch's own first weights."""
@@ -202,3 +213,19 @@ class _Applied(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         return self.activation(value)
+
+
+def _scales(architecture: Architecture) -> tuple[NeuronScale, ...]:
+    """Return what each hidden layer may be multiplied by, as its activation allows.
+
+    Layers that are added are multiplied alike, and what comes into a norm by itself.
+    """
+    values: list[tuple[ScaleKind, list[int]]] = []
+    for space in architecture.spaces:
+        own = [i for i, group in enumerate(architecture.groups) if group.space == space]
+        maps = [i for i in own if architecture.groups[i].name.endswith(".map")]
+        values += [(kind, [i]) for i in maps for kind in ("positive_scale", "sign")]
+        values += [
+            (kind, [i for i in own if i not in maps]) for kind in scale_kinds(architecture, own[-1])
+        ]
+    return scales_of_values(architecture, values)
