@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,15 +28,63 @@ def act_along(
             others; matrices must have these on the same axis (:func:`is_whole`).
         matrices: whether they are.
     """
+    if matrices:
+        return _multiplied(tensor, place[0], *_runs(spaces, axes, place, space), maps)
+    index, seen = neurons_along(spaces, axes, place, space)
+    return tensor * torch.where(seen, maps.reshape(-1)[index], 1.0).to(tensor.device)
+
+
+def neurons_along(
+    spaces: Spaces, axes: Sequence[Axis], place: tuple[int, int], space: str
+) -> tuple[Tensor, Tensor]:
+    """Return which neuron of all copies of a space each entry counts, and whether it counts one.
+
+    Both are broadcastable over all axes of the tensor; arguments are those of :func:`act_along`.
+    """
+    position, copy = _counted(spaces, axes, place, space)
+    shape = [-1 if other == place[0] else 1 for other in range(len(axes))]
+    index = copy * spaces[space].size + position.clamp(min=0).reshape(shape)
+    return index, (position >= 0).reshape(shape)
+
+
+def columns_along(
+    spaces: Spaces, axes: Sequence[Axis], tensor: Tensor, place: tuple[int, int], space: str
+) -> list[Tensor]:
+    """Return for each copy of a space what a tensor has along its neurons, ``[n, entries]``.
+
+    Arguments are those of :func:`act_along`; the copies must be told by the same axis.
+    """
+    runs, copy = _runs(spaces, axes, place, space)
+    taken = tensor.movedim(place[0], -1)[..., runs]  # [..., runs, n]
+    count = math.prod(spaces[outer].size for outer in spaces[space].within)
+    return [
+        taken[..., copy == number, :].reshape(-1, runs.shape[-1]).T for number in range(count)
+    ]
+
+
+def _counted(
+    spaces: Spaces, axes: Sequence[Axis], place: tuple[int, int], space: str
+) -> tuple[Tensor, Tensor]:
+    """Return the neuron that each index of an axis counts, or -1, and of which copy it is."""
     axis, number = place
     position = [at for found, at, _ in coordinates(axes[axis]) if found == space][number]
-    seen, counted = position >= 0, [places(other) for other in axes]
-    copy, _ = copy_of(spaces, axis, space, counted, seen, len(axes))
-    if matrices:
-        return _multiplied(tensor, axis, position, copy.reshape(-1), maps)
-    shape = [-1 if other == axis else 1 for other in range(len(axes))]
-    own = maps.reshape(-1, maps.shape[-1])[copy, position.clamp(min=0).reshape(shape)]
-    return tensor * torch.where(seen.reshape(shape), own, 1.0).to(tensor.device)
+    counted = [places(other) for other in axes]
+    return position, copy_of(spaces, axis, space, counted, position >= 0, len(axes))[0]
+
+
+def _runs(
+    spaces: Spaces, axes: Sequence[Axis], place: tuple[int, int], space: str
+) -> tuple[Tensor, Tensor]:
+    """Return the runs of indices of an axis that count one copy of a space, and which.
+
+    Indices that differ in the neuron alone are a run: what else they count has its own order.
+    """
+    position, copy = _counted(spaces, axes, place, space)
+    index = torch.arange(len(position))
+    order = torch.stack([index, position]).T[position >= 0]
+    found = order[order[:, 1].argsort(stable=True), 0]
+    runs = found.reshape(spaces[space].size, -1).T
+    return runs, copy.reshape(-1).expand(len(position))[runs[:, 0]]
 
 
 def is_whole(spaces: Spaces, axes: Sequence[Axis], axis: int, space: str) -> bool:
@@ -47,14 +96,10 @@ def is_whole(spaces: Spaces, axes: Sequence[Axis], axis: int, space: str) -> boo
     )
 
 
-def _multiplied(tensor: Tensor, axis: int, position: Tensor, copy: Tensor, maps: Tensor) -> Tensor:
+def _multiplied(tensor: Tensor, axis: int, runs: Tensor, copy: Tensor, maps: Tensor) -> Tensor:
     """Multiply, by a matrix each, the runs of indices of an axis that count one copy of a space."""
     n = maps.shape[-1]
-    index = torch.arange(len(position))
-    # Indices that differ in the neuron alone are a run: what else they count has its own order.
-    order = torch.stack([index, position]).T[position >= 0]
-    runs = order[order[:, 1].argsort(stable=True), 0].reshape(n, -1).T
-    matrices = maps.reshape(-1, n, n)[copy.expand(len(position))[runs[:, 0]]].to(tensor.device)
+    matrices = maps.reshape(-1, n, n)[copy].to(tensor.device)
     last = tensor.movedim(axis, -1)
     taken = last[..., runs.to(tensor.device)]
     moved = torch.einsum("rij,...rj->...ri", matrices, taken)

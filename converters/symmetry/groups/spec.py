@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor
 
 from converters.symmetry.groups.acting import act_along
+from converters.symmetry.groups.networks import Network, change_network
 from converters.symmetry.groups.system import System
 from converters.symmetry.relabelling import coordinates
 from converters.symmetry.spec import PermutationSpec
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Indices
+from nngraph.graph import Indices, NeuralGraph, NeuralGraphStack
 
 #: Positive numbers and signs, one a neuron; orthogonal and invertible matrices over all of a space.
 MapKind = Literal["positive_scale", "sign", "orthogonal", "linear"]
@@ -253,44 +254,44 @@ class SymmetrySpec:
             found.append(each)
         return tuple(found)
 
-    def act(self, state: Mapping[str, Tensor], element: SymmetryElement) -> dict[str, Tensor]:
-        """Return the tensors of a network moved: another network with the same function.
+    @overload
+    def act(self, network: Mapping[str, Tensor], element: SymmetryElement) -> dict[str, Tensor]: ...
+
+    @overload
+    def act(self, network: NeuralGraph, element: SymmetryElement) -> NeuralGraph: ...
+
+    @overload
+    def act(
+        self, network: NeuralGraphStack, element: SymmetryElement | Sequence[SymmetryElement]
+    ) -> NeuralGraphStack: ...
+
+    def act(
+        self,
+        network: Network,
+        element: SymmetryElement | Sequence[SymmetryElement],
+    ) -> Network:
+        """Return a network moved: another network with the same function.
 
         Args:
-            state: such as ``module.state_dict()``; the names of this spec, aliases with them.
-            element: as :meth:`sample` gives it.
+            network: tensors such as ``module.state_dict()``, with the names of this spec, aliases
+                with them; or a graph or a stack of graphs of the module.
+            element: as :meth:`sample` gives it; of a stack also one for each network.
 
         Raises:
             ArchitectureError: if a tensor is unknown, or has another shape, or the element does not
                 fit this spec.
         """
-        spec = self.permutations
+        each = [element] if isinstance(element, SymmetryElement) else element
+        return change_network(network, [partial(self._moved, element=one) for one in each])
+
+    def _moved(self, state: Mapping[str, Tensor], element: SymmetryElement) -> dict[str, Tensor]:
         if [tuple(m.shape) for m in element.maps] != [*self.shapes]:
             raise ArchitectureError(
                 f"the element has maps of the shapes {[tuple(m.shape) for m in element.maps]}; "
                 f"expected {[*self.shapes]}."
             )
-        moving: dict[str, list[tuple[Power, NeuronMaps, Tensor]]] = {}
-        for own, each in zip(self.generators, element.maps, strict=True):
-            turned = torch.linalg.inv(each).mT if own.is_matrix else each
-            for place in own.powers:
-                power = place.power
-                here = each if power == 1 else turned if own.is_matrix else each**power
-                moving.setdefault(place.name, []).append((place, own, here))
-        done: dict[str, Tensor] = {}
-        moved: dict[str, Tensor] = {}
-        for name, tensor in state.items():
-            key = spec.first_names.get(name, name)
-            if key in moving and key not in done and tuple(tensor.shape) == spec.shape(key):
-                wide = tensor.double()
-                for place, own, each in moving[key]:
-                    wide = act_along(
-                        spec.by_name, spec.parameters[key], wide, (place.axis, place.number),
-                        own.space, each, own.is_matrix,
-                    )
-                done[key] = wide.to(tensor.dtype)
-            moved[name] = done.get(key, tensor)
-        return spec.permute(moved, element.relabelling)
+        moved = multiply(self.permutations, state, zip(self.generators, element.maps, strict=True))
+        return self.permutations.permute(moved, element.relabelling)
 
     # -- reading and writing ----------------------------------------------------------------------
 
@@ -324,6 +325,33 @@ class SymmetrySpec:
     def __str__(self) -> str:
         lines = [str(self.permutations), f"{self.dimension} dimensions of continuous symmetry"]
         return "\n".join([*lines, *(f"  {maps}" for maps in self.generators)])
+
+
+def multiply(
+    spec: PermutationSpec, state: Mapping[str, Tensor], moves: Iterable[tuple[NeuronMaps, Tensor]]
+) -> dict[str, Tensor]:
+    """Return the tensors of a network multiplied by maps of the shapes of their generators."""
+    moving: dict[str, list[tuple[Power, NeuronMaps, Tensor]]] = {}
+    for own, each in moves:
+        turned = torch.linalg.inv(each).mT if own.is_matrix else each
+        for place in own.powers:
+            power = place.power
+            here = each if power == 1 else turned if own.is_matrix else each**power
+            moving.setdefault(place.name, []).append((place, own, here))
+    done: dict[str, Tensor] = {}
+    moved: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        key = spec.first_names.get(name, name)
+        if key in moving and key not in done and tuple(tensor.shape) == spec.shape(key):
+            wide = tensor.double()
+            for place, own, each in moving[key]:
+                wide = act_along(
+                    spec.by_name, spec.parameters[key], wide, (place.axis, place.number),
+                    own.space, each, own.is_matrix,
+                )
+            done[key] = wide.to(tensor.dtype)
+        moved[name] = done.get(key, tensor)
+    return moved
 
 
 def _rotations(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
