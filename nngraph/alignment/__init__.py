@@ -6,7 +6,7 @@ from nngraph.alignment.embeddings import (
     match_activations,
     match_embeddings,
 )
-from nngraph.alignment.gains import group_gains, space_gains
+from nngraph.alignment.gains import space_gains
 from nngraph.alignment.interpolation import (
     Barrier,
     Loss,
@@ -22,7 +22,7 @@ from nngraph.alignment.terms import check_pair, terms_of
 
 __all__ = [
     "Alignment", "Barrier", "Loss", "NeuronStates", "barrier", "canonical_form", "check_pair",
-    "data_loss", "distance", "group_gains", "interpolate", "match_activations", "match_embeddings",
+    "data_loss", "distance", "interpolate", "match_activations", "match_embeddings",
     "match_features", "match_sinkhorn", "match_weights", "relabel_softly", "run", "sinkhorn",
     "space_gains", "terms_of",
 ]

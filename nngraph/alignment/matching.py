@@ -1,14 +1,7 @@
-r"""Matching by assignment: coordinate descent over neuron spaces, from several starts.
-
-One space after another takes the relabelling of most gain, all others held, until none gains any
-more (Ainsworth et al., "Git Re-Basin", ICLR 2023, for chains). A step is taken only if the inner
-product grows, so that it never falls. Spaces within others are assigned with them, pair by pair of
-the outer space; a space at both ends of a term is a quadratic problem, and is relaxed.
-"""
+"""Matching the neurons of two graphs by assignment: by their weights, or by features."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -16,21 +9,10 @@ import torch
 from torch import Tensor
 
 from nngraph.alignment.canonical import flip_signs, signed_spaces
-from nngraph.alignment.gains import children, touched
-from nngraph.alignment.steps import Step, propose, propose_quadratic, propose_together
-from nngraph.alignment.terms import (
-    PairTerm,
-    check_pair,
-    feature_terms,
-    inner_product,
-    moved,
-    terms_of,
-)
+from nngraph.alignment.descent import descend
+from nngraph.alignment.terms import PairTerm, check_pair, feature_terms, terms_of
 from nngraph.errors import InvalidGraphError, NonFiniteError
-from nngraph.graph import Architecture, NeuralGraph, Relabelling, Symmetry
-
-#: A step counts as better if it gains more than this share of what is there: rounding is less.
-_TOLERANCE = 1e-12
+from nngraph.graph import Architecture, NeuralGraph, Relabelling
 
 
 @dataclass(frozen=True)
@@ -87,7 +69,7 @@ def match_weights(
     """
     architecture = check_pair(a, b)
     signed = signed_spaces(architecture) if signs else ()
-    return _descend(architecture, terms_of(a, b), "weights", signed, starts, generator)
+    return _aligned(architecture, terms_of(a, b), "weights", signed, starts, generator)
 
 
 def match_features(
@@ -131,7 +113,7 @@ def match_features(
     units = [_units(value.detach().to(torch.float64), centre) for value in (a, b)]
     terms = feature_terms(architecture, *units)
     signed = signed_spaces(architecture) if signs else ()
-    return _descend(architecture, terms, method, signed, 1, 0)
+    return _aligned(architecture, terms, method, signed, 1, 0)
 
 
 def _units(features: Tensor, centre: bool) -> Tensor:
@@ -141,100 +123,10 @@ def _units(features: Tensor, centre: bool) -> Tensor:
     return features / torch.where(length > 0, length, 1.0)
 
 
-# -- descent -------------------------------------------------------------------------------------
-
-
-class _State:
-    """Network b as it is relabelled so far."""
-
-    def __init__(self, terms: Sequence[PairTerm], start: Relabelling) -> None:
-        self.architecture = start.architecture
-        self.relabelling = start
-        self.signs: dict[str, Tensor] = {}
-        self.terms = moved(terms, start)
-        self.history = [inner_product(self.terms)]
-        first = sum(float(term.a.square().sum()) for term in terms)
-        second = sum(float(term.b.square().sum()) for term in terms)
-        self.least = _TOLERANCE * math.sqrt(first * second)
-
-    def take(self, step: Step, force: bool = False) -> bool:
-        """Take a step if it makes the product larger, or if it must; return whether it did."""
-        indices, signs = step
-        relative = Relabelling(
-            self.architecture, {**Symmetry(self.architecture).identity().indices, **indices}
-        )
-        places = touched(self.architecture, self.terms, indices)
-        old = [self.terms[place] for place in places]
-        new = moved(old, relative, signs)
-        gain = inner_product(new) - inner_product(old)
-        if gain <= self.least and not force:
-            return False
-        for place, term in zip(places, new, strict=True):
-            self.terms[place] = term
-        self.relabelling = relative @ self.relabelling
-        for space, flips in signs.items():
-            before = self.signs.get(space)
-            self.signs[space] = flips if before is None else flips * before[indices[space]]
-        self.history.append(self.history[-1] + gain)
-        return True
-
-
-def _descend(
-    architecture: Architecture,
-    terms: list[PairTerm],
-    method: str,
-    signed: Collection[str],
-    starts: int,
-    generator: torch.Generator | int,
-) -> Alignment:
-    if starts < 1:
-        raise ValueError(f"starts is {starts!r}; expected at least 1.")
-    if isinstance(generator, int):
-        generator = torch.Generator().manual_seed(generator)
-    symmetry = Symmetry(architecture)
-    best = _informed(symmetry, terms, signed)
-    _climb(best, signed, None)
-    for number in range(1, starts):
-        start = symmetry.identity() if number == 1 else symmetry.sample(generator)
-        state = _State(terms, start)
-        _climb(state, signed, generator)
-        if state.history[-1] > best.history[-1] + state.least:
-            best = state
-    return Alignment(best.relabelling, best.signs, method, tuple(best.history))
-
-
-def _informed(symmetry: Symmetry, terms: list[PairTerm], signed: Collection[str]) -> _State:
-    """Match space by space, by what is known of each by then, however the second is labelled."""
-    architecture = symmetry.architecture
-    state = _State(terms, symmetry.identity())
-    known: list[str] = []
-    for space in architecture.spaces:
-        if space in known:
-            continue
-        if inner := children(architecture, space):
-            step = propose_together(architecture, state.terms, space, known)
-        else:
-            step, _ = propose(architecture, state.terms, space, signed, known)
-        state.take(step, force=True)
-        known += [space, *inner]
-    state.history = [inner_product(state.terms)]
-    return state
-
-
-def _climb(state: _State, signed: Collection[str], generator: torch.Generator | None) -> None:
-    """Take steps until none gains; spaces in the order of computation, or in a random one."""
-    architecture = state.architecture
-    spaces = list(architecture.spaces)
-    better = True
-    while better:
-        better = False
-        if generator is not None:
-            spaces = [spaces[i] for i in torch.randperm(len(spaces), generator=generator)]
-        for space in spaces:
-            if children(architecture, space):
-                better |= state.take(propose_together(architecture, state.terms, space))
-            step, exact = propose(architecture, state.terms, space, signed)
-            better |= state.take(step)
-            for undecided in () if exact else (False, True):
-                step = propose_quadratic(architecture, state.terms, space, undecided)
-                better |= state.take(step)
+def _aligned(
+    architecture: Architecture, terms: Sequence[PairTerm], method: str, signed: Collection[str],
+    starts: int, generator: torch.Generator | int,
+) -> Alignment:  # fmt: skip
+    found = descend(architecture.permutations, terms, signed, starts, generator)
+    relabelling = Relabelling(architecture, found.placed.indices)
+    return Alignment(relabelling, dict(found.placed.signs), method, found.history)

@@ -21,7 +21,7 @@ from nngraph.alignment.factors import soft_entries, soft_inner_product
 from nngraph.alignment.interpolation import Loss, interpolate
 from nngraph.alignment.matching import Alignment
 from nngraph.alignment.steps import assign
-from nngraph.alignment.terms import check_pair, inner_product, moved, terms_of
+from nngraph.alignment.terms import Placement, check_pair, inner_product, slab_term, terms_of
 from nngraph.graph import NeuralGraph, Relabelling, Symmetry, read_slab, write_slab
 
 #: Steps from one look at the permutations to the next.
@@ -54,12 +54,9 @@ def relabel_softly(network: NeuralGraph, matrices: dict[str, Tensor]) -> NeuralG
     mixed: dict[str, Tensor] = {}
     for parameter, slab in architecture.slabs:
         entries = read_slab(values[parameter.name], parameter, slab)
-        shape = entries.shape
-        if slab.source is None:
-            entries = entries[None, :, None]
-        entries = soft_entries(architecture, entries, slab.target, slab.source, matrices)
+        term = slab_term(architecture, slab.target, slab.source, entries, entries)
         out = mixed.setdefault(parameter.name, torch.empty_like(values[parameter.name]))
-        write_slab(entries.reshape(shape), out, parameter, slab)
+        write_slab(soft_entries(term, matrices).reshape(entries.shape), out, parameter, slab)
     return network.with_parameters({**values, **mixed})
 
 
@@ -107,12 +104,12 @@ def match_sinkhorn(
 
     def cost(matrices: dict[str, Tensor]) -> Tensor:
         if loss is None:
-            return -soft_inner_product(architecture, terms, matrices) / scale
+            return -soft_inner_product(terms, matrices) / scale
         return loss(interpolate(a, relabel_softly(b, matrices), 0.5))
 
     def judged(relabelling: Relabelling) -> float:
         if loss is None:
-            return -inner_product(moved(terms, relabelling)) / scale
+            return -inner_product(terms, Placement(relabelling.indices)) / scale
         with torch.no_grad():
             return float(loss(interpolate(a, relabelling.act_on_graph(b), 0.5)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,16 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from nngraph.alignment.factors import soft_inner_product
-from nngraph.alignment.gains import (
-    children,
-    group_gains,
-    lone_gains,
-    pair_gains,
-    space_gains,
-    touched,
-)
-from nngraph.alignment.terms import PairTerm
-from nngraph.graph import Architecture
+from nngraph.alignment.gains import children, family_gains, space_gains
+from nngraph.alignment.terms import PairTerm, Placement
+from nngraph.graph import Permutations
 
 #: What a step moves: space -> index of the neurons, and space -> signs of them.
 Step = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -40,65 +34,52 @@ def assign(gains: Tensor) -> tuple[Tensor, Tensor]:
     return index, values
 
 
-def _shaped(architecture: Architecture, space: str, index: Tensor) -> Tensor:
-    """Give the index ``[copies, d]`` of a space the shape that a relabelling has."""
-    return index if architecture.all_spaces[space].within else index[0]
-
-
 def propose(
-    architecture: Architecture,
-    terms: Sequence[PairTerm],
-    space: str,
-    signed: Collection[str] = (),
-    known: Collection[str] | None = None,
-) -> tuple[Step, bool]:
+    group: Permutations, terms: Sequence[PairTerm], space: str, placed: Placement,
+    signed: Collection[str] = (), known: Collection[str] | None = None,
+) -> tuple[Step, bool]:  # fmt: skip
     r"""Return the best relabelling of one space by assignment, and whether it is the best.
 
-    It need not be where a term has the space at both ends. In a space of ``signed`` a pair gains
+    It need not be where a term counts the space twice. In a space of ``signed`` a pair gains
     :math:`|G_{ij}|`, and its sign is that of :math:`G_{ij}`.
     """
-    gains = group_gains(architecture, terms, [space], known)
-    matrix = space_gains(architecture, gains, space)
+    matrix, exact = space_gains(group, terms, space, placed, known)
     if space not in signed:
-        return ({space: _shaped(architecture, space, assign(matrix)[0])}, {}), gains.exact
+        return ({space: assign(matrix)[0].view(group.shapes[space])}, {}), exact
     index = assign(matrix.abs())[0]
     taken = matrix.cpu().gather(-1, index.unsqueeze(-1)).squeeze(-1)
     signs = torch.where(taken < 0, -1.0, 1.0)
-    return ({space: index[0]}, {space: signs[0].to(torch.float64)}), gains.exact
+    return ({space: index[0]}, {space: signs[0].to(torch.float64)}), exact
 
 
 def propose_together(
-    architecture: Architecture,
-    terms: Sequence[PairTerm],
-    space: str,
+    group: Permutations, terms: Sequence[PairTerm], space: str, placed: Placement,
     known: Collection[str] | None = None,
-) -> Step:
+) -> Step:  # fmt: skip
     """Return the best relabelling of a space, such as heads, with the spaces within it.
 
     What the assignments within gain for a pair of its neurons is the gain of the pair.
     """
-    inner = children(architecture, space)
-    gains = group_gains(architecture, terms, [space, *inner], known)
-    total = space_gains(architecture, lone_gains(architecture, gains, inner), space)[0].cpu()
+    inner = children(group, space)
+    total, pairs = family_gains(group, terms, space, inner, placed, known)
+    total = total.cpu().double()
     within: dict[str, Tensor] = {}
-    for child in inner:
-        pairs = pair_gains(architecture, gains, space, child)
-        if pairs is not None:
-            within[child], values = assign(pairs)
-            total = total + values.sum(-1)
+    for child, gains in pairs.items():
+        within[child], values = assign(gains)
+        total = total + values.sum(-1)
     (index,), _ = assign(total[None])
     indices = {space: index}
     for child, assigned in within.items():
-        indices[child] = _copies_of(architecture, space, child, assigned, index)
+        indices[child] = _copies_of(group, space, child, assigned, index)
     return indices, {}
 
 
 def _copies_of(
-    architecture: Architecture, space: str, child: str, assigned: Tensor, index: Tensor
+    group: Permutations, space: str, child: str, assigned: Tensor, index: Tensor
 ) -> Tensor:
     """Return a child's index ``[copies, d]`` of assignments ``[d_outer, d_outer, others, d]``."""
-    outers = architecture.all_spaces[child].within
-    sizes = [architecture.all_spaces[name].size for name in outers]
+    outers = group.spaces[child].within
+    sizes = [group.spaces[name].size for name in outers]
     place = outers.index(space)
     chosen = assigned[torch.arange(len(index)), index]
     others = [size for i, size in enumerate(sizes) if i != place]
@@ -107,25 +88,32 @@ def _copies_of(
 
 
 def propose_quadratic(
-    architecture: Architecture, terms: Sequence[PairTerm], space: str, undecided: bool = False
-) -> Step:
-    r"""Return a good relabelling of a space that a term has at both of its ends.
+    group: Permutations, terms: Sequence[PairTerm], space: str, placed: Placement,
+    undecided: bool = False,
+) -> Step:  # fmt: skip
+    r"""Return a good relabelling of a space that a term counts twice.
 
     :math:`\langle A, P B P^\top \rangle` is quadratic in P: Frank-Wolfe on doubly stochastic
     matrices, from things as they are or ``undecided`` from equal entries, with exact line search;
     the nearest permutation at the end (Vogelstein et al., "Fast Approximate Quadratic Programming
     for Graph Matching", 2015).
     """
-    size, copies = architecture.spaces[space], architecture.copies(space)
-    own = [terms[place] for place in touched(architecture, terms, [space])]
-    eye = torch.eye(size, dtype=torch.float64, device=own[0].a.device)
-    shape = (copies, size, size) if architecture.all_spaces[space].within else (size, size)
+    shape = group.shapes[space]
+    size = shape[-1]
+    twice = [
+        replace(term, a=term.a.double(), b=term.moved(placed).double())
+        for term in terms if len(term.counts(space)) > 1
+    ]
+    once = [term for term in terms if len(term.counts(space)) == 1]
+    linear = space_gains(group, once, space, placed)[0].double()
+    eye = torch.eye(size, dtype=torch.float64, device=twice[0].a.device)
 
     def value(matrix: Tensor) -> Tensor:
-        return soft_inner_product(architecture, own, {space: matrix.view(shape)})
+        product = soft_inner_product(twice, {space: matrix.view(*shape, size)})
+        return product + (linear * matrix).sum()
 
     begin = torch.full_like(eye, 1 / size) if undecided else eye
-    current = begin.expand(copies, size, size).clone()
+    current = begin.expand_as(linear).clone()
     for _ in range(_MAX_STEPS):
         point = current.clone().requires_grad_()
         (slope,) = torch.autograd.grad(value(point), point)
@@ -140,4 +128,4 @@ def propose_quadratic(
         current = current + change
         if float(change.abs().max()) < _LEAST_CHANGE:
             break
-    return {space: _shaped(architecture, space, assign(current)[0])}, {}
+    return {space: assign(current)[0].view(shape)}, {}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nngraph.alignment import Alignment, Barrier, check_pair, group_gains, space_gains, terms_of
+from nngraph.alignment import Alignment, Barrier, check_pair, space_gains, terms_of
 from nngraph.drawing.figures import (
     COLOURS,
     DIVERGING,
@@ -50,8 +50,7 @@ def similarity(a: NeuralGraph, b: NeuralGraph, space: str) -> Tensor:
         )
 
     def gains(one: NeuralGraph, other: NeuralGraph) -> Tensor:
-        found = group_gains(architecture, terms_of(one, other), [space])
-        return space_gains(architecture, found, space)
+        return space_gains(architecture.permutations, terms_of(one, other), space)[0]
 
     lengths = [gains(network, network).diagonal(dim1=-2, dim2=-1).sqrt() for network in (a, b)]
     scale = lengths[0].unsqueeze(-1) * lengths[1].unsqueeze(-2)
