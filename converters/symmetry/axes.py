@@ -61,6 +61,25 @@ def factors_of(axis: Axis) -> Iterator[AxisFactor]:
                 yield factor
 
 
+def products_of(axis: Axis) -> list[tuple[int, tuple[tuple[AxisFactor, int], ...]]]:
+    """Return an axis as products of factors alone: where each begins, its factors and strides."""
+    found: list[tuple[int, tuple[tuple[AxisFactor, int], ...]]] = []
+    start = 0
+    for segment in axis:
+        stride = segment_size(segment)
+        products: list[tuple[int, tuple[tuple[AxisFactor, int], ...]]] = [(start, ())]
+        start += stride
+        for factor in segment if stride else ():
+            stride //= factor.size
+            inner = products_of(factor.parts) if factor.parts else [(0, ((factor, 1),))]
+            products = [
+                (begin + at * stride, (*before, *((f, step * stride) for f, step in own)))
+                for begin, before in products for at, own in inner
+            ]
+        found += products if stride else []
+    return found
+
+
 def only_tie(axis: Axis, space: str, number: int) -> Axis:
     """Return an axis in which one of the factors of a space is kept, and all else is fixed."""
     count = itertools.count()

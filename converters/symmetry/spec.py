@@ -13,6 +13,7 @@ those (a wreath product). With heads :math:`h` and features :math:`j` within hea
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -22,10 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.symmetry.axes import Axis, axis_from_list, axis_size, factors_of, segment_text
+from converters.symmetry.axes import (
+    Axis,
+    axis_from_list,
+    axis_size,
+    factors_of,
+    products_of,
+    segment_text,
+)
 from converters.symmetry.relabelling import is_free, permuted
 from nngraph.errors import ArchitectureError
-from nngraph.graph import Indices, Permutations, Space
+from nngraph.graph import Factor, Indices, Permutations, Space, TensorPiece
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,20 @@ class PermutationSpec:
             for place, axis in enumerate(axes)
             if any(factor.space == space for factor in factors_of(axis))
         )
+
+    def pieces(self, name: str) -> tuple[TensorPiece, ...]:
+        """Return a tensor as parts that products of factors count; they cover it once."""
+        found = []
+        for products in itertools.product(*map(products_of, self.parameters[name])):
+            own = [(axis, f, step) for axis, (_, p) in enumerate(products) for f, step in p]
+            found.append(
+                TensorPiece(
+                    tuple(Factor(factor.size, factor.space) for _, factor, _ in own),
+                    tuple(axis for axis, _, _ in own), tuple(step for _, _, step in own),
+                    tuple(start for start, _ in products),
+                )
+            )  # fmt: skip
+        return tuple(found)
 
     def is_free(self, axis: Axis) -> bool:
         """Whether some neurons of an axis may be relabelled."""

@@ -18,11 +18,20 @@ from nngraph.alignment.interpolation import (
 )
 from nngraph.alignment.matching import Alignment, match_features, match_weights
 from nngraph.alignment.sinkhorn import match_sinkhorn, relabel_softly, sinkhorn
+from nngraph.alignment.states import (
+    Products,
+    StateAlignment,
+    TensorSymmetry,
+    match_states,
+    state_terms,
+    states_apart,
+)
 from nngraph.alignment.terms import check_pair, terms_of
 
 __all__ = [
-    "Alignment", "Barrier", "Loss", "NeuronStates", "barrier", "canonical_form", "check_pair",
-    "data_loss", "distance", "interpolate", "match_activations", "match_embeddings",
-    "match_features", "match_sinkhorn", "match_weights", "relabel_softly", "run", "sinkhorn",
-    "space_gains", "terms_of",
+    "Alignment", "Barrier", "Loss", "NeuronStates", "Products", "StateAlignment", "TensorSymmetry",
+    "barrier", "canonical_form", "check_pair", "data_loss", "distance", "interpolate",
+    "match_activations", "match_embeddings", "match_features", "match_sinkhorn", "match_states",
+    "match_weights", "relabel_softly", "run", "sinkhorn", "space_gains", "state_terms",
+    "states_apart", "terms_of",
 ]

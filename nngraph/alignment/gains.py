@@ -100,3 +100,25 @@ def family_gains(
         part = part.reshape(-1, *part.shape[len(others) :]).permute(1, 3, 0, 2, 4)
         pairs[name] = pairs[name].to(part) + part if name in pairs else part
     return torch.zeros(size, size, dtype=torch.float64) if alone is None else alone, pairs
+
+
+def likeness(terms: Sequence[PairTerm], space: str, placed: Placement) -> float:
+    """Return the mean cosine of what the neurons of a space carry in A, and in B as placed.
+
+    It is 1 where all are equal; neurons that carry nothing in either count as like.
+    """
+    sums: Tensor | None = None
+    for term in terms:
+        for d in term.counts(space):
+            kept, every = [*term.within[d], d], [*range(len(term.factors))]
+            for a, b in term.chunks(placed, kept):
+                pairs = ((a, b), (a, a), (b, b))
+                part = [torch.einsum(x, every, y, every, kept).reshape(-1) for x, y in pairs]
+                found = torch.stack(part).double()
+                sums = found if sums is None else sums + found
+    if sums is None:
+        return 1.0
+    both, first, second = sums
+    scale = (first * second).sqrt()
+    alike = ((first == 0) & (second == 0)).double()
+    return float(torch.where(scale > 0, both / torch.where(scale > 0, scale, 1.0), alike).mean())

@@ -132,7 +132,8 @@ class PairTerm:
             if space in placed.moving:
                 index = placed.indices[space].to(value.device)
                 if not self.within[d]:
-                    value = value.index_select(d, cut(index, 0) if d == along else index)
+                    here = index[start : start + length] if d == along else index
+                    value = value.index_select(d, here)
                 else:
                     index = spread(index, (*self.within[d], d), self.b.shape)
                     value = torch.take_along_dim(value, cut(index, along), d)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,31 @@ from nngraph.alignment import (
     match_activations,
     match_embeddings,
     match_sinkhorn,
+    match_states,
     match_weights,
+    states_apart,
 )
 from nngraph.cli import text
 from nngraph.cli.common import at_least, picked, tell
 from nngraph.cli.networks import is_graph_file, read_architecture, read_network
 from nngraph.cli.options.deriving import mistake, values_of_the_user
 from nngraph.cli.options.networks import Match
+from nngraph.cli.specs import read_networks
 from nngraph.drawing import draw_alignment
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraph
 from nngraph.nn import StateNetwork
 from nngraph.tasks import load_run
 
+#: Names that are told of a long list.
+_SHOWN = 9
+
 
 def match(options: Match) -> int:
     """Match two networks."""
     _check(options)
+    if options.module is not None or options.spec is not None:
+        return _match_checkpoints(options)
     a, b = (_read(options, file) for file in (options.first, options.second))
     if options.canonicalise:
         a, b = canonical_form(a), canonical_form(b)
@@ -50,10 +59,7 @@ def match(options: Match) -> int:
     result: dict[str, Any] = {
         **picked(options, "first", "second", "method", "out", "figure"),
         "architecture": str(a.architecture),
-        "neurons_moved": {
-            space: int((index != torch.arange(index.shape[-1])).sum())
-            for space, index in alignment.relabelling.indices.items()
-        },
+        "neurons_moved": _moved(alignment.relabelling.indices),
         "signs_flipped": {s: int((v < 0).sum()) for s, v in alignment.signs.items()},
         "distance": {name: distance(*pair) for name, pair in pairs.items()},
         "barrier": {name: found.to_dict() for name, found in barriers.items()} or None,
@@ -66,14 +72,70 @@ def match(options: Match) -> int:
     return tell(options, result, lambda: _words(result))
 
 
+def _match_checkpoints(options: Match) -> int:
+    """Match two checkpoints tensor by tensor, and write the second as a checkpoint."""
+    for name in ("run", "signs", "canonicalise", "architecture", "figure", "activation", "data"):
+        if getattr(options, name):
+            raise mistake(f"--{name} is for graph files and MLPs; leave it out, or the spec")
+    if options.method != "weights":
+        raise mistake(f"--method {options.method} is for graph files and MLPs; expected weights")
+    one, other = read_networks(options, [options.first, options.second])
+    a, b = one.tensors, other.tensors
+    found = match_states(one.spec, a, b, starts=options.starts, generator=options.seed)
+    result: dict[str, Any] = {
+        **picked(options, "first", "second", "method", "out"),
+        "neurons_moved": _moved(found.relabelling),
+        "likeness": dict(found.likeness),
+        "distance": {
+            "before": states_apart(one.spec, a, b).distance,
+            "after": states_apart(one.spec, a, b, found.relabelling).distance,
+        },
+        "tensors": {"used": len(other.names), **picked(other, "copied", "missing")},
+        "permutations": {s: i.tolist() for s, i in found.relabelling.items()},
+    }
+    if options.out is not None:
+        other.write(options.out, found.apply_to)
+    return tell(options, result, lambda: _checkpoint_words(result))
+
+
+def _moved(relabelling: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return how many neurons of each space stand elsewhere."""
+    return {
+        space: int((index != torch.arange(index.shape[-1])).sum())
+        for space, index in relabelling.items()
+    }
+
+
+def _checkpoint_words(result: dict[str, Any]) -> str:
+    distance, tensors = result["distance"], result["tensors"]
+    lines = {
+        "tensors": f"{tensors['used']} used, {len(tensors['copied'])} not in the spec and copied"
+        + (f" ({', '.join(tensors['copied'][:_SHOWN])})" if tensors["copied"] else ""),
+        "distance": _apart(distance),
+    }
+    spaces = [
+        [space, str(moved), text.number(result["likeness"][space])]
+        for space, moved in result["neurons_moved"].items()
+    ]
+    written = [f"  written: {result['out']}"] if result["out"] else []
+    return "\n".join([
+        f"{result['second']} to {result['first']}", text.pairs(lines), "",
+        text.table(("space", "moved", "cosine of matched neurons"), spaces), *written,
+    ])  # fmt: skip
+
+
+def _apart(distance: Mapping[str, float]) -> str:
+    before, after = (text.number(distance[when]) for when in ("before", "after"))
+    return f"{before} before, {after} after, of parameters, relative to the first network"
+
+
 def _words(result: dict[str, Any]) -> str:
     distance, heights = result["distance"], result["barrier"]
     lines = {
         "architecture": result["architecture"],
         "method": result["method"],
         "moved": ", ".join(f"{n} of {s}" for s, n in result["neurons_moved"].items()) or "nothing",
-        "distance": f"{text.number(distance['before'])} before, {text.number(distance['after'])} "
-        "after, of parameters, relative to the first network",
+        "distance": _apart(distance),
     }
     if result["signs_flipped"]:
         lines["signs"] = ", ".join(f"{n} of {s}" for s, n in result["signs_flipped"].items())
@@ -96,7 +158,8 @@ def _check(options: Match) -> None:
         raise mistake(f"--signs is for weights and activations, not {options.method}")
     at_least(1, starts=options.starts, steps=options.steps)
     at_least(0, seed=options.seed)
-    if options.out is not None and not options.out.endswith(".safetensors"):
+    graph = options.module is None and options.spec is None
+    if graph and options.out is not None and not options.out.endswith(".safetensors"):
         raise mistake(f"--out is {options.out!r}; expected an ending .safetensors")
     if options.figure is not None and Path(options.figure).suffix not in (".png", ".pdf", ".svg"):
         raise mistake(f"--figure is {options.figure!r}; expected .png, .pdf or .svg")

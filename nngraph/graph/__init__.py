@@ -42,6 +42,7 @@ from nngraph.graph.neuron_symmetry import (
 from nngraph.graph.own_indices import STRUCTURE
 from nngraph.graph.parameters import DTYPES, check_parameters, check_tensor, pack, unpack
 from nngraph.graph.permutations import Indices, Permutations
+from nngraph.graph.pieces import TensorPiece
 from nngraph.graph.relabelling import Relabelling, Symmetry
 from nngraph.graph.run import forward
 from nngraph.graph.scaling import (
@@ -74,8 +75,8 @@ __all__ = [
     "Groups", "HiddenNeurons", "Indices", "Level", "Meetings", "Members", "NeuralGraph",
     "NeuralGraphStack", "NeuronGroup", "NeuronScale", "NeuronSymmetry", "Neurons", "Nodes",
     "Parameter", "Permutations", "Relabelling", "ScaleKind", "Slab", "SlabPower", "Space",
-    "Symmetry", "Topology", "canonicalise_neurons", "chain_layers", "check_parameters",
-    "check_readable", "check_tensor", "forward", "group_permutation", "hidden_layers",
+    "Symmetry", "TensorPiece", "Topology", "canonicalise_neurons", "chain_layers",
+    "check_parameters", "check_readable", "check_tensor", "forward", "group_permutation", "hidden_layers",
     "join_ensemble", "join_networks", "join_nodes", "move_neurons", "order_edges", "pack",
     "read_slab", "restore_edges", "run_ensemble", "sample_moves", "sample_scales", "scale_kinds",
     "scale_parameters", "scale_places", "scales_of", "scales_of_values", "slabs_of",

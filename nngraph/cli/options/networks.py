@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from nngraph.cli.options.deriving import Argument
-from nngraph.cli.options.shared import Hidden, Reports, Runnable, Threads, Traced
+from nngraph.cli.options.shared import Hidden, Reports, Runnable, Specified, Threads, Traced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,21 +105,23 @@ class Validate(Hidden, Threads, Reports):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Match(Hidden, Threads, Reports):
+class Match(Hidden, Specified, Threads, Reports):
     """Find the relabelling of a second network's neurons that brings it closest to a first.
 
     Tells how far apart the two are before and after, and, with --data, the barrier of the loss on
-    the straight path between them. Of any architecture; runs on data, signs and canonical forms are
-    for MLPs. Example: nngraph match one.pt other.pt --data test.safetensors --out
-    aligned.safetensors
+    the straight path between them. Checkpoints of any architecture are matched tensor by tensor,
+    by their weights, with the spec of a --module or of a file (--spec); without either, graph files
+    and MLPs by any method. Example: nngraph match one.safetensors other.safetensors --spec
+    resnet18.json --out aligned.safetensors
 
     Args:
-        first: graph file or state dict; stays as it is
-        second: graph file or state dict; is relabelled
+        first: checkpoint or graph file; stays as it is
+        second: checkpoint or graph file; is relabelled
         method: weights: by assignment, space after space; activations: correlations on the inputs
             of --data; sinkhorn: descent on soft permutations, on the loss midway with --data;
             embeddings: states that the model of --run gives the neurons
-        out: write the second network, relabelled, to a graph file ending in .safetensors
+        out: write the second network, relabelled: with a spec a checkpoint under the names that it
+            had, a file ending in .safetensors or a folder; a graph file otherwise
         data: safetensors file with inputs [P, d] and answers: classes [P] (whole numbers), or
             numbers [P, outputs]
         run: trained model, for embeddings
