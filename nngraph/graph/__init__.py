@@ -76,9 +76,9 @@ __all__ = [
     "NeuralGraphStack", "NeuronGroup", "NeuronScale", "NeuronSymmetry", "Neurons", "Nodes",
     "Parameter", "Permutations", "Relabelling", "ScaleKind", "Slab", "SlabPower", "Space",
     "Symmetry", "TensorPiece", "Topology", "canonicalise_neurons", "chain_layers",
-    "check_parameters", "check_readable", "check_tensor", "forward", "group_permutation", "hidden_layers",
-    "join_ensemble", "join_networks", "join_nodes", "move_neurons", "order_edges", "pack",
-    "read_slab", "restore_edges", "run_ensemble", "sample_moves", "sample_scales", "scale_kinds",
-    "scale_parameters", "scale_places", "scales_of", "scales_of_values", "slabs_of",
+    "check_parameters", "check_readable", "check_tensor", "forward", "group_permutation",
+    "hidden_layers", "join_ensemble", "join_networks", "join_nodes", "move_neurons", "order_edges",
+    "pack", "read_slab", "restore_edges", "run_ensemble", "sample_moves", "sample_scales",
+    "scale_kinds", "scale_parameters", "scale_places", "scales_of", "scales_of_values", "slabs_of",
     "split_networks", "to_batch", "unpack", "with_widths", "write_slab",
 ]

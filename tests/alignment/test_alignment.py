@@ -539,7 +539,7 @@ def test_mistakes_are_told():
         match_weights(a, a.with_parameters(values))
     with pytest.raises(ValueError, match="starts is 0"):
         match_weights(a, a, starts=0)
-    with pytest.raises(ArchitectureError, match="known for chains"):
+    with pytest.raises(ArchitectureError, match="for chains alone"):
         match_weights(*[network(heads_architecture(), 0)] * 2, signs=True)
     with pytest.raises(InvalidGraphError, match=r"expected \(7, K\)"):
         match_features(architecture, torch.zeros(7, 3), torch.zeros(6, 3))
