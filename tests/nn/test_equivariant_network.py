@@ -30,6 +30,7 @@ CASES: dict[str, tuple[type[StateNetwork], dict[str, Any]]] = {
     "complete, linear read-out": (EquivariantNetwork, {**SMALL, "hidden": 0}),
     "complete, I/O relabelled": (EquivariantNetwork, {**SMALL, "permute_io": True}),
     "shared": (SharedEquivariantNetwork, SMALL),
+    "shared, narrow weights": (SharedEquivariantNetwork, {**SMALL, "edge_channels": 2}),
     "shared, one level": (SharedEquivariantNetwork, {**SMALL, "levels": 1}),
 }
 NAMED = dict(random_architectures())
@@ -167,9 +168,11 @@ def test_the_shared_norm_against_a_loop():
         for k, slot in enumerate(own.tolist()):
             rows = given[index == k]
             apart = rows - rows.mean()
+            side = 0 if given is e else 1
+            row = slot - side * len(norm.kinds.blocks)
             if slot < norm.kinds.slots:
-                expected = apart / (apart.square().mean() + 0.1).sqrt() * norm.weight[slot]
-                expected = expected + norm.bias[slot]
+                expected = apart / (apart.square().mean() + 0.1).sqrt() * norm.weights[side][row]
+                expected = expected + norm.biases[side][row]
             else:  # neurons without biases
                 expected = torch.zeros_like(rows)
             torch.testing.assert_close(found[index == k], expected)

@@ -187,6 +187,7 @@ class FeatureDropout(nn.Module):
         p: share that is set to 0.
         whole_channels: drop a channel of all neurons and edges of a network together, so that each
             pass is exactly equivariant; else each entry by itself: equivariant in distribution.
+            Where edges have another number of channels than neurons, their draw is their own.
 
     Shape:
         x ``[*, N, C]``, edge_attr ``[*, E, C]`` -> the same. Leading axes are networks, each with
@@ -204,6 +205,11 @@ class FeatureDropout(nn.Module):
             return dropout(x, self.p, self.training), dropout(edge_attr, self.p, self.training)
         if not (self.training and self.p):
             return x, edge_attr
-        kept = torch.full((*x.shape[:-2], 1, x.shape[-1]), 1 - self.p, device=x.device)
-        scale = (kept.bernoulli() / (1 - self.p)).to(x.dtype)
-        return x * scale, edge_attr * scale
+        scale = self._drawn(x)
+        same = x.shape[-1] == edge_attr.shape[-1]
+        return x * scale, edge_attr * (scale if same else self._drawn(edge_attr))
+
+    def _drawn(self, like: Tensor) -> Tensor:
+        """Return the factors of the channels of each network, ``[*, 1, C]``."""
+        kept = torch.full((*like.shape[:-2], 1, like.shape[-1]), 1 - self.p, device=like.device)
+        return (kept.bernoulli() / (1 - self.p)).to(like.dtype)

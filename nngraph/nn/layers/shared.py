@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from itertools import product
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,115 @@ class OfKinds(nn.Module):
         first = topology.groups.size.cumsum(0) - topology.groups.size
         slot = self._tables[1][of_group].where(topology.nodes.has_bias[first], self.kinds.slots)
         return torch.cat([self._tables[0][of_block], slot])
+
+
+class TensorMixing(OfKinds):
+    r"""Affine map of one vector for each tensor of a network, with weights by pairs of slots.
+
+    .. math:: u_k = \sum_{m} \Gamma_{s(k) m}\, \mathrm{mean}_{k': s(k') = m}\, z_{k'}
+        + \Gamma^0_{s(k)} z_k + \beta_{s(k)}
+
+    with s(k) the slot of a tensor, m those that it meets, and the second term where a network has
+    several tensors of the slot, without which it is one with the first.
+
+    Args:
+        sizes: of vectors of blocks, and of groups, before; and after.
+        bias: whether there is :math:`\beta`.
+
+    Shape:
+        of blocks ``[*, K, C_e]`` and groups ``[*, G, C]`` -> the same.
+    """
+
+    def __init__(
+        self, kinds: TensorKinds, sizes: tuple[tuple[int, int], tuple[int, int]], bias: bool
+    ) -> None:
+        super().__init__(kinds)
+        before, self.sizes = sizes
+        first = len(kinds.blocks)
+        self.counts = first, kinds.slots - first
+        # Slots of blocks and of groups are two sides, each counted from 0; "01": to blocks.
+        sides = [(slot >= first, slot - first * (slot >= first)) for slot in range(kinds.slots)]
+        self.pairs, self.own, self.bias = (nn.ParameterDict() for _ in range(3))
+        for to, of in product(range(2), repeat=2):
+            pairs = [
+                (sides[i][1], sides[j][1]) for i, j in kinds.pairs
+                if (sides[i][0], sides[j][0]) == (to, of)
+            ]  # fmt: skip
+            if pairs:
+                weight = torch.empty(len(pairs), self.sizes[to], before[of])
+                self.pairs[f"{to}{of}"] = nn.Parameter(weight)
+                self.register_buffer(f"_pairs{to}{of}", torch.tensor(pairs).mT, persistent=False)
+        for side in range(2):
+            repeated = [sides[slot][1] for slot in kinds.repeated if sides[slot][0] == side]
+            if repeated:
+                weight = torch.empty(len(repeated), self.sizes[side], before[side])
+                self.own[f"{side}"] = nn.Parameter(weight)
+                rank = torch.full((self.counts[side] + 1,), len(repeated))
+                rank[repeated] = torch.arange(len(repeated))
+                self.register_buffer(f"_own{side}", rank, persistent=False)
+            if bias and self.counts[side]:
+                self.bias[f"{side}"] = nn.Parameter(
+                    torch.empty(self.counts[side], self.sizes[side])
+                )
+
+    @torch.no_grad()
+    def reset_parameters(self, gain: float = 1.0) -> None:
+        """Draw the weights: each of the two terms gives as much variance as a vector has."""
+        for weight in self.own.values():
+            weight.normal_(0, gain / math.sqrt(weight.shape[-1]))
+        for weight in self.pairs.values():
+            weight.normal_(0, gain / math.sqrt(self.kinds.most * weight.shape[-1]))
+        for bias in self.bias.values():
+            bias.zero_()
+
+    def forward(self, topology: Topology, *values: Tensor) -> tuple[Tensor, Tensor]:
+        graphs = topology.num_graphs
+        of_block, of_group = torch.split(self.slots(topology), [v.shape[-2] for v in values])
+        slots = of_block, of_group - self.counts[0]
+        tables, rows = [], []
+        for own, value, count, graph in zip(
+            slots, values, self.counts, (topology.blocks.graph, topology.groups.graph), strict=True
+        ):
+            row = graph.index * (count + 1) + own
+            sizes = row.new_zeros(graphs * (count + 1)).index_add(0, row, torch.ones_like(row))
+            table = kernels.pool(value, Members(row, sizes))
+            tables.append(torch.unflatten(table, -2, (graphs, count + 1)).movedim(-2, 0))
+            rows.append(row)
+        # [slots, networks, C]: of each slot what those that it meets say.
+        lead = tables[0].shape[1:-1]
+        said = [
+            table.new_zeros(len(table), lead.numel(), size)
+            for table, size in zip(tables, self.sizes, strict=True)
+        ]
+        for name, weight in self.pairs.items():
+            to, of = map(int, name)
+            at, by = self._indices(f"_pairs{name}")
+            heard = tables[of].index_select(0, by).flatten(1, -2)
+            # Under autocast products are of another precision than sums.
+            product = (heard @ weight.mT).to(said[to].dtype)
+            said[to] = said[to].index_add(0, at, product)
+        out = []
+        for side in range(2):
+            mixed = torch.unflatten(said[side], 1, lead).movedim(0, -2).flatten(-3, -2)
+            mixed = mixed.index_select(-2, rows[side])
+            if f"{side}" in self.own:
+                mixed = mixed + self._to_themselves(f"{side}", values[side], slots[side])
+            if f"{side}" in self.bias:
+                mixed = mixed + pad(self.bias[f"{side}"], (0, 0, 0, 1))[slots[side]]
+            out.append(mixed)
+        return out[0], out[1]
+
+    def _indices(self, name: str) -> Tensor:
+        return cast(Tensor, getattr(self, name))
+
+    def _to_themselves(self, side: str, values: Tensor, slots: Tensor) -> Tensor:
+        """Return what tensors of slots that are repeated say to themselves alone."""
+        # Products of all with each matrix: as many matrices as tensors would be many more numbers.
+        weight = self.own[side]
+        said = torch.unflatten(linear(values, weight.flatten(0, 1)), -1, weight.shape[:2])
+        index = self._indices(f"_own{side}")[slots].reshape(-1, 1, 1)
+        index = index.expand(*said.shape[:-2], 1, said.shape[-1])
+        return pad(said, (0, 0, 0, 1)).gather(-2, index).squeeze(-2)
 
 
 class SharedEquivariantLinear(OfKinds):
@@ -65,14 +176,12 @@ class SharedEquivariantLinear(OfKinds):
         bias: whether there are constants, one per kind and channel.
         backend: of :mod:`nngraph.kernels`.
         kinds: those that occur, in place of ``levels``; every pair of all kinds by default.
+        edge_channels: of weights, before and after, where they have others than biases.
 
     Shape:
         on any topology: x ``[*, N, C_in]``, edge_attr ``[*, E, C_in]`` in the topology's order ->
         the same with C_out. x of neurons without a bias is not read and is 0 in the output.
     """
-
-    _pairs: Tensor
-    _own: Tensor
 
     def __init__(
         self,
@@ -82,44 +191,36 @@ class SharedEquivariantLinear(OfKinds):
         bias: bool = True,
         backend: str = "auto",
         kinds: TensorKinds | None = None,
+        edge_channels: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(kinds or TensorKinds.every(levels))
         kinds = self.kinds
         self.in_channels, self.out_channels, self.backend = in_channels, out_channels, backend
-        shape = out_channels, in_channels
-        self.edge_weight = nn.Parameter(torch.empty(len(kinds.blocks), *shape))
+        self.edge_channels = edge_channels or (in_channels, out_channels)
+        before, after = self.edge_channels
+        #: of what is heard and said at the edges into a neuron, at those out of it, and at itself
+        self.heard = [before, before, in_channels]
+        self.said = [after, after, out_channels]
+        self.edge_weight = nn.Parameter(torch.empty(len(kinds.blocks), after, before))
         self.node_weights = nn.ParameterList(
-            torch.empty(len(parts) * out_channels, len(parts) * in_channels)
+            torch.empty(sum(self.said[i] for i in parts), sum(self.heard[i] for i in parts))
             for parts in kinds.parts
         )
-        self.pair_weight = nn.Parameter(torch.empty(len(kinds.pairs), *shape))
-        repeated = len(kinds.repeated)
-        self.own_weight = nn.Parameter(torch.empty(repeated, *shape)) if repeated else None
-        # Blocks first, then biases.
-        self.bias = nn.Parameter(torch.empty(kinds.slots, out_channels)) if bias else None
+        sizes = (before, in_channels), (after, out_channels)
+        self.tensors = TensorMixing(kinds, sizes, bias)
         self._nearest_groups = kinds.nearest(kinds.groups)
-        pairs = torch.tensor(kinds.pairs, dtype=torch.long).reshape(-1, 2).mT
-        self.register_buffer("_pairs", pairs, persistent=False)
-        own = torch.full((kinds.slots + 1,), repeated)
-        own[list(kinds.repeated)] = torch.arange(repeated)
-        self.register_buffer("_own", own, persistent=False)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self, gain: float = 1.0) -> None:
         """Draw the weights; an edge's own product gives 3/4 of its variance, as a neuron's does."""
-        fan_in = self.in_channels
-        self.edge_weight.normal_(0, gain * math.sqrt(0.75 / fan_in))
+        self.edge_weight.normal_(0, gain * math.sqrt(0.75 / self.edge_channels[0]))
         shares = 0.25 / 4, 0.25 / 4, 0.75
         for parts, weight in zip(self.kinds.parts, self.node_weights, strict=True):
-            for part, rows in zip(parts, weight.split(self.out_channels), strict=True):
-                rows.normal_(0, gain * math.sqrt(shares[part] / (len(parts) * fan_in)))
-        if self.own_weight is not None:
-            self.own_weight.normal_(0, gain * math.sqrt(0.25 / 4 / fan_in))
-        # A network has few of the kinds; the slots of the others are 0.
-        self.pair_weight.normal_(0, gain * math.sqrt(0.25 / 4 / (self.kinds.most * fan_in)))
-        if self.bias is not None:
-            self.bias.zero_()
+            sizes = [self.said[i] for i in parts]
+            for part, rows in zip(parts, torch.split(weight, sizes), strict=True):
+                rows.normal_(0, gain * math.sqrt(shares[part] / weight.shape[1]))
+        self.tensors.reset_parameters(gain * math.sqrt(0.25 / 4))
 
     def forward(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
         blocks, _ = kinds_of(topology, self.kinds.levels)
@@ -138,9 +239,10 @@ class SharedEquivariantLinear(OfKinds):
         """
         incoming, outgoing, blocks = self._pool_edges(topology, e)
         received = torch.cat([incoming, outgoing, x], dim=-1)
-        h_in, h_out, h_bias = self._mix_neurons(topology, received).chunk(PARTS, dim=-1)
+        mixed = self._mix_neurons(topology, received)
+        h_in, h_out, h_bias = torch.split(mixed, self.said, dim=-1)
         groups = kernels.pool(x, topology.nodes.group)
-        block_part, group_part = self._mix(topology, blocks, groups)
+        block_part, group_part = self.tensors(topology, blocks, groups)
         h_bias = h_bias + kernels.broadcast(group_part, topology.nodes.group)
         return h_in, h_out, h_bias, block_part
 
@@ -167,47 +269,18 @@ class SharedEquivariantLinear(OfKinds):
         parts, weight = self.kinds.parts[kind], self.node_weights[kind]
         if len(parts) == PARTS:
             return linear(received, weight)
-        each = received.chunk(PARTS, dim=-1)
-        none = received.new_zeros(*received.shape[:-1], self.out_channels)
-        if not parts:
-            return torch.cat([none] * PARTS, dim=-1)
-        mixed = linear(torch.cat([each[part] for part in parts], dim=-1), weight)
-        found = dict(zip(parts, mixed.chunk(len(parts), dim=-1), strict=True))
-        return torch.cat([found.get(part, none) for part in range(PARTS)], dim=-1)
-
-    def _mix(self, topology: Topology, blocks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix the means of all blocks ``[*, K, C]`` and groups ``[*, G, C]`` of each network."""
-        own, rows = self.slots(topology), self.kinds.slots + 1
-        graph = topology.blocks.graph.joined(topology.groups.graph)
-        slot = graph.index * rows + own
-        values = torch.cat([blocks, groups], dim=-2)
-        sizes = slot.new_zeros(graph.count * rows).index_add(0, slot, torch.ones_like(slot))
-        table = kernels.pool(values, Members(slot, sizes))
-        table = torch.unflatten(table, -2, (graph.count, rows)).movedim(-2, 0)
-        # [pairs, networks, C]; of each slot what those that it meets say.
-        lead = table.shape[1:-1]
-        said = table.index_select(0, self._pairs[1]).flatten(1, -2) @ self.pair_weight.mT
-        mixed = said.new_zeros(rows, *said.shape[1:]).index_add(0, self._pairs[0], said)
-        mixed = torch.unflatten(mixed, 1, lead).movedim(0, -2).flatten(-3, -2)
-        out = mixed.index_select(-2, slot)
-        if self.own_weight is not None:
-            out = out + self._to_themselves(self.own_weight, values, own)
-        if self.bias is not None:
-            out = out + pad(self.bias, (0, 0, 0, 1))[own]
-        count = blocks.shape[-2]
-        return out[..., :count, :], out[..., count:, :]
-
-    def _to_themselves(self, weight: Tensor, values: Tensor, slots: Tensor) -> Tensor:
-        """Return what tensors of slots that are repeated say to themselves alone."""
-        # Products of all with each matrix: as many matrices as tensors would be many more numbers.
-        said = linear(values, weight.flatten(0, 1))
-        said = torch.unflatten(said, -1, (-1, self.out_channels))
-        index = self._own[slots].reshape(-1, 1, 1).expand(*said.shape[:-2], 1, said.shape[-1])
-        return pad(said, (0, 0, 0, 1)).gather(-2, index).squeeze(-2)
+        each = torch.split(received, self.heard, dim=-1)
+        found = [received.new_zeros(*received.shape[:-1], size) for size in self.said]
+        if parts:
+            mixed = linear(torch.cat([each[part] for part in parts], dim=-1), weight)
+            own = torch.split(mixed, [self.said[part] for part in parts], dim=-1)
+            for part, value in zip(parts, own, strict=True):
+                found[part] = value
+        return torch.cat(found, dim=-1)
 
     def extra_repr(self) -> str:
         sizes = f"in_channels={self.in_channels}, out_channels={self.out_channels}"
-        return f"{sizes}, levels={self.kinds.levels}"
+        return f"{sizes}, edge_channels={self.edge_channels}, levels={self.kinds.levels}"
 
 
 class SharedTensorNorm(OfKinds):
@@ -225,20 +298,24 @@ class SharedTensorNorm(OfKinds):
     """
 
     def __init__(
-        self, channels: int, levels: int = 2, eps: float = 1e-5, kinds: TensorKinds | None = None
+        self, channels: int, levels: int = 2, eps: float = 1e-5, kinds: TensorKinds | None = None,
+        edge_channels: int | None = None,
     ) -> None:
         super().__init__(kinds or TensorKinds.every(levels))
         self.eps = eps
-        #: by slot
-        self.weight = nn.Parameter(torch.ones(self.kinds.slots, channels))
-        self.bias = nn.Parameter(torch.zeros(self.kinds.slots, channels))
+        blocks = len(self.kinds.blocks)
+        sizes = (blocks, edge_channels or channels), (self.kinds.slots - blocks, channels)
+        #: by slot: of blocks, and of groups
+        self.weights = nn.ParameterList(torch.ones(size) for size in sizes)
+        self.biases = nn.ParameterList(torch.zeros(size) for size in sizes)
 
     def forward(self, topology: Topology, x: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
-        blocks, groups = self.scales(topology)
+        slots, count = self.slots(topology), len(topology.blocks.size)
+        blocks = self._scales(0, slots[:count])
+        groups = self._scales(1, slots[count:] - len(self.kinds.blocks))
         return normalise_tensors(topology, x, edge_attr, groups, blocks, self.eps)
 
-    def scales(self, topology: Topology) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return the scale and shift of each block ``[K, C]``, and of each group ``[G, C]``."""
-        slots, count = self.slots(topology), len(topology.blocks.size)
-        scale, shift = (pad(v, (0, 0, 0, 1))[slots] for v in (self.weight, self.bias))
-        return (scale[:count], shift[:count]), (scale[count:], shift[count:])
+    def _scales(self, side: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scale and shift of each tensor of one side; 0 where it has no slot."""
+        weight, bias = (pad(v[side], (0, 0, 0, 1))[slots] for v in (self.weights, self.biases))
+        return weight, bias

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nngraph.nn.common.pointwise import FeatureDropout, Pointwise
+from nngraph.nn.common.sizes import check_sizes
 from nngraph.nn.encoders.network import EndEncoder
 from nngraph.nn.features import Architectures, Networks, States
 from nngraph.nn.layers.kinds import TensorKinds
@@ -31,7 +32,9 @@ class SharedEquivariantNetwork(StateNetwork):
     the functions between the layers tell them apart.
 
     Args:
-        channels: C per parameter.
+        channels: C per bias, and of what is known of whole tensors.
+        edge_channels: C_e per weight, by default C, but 64 at the most: products of weights are
+            nearly all of the work, those of tensors nearly all of the parameters.
         layers: number of equivariant layers.
         levels: distances from the inputs and outputs that layers tell apart.
         readout: of the :class:`~nngraph.nn.ReadoutOptions`: ``dropout`` is also the share of
@@ -43,20 +46,25 @@ class SharedEquivariantNetwork(StateNetwork):
 
     def __init__(
         self, architecture: Architectures, num_outputs: int, channels: int = 32, layers: int = 3,
-        levels: int = 2, **readout: Any,
+        levels: int = 2, edge_channels: int | None = None, **readout: Any,
     ) -> None:
         if layers < 1:
             raise ValueError(f"layers is {layers}; expected at least 1.")
         read = ReadoutOptions(**readout)
-        super().__init__(architecture, num_outputs, channels, channels, read)
-        first = min(channels, _ENCODED)
-        self.encoder = EndEncoder(self.limits, first, first, read.max_levels)
+        own = min(channels, _ENOUGH) if edge_channels is None else edge_channels
+        check_sizes(edge_channels=own)
+        super().__init__(architecture, num_outputs, channels, own, read)
+        first = min(channels, 2 * _ENOUGH), min(own, _ENOUGH)
+        self.encoder = EndEncoder(self.limits, *first, read.max_levels)
         kinds = TensorKinds.of(self.architectures, levels)
+        sizes = [first, *[(channels, own)] * layers]
         self.linear = nn.ModuleList(
-            SharedEquivariantLinear(channels if i else first, channels, kinds=kinds)
-            for i in range(layers)
+            SharedEquivariantLinear(x, channels, kinds=kinds, edge_channels=(e, own))
+            for x, e in sizes[:-1]
         )
-        self.norms = nn.ModuleList(SharedTensorNorm(channels, kinds=kinds) for _ in range(layers))
+        self.norms = nn.ModuleList(
+            SharedTensorNorm(channels, kinds=kinds, edge_channels=own) for _ in range(layers)
+        )
         # In place: a norm does not need its own result.
         self.activation = Pointwise(torch.relu_)
         self.dropout = FeatureDropout(read.dropout, whole_channels=True)
@@ -71,5 +79,6 @@ class SharedEquivariantNetwork(StateNetwork):
         return States(features, x, e)
 
 
-#: Channels that parameters and their places are encoded in at the most: there is no more to tell.
-_ENCODED = 128
+#: Channels of a weight at which more of them make a step longer than they tell; there is no more
+#: than this to encode of a parameter and its place.
+_ENOUGH = 64
