@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -104,27 +104,33 @@ class Law:
             states: small ones.
             sizes: as they were found before; searched for by default.
         """
-        def run(state: Mapping[str, Tensor]) -> list[Tensor]:
-            return self._run(resizing.removal, state)
-
+        run = self._runner(resizing)
         if sizes is None:
             fit_sizes(resizing, lambda: run(states[0]), lambda found: _change(masked[0], found))
         else:
             resizing.put_sizes(sizes)
-        return max(_change(*pair) for pair in zip(masked, map(run, states), strict=True))
+        error = max(_change(*pair) for pair in zip(masked, map(run, states), strict=True))
+        resizing.put_sizes_again()
+        return error
 
     def flops(self, removal: Removal) -> int:
         """Return the floating-point operations of a forward without the neurons."""
         with resized(self.module, removal, removal.remove(self.network.tensors)) as resizing:
             state = removal.remove(self.network.state)
-            fit_sizes(resizing, lambda: self._run(removal, state))
+            run = self._runner(resizing)
+            fit_sizes(resizing, lambda: run(state))
             with FlopCounterMode(display=False) as counter:
-                self._run(removal, state)
+                run(state)
             return int(counter.get_total_flops())
 
-    def _run(self, removal: Removal, state: Mapping[str, Tensor]) -> list[Tensor]:
-        # Anew each time: a network puts back the sizes that it found.
-        return Network(self.module, self.args, self.kwargs, removal.smaller).run(state)
+    def _runner(self, resizing: Resizing) -> Callable[[Mapping[str, Tensor]], list[Tensor]]:
+        network = Network(self.module, self.args, self.kwargs, resizing.removal.smaller)
+
+        def run(state: Mapping[str, Tensor]) -> list[Tensor]:
+            resizing.put_sizes_again()
+            return network.run(state)
+
+        return run
 
     # -- which spaces may lose neurons ------------------------------------------------------------
 
@@ -132,14 +138,14 @@ class Law:
         """Return which spaces may lose neurons: those for which the law holds.
 
         Spaces that are alike but for numbers in their names are tried together, and one by one
-        where that fails. Two that cannot be made smaller alone, as the features of queries and of
+        where that fails. Those that cannot be made smaller alone, as the features of queries and of
         values where a module has one size for both, are tried with equally many. What holds alone
         must hold together, too.
         """
         kinds: dict[Any, list[Group]] = {}
         for space in spaces:
             ties = (f"{name}[{axis}]" for name, axis in self.spec.ties(space.name))
-            key = tuple(sorted({re.sub(r"\d+", "#", tie) for tie in ties}))
+            key = _pattern(space.name), *sorted(set(map(_pattern, ties)))
             kinds.setdefault(key, []).append((space,))
         refused: dict[str, Fault] = {}
         allowed: list[list[Group]] = []
@@ -148,7 +154,7 @@ class Law:
             allowed += [good] if good else []
             refused |= bad
         for kind in self._alike(refused):
-            good, bad = self._split(kind)
+            good, _ = self._split([g for g in kind if all(s.name in refused for s in g)])
             allowed += [good] if good else []
             for group in good:
                 for space in group:
@@ -167,30 +173,37 @@ class Law:
             {name: fault.reason for name, fault in refused.items()},
         )
 
-    def _alike(self, refused: Mapping[str, Fault]) -> list[list[Group]]:
-        """Return pairs of spaces that may be sizes of the same module, those alike together."""
-        pairs: dict[Any, list[Group]] = {}
+    def _alike(self, refused: Mapping[str, Fault]) -> Iterator[list[Group]]:
+        """Iterate over spaces that may have one size in the code of the module.
+
+        First pairs of one module, then all that are alike but for numbers in their names; spaces
+        that no longer are among the refused ones by then are left out.
+        """
         left = [self.spec.by_name[name] for name, fault in refused.items() if fault.unfit]
-        owners = {
-            space.name: {name.rpartition(".")[0] for name, _ in self.spec.ties(space.name)}
-            for space in left
-        }
+        owners = {s.name: {name.rpartition(".")[0] for name, _ in self.spec.ties(s.name)}
+                  for s in left}
         paths = {
-            name: {path.rpartition(".")[0] for path in found} | found
+            name: found | {path.rpartition(".")[0] for path in found}
             for name, found in owners.items()
         }
+        pairs: dict[Any, list[Group]] = {}
         for one, other in itertools.combinations(left, 2):
             same = (one.size, one.within) == (other.size, other.within)
             if same and paths[one.name] & paths[other.name]:
-                key = tuple(re.sub(r"\d+", "#", space.name) for space in (one, other))
+                key = tuple(_pattern(space.name) for space in (one, other))
                 taken = {s.name for group in pairs.get(key, ()) for s in group}
                 if not taken & {one.name, other.name}:
                     pairs.setdefault(key, []).append((one, other))
-        return list(pairs.values())
+        yield from pairs.values()
+        kinds: dict[Any, list[Space]] = {}
+        for space in left:
+            if space.name in refused:
+                kinds.setdefault((_pattern(space.name), space.size), []).append(space)
+        yield from ([tuple(kind)] for kind in kinds.values() if len(kind) > 1)
 
     def _split(self, groups: list[Group]) -> tuple[list[Group], dict[str, Fault]]:
         """Return the groups that hold together, and why each space of the others does not."""
-        fault = self._fault(groups)
+        fault = self._fault(groups) if groups else None
         if not fault:
             return groups, {}
         if len(groups) == 1:
@@ -221,6 +234,10 @@ class Law:
             "where a layer takes a mean, a norm or a softmax over the neurons, or scales by their "
             "number"
         )
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
 
 
 def _part(space: Space, number: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,11 @@ from nngraph.pruning.sizes import SizeSlot, layer_sizes, size_slots
 
 #: path of a module -> attribute -> its new value
 Sizes: TypeAlias = "dict[str, dict[str, Any]]"
-#: Forwards that are tried, at most, to find what the numbers of a module count.
-MAX_TRIALS = 32
+#: Forwards that are tried, at most, to find numbers with which a module runs, and with which it
+#: computes what it should.
+MAX_TRIALS, MAX_REVERTED = 32, 8
+#: Names of sizes, which are the last that should not have been changed.
+_SIZE = re.compile(r"head|dim|size|chan|feat|width|hidden|group|in_|out_|embed|inner|nf|nx")
 
 
 class Resizing:
@@ -29,11 +33,23 @@ class Resizing:
 
     def __init__(self, module: nn.Module, removal: Removal) -> None:
         self.module, self.removal = module, removal
-        self.sizes: Sizes = {}
         self._undone: list[Callable[[], None]] = []
+        #: (path, attribute) -> its value before, and now
+        self._sizes: dict[tuple[str, str], tuple[Any, Any]] = {}
+
+    @property
+    def sizes(self) -> Sizes:
+        """The attributes that have other values now."""
+        found: Sizes = {}
+        for (path, name), (before, now) in self._sizes.items():
+            if before != now:
+                found.setdefault(path, {})[name] = now
+        return found
 
     def undo(self) -> None:
         """Put back what was there before."""
+        for (path, name), (before, _) in self._sizes.items():
+            setattr(self.module.get_submodule(path), name, before)
         while self._undone:
             self._undone.pop()()
 
@@ -61,12 +77,16 @@ class Resizing:
         for path, attributes in sizes.items():
             owner = self.module.get_submodule(path)
             for name, value in attributes.items():
-                before = getattr(owner, name)
-                if before == value:
-                    continue
-                setattr(owner, name, value)
-                self.sizes.setdefault(path, {})[name] = value
-                self._undone.append(partial(setattr, owner, name, before))
+                before, _ = self._sizes.get((path, name), (getattr(owner, name), None))
+                self._sizes[path, name] = before, value
+        self.put_sizes_again()
+
+    def put_sizes_again(self) -> None:
+        """Set all attributes anew: to run a module puts back what it was when that was prepared."""
+        for (path, name), (_, now) in self._sizes.items():
+            owner = self.module.get_submodule(path)
+            if getattr(owner, name) != now:
+                setattr(owner, name, now)
 
     def put_layer_sizes(self) -> None:
         """Set what torch's layers keep of the sizes of their tensors."""
@@ -128,12 +148,13 @@ class _Fitting:
         while now.failure is not None:
             better = None
             for slot, value in self._alternatives(now.inside):
-                before, self.chosen[slot] = self.chosen[slot], value
+                before = dict(self.chosen)
+                self.chosen |= dict.fromkeys(self._alike(slot), value)
                 got = self.attempt()
                 if got.failure is None or got.reached > now.reached:
                     better = got
                     break
-                self.chosen[slot] = before
+                self.chosen = before
                 self.trials += 1
                 if self.trials >= MAX_TRIALS:
                     break
@@ -147,29 +168,38 @@ class _Fitting:
         least = error(self.outputs)
         kinds: dict[tuple[type, str, int], list[SizeSlot]] = {}
         for slot in self.slots:
-            if len(slot.options) > 1:
+            if self.chosen[slot] != slot.options[-1]:
                 owner = type(self.resizing.module.get_submodule(slot.path))
                 kinds.setdefault((owner, slot.attribute, slot.options[-1]), []).append(slot)
-        for (_, _, unchanged), alike in kinds.items():
-            if least <= TOLERANCE or self.trials >= MAX_TRIALS:
+        likely = sorted(kinds, key=lambda kind: bool(_SIZE.search(kind[1])))[:MAX_REVERTED]
+        for kind in likely:
+            if least <= TOLERANCE:
                 break
-            self.trials += 1
             before = dict(self.chosen)
-            self.chosen |= dict.fromkeys(alike, unchanged)
+            self.chosen |= {slot: slot.options[-1] for slot in kinds[kind]}
             got = self.attempt()
             found = error(got.outputs) if got.failure is None else math.inf
             if found < least:
                 least, self.outputs = found, got.outputs
             else:
                 self.chosen = before
-        if self.trials:
-            self.attempt()
+                self.attempt()
         return self.outputs
 
     def _alternatives(self, inside: list[str]) -> list[tuple[SizeSlot, int]]:
         return [
             (slot, value) for path in inside for slot in self.slots if slot.path == path
             for value in slot.options if value != self.chosen[slot]
+        ]
+
+    def _alike(self, slot: SizeSlot) -> list[SizeSlot]:
+        """Return the slots of modules of its class that may become the same, and are chosen so."""
+        kind = type(self.resizing.module.get_submodule(slot.path))
+        same = (slot.attribute, slot.place, slot.options, self.chosen[slot])
+        return [
+            other for other in self.slots
+            if (other.attribute, other.place, other.options, self.chosen[other]) == same
+            and type(self.resizing.module.get_submodule(other.path)) is kind
         ]
 
     def _unfit(self, attempt: _Attempt) -> UnsupportedModuleError:

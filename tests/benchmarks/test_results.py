@@ -85,6 +85,9 @@ SAID: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "channels": [*a.channels, *[8] * bool(a.width)], "repeats": a.repeats,
         "threads": a.threads,
     },
+    "pruning_coverage": lambda a: {
+        "library": a.library, "keep": a.keep, "threads": a.threads,
+    },
     "reading": lambda a: {"networks": a.count, "threads": a.threads},
     "soundness": lambda a: {"threads": a.threads},
     "scans": lambda a: {"family": a.family, "steps": a.steps, "threads": a.threads},
