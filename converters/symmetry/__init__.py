@@ -18,6 +18,7 @@ from converters.symmetry.groups import (
     NeuronMaps,
     SymmetryElement,
     SymmetrySpec,
+    fold_norms,
     symmetry_spec,
 )
 from converters.symmetry.located import as_arguments
@@ -54,6 +55,7 @@ __all__ = [
     "change_factors",
     "coordinates",
     "derive",
+    "fold_norms",
     "named_tensors",
     "permutation_spec",
     "pointwise",

@@ -73,6 +73,8 @@ def find_maps(
     """
     for operation in program.operations:
         apply_rule(known, operation)
+    for ref in program.kept:
+        known.use(ref)
     names = {ref: spec.first_names.get(name, name) for name, ref in program.parameters.items()}
     scales, signs = (system.null_space() for system in known.systems)
     matrices: list[NeuronMaps] = []

@@ -36,6 +36,8 @@ class Exponents:
         self.alike: dict[Ref, set[Dim]] = {}
         #: spaces along which some operation goes neuron by neuron: no matrix may mix these
         self.entrywise: set[Dim] = set()
+        #: squares that are yet to be summed, and the spaces along which they are taken
+        self.squares: dict[Ref, set[Dim]] = {}
         #: of positive scales, and of signs
         self.systems = (System[Place](None), System[Place](2))
         kept = [place for ref in parameters for places in self.of(ref).values() for place in places]
@@ -80,13 +82,29 @@ class Exponents:
 
     def counted(self, ref: Any) -> set[Dim]:
         """Return the spaces along which entries of a tensor may differ, whatever these are."""
-        found = {o.space for o in self.occurrences(ref)}
+        occurrences = self.occurrences(ref)
+        constant = self.values[ref].constant if occurrences else None
+        found = {o.space for o in occurrences if constant is None or constant.varies(o.axis)}
         return found - self.alike[ref] if ref in self.alike else found
 
     def apart(self, *refs: Any) -> None:
         """Let no matrix mix the neurons of the spaces that tensors count."""
         for ref in refs:
             self.entrywise |= self.counted(ref)
+
+    def square(self, ref: Ref) -> None:
+        """Wait for the sum of a tensor of squares: over all of a space it does not change.
+
+        Under rotations of the space, that is; anything else that is done to squares goes neuron by
+        neuron (:meth:`use`).
+        """
+        self.squares[ref] = self.counted(ref)
+
+    def use(self, ref: Ref, *sums: Ref) -> None:
+        """Note what is made of a tensor: of squares, sums over spaces, or something else."""
+        left = set[Dim]().union(*map(self.counted, sums)) if sums else None
+        own = self.squares.get(ref, set())
+        self.entrywise |= own if left is None else own & left
 
     def one_by_one(self, ref: Ref, axis: int) -> None:
         """Let no matrix mix the neurons that one axis of a tensor counts."""

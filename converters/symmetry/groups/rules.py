@@ -140,7 +140,9 @@ def _one(degrees: Degrees) -> _Rule:
 
     def rule(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> None:
         (out,) = operation.outputs
-        if degrees != (1, 1):
+        if degrees == (2, 0) and out is not None:
+            known.square(out)
+        elif degrees != (1, 1):
             known.apart(out)
         for _, (before, after) in known.matched(given["self"], out):
             for system, degree in enumerate(degrees):
@@ -155,8 +157,8 @@ def _power(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> 
     exponent = given["exponent"]
     if not isinstance(exponent, (int, float)) or isinstance(exponent, bool):
         return nothing(known, operation, given)
-    whole = float(exponent).is_integer()
-    return _one((Fraction(exponent), int(exponent) % 2 if whole else None))(known, operation, given)
+    even = int(exponent) % 2 if float(exponent).is_integer() else None
+    return _one((Fraction(exponent), even))(known, operation, given)
 
 
 def _sum(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> None:
@@ -290,11 +292,19 @@ def _normalise_by_root(known: Exponents, operation: Operation, given: Mapping[st
     if len(given["normalized_shape"]) != 1:
         return nothing(known, operation, given)
     known.apart(weight)
-    for place in known.axis(x, -1).values():
-        known.demand({place: 1}, (0,))
+    for axis in range(known.rank(x) - 1):
+        known.one_by_one(x, axis)
+    _unscaled(known, x)
     for _, (before, at_weight, after) in known.matched(x, weight, out):
         known.demand(row((after, 1), (before, -1), (at_weight, -1)))
     return None
+
+
+def _unscaled(known: Exponents, ref: Ref) -> None:
+    """Let no positive factor be on any axis: what is normalised does not follow it."""
+    for places in known.of(ref).values():
+        for place in places:
+            known.demand({place: 1}, (0,))
 
 
 def _normalise(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> None:
@@ -302,7 +312,9 @@ def _normalise(known: Exponents, operation: Operation, given: Mapping[str, Any])
     out, x = operation.outputs[0], given["input"]
     weight, bias = given["weight"], given["bias"]
     known.apart(out)
-    known.zero(*operation.outputs[1:])
+    _unscaled(known, x)
+    if any(ref is not None for ref in operation.outputs[1:]):
+        known.zero(x, *operation.outputs[1:])
     for axis in range(-len(given["normalized_shape"]), 0):
         known.link((known.axis(x, axis), 1))
     for _, (before, at_weight, at_bias, after) in known.matched(x, weight, bias, out):
@@ -513,7 +525,9 @@ def _is_whole(value: Value) -> bool:
 
 def apply_rule(known: Exponents, operation: Operation) -> None:
     """Let one operation demand what it must."""
-    given = operation.arguments
+    given, summed = operation.arguments, operation.short_name in ("sum", "mean")
+    for ref in operation.operands:
+        known.use(ref, *(_outputs(operation) if summed else ()))
     taken, made = (
         [value for ref in refs if (value := known.values.get(ref)) is not None]
         for refs in (operation.operands, _outputs(operation))

@@ -127,6 +127,17 @@ class Stream(nn.Module):
         return self.out(self.norm(x + self.down(F.silu(self.up(self.norm(x))))))
 
 
+class RootNorm(nn.Module):
+    """RMS norm as language models write it."""
+
+    def __init__(self, size: int, weight: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size)) if weight else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+
+
 class LowRank(nn.Module):
     """A weight and a product of two of low rank."""
 
@@ -291,6 +302,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "RMS norm without weight": (
         lambda: Stream(nn.RMSNorm(6, eps=1e-5, elementwise_affine=False)), rows(60, 6)),
     "RMS norm": (lambda: Stream(nn.RMSNorm(6, eps=1e-5)), rows(60, 6)),
+    "RMS norm by hand": (lambda: Stream(RootNorm(6, weight=False)), rows(60, 6)),
     "layer norm": (lambda: Stream(nn.LayerNorm(6)), rows(60, 6)),
     "LoRA": (LowRank, rows(80, 5)),
     "LoRA of rank 4": (lambda: LowRank(4, torch.tanh), rows(80, 5)),

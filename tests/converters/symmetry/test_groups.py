@@ -26,7 +26,8 @@ from nngraph.errors import ArchitectureError
 TRIED = [
     "MLP of relu", "MLP of tanh", "MLP of the identity", "depthwise with batch norm", "GLU of ReLU",
     "attention in one matrix", "grouped-query attention", "attention with RoPE", "RMS norm",
-    "RMS norm without weight", "LoRA", "tied linear autoencoder", "RNN of ReLU", "embedding",
+    "RMS norm without weight", "RMS norm by hand", "LoRA", "tied linear autoencoder",
+    "RNN of ReLU", "embedding",
 ]  # fmt: skip
 
 
@@ -98,6 +99,22 @@ def test_states_of_gated_layers_change_their_signs_where_tanh_makes_them(
     assert not verify(replace(spec, generators=tuple(wrong)), module, inputs, samples=1).holds
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_heads_whose_features_are_normed_have_signs_and_no_scales(norm: type[nn.Module]):
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.norm, self.down = nn.Linear(3, 8), norm(4), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down((self.norm(self.up(x).unflatten(-1, (2, 4)))).flatten(-2))
+
+    module, inputs = Normed().eval(), torch.randn(5, 3)
+    spec = symmetry_spec(module, inputs)
+    assert {maps.kind for maps in spec.generators if maps.space == "up"} <= {"sign"}
+    assert verify(spec, module, inputs, samples=1).holds
+
+
 def test_a_rule_that_lies_is_noticed_by_the_proof_and_by_the_judge(monkeypatch: pytest.MonkeyPatch):
     module, inputs = group_cases.build("MLP of gelu")
     monkeypatch.setitem(SCALING_RULES, "gelu", SCALING_RULES["neg"])
@@ -141,7 +158,9 @@ def test_what_is_claimed_of_random_programs_holds(first: int):
         used = {ref for operation in program.operations for ref in operation.operands}
         made = {ref for operation in program.operations for ref in operation.outputs if ref}
         known.zero(*(made - used))
-        traced = Program(parameters=names, operations=program.operations)
+        traced = Program(
+            parameters=names, operations=program.operations, outputs=[*(made - used)]
+        )
         symmetry = SymmetrySpec(spec, tuple(find_maps(known, traced, spec, namer)))
         state = {name: program.tensors[ref] for name, ref in names.items()}
         element = SymmetryElement(symmetry.sample(seed).maps, spec.identity())
