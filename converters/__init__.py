@@ -10,7 +10,7 @@ from converters.onnx_files import load_onnx
 from converters.populations import export_checkpoints, export_huggingface, import_zoo
 from converters.state_dicts import state_dict_to_graph, to_state_dict
 from converters.stored import StoredNetwork, load_spec, mlp_spec, open_network
-from converters.symmetry import fold_norms, permutation_spec, symmetry_spec
+from converters.symmetry import canonicalise, fold_norms, permutation_spec, symmetry_spec
 from converters.to_modules import AffineChain, to_module
 from converters.verification import Verification, verify
 
@@ -20,6 +20,7 @@ __all__ = [
     "Sine",
     "StoredNetwork",
     "Verification",
+    "canonicalise",
     "export_checkpoints",
     "export_huggingface",
     "fold_norms",

@@ -18,6 +18,7 @@ from converters.symmetry.groups import (
     NeuronMaps,
     SymmetryElement,
     SymmetrySpec,
+    canonicalise,
     fold_norms,
     symmetry_spec,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "SymmetrySpec",
     "as_arguments",
     "axis_size",
+    "canonicalise",
     "change_factors",
     "coordinates",
     "derive",
