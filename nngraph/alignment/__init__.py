@@ -17,6 +17,13 @@ from nngraph.alignment.interpolation import (
     run,
 )
 from nngraph.alignment.matching import Alignment, match_features, match_weights
+from nngraph.alignment.merging import Merged, match_all, merge_states
+from nngraph.alignment.modules import (
+    StateLoss,
+    measured_statistics,
+    module_loss,
+    state_barrier,
+)
 from nngraph.alignment.sinkhorn import match_sinkhorn, relabel_softly, sinkhorn
 from nngraph.alignment.states import (
     Products,
@@ -29,9 +36,10 @@ from nngraph.alignment.states import (
 from nngraph.alignment.terms import check_pair, terms_of
 
 __all__ = [
-    "Alignment", "Barrier", "Loss", "NeuronStates", "Products", "StateAlignment", "TensorSymmetry",
-    "barrier", "canonical_form", "check_pair", "data_loss", "distance", "interpolate",
-    "match_activations", "match_embeddings", "match_features", "match_sinkhorn", "match_states",
-    "match_weights", "relabel_softly", "run", "sinkhorn", "space_gains", "state_terms",
-    "states_apart", "terms_of",
+    "Alignment", "Barrier", "Loss", "Merged", "NeuronStates", "Products", "StateAlignment",
+    "StateLoss", "TensorSymmetry", "barrier", "canonical_form", "check_pair", "data_loss",
+    "distance", "interpolate", "match_activations", "match_all", "match_embeddings",
+    "match_features", "match_sinkhorn", "match_states", "match_weights", "measured_statistics",
+    "merge_states", "module_loss", "relabel_softly", "run", "sinkhorn", "space_gains",
+    "state_barrier", "state_terms", "states_apart", "terms_of",
 ]

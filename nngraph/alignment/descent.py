@@ -17,7 +17,7 @@ from torch import Tensor
 from nngraph.alignment.gains import children
 from nngraph.alignment.steps import Step, propose, propose_quadratic, propose_together
 from nngraph.alignment.terms import PairTerm, Placement, scale_of
-from nngraph.graph import Permutations
+from nngraph.graph import Indices, Permutations
 
 #: A step counts as better if it gains more than this share of what is there: rounding is less.
 _TOLERANCE = 1e-12
@@ -33,14 +33,15 @@ class Descent:
 
 def descend(
     group: Permutations, terms: Sequence[PairTerm], signed: Collection[str] = (), starts: int = 1,
-    generator: torch.Generator | int = 0,
+    generator: torch.Generator | int = 0, given: Indices | None = None,
 ) -> Descent:  # fmt: skip
     """Place the second network of some terms so that their inner product is large.
 
     Args:
         signed: spaces whose neurons may change sign.
         starts: the best is kept: first from what inputs, outputs and the spaces matched before say
-            of each space; then from things as they are; then from relabellings drawn at random.
+            of each space; then from things as they are, or as ``given``; then from relabellings
+            drawn at random.
         generator: source of randomness, or a seed.
 
     Raises:
@@ -54,7 +55,8 @@ def descend(
     best = _informed(group, terms, signed, least)
     _climb(best, signed, None)
     for number in range(1, starts):
-        start = group.identity() if number == 1 else group.sample(generator)
+        as_is = group.identity() if given is None else given
+        start = as_is if number == 1 else group.sample(generator)
         state = _State(group, terms, start, least)
         _climb(state, signed, generator)
         if state.history[-1] > best.history[-1] + least:

@@ -91,10 +91,19 @@ def barrier(a: NeuralGraph, b: NeuralGraph, loss: Loss, ts: Sequence[float] = PO
         ValueError: if they do not begin at 0, rise, and end at 1.
         InvalidGraphError: if the networks have not one architecture.
     """
+    return path_losses(lambda t: loss(interpolate(a, b, t)), ts)
+
+
+def path_losses(loss: Callable[[float], Tensor], ts: Sequence[float]) -> Barrier:
+    """Return the losses at places on a path.
+
+    Raises:
+        ValueError: if the places do not begin at 0, rise, and end at 1.
+    """
     ts = tuple(ts)
     if len(ts) < 2 or (ts[0], ts[-1]) != (0, 1) or any(s >= t for s, t in pairwise(ts)):
         raise ValueError(f"the path is to be seen at {ts}; expected numbers that rise from 0 to 1.")
-    return Barrier(ts, tuple(float(loss(interpolate(a, b, t))) for t in ts))
+    return Barrier(ts, tuple(float(loss(t)) for t in ts))
 
 
 def run(network: NeuralGraph, inputs: Tensor, return_activations: bool = False) -> Tensor:

@@ -72,7 +72,7 @@ class StateAlignment:
 
 def match_states(
     spec: TensorSymmetry, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, starts: int = 3,
-    generator: torch.Generator | int = 0,
+    generator: torch.Generator | int = 0, start: Indices | None = None,
 ) -> StateAlignment:  # fmt: skip
     r"""Find the relabelling of a state dict b whose tensors are closest to those of a.
 
@@ -86,13 +86,14 @@ def match_states(
         a, b: tensors by their names in the spec; each tied tensor once.
         starts: as of :func:`match_weights`.
         generator: source of randomness, or a seed.
+        start: what the second start begins from, in place of b as it is.
 
     Raises:
         InvalidGraphError: if a tensor has other shapes in the two.
         NonFiniteError: if an entry is NaN or infinite.
     """
     terms = state_terms(spec, a, b)
-    found = descend(spec.permutations, terms, (), starts, generator)
+    found = descend(spec.permutations, terms, (), starts, generator, start)
     group, placed = spec.permutations, found.placed
     like = {space: likeness(terms, space, placed) for space in group.shapes}
     return StateAlignment(spec, placed.indices, found.history, like)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters import load_graph, load_state_dict, save_graph
+from converters import load_graph, save_graph
 from nngraph.alignment import (
     Alignment,
     Loss,
@@ -30,7 +30,7 @@ from nngraph.cli.common import at_least, picked, tell
 from nngraph.cli.networks import is_graph_file, read_architecture, read_network
 from nngraph.cli.options.deriving import mistake, values_of_the_user
 from nngraph.cli.options.networks import Match
-from nngraph.cli.specs import read_networks
+from nngraph.cli.specs import read_data, read_networks
 from nngraph.drawing import draw_alignment
 from nngraph.errors import DataFileError
 from nngraph.graph import NeuralGraph
@@ -59,7 +59,7 @@ def match(options: Match) -> int:
     result: dict[str, Any] = {
         **picked(options, "first", "second", "method", "out", "figure"),
         "architecture": str(a.architecture),
-        "neurons_moved": _moved(alignment.relabelling.indices),
+        "neurons_moved": count_moved(alignment.relabelling.indices),
         "signs_flipped": {s: int((v < 0).sum()) for s, v in alignment.signs.items()},
         "distance": {name: distance(*pair) for name, pair in pairs.items()},
         "barrier": {name: found.to_dict() for name, found in barriers.items()} or None,
@@ -84,7 +84,7 @@ def _match_checkpoints(options: Match) -> int:
     found = match_states(one.spec, a, b, starts=options.starts, generator=options.seed)
     result: dict[str, Any] = {
         **picked(options, "first", "second", "method", "out"),
-        "neurons_moved": _moved(found.relabelling),
+        "neurons_moved": count_moved(found.relabelling),
         "likeness": dict(found.likeness),
         "distance": {
             "before": states_apart(one.spec, a, b).distance,
@@ -98,7 +98,7 @@ def _match_checkpoints(options: Match) -> int:
     return tell(options, result, lambda: _checkpoint_words(result))
 
 
-def _moved(relabelling: Mapping[str, Tensor]) -> dict[str, int]:
+def count_moved(relabelling: Mapping[str, Tensor]) -> dict[str, int]:
     """Return how many neurons of each space stand elsewhere."""
     return {
         space: int((index != torch.arange(index.shape[-1])).sum())
@@ -174,15 +174,14 @@ def _read(options: Match, file: str) -> NeuralGraph:
 
 
 def _data(file: str) -> tuple[Tensor, Tensor]:
-    """Read inputs and answers."""
-    tensors = load_state_dict(file)
-    if set(tensors) != {"inputs", "answers"} or not tensors["inputs"].is_floating_point():
+    inputs, answers = read_data(file)
+    if answers is None or not inputs.is_floating_point():
         raise DataFileError(
-            f"{file} holds {', '.join(sorted(tensors)) or 'nothing'}; expected the two tensors "
-            "'inputs' (P, d) of floating point and 'answers', classes (P) or numbers (P, outputs)."
+            f"{file} holds no answers, or inputs that are no floating-point numbers; expected the "
+            "two tensors 'inputs' (P, d) of floating point and 'answers', classes (P) or numbers "
+            "(P, outputs)."
         )
-    answers = tensors["answers"]
-    return tensors["inputs"], answers if answers.is_floating_point() else answers.long()
+    return inputs, answers
 
 
 def _matched(

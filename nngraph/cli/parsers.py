@@ -69,6 +69,9 @@ COMMANDS = {
     ),
     "eval": Command(training.Eval, "training:judge", "judge a trained metanetwork on a zoo"),
     "match": Command(networks.Match, "matching:match", "match the neurons of two networks"),
+    "merge": Command(
+        networks.Merge, "merging:merge", "match networks and add them up into one checkpoint"
+    ),
     "models": Command(
         training.Models, "training:tell_models", "tell the metanetworks that there are"
     ),

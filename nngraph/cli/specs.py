@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from converters import (
     StoredNetwork,
     load_spec,
+    load_state_dict,
     open_network,
     permutation_spec,
     symmetry_spec,
@@ -18,6 +21,7 @@ from nngraph.cli.networks import read_module
 from nngraph.cli.options.deriving import mistake
 from nngraph.cli.options.networks import Spec
 from nngraph.cli.options.shared import Specified
+from nngraph.errors import DataFileError
 from nngraph.files import write_atomically
 
 
@@ -59,6 +63,20 @@ def read_spec(options: Specified) -> PermutationSpec | SymmetrySpec | None:
         return None
     module, inputs = read_module(options.module, options.inputs or [])
     return permutation_spec(module, inputs)
+
+
+def read_data(file: str) -> tuple[Tensor, Tensor | None]:
+    """Read inputs, and answers if there are any: classes as int64, or numbers."""
+    tensors = load_state_dict(file)
+    inputs, answers = tensors.pop("inputs", None), tensors.pop("answers", None)
+    if inputs is None or tensors:
+        raise DataFileError(
+            f"{file} holds {', '.join(sorted(load_state_dict(file))) or 'nothing'}; expected the "
+            "two tensors 'inputs' and 'answers', classes (P) or numbers (P, outputs)."
+        )
+    if answers is not None and not answers.is_floating_point():
+        answers = answers.long()
+    return inputs, answers
 
 
 def read_networks(options: Specified, files: list[str]) -> list[StoredNetwork]:

@@ -84,3 +84,47 @@ def test_mistakes_are_told_in_one_line(pair, command, words, told):
     assert (code, out) == (2, "")
     assert told in err
     assert len(err.splitlines()) == 1
+
+
+def test_networks_are_merged_into_a_checkpoint(pair, answer, command):
+    words = ["merge", "a.safetensors", "b.ckpt", "--spec", "spec.json"]
+    code, found = answer(*words, "--out", "m.safetensors")
+    assert code == 0
+    # The same network twice, under other labels, is itself.
+    one, merged = load_file("a.safetensors"), load_file("m.safetensors")
+    assert one.keys() == merged.keys()
+    assert all(torch.equal(value, merged[name]) for name, value in one.items())
+    assert found["tensors"] == {
+        "merged": 10, "of_the_first": ["norm.num_batches_tracked"], "measured": [],
+        "copied": ["ema"], "copied_but_different": ["ema"], "left_out": [],
+    }  # fmt: skip
+    assert [each["weight"] for each in found["of"]] == [0.5, 0.5]
+    assert found["of"][1]["distance"]["after"] == 0
+    assert found["of"][1]["likeness"]["one"] == pytest.approx(1)
+    code, out, _ = command(*words, "--out", "folder", "--weights", "2", "1", "--only", "head.*")
+    assert (code, Path("folder/model.safetensors").is_file()) == (0, True)
+    assert "2 merged; 9 of the first" in out
+    code, found = answer(*words, "--out", "n.safetensors", "--base", "a.safetensors")
+    assert [each["weight"] for each in found["of"]] == [0.0, 0.5, 0.5]
+
+
+def test_statistics_and_losses_are_measured_on_data(pair, answer, command):
+    x = torch.randn(64, 3, 5, 5)
+    save_file({"inputs": x, "answers": torch.randint(2, (64,))}, "data.safetensors")
+    words = ["merge", "a.safetensors", "b.ckpt", "--data", "data.safetensors"]
+    module = ["--module", pair, "--inputs", "1x3x5x5"]
+    code, found = answer(*words, *module, "--out", "m.safetensors")
+    assert (code, len(found["tensors"]["measured"])) == (0, 3)
+    merged = load_file("m.safetensors")
+    seen = nn.functional.conv2d(x, merged["one.weight"].float(), merged["one.bias"].float())
+    torch.testing.assert_close(
+        merged["norm.running_mean"].float(), seen.mean((0, 2, 3)), rtol=1e-2, atol=1e-3
+    )
+    path = found["loss"]["path"]
+    assert path["after"]["height"] < 1e-6 < path["before"]["losses"][0]
+    save_file({"inputs": x}, "inputs.safetensors")
+    words[-1] = "inputs.safetensors"
+    code, out, _ = command(*words, *module, "--out", "m.safetensors")
+    assert (code, "3 measured" in out) == (0, True)
+    code, _, err = command(*words, "--spec", "spec.json", "--out", "m.safetensors")
+    assert (code, "--data is for the module" in err) == (2, True)

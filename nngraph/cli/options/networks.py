@@ -150,3 +150,40 @@ class Match(Hidden, Specified, Threads, Reports):
     architecture: Annotated[str | None, "FILE.json"] = None
     figure: Annotated[str | None, "FILE"] = None
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge(Specified, Threads, Reports):
+    """Match networks and add them up, tensor by tensor, into one checkpoint.
+
+    All are matched to the first, several so that all fit one another; then each tensor is the
+    average, or what --weights and --base say, in the dtype, under the names and in as many files as
+    in the first. Tells how well each space was matched. Tensors that are no floating-point numbers,
+    or not in the spec, are those of the first network. Example: nngraph merge one.safetensors
+    other.safetensors --spec resnet18.json --out merged.safetensors
+
+    Args:
+        networks: checkpoints of one architecture
+        out: file ending in .safetensors to write, or a folder to make
+        weights: of each network: shares, which are divided by their sum (default: equal ones); with
+            --base factors of the differences (default: 1 / number of networks)
+        base: checkpoint that the networks were made from; their differences from it are added to it
+            (task vectors), and they are matched to it
+        only: patterns such as layer3.* of the tensors to merge; the rest is that of the first
+            network, or of the base
+        data: safetensors file with inputs [P, ...], for networks of a --module: its batch norms
+            measure their statistics on them anew; with answers too, classes [P] (whole numbers) or
+            numbers [P, ...], the loss of the merged network, and of two networks along the straight
+            path between them
+        starts: starts of the descent on weights; the best is kept
+        seed: seed of the random starts
+    """
+
+    networks: Argument[list[str]]
+    out: Annotated[str, "PATH"]
+    weights: list[float] | None = None
+    base: Annotated[str | None, "FILE"] = None
+    only: list[str] | None = None
+    data: Annotated[str | None, "FILE"] = None
+    starts: int = 3
+    seed: int = 0
