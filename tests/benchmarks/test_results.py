@@ -77,6 +77,9 @@ SAID: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "large": lambda a: {
         "width": a.width, "channels": a.channels, "rounds": a.rounds, "threads": a.threads,
     },
+    "matching": lambda a: {
+        "library": [*a.library, *["large"] * bool(a.large)], "starts": a.starts,
+    },
     "models": lambda a: {
         "model": models_of(a.model), "layout": [*a.layout, *["apart"] * ("mixed" in a.layout)],
         "repeats": a.repeats, "threads": a.threads,
