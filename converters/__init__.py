@@ -9,7 +9,7 @@ from converters.networkx_graphs import from_networkx, to_networkx
 from converters.onnx_files import load_onnx
 from converters.populations import export_checkpoints, export_huggingface, import_zoo
 from converters.state_dicts import state_dict_to_graph, to_state_dict
-from converters.stored import StoredNetwork, load_spec, mlp_spec, open_network
+from converters.stored import StoredNetwork, load_spec, mlp_spec, open_network, read_metadata
 from converters.symmetry import canonicalise, fold_norms, permutation_spec, symmetry_spec
 from converters.to_modules import AffineChain, to_module
 from converters.verification import Verification, verify
@@ -34,6 +34,7 @@ __all__ = [
     "mlp_to_graph",
     "open_network",
     "permutation_spec",
+    "read_metadata",
     "save_graph",
     "spec_spaces",
     "stacked_to_graphs",

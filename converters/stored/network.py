@@ -66,6 +66,7 @@ class StoredNetwork:
     def write(
         self, path: str | Path, change: Change | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         """Write a network with the names and dtypes of this one, tensor by tensor.
 
@@ -76,11 +77,12 @@ class StoredNetwork:
         Args:
             change: makes what is written of each tensor of the spec; all others are copied.
             shapes: name in the spec -> shape of what ``change`` makes, where it is another one.
+            metadata: texts to write beside, which :func:`read_metadata` reads.
 
         Raises:
             DataFileError: if the folder is there already, or a file cannot be written.
         """
-        path, shapes = Path(path), shapes or {}
+        path, shapes, metadata = Path(path), shapes or {}, metadata or {}
         like = {
             name: torch.empty(
                 shapes.get(self.names.get(name, ""), value.shape), dtype=value.dtype, device="meta"
@@ -95,16 +97,17 @@ class StoredNetwork:
 
         if path.suffix == ".safetensors":
             # What the metadata says of a graph is not true of one of other sizes.
-            self._write_file(path, like, read, {} if shapes else self.metadata)
+            own = {} if shapes else self.metadata
+            self._write_file(path, like, read, {**own, **metadata})
             return
         with new_folder(path) as work:
             files = self._files()
             for file in dict.fromkeys(files.values()):
                 part = {name: value for name, value in like.items() if files[name] == file}
-                self._write_file(work / file, part, read, {})
+                self._write_file(work / file, part, read, {} if self.checkpoint.files else metadata)
             if self.checkpoint.files:
                 total = sum(value.numel() * value.element_size() for value in like.values())
-                index = {"metadata": {"total_size": total}, "weight_map": files}
+                index = {"metadata": {"total_size": total, **metadata}, "weight_map": files}
                 text = json.dumps(index, indent=2) + "\n"
                 write_atomically(work / _index_name(self.path), text.encode())
 
@@ -173,6 +176,23 @@ def open_network(
         missing=tuple(name for name in spec.parameters if name not in {*names.values()}),
         metadata=checkpoints.read_safetensors(path)[1] if whole else {},
     )
+
+
+def read_metadata(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, str]:
+    """Return the texts beside the tensors of a safetensors file, or of an index or its folder.
+
+    Raises:
+        DataFileError: if the file is missing, damaged or of another kind.
+    """
+    path = Path(path)
+    path = checkpoints.weights_in(path) if path.is_dir() else path
+    path = checkpoints.checked_path(path, max_bytes)
+    if path.suffix != ".json":
+        return checkpoints.read_safetensors(path)[1]
+    held = checkpoints.read_json(path, checkpoints.MemoryBudget(max_bytes))
+    found = held.get("metadata") if isinstance(held, dict) else None
+    texts = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in texts if isinstance(value, str)}
 
 
 def _check(checkpoint: Checkpoint, spec: PermutationSpec, names: Mapping[str, str]) -> None:

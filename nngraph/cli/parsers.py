@@ -72,6 +72,9 @@ COMMANDS = {
     "merge": Command(
         networks.Merge, "merging:merge", "match networks and add them up into one checkpoint"
     ),
+    "prune": Command(
+        networks.Prune, "pruning:remove", "remove neurons, channels, heads from a network"
+    ),
     "models": Command(
         training.Models, "training:tell_models", "tell the metanetworks that there are"
     ),

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from converters.checkpoints import MAX_BYTES, checked_path, read_safetensors
+from converters import open_network, read_metadata
 from converters.symmetry import TOLERANCE, PermutationSpec, named_tensors
 from nngraph.errors import ArchitectureError, DataFileError, NNGraphError, UnsupportedModuleError
 from nngraph.files import write_atomically
@@ -20,15 +20,15 @@ from nngraph.pruning.pruned import Pruned
 from nngraph.pruning.removal import Removal
 from nngraph.pruning.resizing import Resizing, Sizes
 
-_FORMAT = "nngraph.pruned"
-_VERSION = "1"
+#: Under which a file tells what was removed, and the version of that.
+_KEY = "nngraph.pruned"
+_VERSION = 1
 
 
 def save_pruned(pruned: Pruned, path: str | Path) -> None:
     """Write a pruned network to one safetensors file, under the names of its tensors.
 
-    The metadata tell as JSON the spec of the whole network, the neurons that stay, and the sizes
-    that modules keep. The file appears whole or not at all.
+    The metadata are those of :func:`pruned_metadata`. The file appears whole or not at all.
 
     Raises:
         DataFileError: if the path does not end in ``.safetensors``, or cannot be written.
@@ -36,19 +36,28 @@ def save_pruned(pruned: Pruned, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise DataFileError(f"{path} has the ending {path.suffix!r}; expected .safetensors.")
-    removal = pruned.removal
-    metadata = {
-        "format": _FORMAT, "version": _VERSION, "spec": removal.spec.to_json(),
-        "kept": json.dumps(removal.kept), "sizes": json.dumps(pruned.sizes),
-    }  # fmt: skip
     # Fresh memory for each: safetensors refuses tensors that share theirs.
     tensors = {
         name: value.detach().cpu().contiguous().clone() for name, value in pruned.state.items()
     }
     try:
-        write_atomically(path, save(tensors, metadata))
+        write_atomically(path, save(tensors, pruned_metadata(pruned)))
     except (OSError, SafetensorError) as error:
         raise DataFileError(f"{path} could not be written: {error}.") from error
+
+
+def pruned_metadata(pruned: Pruned) -> dict[str, str]:
+    """Return what a file of a pruned network tells beside its tensors: one JSON text.
+
+    That is the spec of the whole network, the neurons that stay of each space, and the sizes that
+    modules keep.
+    """
+    removal = pruned.removal
+    data = {
+        "version": _VERSION, "kept": removal.kept, "sizes": pruned.sizes,
+        "spec": json.loads(removal.spec.to_json()),
+    }  # fmt: skip
+    return {_KEY: json.dumps(data)}
 
 
 def load_pruned(
@@ -63,7 +72,7 @@ def load_pruned(
 
     Args:
         module: the network that was pruned, at its original sizes, with any weights.
-        checkpoint: what :func:`save_pruned` wrote.
+        checkpoint: what :func:`save_pruned` wrote, or ``nngraph prune``: a file or a folder.
         example_inputs: one tensor, or a tuple of positional arguments. Without them nothing is
             run, and the sizes are those of the file.
         kwargs: keyword arguments of its forward.
@@ -77,8 +86,9 @@ def load_pruned(
         UnsupportedModuleError: if the module does not run with the new shapes, or computes
             something else; names the module and its numbers.
     """
-    state, removal, sizes = _read(Path(checkpoint))
+    removal, sizes = _read(Path(checkpoint))
     _check(module, removal.spec)
+    state = _tensors(checkpoint, removal, module)
     full = removal.restore(state)
     law = None
     if example_inputs is not None or kwargs:
@@ -110,29 +120,44 @@ def _refuse_another(error: float) -> None:
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Removal, Sizes]:
-    tensors, metadata = read_safetensors(checked_path(path, MAX_BYTES))
-    if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
+def _read(path: Path) -> tuple[Removal, Sizes]:
+    metadata = read_metadata(path)
+    if _KEY not in metadata:
         raise DataFileError(
-            f"{path} has format {metadata.get('format')!r}, version {metadata.get('version')!r}; "
-            f"expected a pruned network, {_FORMAT!r} version {_VERSION!r}, as save_pruned and "
-            "'nngraph prune' write it."
+            f"{path} does not say what was removed; expected a pruned network, as save_pruned and "
+            "'nngraph prune' write it. A checkpoint fits a module that is that small already."
         )
     try:
-        kept = json.loads(metadata["kept"])
+        found = json.loads(metadata[_KEY])
+        if found["version"] != _VERSION:
+            raise DataFileError(f"version {found['version']!r:.40}; expected {_VERSION}")
         removal = Removal(
-            PermutationSpec.from_json(metadata["spec"]),
-            {name: tuple(map(_whole, indices)) for name, indices in kept.items()},
+            PermutationSpec.from_json(json.dumps(found["spec"])),
+            {name: tuple(map(_whole, indices)) for name, indices in found["kept"].items()},
         )
         sizes = {
-            path: {name: _size(value) for name, value in found.items()}
-            for path, found in json.loads(metadata["sizes"]).items()
+            path: {name: _size(value) for name, value in attributes.items()}
+            for path, attributes in found["sizes"].items()
         }
     except NNGraphError as error:
         raise type(error)(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataFileError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
-    return tensors, removal, sizes
+    return removal, sizes
+
+
+def _tensors(path: str | Path, removal: Removal, module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors under every name; buffers that the file does not have are the module's."""
+    found = open_network(path, removal.smaller).tensors
+    own = removal.remove(
+        {name: value for name, value in named_tensors(module).items()
+         if removal.spec.first_names.get(name, name) not in found}
+    )
+    names = {
+        other: value for name, value in found.items()
+        for other in (name, *removal.spec.aliases.get(name, ()))
+    }
+    return {**own, **names}
 
 
 def _whole(value: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,7 +75,8 @@ def count(spec: PermutationSpec) -> int:
 
 
 def prune_state(
-    state: Mapping[str, Tensor], spec: PermutationSpec, keep: float | Mapping[str, float], *,
+    state: Mapping[str, Tensor], spec: PermutationSpec,
+    keep: float | Mapping[str, float] | None = None, *, parameters: float | None = None,
     scores: Literal["norm", "batch_norm"] | Scores = "norm", exclude: Sequence[str] = (),
 ) -> Pruned:  # fmt: skip
     """Remove neurons from tensors by a spec alone, without the module.
@@ -84,14 +85,19 @@ def prune_state(
     as the width of a transformer, are for the caller to leave out.
 
     Args:
-        state: the tensors of the spec, under all of their names.
+        state: tensors of the spec by its names, or under all of their names.
         spec: of the network.
-        keep, scores, exclude: see :func:`prune`.
+        keep, parameters, scores, exclude: see :func:`prune`.
     """
+    _check_one(keep=keep, parameters=parameters)
     groups = tuple((space.name,) for space in spec.free_spaces if space.size > 1)
     shares = _shares(groups, keep, exclude)
     every = _scores(spec, state, scores)
-    kept = keep_shares([g for g in groups if g[0] in shares and g[0] in every], every, shares)
+    taken = [group for group in groups if group[0] in shares and group[0] in every]
+    if parameters is None:
+        kept = keep_shares(taken, every, shares)
+    else:
+        kept = _within(taken, every, lambda kept: count(Removal(spec, kept).smaller), parameters)
     removal = Removal(spec, kept)
     return Pruned(removal, removal.remove(state), {}, _unscored(groups, shares, every))
 
@@ -137,16 +143,13 @@ def prune(
         >>> save_pruned(pruned, "pruned.safetensors")
         >>> load_pruned(module, "pruned.safetensors", torch.randn(1, 3, 32, 32))
     """
-    if sum(given is not None for given in (keep, parameters, flops)) != 1:
-        raise ArchitectureError(
-            "expected exactly one of keep, parameters and flops: how many neurons are to stay."
-        )
+    _check_one(keep=keep, parameters=parameters, flops=flops)
     spec = spec or permutation_spec(module, example_inputs, kwargs=kwargs)
     law = Law(module, example_inputs, kwargs, spec)
     own = law.network.tensors if state is None else state
     every = _scores(spec, own, scores)
     singles = tuple((space.name,) for space in spec.free_spaces if space.size > 1)
-    shares = _shares(singles, 1.0 if keep is None else keep, exclude)
+    shares = _shares(singles, keep, exclude)
     forced = matching(anyway, [name for (name,) in singles])
     tried = [
         spec.by_name[name] for (name,) in singles
@@ -155,11 +158,12 @@ def prune(
     found = law.prunable(tried)
     groups = (*found.groups, *((name,) for name in sorted(forced)))
     groups = tuple(group for group in groups if all(name in every for name in group))
-    counted = None
-    if keep is not None:
-        kept = keep_shares(groups, every, shares)
+    if flops is not None:
+        kept = _within(groups, every, lambda kept: law.flops(Removal(spec, kept)), flops)
+    elif parameters is not None:
+        kept = _within(groups, every, lambda kept: count(Removal(spec, kept).smaller), parameters)
     else:
-        kept, counted = _within(law, groups, every, parameters, flops)
+        kept = keep_shares(groups, every, shares)
     removal = Removal(spec, kept)
     error, sizes = law.error(removal, law.states(DRAWS))
     if error > TOLERANCE and not forced:
@@ -168,23 +172,23 @@ def prune(
             f"though the spaces alone do not; expected at most {TOLERANCE:.0e}. Exclude some."
         )
     refused = {**found.refused, **_unscored(singles, shares, every)}
+    counted = None if flops is None else (law.flops(Removal(spec, {})), law.flops(removal))
     return Pruned(removal, removal.remove(own), sizes, refused, error, counted)
 
 
-def _within(
-    law: Law, groups: Sequence[tuple[str, ...]], scores: Scores, parameters: float | None,
-    flops: float | None,
-) -> tuple[Kept, tuple[int, int] | None]:  # fmt: skip
-    def cost(kept: Kept) -> float:
-        removal = Removal(law.spec, kept)
-        return count(removal.smaller) if flops is None else law.flops(removal)
+def _check_one(**given: Any) -> None:
+    if sum(value is not None for value in given.values()) != 1:
+        raise ArchitectureError(
+            f"expected exactly one of {', '.join(given)}: how many neurons are to stay."
+        )
 
-    whole = cost({})
-    budget = (parameters if flops is None else flops) or 0.0
+
+def _within(
+    groups: Sequence[tuple[str, ...]], scores: Scores, cost: Callable[[Kept], float], budget: float
+) -> Kept:
     if budget <= 0:
         raise ArchitectureError(f"the budget is {budget}; expected a share or a number above 0.")
-    kept = keep_within(groups, scores, cost, budget * whole if budget <= 1 else budget)
-    return kept, None if flops is None else (int(whole), int(cost(kept)))
+    return keep_within(groups, scores, cost, budget * cost({}) if budget <= 1 else budget)
 
 
 def _scores(
@@ -199,13 +203,14 @@ def _scores(
 
 
 def _shares(
-    groups: Sequence[tuple[str, ...]], keep: float | Mapping[str, float], exclude: Sequence[str]
+    groups: Sequence[tuple[str, ...]], keep: float | Mapping[str, float] | None,
+    exclude: Sequence[str],
 ) -> dict[str, float]:
     """Return the share of each space that is to lose neurons."""
     names = [name for group in groups for name in group]
-    asked = keep if isinstance(keep, Mapping) else {"*": keep} if names else {}
+    asked = keep if isinstance(keep, Mapping) else {"*": 1.0 if keep is None else keep}
     shares: dict[str, float] = {}
-    for pattern, share in asked.items():
+    for pattern, share in asked.items() if names else ():
         if not 0 < share <= 1:
             raise ArchitectureError(
                 f"the share to keep of {pattern!r} is {share}; expected one above 0, at most 1."

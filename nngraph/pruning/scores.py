@@ -133,5 +133,5 @@ def _score(path: Path, spec: PermutationSpec, name: str, values: Any) -> Tensor:
 def _parameters(spec: PermutationSpec, state: Mapping[str, Tensor]) -> list[str]:
     return [
         name for name in spec.parameters
-        if name not in spec.buffers and state[name].is_floating_point()
+        if name not in spec.buffers and name in state and state[name].is_floating_point()
     ]

@@ -123,16 +123,17 @@ def test_what_a_layer_normalises_is_pruned_if_asked():
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"format": "other"}, DataFileError, "expected a pruned network"),
-        ({"kept": '{"0": [1, 0]}'}, ArchitectureError, "ascending indices below 8"),
-        ({"kept": '{"0": [0, 8]}'}, ArchitectureError, "ascending indices below 8"),
-        ({"kept": '{"0": [true]}'}, DataFileError, "no whole number"),
-        ({"kept": '{"9": [1]}'}, ArchitectureError, "is no space; expected one of: 0, 2"),
-        ({"kept": "[" * 9999}, DataFileError, "is damaged"),
-        ({"sizes": '{"0": {"training": 0}}'}, ArchitectureError, "has False for 'training'"),
-        ({"sizes": '{"0": {"out_features": 99}}'}, ArchitectureError, "expected a size"),
-        ({"sizes": '{"5": {"in_features": 3}}'}, ArchitectureError, "module '5' has None"),
-        ({"sizes": '{"0": {"forward": 3}}'}, ArchitectureError, "has None for 'forward'"),
+        ({"version": 9}, DataFileError, "version 9; expected 1"),
+        ({"kept": {"0": [1, 0]}}, ArchitectureError, "ascending indices below 8"),
+        ({"kept": {"0": [0, 8]}}, ArchitectureError, "ascending indices below 8"),
+        ({"kept": {"0": [True]}}, DataFileError, "no whole number"),
+        ({"kept": {"9": [1]}}, ArchitectureError, "is no space; expected one of: 0, 2"),
+        ({"kept": [1]}, DataFileError, "is damaged"),
+        ({"spec": {}}, ArchitectureError, "no permutation spec"),
+        ({"sizes": {"0": {"training": 0}}}, ArchitectureError, "has False for 'training'"),
+        ({"sizes": {"0": {"out_features": 99}}}, ArchitectureError, "expected a size"),
+        ({"sizes": {"5": {"in_features": 3}}}, ArchitectureError, "module '5' has None"),
+        ({"sizes": {"0": {"forward": 3}}}, ArchitectureError, "has None for 'forward'"),
     ],
 )  # fmt: skip
 def test_a_hostile_file_is_refused_and_the_module_stays(tmp_path: Path, change, error, words):
@@ -140,13 +141,20 @@ def test_a_hostile_file_is_refused_and_the_module_stays(tmp_path: Path, change, 
     file = tmp_path / "pruned.safetensors"
     save_pruned(half("mlp"), file)
     with safe_open(file, "pt") as opened:
-        metadata = opened.metadata() | change
-    save_file(load_file(file), file, metadata)
+        told = json.loads(opened.metadata()["nngraph.pruned"])
+    save_file(load_file(file), file, {"nngraph.pruned": json.dumps(told | change)})
     before = {name: value.clone() for name, value in module.state_dict().items()}
     with pytest.raises(error, match=words):
         load_pruned(module, file, inputs)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert module[0].out_features == 8
+
+
+def test_a_plain_checkpoint_is_told_apart(tmp_path: Path):
+    module, inputs = network("mlp")
+    save_file(module.state_dict(), tmp_path / "plain.safetensors")
+    with pytest.raises(DataFileError, match="does not say what was removed"):
+        load_pruned(module, tmp_path / "plain.safetensors", inputs)
 
 
 def test_a_file_that_computes_something_else_is_refused(tmp_path: Path):
@@ -205,7 +213,7 @@ def test_shares_are_by_space_and_spaces_are_left_out_by_name():
         prune(module, inputs, keep=0.5, exclude=["x"], spec=spec)
     with pytest.raises(ArchitectureError, match=r"to keep of '\*' is 0"):
         prune(module, inputs, keep=0, spec=spec)
-    with pytest.raises(ArchitectureError, match="exactly one of keep, parameters and flops"):
+    with pytest.raises(ArchitectureError, match="exactly one of keep, parameters, flops"):
         prune(module, inputs, keep=0.5, flops=0.5, spec=spec)
 
 

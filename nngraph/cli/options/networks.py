@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from nngraph.cli.options.deriving import Argument
+from nngraph.cli.options.deriving import Argument, Each
 from nngraph.cli.options.shared import Hidden, Reports, Runnable, Specified, Threads, Traced
 
 
@@ -187,3 +187,44 @@ class Merge(Specified, Threads, Reports):
     data: Annotated[str | None, "FILE"] = None
     starts: int = 3
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Specified, Threads, Reports):
+    """Remove neurons, channels, heads and groups from every tensor of a network that counts them.
+
+    With --module it is proven on the network, in float64, that neurons removed and neurons masked
+    give the same outputs; spaces for which they do not, as those that a layer norm takes a mean
+    over, stay whole and are told. Inputs and outputs of the network always stay. The file that is
+    written has the names that the checkpoint had, and tells the neurons that stay and the sizes of
+    the modules as JSON; nngraph.pruning.load_pruned(module, file) makes a module of the user's own
+    smaller in place. Example: nngraph prune model.safetensors --module package.module:factory
+    --inputs 1x3x224x224 --keep 0.5 --out pruned.safetensors
+
+    Args:
+        file: checkpoint: a file or a folder
+        keep: share of the neurons of each space that stay, such as 0.5, or of some by name, such as
+            layer4.*=0.3; once for each
+        parameters: in place of --keep, the share of all parameters that may stay, or a number of
+            them above 1; neurons of all spaces are ordered together
+        flops: in place of --keep, the share of the floating-point operations of a forward on the
+            inputs that may stay, or a number of them above 1
+        scores: by which neurons stay: norm: of all parameters that count a neuron; batch_norm: size
+            of the scale of its batch norm; importance: first-order, on --data; or a file, JSON or
+            safetensors, of scores by the names of the spaces
+        data: safetensors file with inputs and answers, for importance: classes (whole numbers), or
+            numbers
+        exclude: space that stays whole, or a pattern of names; once for each
+        anyway: space that is pruned though removing is not masking there; once for each
+        out: write the network: a file ending in .safetensors or a folder
+    """
+
+    file: Argument[str]
+    keep: Annotated[Each[str], "SHARE|SPACE=SHARE"] = None
+    parameters: float | None = None
+    flops: float | None = None
+    scores: Annotated[str, "norm|batch_norm|importance|FILE"] = "norm"
+    data: Annotated[str | None, "FILE"] = None
+    exclude: Annotated[Each[str], "SPACE"] = None
+    anyway: Annotated[Each[str], "SPACE"] = None
+    out: Annotated[str | None, "FILE"] = None
