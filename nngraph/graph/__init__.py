@@ -28,6 +28,7 @@ from nngraph.graph.layout import (
     slabs_of,
     write_slab,
 )
+from nngraph.graph.low_rank import LowRankPair, low_rank_pairs, sample_gauges
 from nngraph.graph.neural_graph import NeuralGraph, check_readable
 from nngraph.graph.neuron_scales import MAX_POWER, NeuronScale, ScaleKind, SlabPower
 from nngraph.graph.neuron_symmetry import (
@@ -72,13 +73,14 @@ __all__ = [
     "ACTIVATIONS", "BLOCK_KINDS", "COLUMN_KINDS", "DTYPES", "INTEGERS", "KERNEL_AXES", "MAX_POWER",
     "MAX_SIZE", "ROLES", "SCALED", "SIGNED", "STRUCTURE", "Activation", "ActivationFunction",
     "Alike", "Architecture", "Block", "Blocks", "Bucket", "ChainLayer", "Column", "Factor",
-    "Groups", "HiddenNeurons", "Indices", "Level", "Meetings", "Members", "NeuralGraph",
-    "NeuralGraphStack", "NeuronGroup", "NeuronScale", "NeuronSymmetry", "Neurons", "Nodes",
-    "Parameter", "Permutations", "Relabelling", "ScaleKind", "Slab", "SlabPower", "Space",
+    "Groups", "HiddenNeurons", "Indices", "Level", "LowRankPair", "Meetings", "Members",
+    "NeuralGraph", "NeuralGraphStack", "NeuronGroup", "NeuronScale", "NeuronSymmetry", "Neurons",
+    "Nodes", "Parameter", "Permutations", "Relabelling", "ScaleKind", "Slab", "SlabPower", "Space",
     "Symmetry", "TensorPiece", "Topology", "canonicalise_neurons", "chain_layers",
     "check_parameters", "check_readable", "check_tensor", "forward", "group_permutation",
-    "hidden_layers", "join_ensemble", "join_networks", "join_nodes", "move_neurons", "order_edges",
-    "pack", "read_slab", "restore_edges", "run_ensemble", "sample_moves", "sample_scales",
-    "scale_kinds", "scale_parameters", "scale_places", "scales_of", "scales_of_values", "slabs_of",
-    "split_networks", "to_batch", "unpack", "with_widths", "write_slab",
+    "hidden_layers", "join_ensemble", "join_networks", "join_nodes", "low_rank_pairs",
+    "move_neurons", "order_edges", "pack", "read_slab", "restore_edges", "run_ensemble",
+    "sample_gauges", "sample_moves", "sample_scales", "scale_kinds", "scale_parameters",
+    "scale_places", "scales_of", "scales_of_values", "slabs_of", "split_networks", "to_batch",
+    "unpack", "with_widths", "write_slab",
 ]

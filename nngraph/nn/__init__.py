@@ -25,6 +25,7 @@ from nngraph.nn.models.editing import AddedNeurons, EditingNetwork
 from nngraph.nn.models.flat import FlatNetwork
 from nngraph.nn.models.gmn import GraphLayer, GraphMetanetwork
 from nngraph.nn.models.layered import EdgeStep, LayeredNetwork
+from nngraph.nn.models.low_rank import LowRankNetwork
 from nngraph.nn.models.message_passing import MessagePassingLayer, MessagePassingNetwork
 from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
 from nngraph.nn.models.nft import SetAttentionLayer, SetAttentionNetwork, TensorAttention
@@ -45,10 +46,11 @@ __all__ = [
     "EditingNetwork", "EncoderOptions", "EndEncoder", "EquivariantLinear", "EquivariantNetwork",
     "FeatureDropout", "Features", "FilmLayer", "FilmNetwork", "FlatNetwork", "FourierFeatures",
     "GraphLayer", "GraphMetanetwork", "Hook", "InvariantLinear", "LayeredNetwork",
-    "MessagePassingLayer", "MessagePassingNetwork", "Metanetwork", "ModuleRunner", "NetworkEncoder",
-    "NetworkModel", "Networks", "OrderedPass", "Pointwise", "ProbeNetwork", "Probes", "Readout",
-    "ReadoutOptions", "RelationalLayer", "RelationalNetwork", "Runner", "SetAttentionLayer",
-    "SetAttentionNetwork", "SharedEquivariantLinear", "SharedEquivariantNetwork",
+    "LowRankNetwork", "MessagePassingLayer", "MessagePassingNetwork", "Metanetwork",
+    "ModuleRunner", "NetworkEncoder", "NetworkModel", "Networks", "OrderedPass", "Pointwise",
+    "ProbeNetwork", "Probes", "Readout", "ReadoutOptions", "RelationalLayer", "RelationalNetwork",
+    "Runner", "SetAttentionLayer", "SetAttentionNetwork", "SharedEquivariantLinear",
+    "SharedEquivariantNetwork",
     "SharedPoolingLayer", "SharedTensorNorm", "Standardised", "StateNetwork", "States",
     "StatisticsNetwork", "SymmetricNetwork", "SymmetricPass", "TensorAttention", "TensorNodes",
     "TensorNorm", "TensorScales", "Terms", "Traits", "Units", "WeightReadout", "evaluating",

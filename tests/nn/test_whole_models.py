@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "message-passing": {"channels": 8, "messages": 4, "edge_channels": 3, "hidden": 16},
     "symmetric": {"channels": (6, 5), "messages": 4, "hidden": 16},
     "flat": {"hidden": 8},
+    "low-rank": {"hidden": 8},
     "statistics": {"hidden": 8},
     "probe": {"probes": 3, "hidden": 8},
     "ng-gnn": {"channels": 8, "edge_channels": 3, "messages": 4, "layers": 2, "hidden": 8},

@@ -8,6 +8,7 @@ from nngraph.nn.models.base import Metanetwork
 from nngraph.nn.models.dws import EquivariantNetwork
 from nngraph.nn.models.flat import FlatNetwork
 from nngraph.nn.models.gmn import GraphMetanetwork
+from nngraph.nn.models.low_rank import LowRankNetwork
 from nngraph.nn.models.message_passing import MessagePassingNetwork
 from nngraph.nn.models.nfn_np import SharedEquivariantNetwork
 from nngraph.nn.models.nft import SetAttentionNetwork
@@ -23,6 +24,7 @@ _Model = TypeVar("_Model", bound=Metanetwork)
 MODELS: dict[str, type[Metanetwork]] = {
     "message-passing": MessagePassingNetwork,
     "symmetric": SymmetricNetwork,
+    "low-rank": LowRankNetwork,
     "flat": FlatNetwork,
     "probe": ProbeNetwork,
     "ng-gnn": FilmNetwork,
