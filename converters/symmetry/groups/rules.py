@@ -14,13 +14,13 @@ cancels them too. Where signs alone cancel, as in a Gram matrix or an RMS norm, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from converters.activations import operator_activation
 from converters.symmetry.dims import Dim
-from converters.symmetry.groups.exponents import Exponents, OfAxis, row
+from converters.symmetry.groups.exponents import Exponents, OfAxis, Place, row
 from converters.symmetry.groups.occurrences import occurrences
 from converters.symmetry.program import Operation, Ref, references
 from converters.symmetry.values import Value
@@ -440,22 +440,38 @@ def _join(known: Exponents, operation: Operation, given: Mapping[str, Any]) -> N
     rank, own = known.rank(out), given["dim"] % known.rank(out)
     if any(known.rank(ref) != rank for ref in joined):
         return nothing(known, operation, given)
-    for axis in range(rank):
-        after = known.axis(out, axis)
-        if axis != own:
-            for ref in joined:
-                known.link((after, 1), (known.axis(ref, axis), -1))
-            continue
-        passed: dict[Dim, int] = {}
+    for axis in (axis for axis in range(rank) if axis != own):
         for ref in joined:
-            varies = known.varies(known.values[ref])
-            for o in (o for o in known.occurrences(ref) if o.axis == axis):
-                place = after.get((o.space, passed.get(o.space, 0)))
-                passed[o.space] = passed.get(o.space, 0) + 1
-                own = (ref, axis, o.space, o.number) if varies else None
-                known.demand(row((own, 1), (place, -1)))
-        known.link(({key: at for key, at in after.items() if key[1] >= passed.get(key[0], 0)}, 1))
+            known.link((known.axis(out, axis), 1), (known.axis(ref, axis), -1))
+    left, start = dict(known.axis(out, own)), 0
+    for ref in joined:
+        value = known.values[ref]
+        stop = start + int(value.shape[own])
+        there = [
+            (o.space, o.number) for o in known.occurrences(out)
+            if o.axis == own and o.lies_in(own, start, stop)
+        ]
+        after = [(key[0], place) for key in there if (place := left.pop(key, None)) is not None]
+        before = [(part, place) for (part, _), place in known.axis(ref, own).items()]
+        _align(known, after, before, value.constant is not None and value.constant.number == 0)
+        start = stop
+    known.link((left, 1))  # what lies in no part as a whole
     return None
+
+
+def _align(
+    known: Exponents, after: Sequence[tuple[Dim, Place]], before: Sequence[tuple[Dim, Place]],
+    zero: bool,
+) -> None:  # fmt: skip
+    """Let a part of a result be multiplied as what it is made of; zeros are by any factor."""
+    for space in dict.fromkeys(part for part, _ in (*after, *before)):
+        made, taken = ([place for part, place in each if part is space] for each in (after, before))
+        if len(made) == len(taken):
+            for one, other in zip(made, taken, strict=True):
+                known.demand(row((one, 1), (other, -1)))
+        elif not zero:
+            for place in (*made, *taken):
+                known.demand({place: 1})
 
 
 _LAYOUT = (

@@ -99,6 +99,31 @@ def test_states_of_gated_layers_change_their_signs_where_tanh_makes_them(
     assert not verify(replace(spec, generators=tuple(wrong)), module, inputs, samples=1).holds
 
 
+class PackedBiases(group_cases.Packed):
+    """Queries, keys and values of one matrix, its bias joined of two and of zeros for the keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+        self.register_buffer("k_bias", torch.zeros(8), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.embed(x))
+        bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        packed = nn.functional.linear(x, self.qkv.weight, bias)
+        q, k, v = packed.unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.out(torch.tanh(x + self.o(y)))
+
+
+def test_parts_of_what_is_joined_keep_their_places_where_one_is_constant():
+    module, inputs = PackedBiases().eval(), torch.randn(3, 5, 4)
+    spec = symmetry_spec(module, inputs)
+    assert [maps.kind for maps in spec.generators].count("linear") == 2
+    report = verify(spec, module, inputs, samples=1)
+    assert report.holds, str(report)
+
+
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
 def test_heads_whose_features_are_normed_have_signs_and_no_scales(norm: type[nn.Module]):
     class Normed(nn.Module):
