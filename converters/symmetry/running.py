@@ -55,6 +55,8 @@ class Network:
         self.parallel = [m for m in module.modules() if isinstance(m, nn.DataParallel)]
         self.writes: set[str] | None = None
         self.guard: Callable[[], SizeGuard] | None = SizeGuard
+        #: called before each forward, to set what is put back after it
+        self.prepare: Callable[[], None] = lambda: None
         #: its tensors by every name, in double precision
         self.state = self.coherent(
             {name: widen(tensor.detach()).clone() for name, tensor in self.tensors.items()}
@@ -82,6 +84,7 @@ class Network:
         return outputs
 
     def _run(self, state: Mapping[str, Tensor], guard: SizeGuard | None) -> list[Tensor]:
+        self.prepare()
         held = () if self.writes is None else self.parameters - self.writes
         twins = Twins(self.memory, state, held)
         args, kwargs = map_tensors(twins.given, (self.args, self.kwargs))

@@ -125,12 +125,8 @@ class Law:
 
     def _runner(self, resizing: Resizing) -> Callable[[Mapping[str, Tensor]], list[Tensor]]:
         network = Network(self.module, self.args, self.kwargs, resizing.removal.smaller)
-
-        def run(state: Mapping[str, Tensor]) -> list[Tensor]:
-            resizing.put_sizes_again()
-            return network.run(state)
-
-        return run
+        network.prepare = resizing.put_sizes_again
+        return network.run
 
     # -- which spaces may lose neurons ------------------------------------------------------------
 
