@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nngraph.cli.options.deriving import mistake
 from nngraph.cli.options.shared import Reports
+from nngraph.errors import DataFileError
 
 
 def tell(options: Reports, data: dict[str, Any], words: Callable[[], str], code: int = 0) -> int:
@@ -28,6 +30,16 @@ def at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
             raise mistake(f"--{name} is {value}; expected at least {least}.")
+
+
+def check_out(out: str | None, *files: str) -> None:
+    """Refuse to write over a file that is read."""
+    if out is not None:
+        for file in map(Path, files):
+            if file.exists() and Path(out).exists() and file.samefile(out):
+                raise DataFileError(
+                    f"{out} is the file that is read; choose another name to write to."
+                )
 
 
 def check_device(name: str) -> None:

@@ -17,7 +17,7 @@ from converters import (
 )
 from converters.symmetry import PermutationSpec
 from nngraph.cli import text
-from nngraph.cli.common import at_least, picked, tell
+from nngraph.cli.common import at_least, check_out, picked, tell
 from nngraph.cli.networks import (
     activations_of,
     describe,
@@ -46,8 +46,7 @@ def convert(options: Convert) -> int:
     _check_options(options)
     if is_graph_file(file):
         raise DataFileError(f"{file} is a graph file already; expected a state dict.")
-    if out.exists() and file.exists() and out.samefile(file):
-        raise DataFileError(f"{out} is the file that is read; choose another name to write to.")
+    check_out(options.out, options.file)
     graph, assumed = _weights(options, options.allow_nonfinite)
     save_graph(graph, out)
     architecture = graph.architecture

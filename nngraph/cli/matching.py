@@ -26,7 +26,7 @@ from nngraph.alignment import (
     states_apart,
 )
 from nngraph.cli import text
-from nngraph.cli.common import at_least, picked, tell
+from nngraph.cli.common import at_least, check_out, picked, tell
 from nngraph.cli.networks import is_graph_file, read_architecture, read_network
 from nngraph.cli.options.deriving import mistake, values_of_the_user
 from nngraph.cli.options.networks import Match
@@ -149,6 +149,7 @@ def _words(result: dict[str, Any]) -> str:
 
 
 def _check(options: Match) -> None:
+    check_out(options.out, options.first, options.second)
     needs = {"activations": "data", "embeddings": "run"}.get(options.method)
     if needs and getattr(options, needs) is None:
         raise mistake(f"missing: --{needs}, which --method {options.method} needs")

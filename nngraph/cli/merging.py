@@ -17,7 +17,7 @@ from nngraph.alignment import (
     states_apart,
 )
 from nngraph.cli import text
-from nngraph.cli.common import at_least, picked, tell
+from nngraph.cli.common import at_least, check_out, picked, tell
 from nngraph.cli.matching import count_moved
 from nngraph.cli.networks import read_module
 from nngraph.cli.options.deriving import mistake
@@ -32,6 +32,7 @@ def merge(options: Merge) -> int:
     if options.data is not None and options.module is None:
         raise mistake("--data is for the module of the networks; give --module and --inputs")
     files = [*options.networks] if options.base is None else [options.base, *options.networks]
+    check_out(options.out, *files)
     stored = read_networks(options, files)
     states = [network.tensors for network in stored]
     base = None if options.base is None else states.pop(0)

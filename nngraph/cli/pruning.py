@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from converters import StoredNetwork, open_network, permutation_spec
 from converters.symmetry import PermutationSpec, named_tensors
 from nngraph.cli import text
-from nngraph.cli.common import picked, tell
+from nngraph.cli.common import check_out, picked, tell
 from nngraph.cli.networks import read_module
 from nngraph.cli.options.deriving import mistake
 from nngraph.cli.options.networks import Prune
@@ -33,6 +33,7 @@ _BATCH = 64
 
 def remove(options: Prune) -> int:
     """Remove neurons from a network."""
+    check_out(options.out, options.file)
     shares = _check(options)
     if options.module is None:
         (stored,) = read_networks(options, [options.file])

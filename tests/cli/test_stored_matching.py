@@ -86,6 +86,20 @@ def test_mistakes_are_told_in_one_line(pair, command, words, told):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["match", "a.safetensors", "b.ckpt"], ["merge", "b.ckpt", "a.safetensors"],
+     ["prune", "a.safetensors", "--keep", "0.5"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_a_file_that_is_read_is_not_written(pair, command, words):
+    before = Path("a.safetensors").read_bytes()
+    code, _, err = command(*words, "--spec", "spec.json", "--out", "./a.safetensors")
+    assert code == 2
+    assert "is the file that is read; choose another name" in err
+    assert Path("a.safetensors").read_bytes() == before
+
+
 def test_networks_are_merged_into_a_checkpoint(pair, answer, command):
     words = ["merge", "a.safetensors", "b.ckpt", "--spec", "spec.json"]
     code, found = answer(*words, "--out", "m.safetensors")
