@@ -88,6 +88,10 @@ SAID: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "channels": [*a.channels, *[8] * bool(a.width)], "repeats": a.repeats,
         "threads": a.threads,
     },
+    "pruning": lambda a: {
+        "width": a.width, "seed": a.seed, "flops": a.flops, "images": a.images, "steps": a.steps,
+        "more_steps": a.more_steps, "threads": a.threads,
+    },
     "pruning_coverage": lambda a: {
         "library": a.library, "keep": a.keep, "threads": a.threads,
     },
