@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from converters import permutation_spec
 from nngraph.pruning import first_order_scores, load_pruned, prune, save_pruned
 from nngraph.zoo.images.idx import load_idx_folder
 
@@ -115,14 +116,14 @@ def by_nngraph(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return a smaller copy, by norm or by importance on data."""
     image = data[0][:1]
-    found = prune(module, image, keep=1.0)
+    spec = permutation_spec(module, image)
     scores: Any = "norm"
     if importance:
         batches = list(zip(data[0][:2000].split(BATCH), data[1][:2000].split(BATCH), strict=True))
         scores = first_order_scores(
-            found.removal.spec, module, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches
+            spec, module, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches
         )
-    pruned = prune(module, image, flops=share, scores=scores, spec=found.removal.spec)
+    pruned = prune(module, image, flops=share, scores=scores, spec=spec)
     smaller = copy.deepcopy(module)
     with tempfile.TemporaryDirectory() as folder:
         save_pruned(pruned, Path(folder) / "pruned.safetensors")

@@ -150,6 +150,8 @@ def prune(
     every = _scores(spec, own, scores)
     singles = tuple((space.name,) for space in spec.free_spaces if space.size > 1)
     shares = _shares(singles, keep, exclude)
+    if keep is not None:
+        shares = {name: share for name, share in shares.items() if share < 1}
     forced = matching(anyway, [name for (name,) in singles])
     tried = [
         spec.by_name[name] for (name,) in singles
