@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from nngraph.graph import Activation, Architecture, NeuronSymmetry, Topology
+from nngraph.nn.layers.characters import kinds_of
 
 #: Kinds of the hidden neurons of a level, each with which of its neurons; ``None`` for all.
 Kinds = list[tuple[str, Tensor | None]]
@@ -53,15 +54,25 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Received(NamedTuple):
     r"""What neurons know going forward: sums u ``[*, n, M]``, multiplied by :math:`\chi`.
 
-    The bias is in radians at sine neurons, in its tensor's scale at others.
+    The bias is in radians at sine neurons, in its tensor's scale at others. Where networks are no
+    chains it is all that is multiplied so, ``[*, n, F]``, and ``free`` what is not at all.
     """
 
     sums: Tensor
     bias: Tensor
+    free: Tensor | None = None
 
     def at(self, rows: Tensor | None) -> Received:
         """Return what some of the neurons know."""
-        return self if rows is None else Received(*(value.index_select(-2, rows) for value in self))
+        if rows is None:
+            return self
+        found = [None if value is None else value.index_select(-2, rows) for value in self]
+        return Received(*found)  # type: ignore[arg-type]
+
+    @property
+    def known(self) -> Tensor:
+        """All that is multiplied by the character, ``[*, n, M + F]``."""
+        return torch.cat([self.sums, self.bias], dim=-1)
 
 
 class NeuronLayer(nn.Module, ABC):
@@ -73,9 +84,11 @@ class NeuronLayer(nn.Module, ABC):
         function: name in ``FUNCTIONS``.
         back: M', channels of v; 0 where there is no backward pass.
         spread: of the slopes and offsets of the functions at the start.
+        columns: F, numbers that are multiplied as the bias is; 1 for chains.
+        given: numbers that are multiplied by nothing, by which functions are shifted; 0 for chains.
 
     Shape:
-        u ``[*, n, M]``, bias ``[*, n, 1]``, v ``[*, n, M']`` -> ``[*, n, 2 C]`` each.
+        u ``[*, n, M]``, bias ``[*, n, F]``, v ``[*, n, M']`` -> ``[*, n, 2 C]`` each.
     """
 
     #: Functions of the first and of deeper layers, where none are named.
@@ -89,15 +102,19 @@ class NeuronLayer(nn.Module, ABC):
     read: nn.Module
 
     def __init__(
-        self, received: int, channels: int, function: str, back: int, spread: tuple[float, float]
-    ) -> None:
+        self, received: int, channels: int, function: str, back: int, spread: tuple[float, float],
+        columns: int = 1, given: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.function = FUNCTIONS[function]
         self.channels, self.back, self.spread = channels, back, spread
-        inputs = received + self.joint
+        inputs = received + self.joint * columns
         self.read, self.shift = self._affine(inputs, channels * (1 + self.joint))
         if back:
             self.read_back, self.shift_back = self._affine(inputs + back, 2 * channels)
+        if given:
+            self.given = nn.Linear(given, channels * (1 + self.joint), bias=False)
+            self.given_back = nn.Linear(given, 2 * channels, bias=False) if back else None
 
     def _affine(self, inputs: int, outputs: int) -> tuple[nn.Linear, nn.Parameter]:
         """Return a map without bias, and offsets to add and to subtract."""
@@ -105,6 +122,18 @@ class NeuronLayer(nn.Module, ABC):
         linear = nn.Linear(inputs, outputs, bias=False)
         nn.init.normal_(linear.weight, 0, slope / inputs**0.5)
         return linear, nn.Parameter(torch.randn(outputs) * offset)
+
+    def _shift(self, received: Received) -> Tensor:
+        """Return the offsets of the functions going forward, with what neurons are given."""
+        free = received.free
+        return self.shift if free is None else self.shift + cast(Tensor, self.given(free))
+
+    def _shift_back(self, received: Received) -> Tensor:
+        """Return those of the pass back."""
+        free, given = received.free, self.shift_back
+        if free is None:
+            return given
+        return given + cast(Tensor, cast(nn.Linear, self.given_back)(free))
 
     def _parts(self, shift: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is multiplied as u is, by the sign at the most, and what by nothing."""
@@ -133,11 +162,11 @@ class FreeNeurons(NeuronLayer):
     functions = ("silu", "silu")
 
     def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
-        return self._parts(self.shift, self.read(torch.cat(received, dim=-1)))
+        return self._parts(self._shift(received), self.read(received.known))
 
     def backwards(self, received: Received, backward: Tensor) -> Tensor:
-        known = torch.cat([*received, backward], dim=-1)
-        return self._parts(self.shift_back, self.read_back(known))[0]
+        known = torch.cat([received.known, backward], dim=-1)
+        return self._parts(self._shift_back(received), self.read_back(known))[0]
 
     entries = backwards
 
@@ -204,15 +233,15 @@ class HomogeneousNeurons(NeuronLayer):
 
     functions = ("silu", "silu")
 
-    def __init__(self, *sizes: Any) -> None:
-        super().__init__(*sizes)
+    def __init__(self, *sizes: Any, **columns: Any) -> None:
+        super().__init__(*sizes, **columns)
         if self.back:
             self.linear_back = nn.Linear(self.back, 2 * self.channels, bias=False)
 
     @staticmethod
     def _scale(received: Received) -> tuple[Tensor, Tensor]:
         """Return r, and u and the bias over it; both 0 for a neuron that hears nothing."""
-        known = torch.cat(received, dim=-1)
+        known = received.known
         power = known.square().mean(-1, keepdim=True)
         # The root of 0 has no gradient, and 0 / 0 no value.
         some = power > 0
@@ -221,13 +250,13 @@ class HomogeneousNeurons(NeuronLayer):
 
     def forwards(self, received: Received) -> tuple[Tensor, Tensor]:
         size, direction = self._scale(received)
-        own, free = self._parts(self.shift, self.read(direction))
+        own, free = self._parts(self._shift(received), self.read(direction))
         return size * own, free
 
     def _back(self, received: Received, backward: Tensor) -> tuple[Tensor, Tensor]:
         size, direction = self._scale(received)
         known = self.read_back(torch.cat([direction, size * backward], dim=-1))
-        own, free = self._parts(self.shift_back, known)
+        own, free = self._parts(self._shift_back(received), known)
         return size * own, free
 
     def backwards(self, received: Received, backward: Tensor) -> Tensor:
@@ -277,13 +306,19 @@ def kind_of(activation: Activation) -> str:
 
 
 def hidden_kinds(architectures: Sequence[Architecture]) -> list[str]:
-    """Return the kinds of hidden neurons in architectures, in the order of ``NEURON_LAYERS``."""
-    found = {
-        kind_of(group.activation)
-        for architecture in architectures
-        for group in architecture.groups
-        if group.role == "hidden"
-    }
+    """Return the kinds of hidden neurons in architectures, in the order of ``NEURON_LAYERS``.
+
+    Of chains alone they are those of activations; with others beside, those of characters.
+    """
+    if all(architecture.is_chain for architecture in architectures):
+        found = {
+            kind_of(group.activation)
+            for architecture in architectures
+            for group in architecture.groups
+            if group.role == "hidden"
+        }
+    else:
+        found = {kind for architecture in architectures for kind in kinds_of(architecture)}
     return [kind for kind in NEURON_LAYERS if kind in found]
 
 

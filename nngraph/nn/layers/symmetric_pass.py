@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -18,6 +18,7 @@ from nngraph.nn.common.mlp import mlp
 from nngraph.nn.common.scales import TensorScales
 from nngraph.nn.common.sizes import check_sizes
 from nngraph.nn.features import Features, SizeLimits
+from nngraph.nn.layers.characters import characters_of, kinds_by_level
 from nngraph.nn.layers.neurons import (
     FUNCTIONS,
     NEURON_LAYERS,
@@ -31,6 +32,9 @@ from nngraph.nn.layers.neurons import (
     put,
 )
 
+#: Of batch norms, as torch has it.
+EPSILON = 1e-5
+
 
 @dataclass
 class LevelStates:
@@ -39,9 +43,9 @@ class LevelStates:
     Attributes:
         kinds: of its hidden neurons.
         z: ``[*, n, 2 C]``, multiplied by their factor; ``free`` is multiplied by nothing.
-        received: u and the bias of hidden neurons; ``None`` at the inputs.
+        received: u and the bias of hidden neurons; ``None`` where there are none.
         backward: v, ``[*, n, M]``, what they received in the pass back, if there is one.
-        ends: what its output neurons, if any, received, with their biases, ``[*, n, 1 + M]``.
+        ends: what its output neurons, if any, received, with their biases, ``[*, n, F + M]``.
     """
 
     kinds: Kinds
@@ -58,6 +62,12 @@ class SymmetricPass(nn.Module):
     u, h, v and g are those of the :class:`~nngraph.nn.SymmetricNetwork`, with z and y of the
     :class:`~nngraph.nn.layers.neurons.NeuronLayer` of the neuron's kind, h of an input neuron its
     position, and g of an output neuron a function of what it received.
+
+    In networks that are no chains the kinds are those of the neurons'
+    :class:`~nngraph.nn.layers.characters.Characters`, and only tensors are read that are multiplied
+    as these say. Kernels with taps pass messages by several learned sums of their taps, each for
+    its share of the channels. Weights into a batch norm are divided by its deviation, as the norm
+    divides.
 
     Args:
         kinds: of neurons that are served, keys of ``NEURON_LAYERS``.
@@ -89,8 +99,11 @@ class SymmetricPass(nn.Module):
         check_sizes(messages=messages, max_levels=max_levels)
         self.kinds, self.messages, self.bidirectional = list(kinds), messages, bidirectional
         self.levels = min(limits.levels, max_levels)
-        self.scales = TensorScales(limits)
+        self.scales, self.chains = TensorScales(limits), limits.chains
+        #: F, numbers of a neuron besides its sums
+        self.columns = 1 if limits.chains else limits.columns
         width, back = min(limits.inputs, messages), messages if bidirectional else 0
+        width = width if limits.chains else messages
         self.inputs = nn.Parameter(torch.eye(limits.inputs, width))
         if limits.inputs > messages:
             nn.init.orthogonal_(self.inputs)
@@ -101,7 +114,7 @@ class SymmetricPass(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
-                    kind: _layer(kind, i, messages if i else width, size, functions, back)
+                    kind: _layer(kind, i, messages if i else width, size, functions, back, limits)
                     for kind in self.kinds
                 }
             )
@@ -109,9 +122,17 @@ class SymmetricPass(nn.Module):
         )
         self.maps_out = self.maps(2, messages)
         if bidirectional:
-            self.start = mlp([1 + messages, 2 * messages, messages])
+            self.start = mlp([self.columns + messages, 2 * messages, messages])
             self.output_position = nn.Parameter(torch.randn(limits.outputs, messages))
             self.maps_back = self.maps(2, messages)
+        if not limits.chains:
+            # Inputs of an MLP have no parameters; constants stand there elsewhere.
+            self.first = nn.Linear(self.columns, messages, bias=False)
+        if limits.taps > 1:
+            shares = min(limits.taps, messages, 4)
+            self.reads = nn.Parameter(torch.randn(limits.taps, shares))
+            if bidirectional:
+                self.reads_back = nn.Parameter(torch.randn(limits.taps, shares))
 
     def maps(self, parts: int, outputs: int, bias: bool = False) -> nn.ModuleList:
         """Return maps of ``parts`` times C_l features for each layer and kind, for :meth:`each`."""
@@ -126,14 +147,54 @@ class SymmetricPass(nn.Module):
         return cast(NeuronLayer, cast(nn.ModuleDict, self.layers[self._slot(level)])[kind])
 
     def _slot(self, level: int) -> int:
-        return min(level, len(self.layers)) - 1
+        return max(min(level, len(self.layers)) - 1, 0)
 
     def forward(self, features: Features) -> list[LevelStates]:
-        radians, weight, bias = self._scaled(features)
-        levels = self._forwards(features.topology, radians, bias)
+        topology = features.topology
+        if self.chains and not topology.chains:
+            raise ArchitectureError(
+                "a network is no chain of affine maps; the model was built for chains alone. Build "
+                "it with all architectures that it shall read."
+            )
+        if self.chains:
+            radians, weight, bias = self._scaled(features)
+            levels = self._forwards(topology, [radians], bias)
+            if self.bidirectional:
+                self._backwards(topology, [weight], levels)
+            return levels
+        taps, columns, free = self._read(features)
+        levels = self._forwards(topology, self._weights(taps, "reads"), columns, free)
         if self.bidirectional:
-            self._backwards(features.topology, weight, levels)
+            self._backwards(topology, self._weights(taps, "reads_back"), levels)
         return levels
+
+    def _read(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights ``[*, E, taps]``, and of each neuron the columns that are multiplied as it
+        is, ``[*, N, F]``, and those that are multiplied by nothing.
+        """
+        topology = features.topology
+        characters = characters_of(topology)
+        x, dtype = features.x, features.x.dtype
+        live, normed = (v.to(dtype).unsqueeze(-1) for v in (characters.live, characters.normed))
+        factor = kernels.gather(topology, live, "block")
+        if bool(characters.normed.any()):
+            variance = (x * characters.variance).sum(-1, keepdim=True)
+            inverse = kernels.gather(topology, (variance.clamp(min=0) + EPSILON).rsqrt(), "target")
+            of_edge = kernels.gather(topology, normed, "block")
+            factor = factor * torch.lerp(torch.ones_like(inverse), inverse, of_edge)
+        read = replace(features, edge_attr=features.edge_attr * factor)
+        taps, columns = self.scales.all(read)
+        holder, free = characters.holder, characters.free.to(dtype)
+        missing = columns.shape[-1] - holder.shape[-1]
+        holder, free = pad(holder, (0, missing), value=-1), pad(free, (0, missing))
+        index = holder.clamp(min=0).expand(*columns.shape[:-2], -1, -1)
+        return taps, columns.gather(-2, index) * (holder >= 0), columns * free
+
+    def _weights(self, taps: Tensor, reads: str) -> list[Tensor]:
+        """Return the weights of each share of the channels, ``[*, E]``."""
+        if taps.shape[-1] == 1:
+            return [taps[..., 0]]
+        return list((taps @ getattr(self, reads)).unbind(-1))
 
     def _scaled(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights in radians at sine neurons, weights, and biases in radians at these.
@@ -150,23 +211,61 @@ class SymmetricPass(nn.Module):
         radians = torch.lerp(weight, features.weight * per_edge, hears)
         return radians, weight, torch.lerp(bias, features.bias * frequency, sines)
 
-    def _forwards(self, topology: Topology, weight: Tensor, bias: Tensor) -> list[LevelStates]:
-        positions = at_inputs(topology, self.inputs).expand(*bias.shape[:-2], -1, -1)
-        levels = [LevelStates([], positions, positions)]
-        for number, here in enumerate(topology.levels[1:], start=1):
-            own = kernels.take(bias, here.nodes)
+    def _forwards(
+        self, topology: Topology, weights: list[Tensor], columns: Tensor,
+        free: Tensor | None = None,
+    ) -> list[LevelStates]:  # fmt: skip
+        levels: list[LevelStates] = []
+        sent: list[Tensor] = []
+        for number, here in enumerate(topology.levels):
+            own = kernels.take(columns, here.nodes)
             level = LevelStates(self._known_kinds(topology, number), own, own)
-            sums = self._sums(topology, number, weight, levels[-1])
+            if number == 0:
+                sums = self._positions(topology, own)
+                level.z = level.free = sums
+            else:
+                sums = self._sums(topology, number, weights, levels, sent)
             if number in topology.output_levels:
                 level.ends = torch.cat([own, pad(sums, (0, self.messages - sums.shape[-1]))], -1)
             if level.kinds:
-                level.received = Received(sums, own)
+                if number == 0:  # which nothing leads to
+                    sums = torch.zeros_like(sums)
+                given = None if free is None else kernels.take(free, here.nodes)
+                level.received = Received(sums, own, given)
                 self._make(number, level)
             levels.append(level)
+            if not self.chains:
+                sent.append(self._sent(number, level))
         return levels
 
-    def _sums(self, topology: Topology, number: int, weight: Tensor, before: LevelStates) -> Tensor:
+    def _positions(self, topology: Topology, columns: Tensor) -> Tensor:
+        """Return what the neurons of the first level start from."""
+        positions = at_inputs(topology, self.inputs).expand(*columns.shape[:-2], -1, -1)
+        if self.chains:
+            return positions
+        padded = pad(positions, (0, self.messages - positions.shape[-1]))
+        return padded + self.first(columns)  # type: ignore[no-any-return]
+
+    def _sent(self, number: int, level: LevelStates) -> Tensor:
+        """Return h of a level of networks that are no chains."""
+        if not level.kinds:
+            shape = (*level.z.shape[:-1], self.messages)
+            return level.z if number == 0 else level.z.new_zeros(shape)
+        sent = self.each(self.maps_out, number, level.kinds, level.z)
+        if number == 0:
+            rows = torch.cat([rows for _, rows in level.kinds if rows is not None])
+            sent = put(level.free, sent.index_select(-2, rows), rows)
+        return sent
+
+    def _sums(
+        self, topology: Topology, number: int, weights: list[Tensor], levels: list[LevelStates],
+        sent: list[Tensor],
+    ) -> Tensor:  # fmt: skip
         """Return u of a level."""
+        before = levels[-1]
+        if not self.chains:
+            return self._shared(topology, number, weights, sent, "target")
+        (weight,) = weights
         if number == 1:
             return kernels.propagate_level(topology, 1, weight, before.z)
         sizes = [topology.levels[i].size for i in (number - 1, number)]
@@ -176,6 +275,19 @@ class SymmetricPass(nn.Module):
             return self.each(self.maps_out, number - 1, before.kinds, sums)
         message = self.each(self.maps_out, number - 1, before.kinds, before.z)
         return kernels.propagate_level(topology, number, weight, message)
+
+    @staticmethod
+    def _shared(
+        topology: Topology, number: int, weights: list[Tensor], sent: list[Tensor],
+        to: Literal["source", "target"],
+    ) -> Tensor:  # fmt: skip
+        """Pass messages along the blocks of a level, each share of the channels by its weights."""
+        shares = [torch.tensor_split(message, len(weights), dim=-1) for message in sent]
+        sums = [
+            kernels.propagate_level(topology, number, weight, [share[i] for share in shares], to)
+            for i, weight in enumerate(weights)
+        ]
+        return sums[0] if len(sums) == 1 else torch.cat(sums, dim=-1)
 
     def _make(self, number: int, level: LevelStates) -> None:
         """Let the neurons of a level make z, and what is multiplied by nothing."""
@@ -187,15 +299,15 @@ class SymmetricPass(nn.Module):
             z, free = self.layer(number, kind).forwards(level.received.at(rows))
             level.z, level.free = put(level.z, z, rows), put(level.free, free, rows)
 
-    def _backwards(self, topology: Topology, weight: Tensor, levels: list[LevelStates]) -> None:
+    def _backwards(
+        self, topology: Topology, weights: list[Tensor], levels: list[LevelStates]
+    ) -> None:
         positions = by_output(topology, self.output_position)
-        sent: Tensor | None = None
+        shapes = [(*level.z.shape[:-1], self.messages) for level in levels]
+        backs = [level.z.new_zeros(shape) for level, shape in zip(levels, shapes, strict=True)]
         for number, level in reversed(list(enumerate(levels))):
-            if sent is None:
-                back = level.z.new_zeros(*level.z.shape[:-1], self.messages)
-            else:
-                back = kernels.propagate_level(topology, number + 1, weight, sent, "source")
-            level.backward, sent = back, torch.zeros_like(back)
+            level.backward = backs[number]
+            sent = torch.zeros_like(level.backward)
             rows = topology.levels[number].outputs
             if level.ends is not None and rows is not None:
                 received = level.ends.index_select(-2, rows)
@@ -204,6 +316,16 @@ class SymmetricPass(nn.Module):
             if level.kinds:
                 y = self.of_layers(number, level, "backwards")
                 sent = sent + self.each(self.maps_back, number, level.kinds, y)
+            if number == 0:
+                return
+            # Of the level before, or of all before.
+            every = [sent.new_zeros(0)] * number + [sent]
+            found = self._shared(topology, number, weights, every, "source")
+            first = 0 if topology.levels[number].skips else number - 1
+            parts = torch.split(found, [shape[-2] for shape in shapes[first:number]], dim=-2)
+            backs[first:number] = [
+                back + part for back, part in zip(backs[first:number], parts, strict=True)
+            ]
 
     def of_layers(
         self, number: int, level: LevelStates, what: Literal["backwards", "entries"]
@@ -219,7 +341,11 @@ class SymmetricPass(nn.Module):
         return made
 
     def _known_kinds(self, topology: Topology, level: int) -> Kinds:
-        kinds = kinds_of_level(topology, level)
+        kinds: Kinds
+        if self.chains:
+            kinds = kinds_of_level(topology, level) if level else []
+        else:
+            kinds = [*kinds_by_level(topology)[level]]
         if unknown := [kind for kind, _ in kinds if kind not in self.kinds]:
             raise ArchitectureError(
                 f"a network has {unknown[0]} neurons; the model was built for "
@@ -227,6 +353,11 @@ class SymmetricPass(nn.Module):
                 "read."
             )
         return kinds
+
+    @staticmethod
+    def is_input(topology: Topology) -> Tensor:
+        """``[n, 1]`` which neurons of the first level are inputs."""
+        return kernels.take(topology.nodes.role.unsqueeze(-1), topology.levels[0].nodes) == 0
 
     def read_by_next(self, level: LevelStates, number: int) -> Tensor:
         """Return what the next level's layers read of each neuron, linearly: ``[*, n, C]``."""
@@ -285,8 +416,9 @@ class SymmetricPass(nn.Module):
 
 
 def _layer(
-    kind: str, layer: int, received: int, size: int, functions: Sequence[str] | None, back: int
-) -> NeuronLayer:
+    kind: str, layer: int, received: int, size: int, functions: Sequence[str] | None, back: int,
+    limits: SizeLimits,
+) -> NeuronLayer:  # fmt: skip
     make = NEURON_LAYERS[kind]
     chosen = functions or make.functions
     function = chosen[min(layer, len(chosen) - 1)]
@@ -294,7 +426,10 @@ def _layer(
     # and offsets of the first functions are spread over that range. With offsets near 0 they are
     # all steps at one place, and learning is several times slower.
     spread = (0.7 * received**0.5, 6.0) if make.radians and layer == 0 else (1.0, 0.5)
-    return make(received, size, function, back, spread)
+    if limits.chains:
+        return make(received, size, function, back, spread)
+    columns = limits.columns
+    return make(received, size, function, back, spread, columns=columns, given=columns)
 
 
 def _sines(topology: Topology) -> tuple[Tensor, Tensor]:

@@ -24,11 +24,14 @@ from nngraph.nn.probes.probes import Probes
 
 
 class SymmetricNetwork(StateNetwork, Standardised):
-    r"""Message passing that is invariant to all that the networks' activations allow.
+    r"""Message passing that is invariant to all that the networks' neurons allow.
 
     Relabelling; positive scales of ReLU neurons; signs of tanh neurons; signs and phases of sine
     neurons; scales of either sign of linear neurons; each neuron by its own activation
-    (:attr:`nngraph.graph.Activation.symmetry`), also several kinds in one network. Made of a
+    (:attr:`nngraph.graph.Activation.symmetry`), also several kinds in one network. In networks of
+    any other architecture, CNNs with residuals, norms and depthwise parts among them, each neuron
+    is invariant to the scales and signs that the architecture states, as ``converters.to_graph``
+    derives them; of one that states none, to relabelling. Made of a
     :class:`~nngraph.nn.SymmetricPass`, forward and with ``bidirectional``
     back:
 
@@ -66,7 +69,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
 
     Raises:
         ArchitectureError: if a network has hidden neurons of a kind that no architecture it was
-            built for has, or is no chain.
+            built for has, or is no chain where these all are.
         ValueError: if it cannot start so.
 
     Source:
@@ -78,7 +81,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
     traits = Traits(
         "activation-structured weights-only",
         "relabelling; scales, signs and phases that each neuron's activation allows",
-        reads_signs=False, chains_only=True,
+        reads_signs=False,
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +96,8 @@ class SymmetricNetwork(StateNetwork, Standardised):
         kinds = hidden_kinds(self.architectures) or list(NEURON_LAYERS)
         self.passes = SymmetricPass(self.limits, kinds, bidirectional, **passes)
         messages, outputs = self.passes.messages, self.limits.outputs
+        #: numbers that an output neuron hears, its bias first
+        heard = self.passes.columns + messages
         self.side = 0
         if start == "evaluation":
             self.passes.start_at_evaluation(mix=mix)
@@ -115,7 +120,7 @@ class SymmetricNetwork(StateNetwork, Standardised):
         self.equivariant_vectors = equivariant_vectors if bidirectional and not num_outputs else 0
         if self.has_states:
             self.hidden_states = self.passes.maps(4 if bidirectional else 2, state_channels, True)
-            self.output_state = nn.Linear(1 + messages, state_channels)
+            self.output_state = nn.Linear(heard, state_channels)
         self.input_state = nn.Linear(messages, state_channels) if bidirectional else None
         if bidirectional:
             self.reads_back = nn.ModuleList(
@@ -126,9 +131,9 @@ class SymmetricNetwork(StateNetwork, Standardised):
             self.outgoing = nn.ModuleList(
                 ByKind(kinds, messages, equivariant_vectors) for _ in self.passes.sizes
             )
-            self.output_incoming = nn.Linear(1 + messages, equivariant_vectors)
+            self.output_incoming = nn.Linear(heard, equivariant_vectors)
             self.input_outgoing = nn.Linear(messages, equivariant_vectors)
-        read = outputs * (2 * messages if self.side else 1 + messages + probes)
+        read = outputs * (2 * messages if self.side else heard + probes)
         read += self.passes.levels * state_channels if bidirectional else 0
         self.start_units(read)
         self.answer: nn.Module | None = None
@@ -210,9 +215,10 @@ class SymmetricNetwork(StateNetwork, Standardised):
         for number, level in enumerate(levels):
             x = level.free.new_zeros(*level.free.shape[:-1], channels)
             if number == 0 and inputs is not None:
-                x = inputs(level.backward)
+                x = inputs(level.backward) * self.passes.is_input(topology).to(x)
             if level.kinds:
-                x = self.passes.each(hidden, number, level.kinds, known(number, level))
+                own = self.passes.each(hidden, number, level.kinds, known(number, level))
+                x = own if number else x + own
             rows = topology.levels[number].outputs
             if outputs is not None and level.ends is not None and rows is not None:
                 x = put(x, outputs(level.ends.index_select(-2, rows)), rows)

@@ -12,6 +12,7 @@ from nngraph import kernels
 from nngraph.graph import Architecture, Topology, order_edges, pack, slabs_of
 from nngraph.nn.common.scales import TensorScales
 from nngraph.nn.features import Features, SizeLimits, States
+from nngraph.nn.layers.characters import characters_of
 
 #: Columns of nodes that are measured in training and not learned: no edit changes them.
 _MEASURED = {"running_mean", "running_var"}
@@ -90,6 +91,12 @@ class WeightReadout(nn.Module):
         hidden = self._hidden(states, context)
         weights = self._weight_changes(states, hidden)
         columns = self._column_changes(states, hidden)
+        if self.equivariant_vectors and not topology.chains:
+            # What is not multiplied as its neurons are stays as it is.
+            characters = characters_of(topology)
+            live = characters.live.to(weights).unsqueeze(-1)
+            columns = columns * characters.own.unsqueeze(-2).to(columns)
+            weights = weights * kernels.gather(topology, live, "block").unsqueeze(-2)
         of_nodes, of_edges = _learned(topology)
         columns = columns * of_nodes.unsqueeze(-2).to(columns)
         if of_edges is not None:
