@@ -54,7 +54,8 @@ def pruned_metadata(pruned: Pruned) -> dict[str, str]:
     """
     removal = pruned.removal
     data = {
-        "version": _VERSION, "kept": removal.kept, "sizes": pruned.sizes,
+        "version": _VERSION, "kept": removal.kept, "rescaled": removal.rescaled,
+        "sizes": pruned.sizes,
         "spec": json.loads(removal.spec.to_json()),
     }  # fmt: skip
     return {_KEY: json.dumps(data)}
@@ -134,6 +135,7 @@ def _read(path: Path) -> tuple[Removal, Sizes]:
         removal = Removal(
             PermutationSpec.from_json(json.dumps(found["spec"])),
             {name: tuple(map(_whole, indices)) for name, indices in found["kept"].items()},
+            tuple(found["rescaled"]),
         )
         sizes = {
             path: {name: _size(value) for name, value in attributes.items()}

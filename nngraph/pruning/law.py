@@ -49,10 +49,12 @@ class Prunable:
     Args:
         groups: the spaces that keep equally many each; most are alone.
         refused: every other space, and why.
+        rescaled: those of the first that a removal has to rescale.
     """
 
     groups: tuple[tuple[str, ...], ...]
     refused: Mapping[str, str]
+    rescaled: tuple[str, ...] = ()
 
 
 class Law:
@@ -74,6 +76,8 @@ class Law:
         self.args, self.kwargs = as_arguments(example_inputs), dict(kwargs or {})
         self.network = Network(module, self.args, self.kwargs, spec)
         self.draws = Draws(self.network, spec, seed)
+        #: spaces that were found to hold if they are rescaled
+        self._rescaled: set[str] = set()
 
     def states(self, draws: int) -> list[dict[str, Tensor]]:
         """Return so many states with noise, and then the module's own."""
@@ -167,6 +171,7 @@ class Law:
         return Prunable(
             tuple(tuple(space.name for space in group) for group in held),
             {name: fault.reason for name, fault in refused.items()},
+            tuple(space.name for group in held for space in group if space.name in self._rescaled),
         )
 
     def _alike(self, refused: Mapping[str, Fault]) -> Iterator[list[Group]]:
@@ -216,11 +221,24 @@ class Law:
             other = []
         return one + other, bad | more
 
+    def _error(self, kept: Mapping[str, tuple[int, ...]], rescaled: Iterable[str]) -> float:
+        removal = Removal(self.spec, kept, tuple(sorted(rescaled)))
+        return self.error(removal, self.states(1)[:1])[0]
+
     def _fault(self, groups: Sequence[Group]) -> Fault | None:
         """Return why spaces may not lose neurons together; ``None`` if they may."""
         kept = {s.name: _part(s, i) for i, group in enumerate(groups) for s in group}
         try:
-            error, _ = self.error(Removal(self.spec, kept), self.states(1)[:1])
+            error = self._error(kept, self._rescaled & kept.keys())
+            # Features inside of heads may be those of queries, which one of each group then are.
+            inner = [[s.name for s in group if s.within] for group in groups]
+            for place in range(max(map(len, inner), default=0)):
+                if error <= TOLERANCE:
+                    break
+                tried = {names[place] for names in inner if place < len(names)}
+                if self._error(kept, tried) <= TOLERANCE:
+                    self._rescaled |= tried
+                    return None
         except UnsupportedModuleError as failure:
             return Fault(str(failure), unfit=True)
         if error <= TOLERANCE:

@@ -166,7 +166,7 @@ def prune(
         kept = _within(groups, every, lambda kept: count(Removal(spec, kept).smaller), parameters)
     else:
         kept = keep_shares(groups, every, shares)
-    removal = Removal(spec, kept)
+    removal = Removal(spec, kept, tuple(name for name in found.rescaled if name in kept))
     error, sizes = law.error(removal, law.states(DRAWS))
     if error > TOLERANCE and not forced:
         raise UnsupportedModuleError(

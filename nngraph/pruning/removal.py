@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -38,14 +38,18 @@ class Removal:
     Args:
         spec: of the network.
         kept: of the spaces that lose neurons, the indices of those that stay, ascending.
+        rescaled: of these spaces, features of queries and keys whose products a forward divides by
+            the square root of however many there are: to remove them also multiplies the queries
+            by :math:`\sqrt{n' / n}`, from n features to n', so that the law holds for them too.
 
     Raises:
-        ArchitectureError: if a space is not there or is fixed, or its indices are not ascending
-            ones of its neurons, at least one.
+        ArchitectureError: if a space is not there or is fixed, its indices are not ascending ones
+            of its neurons, at least one, or a rescaled one loses none.
     """
 
     spec: PermutationSpec
     kept: Mapping[str, tuple[int, ...]]
+    rescaled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, indices in self.kept.items():
@@ -59,6 +63,13 @@ class Removal:
                 raise ArchitectureError(
                     f"of space {name!r} the neurons {list(indices)!s:.60} are to stay; expected "
                     f"ascending indices below {space.size}, at least one."
+                )
+
+        for name in self.rescaled:
+            if name not in self.kept:
+                raise ArchitectureError(
+                    f"{name!r} is to be rescaled and loses no neurons; expected one of: "
+                    f"{', '.join(self.kept) or 'none'}."
                 )
 
     def size(self, space: str) -> int:
@@ -124,8 +135,28 @@ class Removal:
                 index = self.kept_of(axis)
                 if len(index) < tensor.shape[place]:
                     tensor = tensor.index_select(place, index.to(tensor.device))
+            for factors in self._factors(own):
+                tensor = tensor * factors.to(tensor)
             done[own] = tensor
         return done[own]
+
+    def _factors(self, own: str) -> Iterator[Tensor]:
+        """Iterate over what a small tensor of queries is multiplied by, by its entries."""
+        for space in self.rescaled:
+            ties = self.spec.ties(space)
+            share = self.size(space) / self.spec.by_name[space].size
+            for name, place in ties:
+                first = ties[0][0].rpartition(".")[0]
+                if name != own or name.rpartition(".")[0] != first:
+                    continue
+                axis = self.spec.parameters[own][place]
+                # Of queries, keys and values in one projection the first.
+                position = next(p for found, p, _ in coordinates(axis) if found == space)
+                factors = torch.ones(len(position), dtype=torch.float64)
+                factors[position >= 0] = share**0.5
+                factors = factors[self.kept_of(axis)]
+                rank = len(self.spec.parameters[own])
+                yield factors.reshape([-1 if i == place else 1 for i in range(rank)])
 
     def restore(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors of the original shapes, with zeros where neurons were removed.
@@ -139,6 +170,8 @@ class Removal:
             if own in done:
                 continue
             full = _checked(self.smaller, name, own, tensor)
+            for factors in self._factors(own):
+                full = full / factors.to(full)
             for place, axis in enumerate(self.spec.parameters[own]):
                 if axis_size(axis) > full.shape[place]:
                     shape = list(full.shape)

@@ -116,16 +116,16 @@ def size_slots(module: nn.Module, removal: Removal) -> list[SizeSlot]:
     Those of a module are looked for among what its tensors and its children's count, and, where
     these have none, its parent's.
     """
-    of_tensor = {
-        name: list(dict.fromkeys(itertools.chain.from_iterable(map(changes, axes, smaller))))
-        for (name, axes), smaller in zip(
-            removal.spec.parameters.items(), removal.smaller.parameters.values(), strict=True
-        )
-    }
     by_owner: dict[str, list[Change]] = {}
-    for name, found in of_tensor.items():
-        for known in (name, *removal.spec.aliases.get(name, ())):
-            by_owner.setdefault(known.rpartition(".")[0], []).extend(found)
+    groups: dict[str, list[Change]] = {}
+    for (name, axes), smaller in zip(
+        removal.spec.parameters.items(), removal.smaller.parameters.values(), strict=True
+    ):
+        for pair in zip(axes, smaller, strict=True):
+            for known in (name, *removal.spec.aliases.get(name, ())):
+                owner = known.rpartition(".")[0]
+                by_owner.setdefault(owner, []).extend(changes(*pair))
+                groups.setdefault(owner, []).extend(leading(*pair))
     result = []
     for path, child in module.named_modules():
         near = _near(child, path, by_owner)
@@ -133,7 +133,7 @@ def size_slots(module: nn.Module, removal: Removal) -> list[SizeSlot]:
             parent = path.rpartition(".")[0]
             near = _near(module.get_submodule(parent), parent, by_owner)
         if any(old != new for old, new in near):
-            result += list(_size_slots_of(child, path, near))
+            result += list(_size_slots_of(child, path, near, groups.get(path, [])))
     return result
 
 
@@ -142,7 +142,9 @@ def _near(module: nn.Module, path: str, by_owner: Mapping[str, list[Change]]) ->
     return [change for owner in (path, *children) for change in by_owner.get(owner, ())]
 
 
-def _size_slots_of(module: nn.Module, path: str, near: Sequence[Change]) -> Iterator[SizeSlot]:
+def _size_slots_of(
+    module: nn.Module, path: str, near: Sequence[Change], groups: Sequence[Change]
+) -> Iterator[SizeSlot]:
     is_layer = any(isinstance(module, kind) for kind, _ in LAYERS)
     plain = type(module).__module__.startswith("torch.nn.") and not isinstance(module, _SHAPING)
     told = layer_sizes(module) if is_layer else {}
@@ -155,7 +157,8 @@ def _size_slots_of(module: nn.Module, path: str, near: Sequence[Change]) -> Iter
         for place, number in enumerate([value] if whole else value):
             if type(number) is not int or number < 2:
                 continue
-            options = list(dict.fromkeys(new for old, new in near if old == number))
+            known = [*near, *groups] if name in _UNTOLD else near
+            options = list(dict.fromkeys(new for old, new in known if old == number))
             options = sorted(options, key=lambda new: new == number)
             if _GEOMETRY.search(name) and name not in _UNTOLD and not name.endswith("head_dim"):
                 options = [number, *options]
@@ -179,8 +182,7 @@ def changes(old: Axis, new: Axis) -> list[Change]:
             if j - i > 1
         ]
         found += [(axis_size(old[i:j]), axis_size(new[i:j])) for i, j in runs]
-        found += _leading(old, new)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _products(old: Segment, new: Segment) -> Iterator[Change]:
@@ -191,7 +193,7 @@ def _products(old: Segment, new: Segment) -> Iterator[Change]:
             yield from changes(one.parts, other.parts)
 
 
-def _leading(old: Axis, new: Axis) -> Iterator[Change]:
+def leading(old: Axis, new: Axis) -> Iterator[Change]:
     """Iterate over sums of leading factors, as groups of a concatenation are counted."""
     trailing = {math.prod(f.size for f in segment[k:]) for segment in old
                 for k in range(1, len(segment) + 1)}

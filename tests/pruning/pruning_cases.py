@@ -71,6 +71,21 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
+class Fused(nn.Module):
+    """Attention of one projection, scaled by the number of features that there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = 2, 6
+        self.qkv, self.out = nn.Linear(5, 36), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).movedim(1, 3)
+        q, k, v = parts.unbind(1)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
 class Gated(nn.Module):
     """A gated linear unit of one projection, normalised before, at positions that a mask picks."""
 
@@ -138,6 +153,9 @@ CASES = {
     ),
     "attention": PrunedCase(
         Attention, lambda: torch.randn(2, 7, 5), {"kv_heads": 1, "copies": 1, "qk": 3, "v": 3}
+    ),
+    "fused": PrunedCase(
+        Fused, lambda: torch.randn(2, 7, 5), {"heads": 1, "qk": 3, "v": 3}
     ),
     "gated": PrunedCase(
         Gated, lambda: torch.randint(7, (2, 5)), {"up": 3}, ("embed",)

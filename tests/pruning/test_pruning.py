@@ -129,6 +129,7 @@ def test_what_a_layer_normalises_is_pruned_if_asked():
         ({"kept": {"0": [True]}}, DataFileError, "no whole number"),
         ({"kept": {"9": [1]}}, ArchitectureError, "is no space; expected one of: 0, 2"),
         ({"kept": [1]}, DataFileError, "is damaged"),
+        ({"rescaled": ["2"], "kept": {"0": [1]}}, ArchitectureError, "'2' is to be rescaled and"),
         ({"spec": {}}, ArchitectureError, "no permutation spec"),
         ({"sizes": {"0": {"training": 0}}}, ArchitectureError, "has False for 'training'"),
         ({"sizes": {"0": {"out_features": 99}}}, ArchitectureError, "expected a size"),
