@@ -1,6 +1,13 @@
 """Matching the neurons of two networks, and the path between them."""
 
 from nngraph.alignment.canonical import canonical_form
+from nngraph.alignment.comparing import (
+    Comparison,
+    Mixture,
+    TensorDifference,
+    compare_states,
+    mixture_of,
+)
 from nngraph.alignment.embeddings import (
     NeuronStates,
     match_activations,
@@ -36,10 +43,11 @@ from nngraph.alignment.states import (
 from nngraph.alignment.terms import check_pair, terms_of
 
 __all__ = [
-    "Alignment", "Barrier", "Loss", "Merged", "NeuronStates", "Products", "StateAlignment",
-    "StateLoss", "TensorSymmetry", "barrier", "canonical_form", "check_pair", "data_loss",
-    "distance", "interpolate", "match_activations", "match_all", "match_embeddings",
-    "match_features", "match_sinkhorn", "match_states", "match_weights", "measured_statistics",
-    "merge_states", "module_loss", "relabel_softly", "run", "sinkhorn", "space_gains",
-    "state_barrier", "state_terms", "states_apart", "terms_of",
+    "Alignment", "Barrier", "Comparison", "Loss", "Merged", "Mixture", "NeuronStates", "Products",
+    "StateAlignment", "StateLoss", "TensorDifference", "TensorSymmetry", "barrier",
+    "canonical_form", "check_pair", "compare_states", "data_loss", "distance", "interpolate",
+    "match_activations", "match_all", "match_embeddings", "match_features", "match_sinkhorn",
+    "match_states", "match_weights", "measured_statistics", "merge_states", "mixture_of",
+    "module_loss", "relabel_softly", "run", "sinkhorn", "space_gains", "state_barrier",
+    "state_terms", "states_apart", "terms_of",
 ]

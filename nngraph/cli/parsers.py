@@ -75,6 +75,9 @@ COMMANDS = {
     "prune": Command(
         networks.Prune, "pruning:remove", "remove neurons, channels, heads from a network"
     ),
+    "diff": Command(
+        networks.Diff, "comparing:diff", "tell what two networks are to each other"
+    ),
     "models": Command(
         training.Models, "training:tell_models", "tell the metanetworks that there are"
     ),

@@ -51,18 +51,25 @@ def derive(options: Spec) -> int:
     return tell(options, data, lambda: f"{found}\n{written}{proof}", code=int(failed))
 
 
-def read_spec(options: Specified) -> PermutationSpec | SymmetrySpec | None:
-    """Return the spec that the options name: of a module or a file; ``None`` for MLPs."""
+def read_spec(
+    options: Specified, maps: bool = False
+) -> PermutationSpec | SymmetrySpec | None:
+    """Return the spec that the options name: of a module or a file; ``None`` for MLPs.
+
+    Args:
+        maps: whether it is to be one with maps of neurons.
+    """
     if options.module is not None and options.spec is not None:
         raise mistake("--module and --spec both say what the axes count; leave one of them out")
     if options.inputs and options.module is None:
         raise mistake("--inputs is for --module; leave it out")
-    if options.spec is not None:
-        return load_spec(options.spec)
-    if options.module is None:
-        return None
-    module, inputs = read_module(options.module, options.inputs or [])
-    return permutation_spec(module, inputs)
+    if options.module is not None:
+        module, inputs = read_module(options.module, options.inputs or [])
+        return (symmetry_spec if maps else permutation_spec)(module, inputs)
+    found = None if options.spec is None else load_spec(options.spec)
+    if maps and not isinstance(found, SymmetrySpec):
+        raise mistake("--maps needs --module, or a --spec that nngraph spec --maps wrote")
+    return found
 
 
 def read_data(file: str) -> tuple[Tensor, Tensor | None]:
@@ -79,9 +86,11 @@ def read_data(file: str) -> tuple[Tensor, Tensor | None]:
     return inputs, answers
 
 
-def read_networks(options: Specified, files: list[str]) -> list[StoredNetwork]:
-    """Open checkpoints of one architecture."""
+def read_networks(
+    options: Specified, files: list[str], spec: PermutationSpec | SymmetrySpec | None = None
+) -> list[StoredNetwork]:
+    """Open checkpoints of one architecture, of a spec if it was read before."""
     first, *others = files
-    spec = read_spec(options)
+    spec = read_spec(options) if spec is None else spec
     one = open_network(first, spec, prefix=options.prefix)
     return [one, *(open_network(f, one.spec, prefix=options.prefix) for f in others)]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from converters import permutation_spec
+from converters import load_spec, permutation_spec, symmetry_spec
 
 CODE = """
 import torch
@@ -142,3 +142,41 @@ def test_statistics_and_losses_are_measured_on_data(pair, answer, command):
     assert (code, "3 measured" in out) == (0, True)
     code, _, err = command(*words, "--spec", "spec.json", "--out", "m.safetensors")
     assert (code, "--data is for the module" in err) == (2, True)
+
+
+def test_networks_are_compared(pair, answer, command):
+    words = ["--spec", "spec.json"]
+    code, found = answer("diff", "a.safetensors", "b.ckpt", *words)
+    assert (code, found["relation"], found["same_function"]) == (0, "relabelled", True)
+    assert (found["copied"], found["cosine"]) == (["ema"], pytest.approx(1))
+    spec = load_spec("spec.json")
+    states = {}
+    for name, seed in (("c", 1), ("d", 2)):
+        states[name] = make_net(seed).state_dict()
+        save_file(spec.permute(states[name], spec.sample(seed)), f"{name}.safetensors")
+    code, out, _ = command("diff", "a.safetensors", "c.safetensors", *words)
+    assert (code, "no sign that one was made from the other" in out) == (1, True)
+    assert "head.weight" in out
+    mixed = {
+        n: 0.25 * v + 0.75 * states["d"][n] if v.is_floating_point() else v
+        for n, v in states["c"].items()
+    }  # fmt: skip
+    save_file(mixed, "m.safetensors")
+    code, found = answer("diff", "m.safetensors", "c.safetensors", "d.safetensors", *words)
+    assert (code, found["coefficients"]) == (0, pytest.approx([0.25, 0.75], rel=1e-5))
+    code, out, _ = command("diff", "a.safetensors", "c.safetensors", "d.safetensors", *words)
+    assert (code, "left over" in out) == (1, True)
+
+
+def test_networks_are_one_up_to_scales(pair, answer, command):
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    spec = symmetry_spec(net, torch.zeros(1, 3))
+    Path("maps.json").write_text(spec.to_json())
+    save_file(net.state_dict(), "one.safetensors")
+    save_file(spec.act(net.state_dict(), spec.sample(3)), "other.safetensors")
+    words = ["diff", "one.safetensors", "other.safetensors"]
+    assert answer(*words, "--spec", "maps.json")[0] == 1
+    code, found = answer(*words, "--spec", "maps.json", "--maps")
+    assert (code, found["relation"]) == (0, "rounded")
+    code, _, err = command(*words, "--maps")
+    assert (code, "--maps needs --module" in err) == (2, True)

@@ -228,3 +228,31 @@ class Prune(Specified, Threads, Reports):
     exclude: Annotated[Each[str], "SPACE"] = None
     anyway: Annotated[Each[str], "SPACE"] = None
     out: Annotated[str | None, "FILE"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff(Specified, Threads, Reports):
+    """Tell what two networks are to each other: one function, made from one another, or neither.
+
+    The second is matched to the first, and what is left is told tensor by tensor. They are equal,
+    relabelled (equal bit by bit once neurons stand in one order), rounded (equal up to rounding),
+    related (one made from the other, or both from a third: a weight matrix is the same in both, or
+    the cosine of all parameters is at least 0.7), or unrelated. With more networks than two the
+    first is told as a mixture of the others, with the coefficients of least squares. Exit code 0
+    for one function, or a mixture that leaves no more than rounding; 1 otherwise. Example: nngraph
+    diff one.safetensors other.safetensors --spec resnet18.json
+
+    Args:
+        first: checkpoint
+        others: checkpoints of the same architecture: one to compare, or several to mix
+        maps: bring both networks to one form under scales, signs and linear maps of neurons first;
+            with a --module, or a --spec that was derived with them
+        starts: starts of the descent on weights; the best is kept
+        seed: seed of the random starts
+    """
+
+    first: Argument[str]
+    others: Argument[list[str]]
+    maps: bool = False
+    starts: int = 3
+    seed: int = 0
