@@ -14,12 +14,14 @@ import torch
 from nngraph.zoo import (
     RECIPES,
     LabelledImages,
+    Recipe,
     classifier_of,
     load_digits_images,
     load_idx_folder,
     train_zoo,
 )
 
+CLASSIFIERS = [name for name, recipe in RECIPES.items() if isinstance(recipe, Recipe)]
 KEYS = ("source", "recipe", "runs", "steps", "threads", "cpu")
 
 
@@ -30,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "--idx", type=Path, metavar="DIR",
         help="folder with the IDX files of MNIST or Fashion-MNIST; default: scikit-learn's digits",
     )  # fmt: skip
-    made.add_argument("--recipe", choices=list(RECIPES), default="small-cnn")
+    made.add_argument("--recipe", choices=CLASSIFIERS, default="small-cnn")
     made.add_argument("--count", type=int, default=256, help="runs")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--out", type=Path, default=harness.RESULTS / "train.csv", help="result file")

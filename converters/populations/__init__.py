@@ -2,5 +2,6 @@
 
 from converters.populations.exporting import export_checkpoints, export_huggingface
 from converters.populations.importing import import_zoo
+from converters.populations.low_rank import LowRankPairs
 
-__all__ = ["export_checkpoints", "export_huggingface", "import_zoo"]
+__all__ = ["LowRankPairs", "export_checkpoints", "export_huggingface", "import_zoo"]

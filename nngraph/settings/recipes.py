@@ -11,6 +11,8 @@ from nngraph.settings.checks import check_whole
 #: How first weights are drawn: uniform or normal, of the variance of Glorot or of He.
 WEIGHT_INITS = ("glorot-uniform", "glorot-normal", "he-uniform", "he-normal", "orthogonal")
 OPTIMISERS = ("sgd", "adam", "rmsprop")
+#: How the images of an adapter look.
+STYLES = ("plain", "inverted", "turned", "mirrored", "shifted", "striped")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain data."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return _plain(self)
 
     def with_steps(self, steps: tuple[int, int] | None, checkpoints: int | None) -> Recipe:
         """Return the recipe with other lengths of training.
@@ -67,21 +69,74 @@ class Recipe:
         Raises:
             InvalidGraphError: if they are out of range.
         """
-        low, high = self.steps if steps is None else steps
-        kept = self.checkpoints if checkpoints is None else checkpoints
-        if not 1 <= low <= high or not 1 <= kept <= low + 1:
-            raise InvalidGraphError(
-                f"steps range from {low} to {high} with {kept} checkpoints; expected 1 or more "
-                "steps, and no more checkpoints than there are states of the shortest run."
-            )
-        return replace(self, steps=(low, high), checkpoints=kept)
+        return replace(self, **_lengths(self, steps, checkpoints))
+
+
+@dataclass(frozen=True)
+class AdapterRecipe:
+    """What a population of adapters of one small transformer varies.
+
+    Args:
+        ranks, layers: choices for each adapter: its rank, and the maps of every block that it
+            changes, of ``q``, ``k``, ``v``, ``o``, ``up`` and ``down``.
+        styles: how its images look, the first so many of :data:`STYLES`.
+        classes: fewest and most classes of images that it sees.
+        learning_rate: of Adam, log-uniform.
+        width, heads, blocks: of the transformer.
+        base_steps: optimiser steps of the transformer, before it has adapters.
+        steps, checkpoints, batch_size: as of a :class:`Recipe`; one checkpoint is the last state.
+    """
+
+    name: str
+    ranks: tuple[int, ...] = (2, 4, 8)
+    layers: tuple[tuple[str, ...], ...] = (("q", "v"), ("q", "k", "v", "o"))
+    styles: tuple[str, ...] = STYLES
+    classes: tuple[int, int] = (2, 5)
+    learning_rate: tuple[float, float] = (5e-3, 3e-2)
+    width: int = 32
+    heads: int = 4
+    blocks: int = 2
+    base_steps: int = 300
+    steps: tuple[int, int] = (40, 100)
+    checkpoints: int = 1
+    batch_size: int = 16
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain data."""
+        return _plain(self)
+
+    def with_steps(self, steps: tuple[int, int] | None, checkpoints: int | None) -> AdapterRecipe:
+        """Return the recipe with other lengths of training; errors are those of a Recipe."""
+        return replace(self, **_lengths(self, steps, checkpoints))
+
+
+def _plain(recipe: Recipe | AdapterRecipe) -> dict[str, Any]:
+    return {
+        key: [list(v) if isinstance(v, tuple) else v for v in value]
+        if isinstance(value, tuple) else value
+        for key, value in asdict(recipe).items()
+    }
+
+
+def _lengths(
+    recipe: Recipe | AdapterRecipe, steps: tuple[int, int] | None, checkpoints: int | None
+) -> dict[str, Any]:
+    low, high = recipe.steps if steps is None else steps
+    kept = recipe.checkpoints if checkpoints is None else checkpoints
+    if not 1 <= low <= high or not 1 <= kept <= low + 1:
+        raise InvalidGraphError(
+            f"steps range from {low} to {high} with {kept} checkpoints; expected 1 or more "
+            "steps, and no more checkpoints than there are states of the shortest run."
+        )
+    return {"steps": (low, high), "checkpoints": kept}
 
 
 #: The recipes that are shipped. ``small-cnn`` follows the small CNN zoo of Unterthiner et al.
 #: ("Predicting Neural Network Accuracy from Weights", 2020): one CNN of three layers of 16
 #: channels with varied hyper-parameters. ``wild`` varies the architectures, as CNN Wild Park does
-#: (Kofinas et al., ICLR 2024); ``small-mlp`` is the first with an MLP.
-RECIPES: dict[str, Recipe] = {
+#: (Kofinas et al., ICLR 2024); ``small-mlp`` is the first with an MLP. ``lora`` has adapters of one
+#: transformer.
+RECIPES: dict[str, Recipe | AdapterRecipe] = {
     "small-cnn": Recipe("small-cnn", (3, 3), (16,)),
     "small-mlp": Recipe("small-mlp", (2, 2), (32,), ()),
     "wild": Recipe(
@@ -89,18 +144,19 @@ RECIPES: dict[str, Recipe] = {
         activations=("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"),
         norms=(False, True), residuals=(False, True), runs=8,
     ),
+    "lora": AdapterRecipe("lora"),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainZooSettings:
-    """Which classifiers :func:`~nngraph.zoo.train_zoo` trains, and what is kept of them.
+    """Which networks :func:`~nngraph.zoo.train_zoo` trains, and what is kept of them.
 
     Args:
         recipe: what is varied: a name of :data:`RECIPES`, or a recipe
         count: runs
-        steps: fewest and most optimiser steps of a run (default: the recipe's, 200 800)
-        checkpoints: states kept of each run (default: the recipe's, 5)
+        steps: fewest and most optimiser steps of a run (default: the recipe's, such as 200 800)
+        checkpoints: states kept of each run (default: the recipe's)
         max_test: the first so many test images are judged on
         splits: fractions of training, validation and test runs; all states of a run are in one
         shard_runs: runs per file
@@ -110,7 +166,7 @@ class TrainZooSettings:
         InvalidGraphError: if a value is out of range.
     """
 
-    recipe: Annotated[Recipe | str, RECIPES] = "small-cnn"
+    recipe: Annotated[Recipe | AdapterRecipe | str, RECIPES] = "small-cnn"
     count: int = 1000
     steps: tuple[int, int] | None = None
     checkpoints: int | None = None
@@ -122,7 +178,7 @@ class TrainZooSettings:
     def __post_init__(self) -> None:
         check_whole(self, "count", "shard_runs", "max_test", error=InvalidGraphError)
 
-    def varied(self) -> Recipe:
+    def varied(self) -> Recipe | AdapterRecipe:
         """Return the recipe with the lengths of training that were chosen.
 
         Raises:

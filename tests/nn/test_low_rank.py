@@ -7,7 +7,7 @@ import torch
 from state_laws import relative, train_a_little
 
 from converters import canonicalise, symmetry_spec
-from converters.populations.low_rank import LowRankPairs
+from converters.populations import LowRankPairs
 from nngraph.errors import ArchitectureError
 from nngraph.graph import (
     Architecture,

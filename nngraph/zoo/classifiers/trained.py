@@ -16,7 +16,14 @@ from torch import Tensor
 from nngraph.errors import ArchitectureError
 from nngraph.graph import Architecture
 from nngraph.nn import Hook, ModuleRunner
-from nngraph.settings import OPTIMISERS, WEIGHT_INITS, Recipe, TrainZooSettings
+from nngraph.settings import (
+    OPTIMISERS,
+    WEIGHT_INITS,
+    AdapterRecipe,
+    Recipe,
+    TrainZooSettings,
+)
+from nngraph.zoo.classifiers.adapters import train_adapters
 from nngraph.zoo.classifiers.recipes import draw_runs, draw_specs
 from nngraph.zoo.classifiers.spec import Classifier, ClassifierSpec
 from nngraph.zoo.classifiers.training import CHUNK, LabelledImages, train_classifiers
@@ -43,7 +50,7 @@ def train_zoo(
     settings: TrainZooSettings | None = None, *, threads: int | None = None, progress: bool = True,
     command: str | None = None, **options: Any,
 ) -> Zoo:
-    """Train a population of classifiers, and store states along every run with what they reached.
+    """Train classifiers or adapters, and store states along every run with what they reached.
 
     Shards are made, resumed and shared among ranks as by :func:`fit_zoo`. The group that decides
     the split is the run: all of its checkpoints are in one split. The target is the test accuracy.
@@ -59,6 +66,9 @@ def train_zoo(
     """
     path, settings = Path(path), replace(settings or TrainZooSettings(), **options)
     recipe, count, seed, splits = settings.varied(), settings.count, settings.seed, settings.splits
+    threads = torch.get_num_threads() if threads is None else threads
+    if isinstance(recipe, AdapterRecipe):
+        return train_adapters(path, train, test, settings, recipe, threads, progress, command)
     height, width, channels = train.images.shape[1:]
     seen, judged = LabelledImages.pair(train, test, settings.max_test)
     specs = draw_specs(recipe, count, (height, width, channels), len(train.class_names), seed)
@@ -82,7 +92,6 @@ def train_zoo(
         ),
         policy=policy_of(splits, seed),
     )  # fmt: skip
-    threads = torch.get_num_threads() if threads is None else threads
     kept = recipe.checkpoints
 
     def make(index: int, show: Callable[..., None]) -> dict[str, Tensor]:

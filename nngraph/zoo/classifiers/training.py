@@ -98,7 +98,7 @@ def train_classifiers(
         own = {name: value[start : start + CHUNK] for name, value in hyper.items()}
         drawn = np.random.SeedSequence([seed, stream, start]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(drawn) % 2**63)
-        kept = _checkpoints(steps[start // CHUNK], checkpoints)
+        kept = kept_steps(steps[start // CHUNK], checkpoints)
         return _Chunk(spec, own, train, test, generator, _JUDGED).train(kept, batch_size)
 
     for chunk in on_threads(run, range(0, count, CHUNK), threads):
@@ -119,7 +119,7 @@ def _joined(
     return {name: join([part[name] for part in parts]) for name in parts[0]}
 
 
-def _checkpoints(steps: int, count: int) -> list[int]:
+def kept_steps(steps: int, count: int) -> list[int]:
     """Return after how many steps a state is kept: 0, ..., steps, all different."""
     if count == 1:
         return [steps]
