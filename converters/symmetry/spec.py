@@ -137,9 +137,13 @@ class PermutationSpec:
         )
 
     def pieces(self, name: str) -> tuple[TensorPiece, ...]:
-        """Return a tensor as parts that products of factors count; they cover it once."""
+        """Return a tensor as parts that products of factors count; they cover it once.
+
+        Raises:
+            ArchitectureError: if it is not one of this spec's.
+        """
         found = []
-        for products in itertools.product(*map(products_of, self.parameters[name])):
+        for products in itertools.product(*map(products_of, self.parameters[self._own(name)])):
             own = [(axis, f, step) for axis, (_, p) in enumerate(products) for f, step in p]
             found.append(
                 TensorPiece(
@@ -196,12 +200,7 @@ class PermutationSpec:
         done: dict[str, Tensor] = {}
         result: dict[str, Tensor] = {}
         for name, tensor in state.items():
-            own = self.first_names.get(name, name)
-            if own not in self.parameters:
-                raise ArchitectureError(
-                    f"tensor {name!r} is not one of this spec's; expected "
-                    f"{sorted(self.parameters)}."
-                )
+            own = self._own(name)
             if own not in done:
                 if tuple(tensor.shape) != self.shape(own):
                     raise ArchitectureError(
@@ -211,6 +210,15 @@ class PermutationSpec:
                 done[own] = permuted(self.by_name, self.parameters[own], tensor, relabelling)
             result[name] = done[own]
         return result
+
+    def _own(self, name: str) -> str:
+        """Return the name that counts of a tensor."""
+        own = self.first_names.get(name, name)
+        if own not in self.parameters:
+            raise ArchitectureError(
+                f"tensor {name!r} is not one of this spec's; expected {sorted(self.parameters)}."
+            )
+        return own
 
     # -- reading and writing ----------------------------------------------------------------------
 

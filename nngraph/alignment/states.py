@@ -32,6 +32,10 @@ class TensorSymmetry(Protocol):
         """Names of the tensors that are no parameters: they move, and do not count."""
 
     @property
+    def first_names(self) -> Mapping[str, str]:
+        """The name that counts, by each other name of a tied tensor."""
+
+    @property
     def permutations(self) -> Permutations:
         """The group of permutations of its spaces."""
 
@@ -83,7 +87,7 @@ def match_states(
 
     Args:
         spec: what each axis counts, as :func:`converters.permutation_spec` derives it.
-        a, b: tensors by their names in the spec; each tied tensor once.
+        a, b: tensors by their names in the spec; a tied tensor counts once, under all its names.
         starts: as of :func:`match_weights`.
         generator: source of randomness, or a seed.
         start: what the second start begins from, in place of b as it is.
@@ -106,7 +110,7 @@ def state_terms(
     spaces, free, terms = spec.permutations.spaces, spec.permutations.shapes, []
     for name, first in a.items():
         second = b.get(name)
-        if second is None or name in spec.buffers or not first.is_floating_point():
+        if second is None or not _counts(spec, a, name):
             continue
         if first.shape != second.shape:
             raise InvalidGraphError(
@@ -124,6 +128,13 @@ def state_terms(
                 views = (piece.view(value.detach()) for value in (first, second))
                 terms.append(pair_term(spaces, piece.factors, piece.axes, *views))
     return terms
+
+
+def _counts(spec: TensorSymmetry, state: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a tensor is a parameter that has not been counted under another name."""
+    own = spec.first_names.get(name, name)
+    twice = own != name and own in state
+    return not twice and own not in spec.buffers and state[name].is_floating_point()
 
 
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -178,7 +189,7 @@ def states_apart(
     """Return the sums over all parameters of two state dicts, the second relabelled if asked to."""
     total = Products()
     for name, first in a.items():
-        if name in b and name not in spec.buffers and first.is_floating_point():
+        if name in b and _counts(spec, a, name):
             second = b[name]
             if relabelling is not None:
                 second = spec.permute({name: second}, relabelling)[name]

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from converters import mlp_spec, permutation_spec, to_graph
 from converters.symmetry import AxisFactor, PermutationSpec, Space
-from nngraph.alignment import Products, match_states, match_weights, state_terms
+from nngraph.alignment import Products, match_states, match_weights, state_terms, states_apart
 from nngraph.alignment.terms import Placement, inner_product
-from nngraph.errors import InvalidGraphError, NonFiniteError
+from nngraph.errors import ArchitectureError, InvalidGraphError, NonFiniteError
 
 
 class Residual(nn.Module):
@@ -195,3 +195,32 @@ def test_what_cannot_be_matched_is_named():
         match_states(spec, a, {**a, "0.weight": torch.full((3, 2), torch.nan)})
     with pytest.raises(ValueError, match="starts is 0"):
         match_states(spec, a, a, starts=0)
+
+
+class Tied(nn.Module):
+    """An embedding that is the last layer's weight, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 9)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return self.head(x + torch.tanh(self.mix(x)))
+
+
+def test_tied_tensors_have_all_their_names_and_count_once():
+    torch.manual_seed(0)
+    module, tokens = Tied(), torch.arange(9)[None]
+    spec, state = permutation_spec(module, tokens), module.state_dict()
+    assert "head.weight" in state
+    other = spec.permute(state, spec.sample(1))
+    found = match_states(spec, state, other)
+    back = found.apply(other)
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+    once = {name: value for name, value in state.items() if name != "head.weight"}
+    assert states_apart(spec, state, other) == states_apart(spec, once, other)
+    assert len(state_terms(spec, state, other)) == len(state_terms(spec, once, other))
+    with pytest.raises(ArchitectureError, match="'more' is not one of this spec's"):
+        match_states(spec, {**state, "more": torch.ones(2)}, {**other, "more": torch.ones(2)})
