@@ -77,6 +77,9 @@ SAID: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "large": lambda a: {
         "width": a.width, "channels": a.channels, "rounds": a.rounds, "threads": a.threads,
     },
+    "lora": lambda a: {
+        "adapters": a.count, "epochs": a.epochs, "condition": a.condition, "seed": a.seed,
+    },
     "matching": lambda a: {
         "library": [*a.library, *["large"] * bool(a.large)], "starts": a.starts,
     },
