@@ -8,22 +8,31 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from converters.activations import OPERATORS
 from converters.chains.chain import chain_to_graph, to_neural_graph
 from converters.chains.program import ProgramReader, Refusal, chain_architecture_of, withheld
 from converters.chains.traced import trace_chain
 from converters.inspection import named_tensors
 from converters.placement.builder import Builder
-from converters.placement.layers import place
+from converters.placement.layers import PLACERS, place
 from converters.placement.scales import slab_scales
+from converters.structure import Remembered, Versions, structure_of
 from converters.symmetry.derive import Derivation, derive_named
 from converters.symmetry.groups.derive import find_maps
 from converters.symmetry.groups.exponents import Exponents
+from converters.symmetry.groups.rules import SCALING_RULES
 from converters.symmetry.groups.spec import SymmetrySpec
 from converters.symmetry.located import as_arguments, input_tensors
 from converters.symmetry.refusals import check_supported
+from converters.symmetry.rules import RULES
 from converters.symmetry.tracing import trace
 from nngraph.errors import UnsupportedModuleError
-from nngraph.graph import Architecture, NeuralGraph, check_tensor
+from nngraph.graph import ACTIVATIONS, Architecture, NeuralGraph, check_tensor
+
+#: Architectures by the structure of modules; of the last ones, for zoos have few.
+_KNOWN = Remembered(64)
+#: The tables that architectures follow from besides, which users add to.
+_TABLES = Versions((RULES, SCALING_RULES, OPERATORS, ACTIVATIONS, PLACERS))
 
 
 def to_graph(
@@ -65,6 +74,9 @@ def to_graph(
         InvalidGraphError: if the parameters differ in dtype or device, or hold no dense real
             floating-point numbers.
 
+    A structure is read once: of a module that differs from one before in the numbers of its weights
+    alone, and provably so, the graph is made at once.
+
     Example:
         >>> graph = to_graph(nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1)))
         >>> graph.architecture.widths
@@ -75,6 +87,24 @@ def to_graph(
             f"to_graph was given a {type(module).__name__}; expected an nn.Module. For a state "
             "dict use state_dict_to_graph, for lists of weights mlp_to_graph."
         )
+    given = None if example_inputs is None else (as_arguments(example_inputs), kwargs or {})
+    key, found = structure_of(module, given, (strict, _TABLES.current()))
+    known = _KNOWN.get(key)
+    if known is not None:
+        parameters = {p.name: found[p.name] for p in known.parameters}
+        return to_neural_graph(known, parameters, allow_nonfinite, differentiable)
+    graph = _read(module, example_inputs, kwargs, strict, allow_nonfinite, differentiable)
+    # What it holds by other names than it has in the module's own order is not found again.
+    if all(p.name in found for p in graph.architecture.parameters):
+        _KNOWN.put(key, graph.architecture)
+    return graph
+
+
+def _read(
+    module: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None, strict: bool,
+    allow_nonfinite: bool, differentiable: bool,
+) -> NeuralGraph:  # fmt: skip
+    """Read a module of a structure that is not known."""
     state = named_tensors(module)
     for name, tensor in state.items():
         check_tensor(name, tensor, integer=not isinstance(tensor, nn.Parameter))

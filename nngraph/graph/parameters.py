@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
@@ -127,6 +128,8 @@ def _check_finite(name: str, value: Tensor) -> None:
             f"parameter {name!r} is on the meta device and has no numbers. Load the weights first, "
             "for example with module.to_empty(device='cpu') and module.load_state_dict(...)."
         )
+    if math.isfinite(value.detach().sum()):  # one pass; that of finite numbers may overflow
+        return
     finite = torch.isfinite(value)
     if not bool(finite.all()):
         raise NonFiniteError(
