@@ -39,8 +39,9 @@ class ZooTrain(TrainZooSettings, Threads, ProgressOption, Reports):
     """Train a population of small image classifiers and store states along every run as a zoo.
 
     Accuracies, losses and hyper-parameters are stored with them. Recipes: 'small-cnn', one CNN with
-    varied hyper-parameters; 'small-mlp', the same with an MLP; 'wild', varied MLPs and CNNs. An
-    interrupted command goes on when it is given again; under torchrun the processes share the work.
+    varied hyper-parameters; 'small-mlp', the same with an MLP; 'wild', varied MLPs and CNNs;
+    'lora', adapters of one transformer on varied classes and styles of images. An interrupted
+    command goes on when it is given again; under torchrun the processes share the work.
     Example: nngraph zoo train --recipe wild --data mnist DIR --count 2000
 
     Args:
