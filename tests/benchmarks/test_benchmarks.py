@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from benchmark_scripts import SCRIPTS, rows
+from torch import nn
 
 from nngraph.graph import Architecture, NeuralGraph, Symmetry
 from nngraph.kernels.backends import dense
@@ -361,6 +362,24 @@ def test_completeness(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # A group that is too large is an exit code.
     found = replace(module.null_space(*module.build("LoRA")), rank=10_000)
     monkeypatch.setattr(module, "null_space", lambda network, inputs: found)
+    with pytest.raises(SystemExit):
+        module.main(line)
+
+
+def test_group_coverage(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = load("group_coverage")
+    made = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    case = module.Case("forms", "mlp", "mlp", lambda: (made, (torch.randn(5, 3),), {}))
+    broken = module.Case("forms", "none", "none", lambda: 1 / 0)
+    monkeypatch.setattr(module, "cases", lambda libraries: [case, broken])
+    line = ["--out", str(tmp_path / "group_coverage.csv")]
+    module.main(line)
+    row, other = rows(tmp_path / "group_coverage.csv")
+    assert (row["dimension"], row["kinds"], row["status"]) == ("4", "positive_scale:1", "holds")
+    assert "ZeroDivisionError" in other["error"]
+    spec = module.symmetry_spec(made, torch.randn(5, 3))
+    wrong = replace(spec, generators=(replace(spec.generators[0], kind="sign"),))
+    monkeypatch.setattr(module, "symmetry_spec", lambda *_, **__: wrong)
     with pytest.raises(SystemExit):
         module.main(line)
 

@@ -70,6 +70,7 @@ SAID: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "channels": a.channels, "dtype": a.dtype, "backend": a.backend, "repeats": a.repeats,
     },
     "completeness": lambda a: {"network": a.network},
+    "group_coverage": lambda a: {"library": a.library, "threads": a.threads},
     "hostile": lambda a: {},
     "initialisation": lambda a: {
         "network_layers": a.layers, "stack_depth": a.stack, "draws": a.draws,
