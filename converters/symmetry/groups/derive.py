@@ -20,7 +20,6 @@ from converters.symmetry.groups.spec import (
     relations,
 )
 from converters.symmetry.located import as_arguments, input_tensors
-from converters.symmetry.memory import has_memory, stretches
 from converters.symmetry.naming import Namer
 from converters.symmetry.program import Program
 from converters.symmetry.refusals import check_supported
@@ -52,15 +51,8 @@ def symmetry_spec(
     check_supported(module, input_tensors(args, given))
     program = trace(module, args, given)
     derivation, engine, namer = derive_named(program, module, strict=strict)
-    spec, tensors = derivation.spec, named_tensors(module)
-    known = Exponents(engine.values, program.parameters.values())
-    known.zero(*program.inputs.values(), *program.outputs)
-    for pair in program.updates:
-        known.zero(*pair)
-    for stretch in stretches(t for t in tensors.values() if has_memory(t)):
-        if len({(t.data_ptr(), t.shape, t.stride()) for t in stretch.tensors}) > 1:
-            ids = {id(tensor) for tensor in stretch.tensors}
-            known.zero(*(r for n, r in program.parameters.items() if id(tensors[n]) in ids))
+    spec = derivation.spec
+    known = Exponents.of_program(program, engine.values, named_tensors(module))
     return SymmetrySpec(spec, tuple(find_maps(known, program, spec, namer)))
 
 
