@@ -120,7 +120,7 @@ class PlainNFN(nn.Module):
 #: Model -> options of ours at the published channels and layers, and what stands beside it.
 PEERS: dict[str, tuple[tuple[dict[str, Any], ...], Callable[[Architecture], nn.Module]]] = {
     "nfn-np": (
-        ({"channels": 512}, {"channels": 512, "edge_channels": 512}),
+        ({"channels": 512, "edge_channels": 64}, {"channels": 512}),
         lambda architecture: PlainNFN(len(architecture.groups) - 1),
     ),
 }

@@ -33,8 +33,9 @@ class SharedEquivariantNetwork(StateNetwork):
 
     Args:
         channels: C per bias, and of what is known of whole tensors.
-        edge_channels: C_e per weight, by default C, but 64 at the most: products of weights are
-            nearly all of the work, those of tensors nearly all of the parameters.
+        edge_channels: C_e per weight; C by default, as published. Products of weights are nearly
+            all of the work, those of tensors nearly all of the parameters: 64 of 512 make a step
+            six times faster.
         layers: number of equivariant layers.
         levels: distances from the inputs and outputs that layers tell apart.
         readout: of the :class:`~nngraph.nn.ReadoutOptions`: ``dropout`` is also the share of
@@ -51,7 +52,7 @@ class SharedEquivariantNetwork(StateNetwork):
         if layers < 1:
             raise ValueError(f"layers is {layers}; expected at least 1.")
         read = ReadoutOptions(**readout)
-        own = min(channels, _ENOUGH) if edge_channels is None else edge_channels
+        own = channels if edge_channels is None else edge_channels
         check_sizes(edge_channels=own)
         super().__init__(architecture, num_outputs, channels, own, read)
         first = min(channels, 2 * _ENOUGH), min(own, _ENOUGH)
@@ -79,6 +80,5 @@ class SharedEquivariantNetwork(StateNetwork):
         return States(features, x, e)
 
 
-#: Channels of a weight at which more of them make a step longer than they tell; there is no more
-#: than this to encode of a parameter and its place.
+#: Channels of a weight: there is no more than this to encode of a parameter and its place.
 _ENOUGH = 64
