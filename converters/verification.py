@@ -31,7 +31,7 @@ from converters.symmetry.derive import Derivation, derive
 from converters.symmetry.groups.checking import MapCheck, check_maps
 from converters.symmetry.groups.spec import SymmetrySpec
 from converters.symmetry.located import as_arguments
-from converters.symmetry.memory import widen
+from converters.symmetry.memory import shared_stretches, widen
 from converters.symmetry.missed import Missed, search_missed
 from converters.symmetry.running import Draw, Draws, ForwardFailed, Network, relative_change
 from converters.symmetry.spec import PermutationSpec
@@ -206,7 +206,8 @@ def verify(
     derivation = None
     if isinstance(subject, NeuralGraph):
         derivation = derive(module, example_inputs, kwargs=kwargs)
-        claimed: Claims = _OfGraph(subject, derivation.spec)
+        apart = not shared_stretches(named_tensors(module).values())
+        claimed: Claims = _OfGraph(subject, derivation.spec, apart)
     elif isinstance(subject, SymmetrySpec):
         claimed = _OfSymmetry(subject)
     else:
@@ -265,10 +266,14 @@ class _OfSymmetry(Claims):
 
 
 class _OfGraph(Claims):
-    """What a graph claims, read off its own action on parameters."""
+    """What a graph claims, read off its own action on parameters.
 
-    def __init__(self, graph: NeuralGraph, spec: PermutationSpec) -> None:
+    A module whose tensors share memory cannot hold the scaled tensors of its graph (``apart``).
+    """
+
+    def __init__(self, graph: NeuralGraph, spec: PermutationSpec, apart: bool = True) -> None:
         _check_names(graph, spec)
+        self.apart = apart
         self.spec, self.architecture = spec, graph.architecture
         self.group = self.architecture.permutations
         self._old: dict[str, dict[Tie, Tensor]] = {}
@@ -283,6 +288,8 @@ class _OfGraph(Claims):
         self, state: Mapping[str, Tensor], generator: torch.Generator
     ) -> Mapping[str, Tensor]:
         """Multiply everything by scales and signs, and relabel it."""
+        if not self.apart:
+            return super().all_moved(state, generator)
         own = {p.name: state[p.name] for p in self.architecture.parameters}
         factors = sample_scales(self.architecture, generator=generator)
         scaled = scale_parameters(self.architecture, own, factors)

@@ -121,6 +121,14 @@ def stretches(tensors: Iterable[Tensor]) -> list[Stretch]:
     return result
 
 
+def shared_stretches(tensors: Iterable[Tensor]) -> list[Stretch]:
+    """Return the stretches of memory in which tensors lie that are several views of it."""
+    return [
+        stretch for stretch in stretches(t for t in tensors if has_memory(t))
+        if len({(t.data_ptr(), t.shape, t.stride()) for t in stretch.tensors}) > 1
+    ]
+
+
 class Memory:
     """The stretches of memory of some tensors, and of those that a state names."""
 

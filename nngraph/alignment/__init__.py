@@ -2,8 +2,8 @@
 
 from nngraph.alignment.canonical import canonical_form
 from nngraph.alignment.comparing import (
-    Comparison,
     Mixture,
+    StateComparison,
     TensorDifference,
     compare_states,
     mixture_of,
@@ -43,11 +43,11 @@ from nngraph.alignment.states import (
 from nngraph.alignment.terms import check_pair, terms_of
 
 __all__ = [
-    "Alignment", "Barrier", "Comparison", "Loss", "Merged", "Mixture", "NeuronStates", "Products",
-    "StateAlignment", "StateLoss", "TensorDifference", "TensorSymmetry", "barrier",
-    "canonical_form", "check_pair", "compare_states", "data_loss", "distance", "interpolate",
-    "match_activations", "match_all", "match_embeddings", "match_features", "match_sinkhorn",
-    "match_states", "match_weights", "measured_statistics", "merge_states", "mixture_of",
-    "module_loss", "relabel_softly", "run", "sinkhorn", "space_gains", "state_barrier",
-    "state_terms", "states_apart", "terms_of",
+    "Alignment", "Barrier", "Loss", "Merged", "Mixture", "NeuronStates", "Products",
+    "StateAlignment", "StateComparison", "StateLoss", "TensorDifference", "TensorSymmetry",
+    "barrier", "canonical_form", "check_pair", "compare_states", "data_loss", "distance",
+    "interpolate", "match_activations", "match_all", "match_embeddings", "match_features",
+    "match_sinkhorn", "match_states", "match_weights", "measured_statistics", "merge_states",
+    "mixture_of", "module_loss", "relabel_softly", "run", "sinkhorn", "space_gains",
+    "state_barrier", "state_terms", "states_apart", "terms_of",
 ]

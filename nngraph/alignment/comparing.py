@@ -53,7 +53,7 @@ class TensorDifference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StateComparison:
     """Two networks, the second with its neurons in the order of the first.
 
     Attributes:
@@ -112,7 +112,7 @@ class Comparison:
 def compare_states(
     spec: TensorSymmetry, a: State, b: State, *, tolerance: float | None = None, starts: int = 3,
     generator: torch.Generator | int = 0,
-) -> Comparison:  # fmt: skip
+) -> StateComparison:  # fmt: skip
     """Match a network b to a network a, and tell what is left between them.
 
     Args:
@@ -141,7 +141,7 @@ def compare_states(
     if tolerance is None:
         floats = [v.dtype for s in (a, b) for v in s.values() if v.is_floating_point()]
         tolerance = max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
-    return Comparison(alignment, tuple(tensors), tolerance, counted, tuple(shared))
+    return StateComparison(alignment, tuple(tensors), tolerance, counted, tuple(shared))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from converters.symmetry.dims import Dim
 from converters.symmetry.groups.occurrences import Occurrence, occurrences
 from converters.symmetry.groups.system import System
-from converters.symmetry.memory import has_memory, stretches
+from converters.symmetry.memory import shared_stretches
 from converters.symmetry.program import Program, Ref
 from converters.symmetry.values import Value
 
@@ -53,10 +53,9 @@ class Exponents:
         known.zero(*program.inputs.values(), *program.outputs)
         for pair in program.updates:
             known.zero(*pair)
-        for stretch in stretches(t for t in tensors.values() if has_memory(t)):
-            if len({(t.data_ptr(), t.shape, t.stride()) for t in stretch.tensors}) > 1:
-                ids = {id(tensor) for tensor in stretch.tensors}
-                known.zero(*(r for n, r in program.parameters.items() if id(tensors[n]) in ids))
+        for stretch in shared_stretches(tensors.values()):
+            ids = {id(tensor) for tensor in stretch.tensors}
+            known.zero(*(r for n, r in program.parameters.items() if id(tensors[n]) in ids))
         return known
 
     # -- where exponents are ----------------------------------------------------------------------

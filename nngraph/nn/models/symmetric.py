@@ -93,7 +93,10 @@ class SymmetricNetwork(StateNetwork, Standardised):
         # Not the general read-out of states: this one reads what the output neurons received.
         super().__init__(architecture, num_outputs, state_channels, 0, readout=None)
         self.bidirectional = bidirectional
-        kinds = hidden_kinds(self.architectures) or list(NEURON_LAYERS)
+        # Without hidden neurons any kind will do; phases are those of chains alone.
+        kinds = hidden_kinds(self.architectures) or [
+            kind for kind in NEURON_LAYERS if self.limits.chains or kind != "sine"
+        ]
         self.passes = SymmetricPass(self.limits, kinds, bidirectional, **passes)
         messages, outputs = self.passes.messages, self.limits.outputs
         #: numbers that an output neuron hears, its bias first
