@@ -14,6 +14,8 @@ from nngraph import basis
 from nngraph.basis import Maps
 from nngraph.errors import ArchitectureError
 from nngraph.graph import (
+    SCALED,
+    SIGNED,
     Architecture,
     NeuralGraphStack,
     NeuronSymmetry,
@@ -29,9 +31,7 @@ __all__ = ["MapValidation", "validate_maps"]
 #: Largest relative error of what commutes, and change of a model that does not see maps.
 TOLERANCE = 1e-10
 #: maps -> what activations allow them
-_ALLOWED: dict[Maps, tuple[NeuronSymmetry, ...]] = {
-    "sign": ("sign", "phase", "any_scale"), "positive_scale": ("positive_scale", "any_scale"),
-}  # fmt: skip
+_ALLOWED: dict[Maps, frozenset[NeuronSymmetry]] = {"sign": SIGNED, "positive_scale": SCALED}
 #: positive factors lie in [1 / spread, spread]
 _SPREAD: dict[Maps, float] = {"sign": 1.0, "positive_scale": 8.0}
 

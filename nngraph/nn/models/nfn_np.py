@@ -34,8 +34,7 @@ class SharedEquivariantNetwork(StateNetwork):
     Args:
         channels: C per bias, and of what is known of whole tensors.
         edge_channels: C_e per weight; C by default, as published. Products of weights are nearly
-            all of the work, those of tensors nearly all of the parameters: 64 of 512 make a step
-            six times faster.
+            all of the work, those of tensors nearly all of the parameters.
         layers: number of equivariant layers.
         levels: distances from the inputs and outputs that layers tell apart.
         readout: of the :class:`~nngraph.nn.ReadoutOptions`: ``dropout`` is also the share of
